@@ -1,0 +1,34 @@
+# make demo: install, draw the data, train, evaluate, draw predictions.   make test: install, run all tests.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= work_dirs/demo
+RUN := $(VENV)/bin/python
+
+CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
+
+.PHONY: demo test quick lint install clean
+install: $(VENV)/.installed
+
+$(VENV)/.installed: constraints.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --upgrade pip
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev]'
+	touch $@
+
+demo: install
+	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
+	$(RUN) tools/test.py $(CONFIG) $(DEMO)/last.pth --work-dir $(DEMO)/test --show-dir $(DEMO)/pictures
+	@echo "Predictions beside ground truth: $(DEMO)/pictures   curves: $(DEMO)/curves.png"
+
+test: install
+	$(RUN) -m pytest
+
+quick: install
+	$(RUN) -m pytest -m "not slow"
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) work_dirs build *.egg-info

@@ -1,0 +1,249 @@
+"""The road that every backbone of this package shares: stem -> stages of blocks -> output norms."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from localvit_det.checkpoint import Rule
+from localvit_det.layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, after the step down that leads there."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉), or the same H×W in the first stage."""
+        x = self.downsample(x)
+        recompute = self.with_cp and self.training and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpointed(block, x) if recompute else block(x)
+        return x
+
+
+class LocalViT(BaseModule):
+    """Base of the backbones: a hierarchical network whose blocks mix tokens locally.
+
+    Maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The steps
+    are Swin's unless a family overrides :meth:`make_stem`, :meth:`make_downsample` or :meth:`make_block`; a
+    family must define :meth:`make_mixer`, and call :meth:`build` at the end of its constructor.
+
+    Args:
+        arch: Name of a published size (a key of ``arch_settings``), or a dict with the same keys.
+        in_channels: Channels of the picture.
+        embed_dims: Channels of the first stage, doubled by each later one. Default: as ``arch`` says.
+        depths: Blocks per stage. Default: as ``arch`` says.
+        window_size: Side of a window or kernel, in tokens.
+        mlp_ratio: Width of the MLP's hidden layer over its input.
+        drop_rate: Dropout in MLPs and after projections.
+        drop_path_rate: Largest probability of dropping a residual branch. Default: as ``arch`` says.
+        norm_cfg: Norms inside blocks. Default: the family's ``default_norm_cfg``.
+        act_cfg: Activation of MLPs. Default: the family's ``default_act_cfg``.
+        out_indices: Stages whose maps are returned.
+        out_norm_cfg: Norm on each returned map; None for no norm; 'default' for the family's ``norm_cfg``.
+        frozen_stages: -1: train all; 0: freeze the stem; n: the stem, the first n stages and their output norms.
+        norm_eval: Keep all BatchNorms in eval mode (fixed statistics) while training.
+        with_cp: Recompute activations in backward instead of keeping them: less memory, about a third slower.
+        init_cfg: How MMEngine initialises weights, for example ``dict(type='Pretrained', checkpoint=...)``.
+
+    Raises:
+        ValueError: If ``arch`` is unknown, or ``depths``, ``out_indices`` or ``frozen_stages`` do not fit.
+    """
+
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    official_layout: ClassVar[Sequence[Rule]] = ()  # from the official code's names to ours
+    default_norm_cfg: ClassVar[dict] = {"type": "BN"}
+    default_act_cfg: ClassVar[dict] = {"type": "GELU"}
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        in_channels: int = 3,
+        embed_dims: int | None = None,
+        depths: Sequence[int] | None = None,
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm_cfg: dict | str | None = "default",
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.arch = self.resolve_arch(arch)
+        self.in_channels = in_channels
+        self.embed_dims: int = self.setting("embed_dims", embed_dims)
+        self.depths: tuple[int, ...] = tuple(self.setting("depths", depths))
+        self.window_size = window_size
+        self.mlp_ratio = mlp_ratio
+        self.drop_rate = drop_rate
+        self.drop_path_rate: float = self.setting("drop_path_rate", drop_path_rate)
+        self.norm_cfg = norm_cfg or self.default_norm_cfg
+        self.act_cfg = act_cfg or self.default_act_cfg
+        self.out_indices = tuple(sorted(out_indices))
+        self.out_norm_cfg = self.norm_cfg if out_norm_cfg == "default" else out_norm_cfg
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        stages = range(len(self.depths))
+        if not self.out_indices or not set(self.out_indices) <= set(stages):
+            raise ValueError(f"out_indices={tuple(out_indices)} must name stages among {tuple(stages)}.")
+        if not -1 <= frozen_stages <= len(stages):
+            raise ValueError(f"frozen_stages={frozen_stages} must lie between -1 and {len(stages)}.")
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
+        """Look up a size by its name.
+
+        Raises:
+            ValueError: If the family has no such size; names those it has.
+        """
+        if isinstance(arch, dict):
+            return dict(arch)
+        if arch not in cls.arch_settings:
+            raise ValueError(f"{cls.__name__} has no arch '{arch}'; choose from {sorted(cls.arch_settings)}.")
+        return cls.arch_settings[arch]
+
+    def setting(self, name: str, value: Any) -> Any:
+        """Return ``value`` if one was given, else what ``arch`` says.
+
+        Raises:
+            ValueError: If neither says anything.
+        """
+        if value is None and name not in self.arch:
+            raise ValueError(f"{type(self).__name__} needs '{name}': give it, or put it into the arch dict.")
+        return self.arch[name] if value is None else value
+
+    @classmethod
+    def accepted_arguments(cls) -> set[str]:
+        """Names of all config keys that this backbone takes."""
+        names: set[str] = set()
+        for base in cls.__mro__[: cls.__mro__.index(LocalViT) + 1]:
+            if "__init__" in vars(base):
+                parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+                names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        return names - {"self"}
+
+    @classmethod
+    def out_channels_of(cls, cfg: dict) -> tuple[int, ...]:
+        """Channels of the maps that a backbone with this config returns, without building it."""
+        arch = cls.resolve_arch(cfg.get("arch", "tiny"))
+        embed_dims = cfg.get("embed_dims") or arch["embed_dims"]
+        return tuple(embed_dims * 2**i for i in sorted(cfg.get("out_indices", (0, 1, 2, 3))))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.embed_dims * 2**i for i in range(len(self.depths)))
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each returned map."""
+        return tuple(self.channels[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Pixels of the picture per token of each returned map."""
+        return tuple(4 * 2**i for i in self.out_indices)
+
+    # ------------------------------------------------------------------ construction
+
+    def build(self) -> None:
+        """Make all modules. A family calls this once its own settings are in place."""
+        self.stem = self.make_stem()
+        self.stages = nn.ModuleList()
+        for stage, rates in enumerate(self.drop_path_rates()):
+            downsample = self.make_downsample(stage) if stage else nn.Identity()
+            blocks = [self.make_block(stage, index, rate) for index, rate in enumerate(rates)]
+            self.stages.append(Stage(downsample, blocks, self.with_cp))
+        self.out_norms = nn.ModuleDict()
+        if self.out_norm_cfg is not None:
+            for i in self.out_indices:
+                self.out_norms[str(i)] = build_norm(self.out_norm_cfg, self.channels[i])
+        self.to(memory_format=torch.channels_last)
+        self._freeze()
+
+    def drop_path_rates(self) -> list[list[float]]:
+        """Probability of dropping each block's branches: rising linearly over all blocks, as in Swin."""
+        rates = torch.linspace(0, self.drop_path_rate, sum(self.depths)).split(self.depths)
+        return [stage.tolist() for stage in rates]
+
+    def make_stem(self) -> nn.Module:
+        """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
+        return PatchEmbed(self.in_channels, self.embed_dims)
+
+    def make_downsample(self, stage: int) -> nn.Module:
+        """The step into ``stage``: (B, C, H, W) -> (B, 2C, ⌈H/2⌉, ⌈W/2⌉)."""
+        return PatchMerging(self.channels[stage - 1], self.channels[stage])
+
+    def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
+        """Block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W)."""
+        channels = self.channels[stage]
+        return Block(
+            norm1=self.make_mixer_norm(channels),
+            mixer=self.make_mixer(stage, index),
+            norm2=build_norm(self.norm_cfg, channels),
+            mlp=self.make_mlp(channels),
+            drop_path_rate=drop_path_rate,
+        )
+
+    def make_mixer_norm(self, channels: int) -> nn.Module:
+        """The norm before a mixer."""
+        return build_norm(self.norm_cfg, channels)
+
+    def make_mixer(self, stage: int, index: int) -> nn.Module:
+        """The token mixer of a block: (B, C, H, W) -> (B, C, H, W) for any H×W."""
+        raise NotImplementedError(f"{type(self).__name__} must define make_mixer().")
+
+    def make_mlp(self, channels: int) -> nn.Module:
+        """The MLP of a block."""
+        return ConvMlp(channels, int(channels * self.mlp_ratio), self.act_cfg, self.drop_rate)
+
+    # ------------------------------------------------------------------ running
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> one map (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉) for each of ``out_indices``, s_i = 4·2^i."""
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
+            x = stage(x)
+            if i in self.out_indices:
+                maps.append(self.out_norms[str(i)](x) if self.out_norms else x)
+        return tuple(maps)
+
+    def train(self, mode: bool = True) -> LocalViT:
+        """Switch mode; what is frozen stays in eval mode. Returns the module itself."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        frozen: list[nn.Module] = [self.stem] if self.frozen_stages >= 0 else []
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            if str(i) in self.out_norms:
+                frozen.append(self.out_norms[str(i)])
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)

@@ -1,0 +1,184 @@
+"""DWNet (arXiv:2106.04263; official code: Atten4Vis/DemystifyLocalViT): convolution in attention's place."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from localvit_det.backbones.base import LocalViT
+from localvit_det.layers import build_norm, inhomogeneous_conv, pad_to_multiple
+
+_REDUCTION = 4  # of the channels inside the kernel generators
+
+
+class DynamicDWConv(nn.Module):
+    """Depth-wise convolution whose kernels are made for each picture from its mean ("homogeneous dynamic").
+
+    Training needs more than one picture a batch: BatchNorm runs over one value per picture and channel.
+
+    Args:
+        channels: Channels in and out.
+        kernel_size: Side of the kernels, in tokens; odd.
+        norm_cfg: Norm inside the generator.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.reduce = nn.Conv2d(channels, channels // _REDUCTION, 1, bias=False)
+        self.norm = build_norm(norm_cfg, channels // _REDUCTION)
+        self.generate = nn.Conv2d(channels // _REDUCTION, channels * kernel_size**2, 1)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        channels = x.shape[1]
+        kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
+        kernels = kernels.view(-1, channels, 1, self.kernel_size, self.kernel_size)
+        # One convolution a picture keeps channels-last memory; folding B into the groups, as the official
+        # code does, would copy the map to and fro.
+        maps = [
+            F.conv2d(picture, kernel, self.bias, padding=self.kernel_size // 2, groups=channels)
+            for picture, kernel in zip(x.split(1), kernels, strict=True)
+        ]
+        return torch.cat(maps)
+
+
+class InhomogeneousDWConv(nn.Module):
+    """Depth-wise convolution with a kernel for each position, shared by groups of channels.
+
+    Args:
+        channels: Channels in and out.
+        kernel_size: Side of the kernels, in tokens; odd.
+        group_channels: Channels that share a kernel; divides ``channels``.
+        norm_cfg: Norm inside the generator.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, group_channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.reduce = nn.Conv2d(channels, channels // _REDUCTION, 1)
+        self.norm = build_norm(norm_cfg, channels // _REDUCTION)
+        self.generate = nn.Conv2d(channels // _REDUCTION, channels // group_channels * kernel_size**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        kernels = self.generate(self.norm(self.reduce(x)).relu())  # B, G·k², H, W
+        return inhomogeneous_conv(x, kernels, self.kernel_size)
+
+
+class ConvMixer(nn.Module):
+    """1×1 convolution, depth-wise convolution, 1×1 convolution, each with a norm; ReLU between.
+
+    Args:
+        channels: Channels in and out.
+        conv: The depth-wise convolution, (B, C, H, W) -> (B, C, H, W).
+        norm_cfg: The three norms.
+        pad_to: Pad the input to multiples of this, in tokens; None for no padding.
+    """
+
+    def __init__(self, channels: int, conv: nn.Module, norm_cfg: dict, pad_to: int | None = None) -> None:
+        super().__init__()
+        self.pad_to = pad_to
+        self.expand = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm1 = build_norm(norm_cfg, channels)
+        self.conv = conv
+        self.norm2 = build_norm(norm_cfg, channels)
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm3 = build_norm(norm_cfg, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        height, width = x.shape[-2:]
+        if self.pad_to:
+            x = pad_to_multiple(x, self.pad_to)
+        x = F.relu(self.norm1(self.expand(x)))
+        x = F.relu(self.norm2(self.conv(x)))
+        return self.norm3(self.project(x))[..., :height, :width]
+
+
+@MODELS.register_module()
+class DWNet(LocalViT):
+    """Swin's skeleton with static depth-wise convolutions.
+
+    Takes all arguments of :class:`LocalViT`, and those below. ``window_size`` is the side of the kernels.
+
+    Args:
+        arch: 'tiny', 'base' or a dict with embed_dims, depths and drop_path_rate.
+        pad_to_window: Pad every block's input to multiples of ``window_size``, as the official detection code
+            does (a leftover of its Swin skeleton). A convolution needs no padding, and those cells become
+            non-zero and reach the borders; switch it on only to run the released detectors exactly.
+        common: Arguments of :class:`LocalViT`.
+    """
+
+    arch_settings: ClassVar = {
+        "tiny": {"embed_dims": 96, "depths": (2, 2, 6, 2), "drop_path_rate": 0.2},
+        "base": {"embed_dims": 128, "depths": (2, 2, 18, 2), "drop_path_rate": 0.5},
+    }
+    official_layout: ClassVar = (
+        (r"^head\.|^norm\.", None),  # of the classifier
+        (r"^patch_embed\.", "stem."),
+        (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+        (r"^layers\.(\d)\.", r"stages.\1."),
+        (r"^norm(\d)\.", r"out_norms.\1."),
+        (r"(blocks\.\d+)\.bn\.", r"\1.norm2."),
+        (r"\.attn2conv\.conv\.conv1\.(0\.)?(?=weight|bias)", ".mixer.conv.reduce."),
+        (r"\.attn2conv\.conv\.(bn|conv1\.1)\.", ".mixer.conv.norm."),
+        (r"\.attn2conv\.conv\.conv2\.(0\.)?(?=weight|bias)", ".mixer.conv.generate."),
+        (r"\.attn2conv\.conv0\.", ".mixer.expand."),
+        (r"\.attn2conv\.conv2\.", ".mixer.project."),
+        (r"\.attn2conv\.bn0\.", ".mixer.norm1."),
+        (r"\.attn2conv\.bn\.", ".mixer.norm2."),
+        (r"\.attn2conv\.bn2\.", ".mixer.norm3."),
+        (r"\.attn2conv\.", ".mixer."),
+    )
+
+    def __init__(self, arch: str | dict = "tiny", pad_to_window: bool = False, **common: Any) -> None:
+        super().__init__(arch, **common)
+        self.pad_to_window = pad_to_window
+        self.build()
+
+    def make_mixer_norm(self, channels: int) -> nn.Module:
+        """None: the mixer normalises after each convolution."""
+        return nn.Identity()
+
+    def make_mixer(self, stage: int, index: int) -> nn.Module:
+        """1×1, depth-wise, 1×1."""
+        pad_to = self.window_size if self.pad_to_window else None
+        return ConvMixer(self.channels[stage], self.make_conv(stage), self.norm_cfg, pad_to)
+
+    def make_conv(self, stage: int) -> nn.Module:
+        """The depth-wise convolution."""
+        channels, kernel = self.channels[stage], self.window_size
+        return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+
+@MODELS.register_module()
+class DynamicDWNet(DWNet):
+    """DWNet with kernels made for each picture. Arguments as in :class:`DWNet`.
+
+    The official classification code replaces the dynamic convolution by a static one by mistake (an
+    if/if/else); its detection code and the released weights are dynamic, and so is this.
+    """
+
+    def make_conv(self, stage: int) -> nn.Module:
+        """The depth-wise convolution."""
+        return DynamicDWConv(self.channels[stage], self.window_size, self.norm_cfg)
+
+
+@MODELS.register_module()
+class IDynamicDWNet(DWNet):
+    """DWNet with kernels made for each position ("inhomogeneous dynamic"). Arguments as in :class:`DWNet`.
+
+    A kernel is shared by embed_dims/32, doubled by each stage, neighbouring channels: 3/6/12/24 in the tiny
+    size and 4/8/16/32 in the base size, as published, which is 32 kernels at every position.
+    """
+
+    def make_conv(self, stage: int) -> nn.Module:
+        """The depth-wise convolution."""
+        channels = self.channels[stage]
+        return InhomogeneousDWConv(channels, self.window_size, max(1, channels // 32), self.norm_cfg)

@@ -1,0 +1,117 @@
+"""GG-Transformer, "Glance-and-Gaze Vision Transformer" (arXiv:2106.02277). No official code exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from localvit_det.backbones.base import LocalViT
+from localvit_det.layers import WindowAttention, pad_to_multiple
+
+
+class GlanceGazeAttention(WindowAttention):
+    """Attention over dilated windows (Glance) plus a depth-wise convolution on the values (Gaze).
+
+    The paper merges the values of all windows back to a map, convolves it, and adds the result to the
+    attention's output before the projection (section 3.3). The values are a map before they are split, so here
+    nothing needs merging. Our reading: padding takes no part in the convolution, which sees zeros beyond the
+    real map; the paper is silent, and this makes the result of real tokens independent of padding.
+
+    Args:
+        channels: Channels in and out.
+        num_heads: Attention heads.
+        window_size: Tokens per side of a dilated partition.
+        gaze_kernel: Side of the depth-wise kernel, in tokens; odd.
+        attention: Further arguments of :class:`WindowAttention`.
+    """
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, gaze_kernel: int, **attention: Any) -> None:
+        super().__init__(channels, num_heads, window_size, split="dilated", position_bias=False, **attention)
+        # With a bias: the field's convention for depth-wise convolutions; the paper is silent.
+        self.gaze = nn.Conv2d(channels, channels, gaze_kernel, padding=gaze_kernel // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        height, width = x.shape[-2:]
+        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
+        value = qkv.chunk(3, dim=1)[2][..., :height, :width]  # B, C, H, W
+        mixed = self.aggregate(qkv, self.logit_bias(x))[..., :height, :width] + self.gaze(value)
+        return self.proj_drop(self.proj(mixed))
+
+
+@MODELS.register_module()
+class GGTransformer(LocalViT):
+    """Swin's skeleton with Glance-and-Gaze attention in every block, and no position encoding.
+
+    Takes all arguments of :class:`LocalViT`, and those below.
+
+    Args:
+        arch: 'tiny', 'small', 'base' or a dict with embed_dims, depths, num_heads and drop_path_rate. The base
+            size is our reading: the paper has T and S; B takes Swin-B's widths and depths.
+        num_heads: Heads per stage. Default: as ``arch`` says.
+        gaze_kernels: Side of the Gaze kernel per stage, in tokens, or one for all. The default is the paper's
+            adaptive setting, about the dilation of the Glance branch at 224 pixels; 3 is its fixed one.
+        qkv_bias: Whether query, key and value have a bias.
+        attn_drop_rate: Dropout on the attention weights.
+        common: Arguments of :class:`LocalViT`.
+
+    Raises:
+        ValueError: If a Gaze kernel is even, or there is not one per stage.
+    """
+
+    arch_settings: ClassVar = {
+        "tiny": {
+            "embed_dims": 96,
+            "depths": (2, 2, 6, 2),
+            "num_heads": (3, 6, 12, 24),
+            "drop_path_rate": 0.2,
+        },
+        "small": {
+            "embed_dims": 96,
+            "depths": (2, 2, 18, 2),
+            "num_heads": (3, 6, 12, 24),
+            "drop_path_rate": 0.3,
+        },
+        "base": {
+            "embed_dims": 128,
+            "depths": (2, 2, 18, 2),
+            "num_heads": (4, 8, 16, 32),
+            "drop_path_rate": 0.5,
+        },
+    }
+    default_norm_cfg: ClassVar = {"type": "LN2d"}
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        num_heads: Sequence[int] | None = None,
+        gaze_kernels: Sequence[int] | int = (9, 5, 3, 3),
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(arch, **common)
+        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
+        stages = len(self.depths)
+        kernels = (gaze_kernels,) * stages if isinstance(gaze_kernels, int) else tuple(gaze_kernels)
+        if len(kernels) != stages or any(k % 2 == 0 for k in kernels):
+            raise ValueError(f"gaze_kernels={gaze_kernels} must be odd, and one or {stages} of them.")
+        self.gaze_kernels = kernels
+        self.qkv_bias = qkv_bias
+        self.attn_drop_rate = attn_drop_rate
+        self.build()
+
+    def make_mixer(self, stage: int, index: int) -> nn.Module:
+        """Glance and Gaze, the same in every block of a stage."""
+        return GlanceGazeAttention(
+            self.channels[stage],
+            self.num_heads[stage],
+            self.window_size,
+            self.gaze_kernels[stage],
+            qkv_bias=self.qkv_bias,
+            attn_drop_rate=self.attn_drop_rate,
+            drop_rate=self.drop_rate,
+        )

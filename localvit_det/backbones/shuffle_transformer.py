@@ -1,0 +1,154 @@
+"""Shuffle Transformer (arXiv:2106.03650; official code: mulinmeng/Shuffle-Transformer)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import trunc_normal_init
+from torch import Tensor, nn
+
+from localvit_det.backbones.base import LocalViT
+from localvit_det.layers import Block, ConvDownsample, ConvStem, WindowAttention, build_norm
+
+
+class ShuffleBlock(Block):
+    """Attention, neighbour-window connection, MLP.
+
+    The depth-wise convolution is as wide as a window, so every token sees across the borders of its own
+    window (section 3.2, "neighbor-window connection"). The official code never drops that branch.
+
+    Args:
+        channels: Channels in and out.
+        window_size: Side of the depth-wise kernel, in tokens.
+        norm_cfg: Norm before the depth-wise convolution.
+        branches: Norms, mixer, MLP and drop path rate, as :class:`Block` takes them.
+    """
+
+    def __init__(self, channels: int, window_size: int, norm_cfg: dict, **branches: Any) -> None:
+        super().__init__(**branches)
+        self.norm_local = build_norm(norm_cfg, channels)
+        self.local = nn.Conv2d(channels, channels, window_size, padding=window_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        x = x + self.local(self.norm_local(x))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@MODELS.register_module()
+class ShuffleTransformer(LocalViT):
+    """Windows of neighbours and windows spread over the map, in turn.
+
+    Every even block attends among neighbours, every odd one among tokens shuffled over the whole map. Takes
+    all arguments of :class:`LocalViT`, and those below.
+
+    Deviations from the official code: maps of any size (it needs multiples of 32·``window_size``), padded tokens
+    masked out; ``attn_drop_rate`` is applied (it is ignored there); output norms, which its classifier lacks
+    (``out_norm_cfg=None`` leaves them out).
+
+    Args:
+        arch: 'tiny', 'small', 'base' or a dict with embed_dims, depths, num_heads and drop_path_rate.
+        num_heads: Heads per stage. Default: as ``arch`` says.
+        qkv_bias: Whether query, key and value have a bias. (The official code has a switch of that name which only
+            gives the depth-wise convolution its bias; the published models have that bias, and so have ours.)
+        attn_drop_rate: Dropout on the attention weights.
+        common: Arguments of :class:`LocalViT`.
+    """
+
+    arch_settings: ClassVar = {
+        "tiny": {
+            "embed_dims": 96,
+            "depths": (2, 2, 6, 2),
+            "num_heads": (3, 6, 12, 24),
+            "drop_path_rate": 0.1,
+        },
+        "small": {
+            "embed_dims": 96,
+            "depths": (2, 2, 18, 2),
+            "num_heads": (3, 6, 12, 24),
+            "drop_path_rate": 0.3,
+        },
+        "base": {
+            "embed_dims": 128,
+            "depths": (2, 2, 18, 2),
+            "num_heads": (4, 8, 16, 32),
+            "drop_path_rate": 0.5,
+        },
+    }
+    official_layout: ClassVar = (
+        (r"^head\.|relative_position_index$", None),
+        (r"^to_token\.conv(\d)\.0\.", r"stem.conv\1."),
+        (r"^to_token\.conv(\d)\.1\.", r"stem.norm\1."),
+        (r"^to_token\.", "stem."),
+        (r"^stage(\d)\.patch_partition\.", lambda m: f"stages.{int(m[1]) - 1}.downsample."),
+        (
+            r"^stage(\d)\.layers\.(\d+)\.(\d)\.",  # pairs of blocks
+            lambda m: f"stages.{int(m[1]) - 1}.blocks.{2 * int(m[2]) + int(m[3])}.",
+        ),
+        (r"(blocks\.\d+)\.norm2\.", r"\1.norm_local."),
+        (r"(blocks\.\d+)\.norm3\.", r"\1.norm2."),
+        (r"\.attn\.to_qkv\.", ".mixer.qkv."),
+        (r"\.attn\.", ".mixer."),
+    )
+    default_act_cfg: ClassVar = {"type": "ReLU6"}
+    stem_channels: ClassVar = 32  # also in the base size
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        num_heads: Sequence[int] | None = None,
+        qkv_bias: bool = False,
+        attn_drop_rate: float = 0.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(arch, **common)
+        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
+        self.qkv_bias = qkv_bias
+        self.attn_drop_rate = attn_drop_rate
+        self.build()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                trunc_normal_init(module, std=0.02)
+
+    def drop_path_rates(self) -> list[list[float]]:
+        """Constant inside a stage, rising from stage to stage: the official schedule."""
+        rates = torch.linspace(0, self.drop_path_rate, len(self.depths)).tolist()
+        return [[rate] * depth for rate, depth in zip(rates, self.depths, strict=True)]
+
+    def make_stem(self) -> nn.Module:
+        """Two strided convolutions."""
+        return ConvStem(self.in_channels, self.stem_channels, self.embed_dims, self.norm_cfg, self.act_cfg)
+
+    def make_downsample(self, stage: int) -> nn.Module:
+        """Norm and a strided convolution."""
+        return ConvDownsample(self.channels[stage - 1], self.channels[stage], self.norm_cfg)
+
+    def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
+        """Three branches instead of two."""
+        channels = self.channels[stage]
+        return ShuffleBlock(
+            channels,
+            self.window_size,
+            norm_cfg=self.norm_cfg,
+            norm1=build_norm(self.norm_cfg, channels),
+            mixer=self.make_mixer(stage, index),
+            norm2=build_norm(self.norm_cfg, channels),
+            mlp=self.make_mlp(channels),
+            drop_path_rate=drop_path_rate,
+        )
+
+    def make_mixer(self, stage: int, index: int) -> nn.Module:
+        """Window attention; every second block on shuffled windows."""
+        return WindowAttention(
+            self.channels[stage],
+            self.num_heads[stage],
+            self.window_size,
+            split="dilated" if index % 2 else "local",
+            qkv_bias=self.qkv_bias,
+            attn_drop_rate=self.attn_drop_rate,
+            drop_rate=self.drop_rate,
+        )

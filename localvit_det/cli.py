@@ -1,0 +1,81 @@
+"""What `tools/train.py` and `tools/test.py` share: arguments, the config, and how mistakes are told."""
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from .config import load_config
+from .errors import ConfigError, UserError
+from .preflight import check_config
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Makes a parser with the arguments that MMDetection users know."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config, for example data_root=/data/coco classes=auto "
+        "train_dataloader.batch_size=4",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # torchrun sets the variable LOCAL_RANK; older launchers pass the argument.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def config_from(args: argparse.Namespace) -> Config:
+    """Loads and completes the config that the arguments name.
+
+    Raises:
+        UserError: The config is missing, broken or contradicts itself.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def enable_amp(cfg: Config) -> None:
+    """Switches mixed precision on.
+
+    Raises:
+        ConfigError: There is no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("--amp needs a GPU, and PyTorch finds none here; leave it out.")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.loss_scale = "dynamic"
+
+
+def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], None]:
+    """Lets a tool end with one sentence and exit code 1 where the user has to mend something."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+                sys.stderr.write(f"error: {error}\n")
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            sys.stderr.write("Interrupted; `--resume` goes on from the last checkpoint in the work dir.\n")
+            raise SystemExit(130) from None
+
+    return run
+
+
+__all__ = ["check_config", "config_from", "enable_amp", "make_parser", "tells_mistakes"]

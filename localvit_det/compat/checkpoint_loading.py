@@ -1,0 +1,139 @@
+"""The one place where `localvit_det` and MMEngine read a checkpoint; nothing in a file is ever run."""
+
+import os
+import pickle
+import pickletools
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ..errors import CheckpointError, RequirementError
+from .checkpoint_files import check_is_checkpoint, download
+from .pickled_records import ALLOWED_GLOBALS, restore
+from .requirements import first_line
+
+MapLocation = str | torch.device | dict[str, str] | Callable[..., Any]
+
+# The allow-list of torch is global, and so is our exchange of it.
+_ALLOW_LIST_LOCK = threading.Lock()
+
+
+def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu") -> dict:
+    """Reads a checkpoint (.pth, .pt, .safetensors) from a local path or an https address.
+
+    Only tensors, plain Python values and what MMEngine's own checkpoints hold are read, whatever the
+    environment variables or `torch.serialization.add_safe_globals` of others say.
+
+    Raises:
+        CheckpointError: no such file, no checkpoint, or a pickle that would run code.
+        RequirementError: a .safetensors file without the package that reads it.
+    """
+    name = os.fspath(path)
+    file = download(name) if "://" in name else Path(name).expanduser()
+    check_is_checkpoint(file)
+    if file.suffix == ".safetensors":
+        checkpoint = _load_safetensors(file, map_location)
+    else:
+        checkpoint = _load_pickle(file, map_location)
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{file} holds a {type(checkpoint).__name__} instead of a dictionary of weights: save "
+            "model.state_dict() instead."
+        )
+    return checkpoint
+
+
+def _load_pickle(file: Path, map_location: MapLocation) -> Any:
+    try:
+        with _only_allowed_globals():
+            # An explicit weights_only wins over TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
+            return restore(torch.load(file, map_location=map_location, weights_only=True))
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        refused = _refused_global(file, error)
+        if refused:
+            raise CheckpointError(
+                f"{file} is refused, because it could run code when loaded (it names {refused}): use a "
+                "checkpoint that holds only weights."
+            ) from error
+        raise CheckpointError(
+            f"{file} cannot be read as a checkpoint ({_reason(error)}): save or download it again."
+        ) from error
+
+
+@contextmanager
+def _only_allowed_globals() -> Iterator[None]:
+    """Exactly our allow-list: another package may have put the real `getattr` on the global one."""
+    with _ALLOW_LIST_LOCK:
+        others = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(ALLOWED_GLOBALS)
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(others)
+
+
+def _refused_global(file: Path, error: Exception) -> str | None:
+    """The global that made torch refuse a file, None where it failed for another reason."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return None
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return named[1]
+    # Protocols above 2 fail at an opcode, before torch sees a name.
+    harmless = {"_codecs.encode", *(name for _stand_in, name in ALLOWED_GLOBALS)}
+    names = [name for name in _named_globals(file) if not name.startswith(("torch.", "collections."))]
+    return ", ".join(name for name in dict.fromkeys(names) if name not in harmless) or None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without torch's advice to load unsafely."""
+    message = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    return first_line(message[1] if message else error)
+
+
+def _named_globals(file: Path) -> Iterator[str]:
+    """The globals of a pickle in any protocol, found by parsing alone."""
+    texts: list[str] = []
+    try:
+        with _pickle_stream(file) as stream:
+            while True:  # the format before torch 1.6 is a row of pickles
+                for opcode, argument, _position in pickletools.genops(stream):
+                    if opcode.name == "GLOBAL":
+                        yield argument.replace("__builtin__", "builtins").replace(" ", ".")
+                    elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
+                        yield ".".join(texts[-2:])
+                    elif isinstance(argument, str):
+                        texts.append(argument)
+    except ValueError:  # the end, or no pickle at all
+        return
+
+
+def _pickle_stream(file: Path) -> IO[bytes]:
+    if not zipfile.is_zipfile(file):
+        return file.open("rb")
+    archive = zipfile.ZipFile(file)
+    return archive.open(next(name for name in archive.namelist() if Path(name).name == "data.pkl"))
+
+
+def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise RequirementError(f"{file} needs the package safetensors: run `pip install safetensors`.") from error
+    if not isinstance(map_location, (str, torch.device)):
+        map_location = "cpu"  # the caller's mapping is for files that remember their devices
+    try:
+        return load_file(file, device=str(map_location))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as safetensors ({first_line(error)}): save or download it again."
+        ) from error

@@ -1,0 +1,242 @@
+"""A stand-in for `mmcv._ext`, the compiled operators that `mmcv-lite` does not have.
+
+Operators for Mask R-CNN, Cascade Mask R-CNN and RetinaNet come from torchvision or plain PyTorch, with the
+signatures of mmcv 2.1's C++ (`mmcv/ops/csrc/pytorch/pybind.cpp`); any other one raises when it is called.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import RequirementError
+from .requirements import has_compiled_operators
+
+NAME = "mmcv._ext"
+
+
+def install() -> None:
+    """Registers the stand-in as `mmcv._ext`, unless mmcv has compiled operators."""
+    if has_compiled_operators() or NAME in sys.modules:
+        return
+    import mmcv
+    import torchvision  # noqa: F401 - registers torch.ops.torchvision
+
+    module = ModuleType(NAME, __doc__)
+    # A spec without a loader tells `mmcv.utils` and `has_compiled_operators` that nothing is compiled.
+    module.__spec__ = ModuleSpec(NAME, loader=None)
+    module.__getattr__ = _missing
+    for operator in OPERATORS:
+        setattr(module, operator.__name__, operator)
+    sys.modules[NAME] = mmcv._ext = module
+
+
+def _missing(name: str) -> Callable[..., None]:
+    """Answers for every other operator: mmcv asks at import whether the names exist."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
+
+    def operator(*args: object, **settings: object) -> None:
+        raise RequirementError(
+            f"The operator {name!r} exists only in a compiled mmcv, and this one is not: with a compiler at "
+            "hand run `pip uninstall -y mmcv-lite && pip install 'setuptools<81' && "
+            "pip install --no-build-isolation mmcv==2.1.0` (from torch 2.14 on, build a source archive "
+            "in whose setup.py -std=c++17 is raised to c++20)."
+        )
+
+    operator.__name__ = name
+    return operator
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Indices (K,) of the kept boxes, best first, of `boxes` (N, 4) with `scores` (N,).
+
+    A width is x2 - x1 + `offset`. Equal scores keep their order, which mmcv leaves to chance.
+    """
+    boxes, scores = boxes.float(), scores.float()
+    if offset:
+        boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
+    # mmcv compares in float32, torchvision in float64: 0.3 is a little more in the first.
+    return torch.ops.torchvision.nms(boxes, scores, float(np.float32(iou_threshold)))
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft-NMS on the CPU; methods 0 (naive), 1 (linear), 2 (gaussian).
+
+    Writes boxes and lowered scores to the first K rows of `dets` (N, 5) and returns their indices (K,).
+    Of equal scores the order is mmcv's, which fills the place of a dropped box with the last one.
+    """
+    x1, y1, x2, y2 = boxes.detach().float().numpy().T.copy()
+    score = scores.detach().float().numpy().copy()
+    threshold, sigma, min_score = np.float32(iou_threshold), np.float32(sigma), np.float32(min_score)
+    extra = np.float32(offset)
+    areas = (x2 - x1 + extra) * (y2 - y1 + extra)
+    order = np.arange(len(score))  # the box at each place; the arrays above stay in place
+
+    def overlaps(best: int, rest: np.ndarray) -> np.ndarray:
+        width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest]) + extra
+        height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]) + extra
+        intersection = np.maximum(width, 0) * np.maximum(height, 0)
+        return intersection / (areas[best] + areas[rest] - intersection)
+
+    place = 0
+    with np.errstate(invalid="ignore", divide="ignore"):  # boxes without area give NaN, as in mmcv
+        while place < len(order):
+            # `<` never holds for NaN, so mmcv leaves a NaN where it is and never moves one forward.
+            candidates = score[order[place:]]
+            best = place
+            if not np.isnan(candidates[0]):
+                best += int(np.nanargmax(candidates))
+            order[[place, best]] = order[[best, place]]
+            rest = order[place + 1 :]
+            overlap = overlaps(order[place], rest)
+            if method == 2:
+                weight = np.exp(-(overlap * overlap) / sigma)
+            else:
+                weight = np.where(overlap >= threshold, 1 - overlap if method == 1 else np.float32(0), 1)
+            score[rest] *= weight.astype(np.float32)
+            order = np.concatenate((order[: place + 1], _drop(rest, score[rest] < min_score)))
+            place += 1
+
+    kept = torch.from_numpy(order)
+    dets[: len(kept), :4] = boxes[kept].to(dets.dtype)
+    dets[: len(kept), 4] = torch.from_numpy(score)[kept].to(dets.dtype)
+    return kept
+
+
+def _drop(items: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """Removes items by moving the last remaining one into each gap."""
+    count = int((~dropped).sum())
+    remaining = items[:count].copy()
+    remaining[dropped[:count]] = items[count:][~dropped[count:]][::-1]
+    return remaining
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Fills `output` (R, C, height, width) from `input` (N, C, H, W) and `rois` (R, 5)."""
+    _need_average(pool_mode)
+    values = _at_least_float32(input)
+    size = (aligned_height, aligned_width)
+    output.copy_(
+        torch.ops.torchvision.roi_align(values, rois.to(values.dtype), spatial_scale, *size, sampling_ratio, aligned)
+    )
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Fills `grad_input` (N, C, H, W) from `grad_output` (R, C, height, width)."""
+    _need_average(pool_mode)
+    grads = _at_least_float32(grad_output)
+    size = (aligned_height, aligned_width)
+    grad_input.copy_(
+        torch.ops.torchvision._roi_align_backward(
+            grads, rois.to(grads.dtype), spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
+        )
+    )
+
+
+def _need_average(pool_mode: int) -> None:
+    if pool_mode != 1:
+        _missing("roi_align with pool_mode='max'")()
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision counts pixels too coarsely, and torchvision has no bfloat16 RoIAlign."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fills `output` (N, C) with the loss of logits `input` (N, C) and classes `target` (N,).
+
+    A target outside 0 … C-1 is background; `weight` is empty or has one factor for each class.
+    """
+    positive, p, q, log_p, log_q = _focal_terms(input, target)
+    loss = torch.where(positive, -alpha * q**gamma * log_p, -(1 - alpha) * p**gamma * log_q)
+    output.copy_(_class_weighted(loss, target, weight))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fills `grad_input` (N, C) with the derivative of the loss by the logits."""
+    positive, p, q, log_p, log_q = _focal_terms(input, target)
+    grad = torch.where(
+        positive,
+        -alpha * q**gamma * (q - gamma * p * log_p),
+        -(1 - alpha) * p**gamma * (gamma * q * log_q - p),
+    )
+    grad_input.copy_(_class_weighted(grad, target, weight))
+
+
+def _focal_terms(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Which logits are positives, then p, 1 - p and their logarithms, with mmcv's floor inside the latter."""
+    logits = _at_least_float32(input)
+    positive = target[:, None] == torch.arange(logits.shape[1], device=target.device)
+    p = logits.sigmoid()
+    q = 1 - p
+    floor = torch.finfo(torch.float32).tiny
+    return positive, p, q, p.clamp(min=floor).log(), q.clamp(min=floor).log()
+
+
+def _class_weighted(values: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    return values * weight[target, None] if weight.numel() else values
+
+
+def get_compiler_version() -> str:
+    """What environment reports print for mmcv's compiler."""
+    return "none (operators of torchvision)"
+
+
+def get_compiling_cuda_version() -> str:
+    """What environment reports print for mmcv's CUDA."""
+    return "none (operators of torchvision)"
+
+
+OPERATORS = (
+    nms,
+    softnms,
+    roi_align_forward,
+    roi_align_backward,
+    sigmoid_focal_loss_forward,
+    sigmoid_focal_loss_backward,
+    get_compiler_version,
+    get_compiling_cuda_version,
+)

@@ -1,0 +1,143 @@
+"""Finds a missing or unfitting package at import and names the command that mends it.
+
+MMDetection itself only raises bare assertions, and some mismatches surface as C++ symbols.
+"""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+
+from packaging.version import Version
+
+from ..errors import RequirementError
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A module with the versions it may have: `at_least` <= version < `below`."""
+
+    module: str
+    at_least: str
+    below: str | None
+    install: str
+    uninstall: str = ""
+
+    @property
+    def versions(self) -> str:
+        """The accepted versions, as pip writes them."""
+        return f">={self.at_least}" + (f",<{self.below}" if self.below else "")
+
+    @property
+    def replace(self) -> str:
+        """The command that puts a fitting version in place of an unfitting one."""
+        return f"{self.uninstall} && {self.install}" if self.uninstall else self.install
+
+
+MMCV = Requirement(
+    "mmcv",
+    "2.0.0",
+    "2.2.0",
+    "pip install mmcv-lite==2.1.0",
+    # Both distributions own the same folder, so installing one over the other mixes their files.
+    uninstall="pip uninstall -y mmcv mmcv-lite",
+)
+
+# In this order: mmcv and mmengine need torch, and importing mmdet asserts versions of the two.
+REQUIREMENTS = (
+    Requirement("torch", "2.6", None, 'pip install --upgrade "torch>=2.6" torchvision'),
+    Requirement("mmengine", "0.10.7", "1.0.0", "pip install mmengine==0.10.7"),
+    MMCV,
+    Requirement("mmdet", "3.3.0", "3.4.0", "pip install mmdet==3.3.0"),
+)
+
+
+def check_requirements() -> None:
+    """Checks every package that `localvit_det` stands on.
+
+    torchvision is asked for only where mmcv has no compiled operators: MMEngine, mmcv and MMDetection
+    import it in rare corners only.
+
+    Raises:
+        RequirementError: with the first package that does not fit and the command that mends it.
+    """
+    for requirement in REQUIREMENTS:
+        _check(requirement)
+    if not has_compiled_operators():
+        _check_torchvision()
+
+
+def has_compiled_operators() -> bool:
+    """Tells whether mmcv brings its own compiled operators; our stand-in does not count.
+
+    Raises:
+        RequirementError: they are there but do not load, because they were built for another PyTorch.
+    """
+    spec = importlib.util.find_spec("mmcv._ext")
+    if spec is None or spec.loader is None:
+        return False
+    try:
+        importlib.import_module("mmcv._ext")
+    except ImportError as error:
+        torch_version = importlib.import_module("torch").__version__
+        raise RequirementError(
+            f"The compiled operators of mmcv do not load with torch {torch_version} ({first_line(error)}): "
+            f"build mmcv again for this torch, or use the one without operators by `{MMCV.replace}`."
+        ) from error
+    return True
+
+
+def _check(requirement: Requirement) -> None:
+    module = _import(requirement)
+    version = Version(module.__version__)
+    # Release numbers only, so that a vendor's "2.6.0a0+local" counts as 2.6.0.
+    too_old = version.release < Version(requirement.at_least).release
+    too_new = requirement.below is not None and version.release >= Version(requirement.below).release
+    if too_old or too_new:
+        raise RequirementError(
+            f"{requirement.module} {version} is too {'old' if too_old else 'new'} (localvit_det needs "
+            f"{requirement.module}{requirement.versions}): run `{requirement.replace}`."
+        )
+
+
+def _import(requirement: Requirement) -> ModuleType:
+    name = requirement.module
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise RequirementError(f"{name} is not installed: run `{requirement.install}`.") from error
+        reason, cause = first_line(error), error
+    except (ImportError, AssertionError, OSError, RuntimeError) as error:
+        reason, cause = first_line(error), error
+    raise RequirementError(
+        f"{name} is installed but cannot be imported ({reason}): run `{requirement.replace}`."
+    ) from cause
+
+
+def _check_torchvision() -> None:
+    import torch
+
+    try:
+        import torchvision
+
+        # Calling an operator is the one test that also finds a torchvision without its C++ library.
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+        raise RequirementError(
+            "torchvision is not installed, and mmcv has no compiled operators to do without it: run "
+            "`pip install torchvision`."
+        ) from error
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:
+        raise RequirementError(
+            f"The operators of torchvision do not load with torch {torch.__version__} ({first_line(error)}): "
+            "run `pip install --force-reinstall torch torchvision` to get two that match."
+        ) from error
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error's message, to stand inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__

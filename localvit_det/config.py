@@ -1,0 +1,257 @@
+"""Loads a config and completes what the user should not have to repeat: data root, neck, classes."""
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from .annotations import read_annotations
+from .errors import ConfigError, UserError
+
+SPLITS = ("train", "val", "test")
+# Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
+# slip in its first word would otherwise be stored under a new name, in silence.
+_TOP_LEVEL = {
+    *inspect.signature(Runner.__init__).parameters,
+    *("data_root", "classes", "sync_bn", "compile", "find_unused_parameters", "custom_imports"),
+    *("vis_backends", "tta_model", "tta_pipeline"),
+}
+# Parts whose num_classes does not count object classes: RPN is class-agnostic, semantic heads count stuff.
+_OTHER_CLASSES = ("rpn_head", "semantic_head", "backbone")
+
+
+def load_config(path: str | Path, options: dict | None = None) -> Config:
+    """Reads a config, merges options and completes it.
+
+    Args:
+        options: Dotted keys and values, as `--cfg-options` gives them.
+
+    Raises:
+        ConfigError: The file is missing or cannot be read, or an option does not fit.
+        DataError: `classes='auto'` and the annotation file is missing or unreadable.
+    """
+    options = options or {}
+    cfg = _read(Path(path))
+    old_root = cfg.get("data_root")
+    for key in options:
+        top = key.partition(".")[0]
+        known = {*cfg.keys(), *_TOP_LEVEL}
+        if top not in known and (hint := did_you_mean(top, known, cutoff=0.8)):
+            raise ConfigError(f"The option {key} sets {top}, which nothing reads{hint}.")
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ConfigError(f"The options {options} do not fit {path}: {_one_line(error)}.") from error
+    if "data_root" in options:
+        set_data_root(cfg, str(options["data_root"]), old_root)
+    # Someone who types this option means it; preflight then says what does not fit.
+    if "model.neck.in_channels" not in options:
+        match_neck_channels(cfg)
+    if cfg.get("classes") is not None:
+        use_dataset_classes(cfg)
+    return cfg
+
+
+def set_data_root(cfg: Config, root: str, old: str | None) -> None:
+    """Moves every path in `cfg`'s dataloaders and evaluators from the folder `old` to `root`.
+
+    Text-style configs paste `data_root` into other values while they are read, so setting the name alone
+    changes nothing. Without `old` it is taken from the data sets, if they agree.
+
+    Raises:
+        ConfigError: It is unclear which folder to replace.
+    """
+    if not old:
+        roots = {d.get("data_root") for split in SPLITS for _, d in find_datasets(cfg, split)} - {None, ""}
+        if len(roots) != 1:
+            raise ConfigError(
+                f"The option data_root={root} has no effect: the config names no data_root and its data sets "
+                f"have {sorted(roots) or 'none'}; set each data set's own data_root."
+            )
+        old = roots.pop()
+    old, root = old.rstrip("/"), os.path.expanduser(root).rstrip("/")
+
+    def moved(node):
+        if isinstance(node, dict):
+            return type(node)({key: moved(value) for key, value in node.items()})
+        if isinstance(node, (list, tuple)):
+            return type(node)(map(moved, node))
+        if isinstance(node, str) and (node == old or node.startswith(old + "/")):
+            return f"{root}/{node[len(old) + 1 :]}"
+        return node
+
+    for key in [f"{split}_{part}" for split in SPLITS for part in ("dataloader", "evaluator")]:
+        if cfg.get(key) is not None:
+            cfg[key] = moved(cfg[key])
+    cfg.data_root = root + "/"
+
+
+def match_neck_channels(cfg: Config) -> None:
+    """Lets `in_channels` of the neck follow, so that a backbone is swapped by its own entry alone."""
+    for path, node in walk(cfg.get("model"), "model"):
+        neck = first_neck(node)
+        channels = known_channels(node.get("backbone"))
+        if neck is None or channels is None or list(neck["in_channels"]) == list(channels):
+            continue
+        backbone = node["backbone"]["type"]
+        message = f"{path}.neck.in_channels follows the backbone {backbone}: {list(channels)}"
+        print_log(f"{message} instead of {list(neck['in_channels'])}.", "current")
+        neck["in_channels"] = list(channels)
+
+
+def use_dataset_classes(cfg: Config) -> None:
+    """Applies the top-level `classes` to all data sets and heads.
+
+    `classes` is 'auto' (the names in the training annotations, or in the first annotation file that exists),
+    one name, or a list of names.
+
+    Raises:
+        DataError: 'auto', and no annotation file can be read.
+        ConfigError: 'auto', and no data set of the config has an annotation file.
+    """
+    datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
+    classes = cfg.classes
+    if classes == "auto":
+        for dataset in datasets:
+            prepare_dataset(dataset)
+        files = [file for dataset in datasets if (file := dataset_paths(dataset)[0])]
+        if not files:
+            raise ConfigError("classes='auto' needs train_dataloader.dataset.ann_file: name one, or the classes.")
+        # In the order of the file, not of the ids: that is the order of MMDetection's labels.
+        classes = read_annotations(next(filter(os.path.isfile, files), files[0])).categories
+    cfg.classes = classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes))
+    for dataset in datasets:
+        # no palette = random colours; the one of the dataset's class may be shorter than the classes
+        dataset["metainfo"] = {"palette": None, **(dataset.get("metainfo") or {}), "classes": classes}
+    for _, head in heads_with_classes(cfg):
+        head["num_classes"] = len(classes)
+
+
+def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Yields (dotted path, dict) for `node` and every dict in it, outermost first."""
+    if isinstance(node, dict):
+        yield path, node
+        children: Iterable = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for key, child in children:
+        yield from walk(child, f"{path}.{key}".lstrip("."))
+
+
+def find_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
+    """Yields (dotted path, config) of the data sets of a split, looking through wrappers."""
+
+    def leaves(node: object, path: str) -> Iterator[tuple[str, dict]]:
+        if isinstance(node, (list, tuple)):
+            for index, child in enumerate(node):
+                yield from leaves(child, f"{path}.{index}")
+        elif isinstance(node, dict):
+            inner = [key for key in ("dataset", "datasets") if key in node]
+            for key in inner:
+                yield from leaves(node[key], f"{path}.{key}")
+            if not inner:
+                yield path, node
+
+    loader = cfg.get(f"{split}_dataloader") or {}
+    yield from leaves(loader.get("dataset"), f"{split}_dataloader.dataset")
+
+
+def dataset_paths(dataset: dict) -> tuple[str | None, str | None]:
+    """Annotation file and image folder, joined as MMEngine's `BaseDataset` does; None where not local."""
+    root = dataset.get("data_root") or ""
+    prefix = (dataset.get("data_prefix") or {}).get("img")
+    backend = (dataset.get("backend_args") or {}).get("backend", "local")
+
+    def joined(part: str | None) -> str | None:
+        full = part and os.path.join(root, part)
+        return None if not full or "://" in full or backend != "local" else full
+
+    return joined(dataset.get("ann_file")), joined(prefix)
+
+
+def prepare_dataset(dataset: dict) -> None:
+    """Lets a data set make its files, where its class has `prepare(data_root)`."""
+    prepare = getattr(registered(DATASETS, dataset), "prepare", None)
+    if prepare is not None:
+        prepare(dataset.get("data_root") or "")
+
+
+def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Yields (dotted path, config) of the model's parts whose `num_classes` counts the object classes."""
+    if "language_model" in (cfg.get("model") or {}):  # there it is the length of the text
+        return
+    for path, node in walk(cfg.get("model"), "model"):
+        if "num_classes" in node and not set(path.split(".")) & set(_OTHER_CLASSES):
+            yield path, node
+
+
+def first_neck(node: dict) -> dict | None:
+    """The neck behind the backbone of a detector, if its `in_channels` lists one number for each map."""
+    neck = node.get("neck")
+    neck = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
+    if not isinstance(neck, dict) or neck.get("type") == "RFP":  # RFP takes the picture as a first map
+        return None
+    return neck if isinstance(neck.get("in_channels"), (list, tuple)) else None
+
+
+def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
+    """Channels of a backbone's outputs as far as they are known without building it."""
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("type"), str):
+        return None
+    name = backbone["type"].removeprefix("mmdet.")
+    indices = backbone.get("out_indices", (0, 1, 2, 3))
+    # without import_from_location, which imports all of MMDetection's models: ours are there
+    cls = MODELS.module_dict.get(name)
+    if hasattr(cls, "out_channels_of"):
+        try:
+            return tuple(cls.out_channels_of(backbone))
+        except (ValueError, TypeError, KeyError):  # a mistake that preflight reports
+            return None
+    if name == "SwinTransformer":
+        return tuple(backbone.get("embed_dims", 96) * 2**i for i in indices)
+    if name in ("ResNet", "ResNetV1d", "ResNeXt"):
+        expansion = 1 if backbone.get("depth") in (18, 34) else 4
+        return tuple(backbone.get("base_channels", 64) * expansion * 2**i for i in indices)
+    return None
+
+
+def registered(registry, config: dict) -> object | None:
+    """The class that `config['type']` means, None if the registry lacks it."""
+    kind = config.get("type")
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:
+    """Returns ` (did you mean 'x'?)` with the nearest candidate or nothing; upper case counts as lower."""
+    lower = {candidate.casefold(): candidate for candidate in sorted(map(str, candidates))}
+    near = difflib.get_close_matches(str(name).casefold(), lower, n=1, cutoff=cutoff)
+    return f" (did you mean '{lower[near[0]]}'?)" if near else ""
+
+
+def _read(path: Path) -> Config:
+    if not path.is_file():
+        names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
+        hint = did_you_mean(path.name, names)
+        raise ConfigError(f"The config {path.absolute()} does not exist{missing}{hint}.")
+    try:
+        return Config.fromfile(path)
+    except UserError:
+        raise
+    # A config is a program: whatever it raises is a mistake in it.
+    except Exception as error:
+        if isinstance(error.__cause__, UserError):  # what importing our own package found
+            raise error.__cause__ from error
+        raise ConfigError(f"The config {path} cannot be read: {_one_line(error)}.") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")

@@ -1,0 +1,8 @@
+"""Hooks that MMEngine and MMDetection do not have; all act on the first process only."""
+
+from .curves import CurvesHook
+from .epoch_seed import EpochSeedHook
+from .progress_bar import ProgressBarHook
+from .training_report import TrainingReportHook
+
+__all__ = ["CurvesHook", "EpochSeedHook", "ProgressBarHook", "TrainingReportHook"]

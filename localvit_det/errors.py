@@ -1,0 +1,24 @@
+"""Errors that a user can mend: each message is one sentence with the cause and the fix.
+
+The command-line tools print the sentence and exit with code 1, without a traceback.
+"""
+
+
+class UserError(Exception):
+    """Base class of every mistake that the user, not the package, has to mend."""
+
+
+class RequirementError(UserError, ImportError):
+    """A package that `localvit_det` stands on is missing, too old or too new."""
+
+
+class ConfigError(UserError):
+    """A config asks for something that cannot work."""
+
+
+class DataError(UserError):
+    """A data set is missing, empty or inconsistent with the config."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is unreadable, unsafe or made for another model."""

@@ -1,0 +1,105 @@
+"""Self-attention inside windows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import trunc_normal_init
+from torch import Tensor, nn
+
+from localvit_det.layers.window import Split, merge_windows, pad_to_multiple, padding_bias, split_windows
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Which row of a relative position table each (query, key) pair of a window uses.
+
+    Source: Swin, arXiv:2103.14030, section 3.2.
+
+    Returns:
+        Indices into a table of (2·ws-1)² rows, of shape (ws², ws²).
+    """
+    steps = torch.arange(window_size)
+    ys, xs = torch.meshgrid(steps, steps, indexing="ij")
+    tokens = torch.stack((ys.flatten(), xs.flatten()))  # 2, ws²
+    offsets = tokens[:, :, None] - tokens[:, None, :] + window_size - 1  # 2, ws², ws²; each in [0, 2·ws-2]
+    return offsets[0] * (2 * window_size - 1) + offsets[1]
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention among the tokens of each window, for maps of any size.
+
+    Sizes that windows do not divide are padded; padded tokens are masked out, so they never change what real
+    tokens see.
+
+    Args:
+        channels: Channels in and out.
+        num_heads: Attention heads; divides ``channels``.
+        window_size: Side of a window, in tokens.
+        split: Which tokens share a window.
+        qkv_bias: Whether query, key and value have a bias.
+        position_bias: Whether logits get a learned bias by relative position inside the window.
+        attn_drop_rate: Dropout on the attention weights.
+        drop_rate: Dropout on the output.
+
+    Raises:
+        ValueError: If ``num_heads`` does not divide ``channels``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        split: Split,
+        qkv_bias: bool = False,
+        position_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide {channels} channels.")
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.split: Split = split
+        self.attn_drop_rate = attn_drop_rate
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=qkv_bias)
+        self.proj = nn.Conv2d(channels, channels, 1)
+        self.proj_drop = nn.Dropout(drop_rate)
+        for layer in (self.qkv, self.proj):
+            trunc_normal_init(layer, std=0.02)
+        if position_bias:
+            table = torch.empty((2 * window_size - 1) ** 2, num_heads)
+            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+            index = relative_position_index(window_size)
+            self.register_buffer("relative_position_index", index, persistent=False)
+        else:
+            self.relative_position_bias_table = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        height, width = x.shape[-2:]
+        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
+        mixed = self.aggregate(qkv, self.logit_bias(x))  # B, C, H', W'
+        # Projecting before cropping keeps the convolution's input dense.
+        return self.proj_drop(self.proj(mixed)[..., :height, :width])
+
+    def logit_bias(self, x: Tensor) -> Tensor | None:
+        """Position bias plus the mask of padded keys: (1 | windows, heads | 1, ws² | 1, ws²), or None."""
+        mask = padding_bias(x, self.window_size, self.split)
+        if self.relative_position_bias_table is None:
+            return mask
+        bias = self.relative_position_bias_table[self.relative_position_index]  # ws², ws², heads
+        bias = bias.permute(2, 0, 1)[None]  # 1, heads, ws², ws²
+        return bias if mask is None else bias + mask
+
+    def aggregate(self, qkv: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention itself: (B, 3C, H', W') -> (B, C, H', W')."""
+        query, key, value = split_windows(qkv, self.window_size, self.split, self.num_heads, parts=3)
+        if bias is not None:
+            bias = bias.to(query.dtype)
+            if bias.shape[0] > 1:
+                bias = bias.repeat(query.shape[0] // bias.shape[0], 1, 1, 1)  # windows -> B·windows
+        drop = self.attn_drop_rate if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=drop)
+        return merge_windows(out, qkv.shape[-2:], self.window_size, self.split)

@@ -1,0 +1,92 @@
+"""Depth-wise convolution with its own kernel at every position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+# On a CPU, as many channel groups are worked on together as stay in a core's cache over all kernel taps.
+_CACHE_BYTES = 512 * 1024
+
+
+def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
+    """Weigh each position's neighbourhood with that position's own kernel.
+
+    out[b, c, y, x] = Σ_ij kernels[b, (g(c), i, j), y, x] · x[b, c, y + i - k//2, x + j - k//2], where the group
+    g(c) shares one kernel over neighbouring channels; zeros beyond the border. Differentiable once in both.
+    Neighbourhoods are never unfolded: the k² taps are added one after the other, in forward and in backward.
+
+    Source: DWNet, arXiv:2106.04263, appendix; official `models/idynamic.py` (CUDA through cupy).
+
+    Args:
+        x: Map of shape (B, C, H, W).
+        kernels: Kernels of shape (B, G·k², H, W), with G a divisor of C.
+        kernel_size: k, odd.
+
+    Returns:
+        Map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
+    """
+    return _InhomogeneousConv.apply(x, kernels, kernel_size)
+
+
+def _padded_groups(x: Tensor, groups: int, pad: int) -> Tensor:
+    """(B, C, H, W) -> (B·G, C/G, H + 2·pad, W + 2·pad)."""
+    batch, channels, height, width = x.shape
+    x = F.pad(x.contiguous(), (pad, pad, pad, pad))
+    return x.view(batch * groups, channels // groups, height + 2 * pad, width + 2 * pad)
+
+
+def _chunks(x: Tensor) -> Iterator[slice]:
+    """Slices of the first axis of ``x`` that are worked on together."""
+    total = x.shape[0]
+    step = total if x.is_cuda else max(1, _CACHE_BYTES // max(1, x[0].numel() * x.element_size()))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+class _InhomogeneousConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
+        batch, channels, height, width = x.shape
+        groups = kernels.shape[1] // kernel_size**2
+        ctx.kernel_size, ctx.groups = kernel_size, groups
+        ctx.save_for_backward(x, kernels)
+        # Half precision adds up 49 products: sum them in fp32.
+        exact = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+        padded = _padded_groups(x.to(exact), groups, kernel_size // 2)
+        taps = kernels.contiguous().view(batch * groups, 1, kernel_size, kernel_size, height, width)
+        out = padded.new_zeros(batch * groups, channels // groups, height, width)
+        for part in _chunks(out):
+            for i in range(kernel_size):
+                for j in range(kernel_size):
+                    window = padded[part, :, i : i + height, j : j + width]
+                    out[part].addcmul_(window, taps[part, :, i, j].to(exact))
+        return out.view(batch, channels, height, width).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, kernels = ctx.saved_tensors
+        kernel_size, groups = ctx.kernel_size, ctx.groups
+        batch, channels, height, width = x.shape
+        pad = kernel_size // 2
+        exact = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+        padded = _padded_groups(x.to(exact), groups, pad)
+        taps = kernels.contiguous().view(batch * groups, 1, kernel_size, kernel_size, height, width)
+        grad = grad_out.to(exact).contiguous().view(batch * groups, channels // groups, height, width)
+        grad_padded = torch.zeros_like(padded)
+        grad_taps = torch.empty_like(taps)
+        for part in _chunks(grad):
+            for i in range(kernel_size):
+                for j in range(kernel_size):
+                    window = padded[part, :, i : i + height, j : j + width]
+                    grad_taps[part, :, i, j] = (window * grad[part]).sum(1, keepdim=True)
+                    target = grad_padded[part, :, i : i + height, j : j + width]
+                    target.addcmul_(grad[part], taps[part, :, i, j].to(exact))
+        grad_x = grad_padded[..., pad : pad + height, pad : pad + width]
+        grad_x = grad_x.reshape(batch, channels, height, width).to(x.dtype)
+        return grad_x, grad_taps.view_as(kernels), None

@@ -1,0 +1,51 @@
+"""Stems: picture -> map at a quarter of its size."""
+
+from __future__ import annotations
+
+from mmcv.cnn import build_activation_layer
+from torch import Tensor, nn
+
+from localvit_det.layers.norm import build_norm
+from localvit_det.layers.window import pad_to_multiple
+
+
+class ConvStem(nn.Sequential):
+    """Two 3×3 convolutions of stride 2 and a 1×1 convolution.
+
+    Source: Shuffle Transformer, official `models/shuffle_transformer.py`, class PatchEmbedding.
+
+    Args:
+        in_channels: Channels of the picture.
+        mid_channels: Channels between the two strided convolutions.
+        out_channels: Channels of the map.
+        norm_cfg: Norm after each strided convolution.
+        act_cfg: Activation after each norm.
+    """
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict) -> None:
+        super().__init__()  # (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)
+        for name, wide, channels in (("1", in_channels, mid_channels), ("2", mid_channels, out_channels)):
+            self.add_module(f"conv{name}", nn.Conv2d(wide, channels, 3, stride=2, padding=1))
+            self.add_module(f"norm{name}", build_norm(norm_cfg, channels))
+            self.add_module(f"act{name}", build_activation_layer(act_cfg))
+        self.add_module("conv3", nn.Conv2d(out_channels, out_channels, 1))
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping 4×4 patches, projected and normalised, as in Swin.
+
+    Args:
+        in_channels: Channels of the picture.
+        out_channels: Channels of the map.
+        patch_size: Side of a patch, in pixels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int = 4) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, out_channels, patch_size, stride=patch_size)
+        self.norm = build_norm({"type": "LN2d"}, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
+        return self.norm(self.proj(pad_to_multiple(x, self.patch_size)))

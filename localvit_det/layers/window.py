@@ -1,0 +1,109 @@
+"""Splitting a feature map into windows of tokens and back, as pure functions.
+
+Two splits of an H×W map into hh×ww windows of ws×ws tokens (hh = H/ws, ww = W/ws):
+
+* ``local``: neighbouring tokens share a window; token (y, x) lies in window (y // ws, x // ws);
+* ``dilated``: a window takes tokens spread evenly over the whole map; token (y, x) lies in window
+  (y mod hh, x mod ww). The spatial shuffle of Shuffle Transformer (arXiv:2106.03650, section 3.2) and the
+  adaptively dilated partition of GG-Transformer (arXiv:2106.02277, section 3.2) are this same permutation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+Split = Literal["local", "dilated"]
+
+# How the two axes of a map are made of window index (hh, ww) and index inside the window (wh, wl).
+_AXES: dict[str, str] = {"local": "(hh wh) (ww wl)", "dilated": "(wh hh) (wl ww)"}
+assert tuple(_AXES) == get_args(Split)
+
+
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Pad with zeros at the bottom and the right until both sides are multiples of ``divisor``.
+
+    Args:
+        x: Map of shape (B, C, H, W).
+        divisor: What both sides shall be multiples of, in tokens.
+
+    Returns:
+        Map of shape (B, C, H', W'); ``x`` itself where nothing is to be done.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = -height % divisor, -width % divisor
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def split_windows(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
+    """Split a map into windows, and its channels into parts (query, key, value) and heads.
+
+    One copy of the map, whatever the split: in channels-last memory the innermost runs stay contiguous.
+
+    Args:
+        x: Map of shape (B, parts·heads·d, H, W); H and W multiples of ``window_size``.
+        window_size: Side of a window, in tokens.
+        split: Which tokens share a window.
+        num_heads: Heads in the channel axis.
+        parts: Parts in the channel axis, outside the heads.
+
+    Returns:
+        Windows of shape (parts, B·hh·ww, heads, ws², d).
+    """
+    return rearrange(
+        x,
+        f"b (parts heads d) {_AXES[split]} -> parts (b hh ww) heads (wh wl) d",
+        parts=parts,
+        heads=num_heads,
+        wh=window_size,
+        wl=window_size,
+    )
+
+
+def merge_windows(windows: Tensor, size: tuple[int, int], window_size: int, split: Split) -> Tensor:
+    """Put windows back to a map: the inverse of :func:`split_windows` for one part.
+
+    Args:
+        windows: Windows of shape (B·hh·ww, heads, ws², d).
+        size: Height and width of the map, in tokens; multiples of ``window_size``.
+        window_size: Side of a window, in tokens.
+        split: The split that made the windows.
+
+    Returns:
+        Map of shape (B, heads·d, H, W), channels-last in memory.
+    """
+    channels_last = rearrange(
+        windows,
+        f"(b hh ww) heads (wh wl) d -> b {_AXES[split]} (heads d)",
+        hh=size[0] // window_size,
+        ww=size[1] // window_size,
+        wh=window_size,
+    )
+    return channels_last.permute(0, 3, 1, 2)  # B,H,W,C -> B,C,H,W, a view
+
+
+def padding_bias(x: Tensor, window_size: int, split: Split) -> Tensor | None:
+    """What to add to attention logits so that no token looks at padding.
+
+    Every window holds at least one real token (padding is thinner than a window in the local split, and lies
+    in the last tokens of a window in the dilated one), so no softmax runs over nothing.
+
+    Args:
+        x: Map before padding, of shape (B, C, H, W); gives size, dtype and device.
+        window_size: Side of a window, in tokens.
+        split: Which tokens share a window.
+
+    Returns:
+        0 at real keys and -inf at padded ones, of shape (hh·ww, 1, 1, ws²); None where nothing is padded.
+    """
+    height, width = x.shape[-2:]
+    if height % window_size == 0 and width % window_size == 0:
+        return None
+    bias = x.new_zeros(1, 1, height, width)
+    pad = (0, -width % window_size, 0, -height % window_size)
+    bias = F.pad(bias, pad, value=-torch.inf)
+    return rearrange(split_windows(bias, window_size, split), "1 windows 1 keys 1 -> windows 1 1 keys")

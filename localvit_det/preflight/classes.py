@@ -1,0 +1,89 @@
+"""Class names: config against annotations, annotations against heads."""
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..annotations import Annotations
+from ..config import did_you_mean, find_datasets, heads_with_classes, registered
+from ..errors import ConfigError, DataError
+
+_FIX = "correct them, or take the names from the annotations with classes=auto"
+
+
+def dataset_classes(path: str, dataset: dict) -> tuple[str, ...] | None:
+    """Names that a data set will use: from its `metainfo`, else from its class; None where it has none.
+
+    Raises:
+        ConfigError: `metainfo.classes` is one string.
+    """
+    from mmdet.datasets import BaseDetDataset
+
+    cls = registered(DATASETS, dataset)
+    # Video sets name more than is tracked, panoptic ones more than the heads count.
+    if not isinstance(cls, type) or not issubclass(cls, BaseDetDataset) or "thing_classes" in cls.METAINFO:
+        return None
+    classes = (dataset.get("metainfo") or {}).get("classes", cls.METAINFO.get("classes"))
+    if isinstance(classes, str):
+        raise ConfigError(f"{path}.metainfo.classes is one string: write a tuple, ('{classes}',).")
+    return None if classes is None else tuple(classes)
+
+
+def check_num_classes(cfg: Config, split: str) -> None:
+    """Checks `num_classes` of all heads against the classes of the data sets.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    for path, dataset in find_datasets(cfg, split):
+        classes = dataset_classes(path, dataset)
+        if classes is None:
+            continue
+        for head_path, head in heads_with_classes(cfg):
+            if head["num_classes"] != len(classes):
+                raise ConfigError(
+                    f"{head_path}.num_classes is {head['num_classes']}, but {path} has {len(classes)} "
+                    f"classes ({_listed(classes)}): set it to {len(classes)}, or classes=auto for all heads."
+                )
+
+
+def check_classes(path: str, dataset: dict, found: Annotations) -> None:
+    """Checks the class names of a data set against its annotation file.
+
+    MMDetection looks names up in the file and takes the labels in the order of the file: it skips a name that
+    is not there without a word, and with it all later labels shift.
+
+    Raises:
+        DataError: A name is missing in the file, or the order differs.
+    """
+    classes = dataset_classes(path, dataset)
+    if classes is None:
+        return
+    missing = [name for name in classes if name not in found.categories]
+    unnamed = [name for name in found.categories if name not in classes]
+    if 2 * len(missing) > len(classes):
+        raise DataError(
+            f"{len(missing)} of the {len(classes)} classes of {path} ({_listed(missing)}) are not in "
+            f"{found.path}, which has {_listed(found.categories)}: {_FIX}."
+        )
+    if missing:
+        hints = ", ".join(f"'{name}'{did_you_mean(name, unnamed)}" for name in missing[:5])
+        rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DataError(
+            f"{path} has classes that are not in {found.path}, which would shift all later labels: "
+            f"{hints}{rest}; {_FIX}."
+        )
+    in_file = tuple(name for name in found.categories if name in classes)
+    if in_file != classes:
+        first = next((a, b) for a, b in zip(in_file, classes, strict=False) if a != b)
+        raise DataError(
+            f"{path} has its classes in another order than {found.path}, which decides on the labels: where "
+            f"the file has '{first[0]}' the config has '{first[1]}'; sort them as the file does, or set "
+            "classes=auto."
+        )
+    if unnamed:
+        print_log(f"{path} uses {len(classes)} classes of {found.path}; not: {_listed(unnamed)}.", "current")
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,154 @@
+"""Annotation files and pictures of COCO-format data sets."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..annotations import Annotations, read_annotations, what_is_there
+from ..config import dataset_paths, did_you_mean, find_datasets, prepare_dataset, registered, walk
+from ..errors import ConfigError, DataError
+from .classes import dataset_classes
+
+_ROOT_HINT = "set data_root (--cfg-options data_root=…) to the folder with annotations and pictures"
+
+
+def check_data(cfg: Config, split: str, check_classes: Callable[[str, dict, Annotations], None]) -> None:
+    """Checks the data sets of a split and the annotations that its evaluators read.
+
+    Raises:
+        ConfigError: The type of a data set is unknown.
+        DataError: Something is missing, empty or malformed.
+    """
+    evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
+    scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
+    listed: set = set()
+    for path, dataset in find_datasets(cfg, split):
+        cls = registered(DATASETS, dataset)
+        if cls is None:
+            name = dataset.get("type")
+            hint = did_you_mean(name, DATASETS.module_dict)
+            raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
+        prepare_dataset(dataset)
+        ann_file, image_dir = dataset_paths(dataset)
+        _check_exists(path, "annotation file", ann_file)
+        _check_exists(path, "image folder", image_dir)
+        if ann_file is None or not _is_plain_coco(cls):
+            continue
+        found = read_annotations(ann_file)
+        listed |= found.pictures.keys()
+        if image_dir is not None:
+            _check_pictures(path, found, image_dir)
+        _check_boxes(path, found)
+        check_classes(path, dataset, found)
+        if split == "train" or scored:
+            _check_not_empty(path, dataset, found)
+        _check_keys(path, dataset, found, scored)
+    for path, node in evaluators:
+        _check_evaluator(path, node, listed)
+
+
+def _is_plain_coco(cls: type) -> bool:
+    """Whether a class reads its file as `CocoDataset` does; LVIS, panoptic and others have their own ways."""
+    from mmdet.datasets import CocoDataset
+
+    return (
+        issubclass(cls, CocoDataset)
+        and cls.load_data_list is CocoDataset.load_data_list
+        and cls.parse_data_info is CocoDataset.parse_data_info
+    )
+
+
+def _check_exists(path: str, what: str, place: str | None) -> None:
+    if place is None or (os.path.isdir if what == "image folder" else os.path.isfile)(place):
+        return
+    place = Path(place).absolute()
+    raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {_ROOT_HINT}.")
+
+
+def _check_pictures(path: str, found: Annotations, image_dir: str) -> None:
+    names = defaultdict(list)
+    for file_name, _, _ in found.pictures.values():
+        names[os.path.dirname(file_name)].append(file_name)
+    absent = []
+    for folder, files in names.items():
+        # One listing of a folder instead of a hundred thousand look-ups.
+        full = os.path.join(image_dir, folder)
+        there = set(os.listdir(full)) if os.path.isdir(full) else set()
+        absent += [name for name in files if os.path.basename(name) not in there]
+    if absent:
+        first = os.path.abspath(os.path.join(image_dir, absent[0]))
+        raise DataError(
+            f"{len(absent)} of the {len(found.pictures)} pictures that {found.path} lists are absent, the "
+            f"first one is {first}: complete them, or correct data_prefix.img of {path}."
+        )
+
+
+def _check_boxes(path: str, found: Annotations) -> None:
+    bad = sum(found.faults.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.faults.most_common())
+    if 2 * max(bad, found.over_edge, found.like_fractions) > found.boxes:
+        if 2 * found.like_fractions > found.boxes:
+            likely = "they look like fractions of the picture's size: multiply them by its width and height"
+        elif found.like_corners >= 0.9 * found.boxes:
+            likely = "they look like [x1, y1, x2, y2]: COCO has [x, y, width, height]"
+        else:
+            likely = "correct the file: COCO has [x, y, width, height] in pixels of the picture"
+        edge = f"{found.over_edge} run over the edge of their picture"
+        raise DataError(
+            f"Most of the {found.boxes} annotations in {found.path} are unusable "
+            f"({', '.join(filter(None, (reasons, found.over_edge and edge)))}); {likely}."
+        )
+    if bad:
+        print_log(
+            f"MMDetection will skip {bad} of the {found.boxes} annotations in {found.path}: {reasons}.",
+            "current",
+            logging.WARNING,
+        )
+
+
+def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
+    if not found.pictures:
+        raise DataError(f"{found.path} lists no pictures: give {path} another ann_file.")
+    classes = dataset_classes(path, dataset) or found.categories
+    annotated = set().union(*(found.annotated[name] for name in classes))
+    if not annotated:
+        raise DataError(f"{found.path} has no usable annotation of the classes of {path}: check both.")
+    rules = {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
+    least = rules.get("min_size", 0)
+    candidates = annotated if rules.get("filter_empty_gt") else found.pictures
+    if not any(min(found.pictures[i][1:]) >= least for i in candidates):
+        raise DataError(
+            f"No picture of {found.path} passes {path}.filter_cfg: all are smaller than {least} pixels; lower min_size."
+        )
+
+
+def _check_keys(path: str, dataset: dict, found: Annotations, scored: bool) -> None:
+    if found.without_mask and any(node.get("with_mask") for _, node in walk(dataset.get("pipeline"))):
+        raise DataError(
+            f"{found.without_mask} annotations in {found.path} have no segmentation, but {path} loads masks: "
+            "add polygons, or use a config without a mask head, for example RetinaNet."
+        )
+    if scored and found.without_iscrowd:
+        raise DataError(
+            f"{found.without_iscrowd} annotations in {found.path} lack the key iscrowd, which the COCO "
+            'evaluation needs: add "iscrowd": 0 to each.'
+        )
+
+
+def _check_evaluator(path: str, evaluator: dict, listed: set) -> None:
+    file = dataset_paths({"ann_file": evaluator.get("ann_file")})[0]
+    if file is None:
+        return
+    _check_exists(path, "annotation file", file)
+    # Read again only if it is another file than the data set's, as after changing one of the two.
+    if listed and (foreign := listed - read_annotations(file).pictures.keys()):
+        raise DataError(
+            f"{path}.ann_file {os.path.abspath(file)} lacks {len(foreign)} of the {len(listed)} pictures "
+            "of its data set: give both the same annotation file."
+        )

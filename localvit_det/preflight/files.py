@@ -1,0 +1,51 @@
+"""Where a run writes and what it loads."""
+
+import tempfile
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..annotations import what_is_there
+from ..config import walk
+from ..errors import CheckpointError, ConfigError
+
+
+def check_work_dir(cfg: Config) -> None:
+    """Checks that `cfg.work_dir`, which need not exist yet, can be written.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if cfg.get("work_dir") is None:
+        return
+    existing = work_dir = Path(cfg.work_dir).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        # Trying is the only test that holds for root, read-only mounts and full disks alike.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"The work-dir {work_dir} cannot be written ({existing}: {error.strerror}): "
+            "give another one with --work-dir."
+        ) from error
+
+
+def check_checkpoints(cfg: Config, train: bool) -> None:
+    """Checks that the local checkpoints which a run will load exist.
+
+    Raises:
+        CheckpointError: One does not.
+    """
+    named = {key: cfg.get(key) for key in ("load_from", "resume")}
+    if train:  # a test never initialises weights
+        for path, node in walk(cfg.get("model"), "model"):
+            if node.get("type") in ("Pretrained", "PretrainedInit"):
+                named[f"{path}.checkpoint"] = node.get("checkpoint")
+    for key, checkpoint in named.items():
+        if not isinstance(checkpoint, str) or "://" in checkpoint or Path(checkpoint).expanduser().is_file():
+            continue
+        path = Path(checkpoint).absolute()
+        what = f"is a folder, not a file: {path}" if path.is_dir() else f"does not exist: {path}"
+        raise CheckpointError(f"The checkpoint of {key} {what} ({what_is_there(path)}).")

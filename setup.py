@@ -1,0 +1,38 @@
+"""Installation; `pip install .[lite]` on a machine without a compiled MMCV."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "localvit_det/__init__.py").read_text())[1]
+
+setup(
+    name="localvit_det",
+    version=version,
+    description="Local vision transformers (Shuffle, Glance-and-Gaze, DWNet) as backbones for MMDetection",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["localvit_det", "localvit_det.*"]),
+    install_requires=[
+        "torch>=2.6,<2.16",
+        "torchvision>=0.21,<0.30",
+        "mmengine>=0.10.7,<1.0",
+        "mmdet>=3.3,<3.4",
+        "einops>=0.7",
+        "packaging",
+        "numpy>=1.26",
+        # MMEngine resolves `mmdet::` configs with pkg_resources, which later releases of setuptools lack.
+        "setuptools<82",
+    ],
+    extras_require={
+        # No mmcv above: `mmcv` and `mmcv-lite` write the same folder, so naming one would overwrite the other,
+        # possibly a user's compiled build. Without any, importing the package says which command mends it.
+        "lite": ["mmcv-lite>=2.1,<2.2"],
+        "test": ["pytest>=8"],
+        "dev": ["pytest>=8", "ruff", "pre-commit"],
+    },
+)

@@ -1,0 +1,64 @@
+"""Tiny COCO-format folders and a config for them, for the tests of config and preflight."""
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+
+from mmengine.config import Config
+
+NAMES = ("cat", "dog", "zebra")
+
+
+def annotations(pictures: int = 4) -> dict:
+    """A good annotation dict: two boxes with polygons in each picture, all classes used."""
+    images = [{"id": i, "file_name": f"{i:03d}.jpg", "width": 100, "height": 80} for i in range(1, pictures + 1)]
+    boxes = [
+        {
+            "id": i,
+            "image_id": 1 + (i - 1) // 2,
+            "category_id": 10 * (1 + i % 3),
+            "bbox": [60, 40, 30, 20],
+            "area": 600,
+            "iscrowd": 0,
+            "segmentation": [[60, 40, 90, 40, 90, 60]],
+        }
+        for i in range(1, 2 * pictures + 1)
+    ]
+    categories = [{"id": 10 * (i + 1), "name": name} for i, name in enumerate(NAMES)]
+    return {"images": images, "annotations": boxes, "categories": categories}
+
+
+def write_coco(root: Path, train: dict | None = None, val: dict | None = None) -> Path:
+    """Writes a folder in COCO's layout; the pictures are empty files."""
+    good = annotations()
+    for split, content in (("train", train or good), ("val", val or good)):
+        folder = root / f"{split}2017"
+        folder.mkdir(parents=True, exist_ok=True)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
+        for image in content["images"]:
+            (folder / image["file_name"]).touch()
+    return root
+
+
+def edited(change) -> dict:
+    """A good annotation dict after `change(dict)`."""
+    content = copy.deepcopy(annotations())
+    change(content)
+    return content
+
+
+def write_config(folder: Path, body: str = "", model: str = "mask-rcnn_r50_fpn") -> Path:
+    """Writes a config over MMDetection's own model and COCO data set."""
+    path = folder / "config.py"
+    (folder / "parent.py").write_text(_parent(model))
+    path.write_text(f"_base_ = './parent.py'\n{body}\n")
+    return path
+
+
+@cache
+def _parent(model: str) -> str:
+    # Read once: MMEngine takes half a second to find MMDetection's configs.
+    bases = [f"mmdet::_base_/models/{model}.py", "mmdet::_base_/datasets/coco_instance.py"]
+    return Config.fromstring(f"_base_ = {bases!r}", ".py").pretty_text

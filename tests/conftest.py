@@ -1,0 +1,26 @@
+"""Shared fixtures and the list of registered backbones that the contract tests run over."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import localvit_det  # noqa: F401 - registers everything
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def coco_root() -> Path:
+    """A folder with real COCO pictures: $LOCALVIT_COCO, or shared/data/coco50 beside the repository."""
+    root = Path(os.environ.get("LOCALVIT_COCO", REPOSITORY.parent / "shared/data/coco50"))
+    if not (root / "annotations/instances_train2017.json").is_file():
+        pytest.skip(f"no COCO pictures at {root}; set LOCALVIT_COCO to a folder in COCO's layout")
+    return root

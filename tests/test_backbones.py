@@ -1,0 +1,189 @@
+"""One contract for every backbone of the package, found through MMDetection's registry."""
+
+import math
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from localvit_det.backbones import LocalViT
+
+FAMILIES = sorted(
+    name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
+)
+SIZES = [(64, 64), (61, 75), (33, 200), (1, 1), (7, 5)]
+
+
+def build(family: str, **options) -> LocalViT:
+    """A backbone with the real structure and small numbers."""
+    arch = {"embed_dims": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "drop_path_rate": 0.0}
+    if "num_heads" not in MODELS.get(family).accepted_arguments():
+        del arch["num_heads"]
+    options = {"window_size": 3, "mlp_ratio": 2.0, **options}
+    return MODELS.build({"type": family, "arch": arch, **options})
+
+
+def total(maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """A scalar that depends on every element of the maps, each with its own weight."""
+    generator = torch.Generator().manual_seed(3)
+    return sum((m * torch.randn(m.shape, generator=generator)).sum() for m in maps)
+
+
+def test_all_families_are_found():
+    assert {"DWNet", "DynamicDWNet", "GGTransformer", "IDynamicDWNet", "ShuffleTransformer"} <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+class TestContract:
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_maps_have_the_declared_channels_and_strides(self, family, size):
+        net = build(family, out_indices=(0, 2, 3)).eval()
+        maps = net(torch.randn(2, 3, *size))
+        assert net.out_channels == (32, 128, 256)
+        assert net.out_strides == (4, 16, 32)
+        for feature, channels, stride in zip(maps, net.out_channels, net.out_strides, strict=True):
+            assert feature.shape == (2, channels, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+            assert torch.isfinite(feature).all()
+
+    def test_channels_are_known_without_building(self, family):
+        options = {"arch": "base", "out_indices": (1, 3)}
+        assert MODELS.get(family).out_channels_of(options) == (256, 1024)
+        net = build(family, embed_dims=64, out_indices=(1, 3))
+        assert net.out_channels == MODELS.get(family).out_channels_of({"embed_dims": 64, "out_indices": (1, 3)})
+
+    def test_every_parameter_gets_a_gradient(self, family):
+        net = build(family, drop_path_rate=0.0).train()
+        total(net(torch.randn(2, 3, 65, 70))).backward()
+        without = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        # A bias before a BatchNorm shifts a mean that is subtracted again: its gradient is zero up to rounding,
+        # but it must be there.
+        assert not [n for n in without if net.get_parameter(n).grad is None]
+        assert all(n.endswith("bias") for n in without), without
+
+    def test_checkpointing_changes_neither_maps_nor_gradients_nor_statistics(self, family):
+        x = torch.randn(2, 3, 45, 50)
+        results = []
+        for with_cp in (False, True):
+            torch.manual_seed(1)
+            net = build(family, with_cp=with_cp, drop_path_rate=0.3, drop_rate=0.1).train()
+            torch.manual_seed(2)
+            maps = net(x)
+            total(maps).backward()
+            results.append((maps, [p.grad for p in net.parameters()], list(net.buffers())))
+        for plain, recomputed in zip(*results, strict=True):
+            torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)
+
+    def test_checkpointing_keeps_less_for_backward(self, family):
+        def saved_bytes(net: LocalViT) -> int:
+            saved: dict[int, int] = {}
+
+            def keep(tensor: torch.Tensor) -> torch.Tensor:
+                storage = tensor.untyped_storage()
+                saved[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+                maps = net(torch.randn(2, 3, 64, 64))
+            assert maps
+            return sum(saved.values())
+
+        parameters = sum(p.nbytes for p in build(family).parameters())
+        full, lean = (saved_bytes(build(family, with_cp=cp).train()) - parameters for cp in (False, True))
+        assert lean < 0.5 * full
+
+    def test_freezing_holds_from_the_first_moment(self, family):
+        net = build(family, frozen_stages=2)
+        for _ in range(2):
+            frozen = [net.stem, *net.stages[:2], net.out_norms["0"], net.out_norms["1"]]
+            for module in frozen:
+                assert not any(p.requires_grad for p in module.parameters())
+                assert not any(m.training for m in module.modules())
+            assert all(p.requires_grad for p in net.stages[2].parameters())
+            assert all(p.requires_grad for p in net.out_norms["2"].parameters())
+            assert net.train() is net
+        before = [b.clone() for m in frozen for b in m.buffers()]
+        net(torch.randn(2, 3, 64, 64))
+        torch.testing.assert_close([b for m in frozen for b in m.buffers()], before, rtol=0, atol=0)
+        assert net.stages[3].training
+
+    def test_frozen_stage_zero_is_the_stem_alone(self, family):
+        net = build(family, frozen_stages=0)
+        assert not any(p.requires_grad for p in net.stem.parameters())
+        assert all(p.requires_grad for p in net.stages.parameters())
+
+    def test_norm_eval_fixes_batch_norms(self, family):
+        net = build(family, norm_eval=True).train()
+        assert not any(m.training for m in net.modules() if isinstance(m, _BatchNorm))
+        assert net.stages[0].training
+
+    def test_eval_returns_the_module(self, family):
+        net = build(family)
+        assert net.eval() is net
+        assert not net.training
+
+    def test_state_survives_a_round_trip(self, family, tmp_path):
+        net, other = build(family).eval(), build(family, out_norm_cfg="default").eval()
+        x = torch.randn(1, 3, 40, 52)
+        assert not torch.equal(net(x)[-1], other(x)[-1])
+        torch.save(net.state_dict(), tmp_path / "state.pth")
+        other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+        torch.testing.assert_close(other(x), net(x), rtol=0, atol=0)
+
+    def test_mixer_gradients(self, family):
+        net = build(family).double().eval()
+        for stage, index in ((0, 0), (0, 1)):
+            block = net.stages[stage].blocks[index]
+            x = torch.randn(1, 32, 4, 5, dtype=torch.float64, requires_grad=True)
+            direction = torch.randn(32, 4, 5, dtype=torch.float64)
+            # Along one random direction each: all 640 inputs one by one would take minutes.
+            assert torch.autograd.gradcheck(
+                lambda scale, x=x, d=direction, m=block.mixer: m(x + scale * d),
+                (torch.zeros((), dtype=torch.float64, requires_grad=True),),
+            )
+
+    def test_pictures_do_not_influence_each_other(self, family):
+        net = build(family).eval()
+        x = torch.randn(3, 3, 50, 44)
+        together = net(x)
+        for i in range(3):
+            alone = net(x[i : i + 1])
+            for a, b in zip(alone, together, strict=True):
+                torch.testing.assert_close(a[0], b[i], rtol=1e-4, atol=1e-5)
+
+    def test_maps_stay_channels_last(self, family):
+        for feature in build(family).eval()(torch.randn(2, 3, 64, 96)):
+            assert feature.is_contiguous(memory_format=torch.channels_last)
+
+    def test_no_output_norms(self, family):
+        net = build(family, out_norm_cfg=None)
+        assert not any("out_norm" in name for name, _ in net.named_parameters())
+        assert len(net.eval()(torch.randn(1, 3, 32, 32))) == 4
+
+    def test_mistakes_are_named(self, family):
+        with pytest.raises(ValueError, match="no arch 'huge'; choose from"):
+            MODELS.build({"type": family, "arch": "huge"})
+        with pytest.raises(ValueError, match="out_indices"):
+            build(family, out_indices=(0, 4))
+        with pytest.raises(ValueError, match="frozen_stages"):
+            build(family, frozen_stages=5)
+        with pytest.raises(TypeError, match="windowsize"):
+            build(family, windowsize=7)
+        with pytest.raises(ValueError, match="needs 'depths'"):
+            MODELS.build({"type": family, "arch": {"embed_dims": 32}})
+
+
+def test_plain_init_cfg_reaches_the_weights():
+    net = build("ShuffleTransformer", init_cfg={"type": "Constant", "layer": "Conv2d", "val": 0.25})
+    net.init_weights()
+    assert all((m.weight == 0.25).all() for m in net.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_drop_path_schedules():
+    shuffle = MODELS.build({"type": "ShuffleTransformer", "drop_path_rate": 0.3})
+    rates = [[round(b.drop_path.drop_prob, 4) for b in stage.blocks] for stage in shuffle.stages]
+    assert rates == [[0.0] * 2, [0.1] * 2, [0.2] * 6, [0.3] * 2]
+    gg = MODELS.build({"type": "GGTransformer", "drop_path_rate": 0.22})
+    rates = [round(b.drop_path.drop_prob, 4) for stage in gg.stages for b in stage.blocks]
+    assert rates == [round(0.02 * i, 4) for i in range(12)]

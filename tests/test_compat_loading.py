@@ -1,0 +1,388 @@
+"""Checkpoints load without running anything, by every way that MMEngine has."""
+
+import os
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from localvit_det import compat
+
+compat.apply()
+
+from mmengine.logging import HistoryBuffer  # noqa: E402
+from mmengine.model import BaseModel, BaseModule  # noqa: E402
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint  # noqa: E402
+from torch import nn  # noqa: E402
+
+from localvit_det.compat import checkpoint_loading, pickled_records  # noqa: E402
+from localvit_det.compat.checkpoint_loading import load_weights_only  # noqa: E402
+from localvit_det.errors import CheckpointError  # noqa: E402
+
+
+class Runs:
+    """Pickles as a call of `function` with `arguments`."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.call = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.call
+
+
+def refusal(load, *arguments) -> str:
+    """The sentence that a load ends with."""
+    with pytest.raises(CheckpointError) as caught:
+        load(*arguments)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith((".", "?"))
+    return sentence
+
+
+def write_torch(obj, path, **settings):
+    torch.save(obj, path, **settings)
+
+
+def write_plain(obj, path, pickle_protocol):
+    path.write_bytes(pickle.dumps(obj, pickle_protocol))
+
+
+WRITERS = {
+    "zip": (write_torch, {}),
+    "zip, protocol 4": (write_torch, {"pickle_protocol": 4}),
+    "before torch 1.6": (write_torch, {"_use_new_zipfile_serialization": False}),
+    "before torch 1.6, protocol 4": (
+        write_torch,
+        {"_use_new_zipfile_serialization": False, "pickle_protocol": 4},
+    ),
+    "pickle, protocol 2": (write_plain, {"pickle_protocol": 2}),
+    "pickle, protocol 5": (write_plain, {"pickle_protocol": 5}),
+}
+
+
+@pytest.mark.parametrize("unsafe_flag", ["0", "1"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_malicious_pickle_is_refused_and_named(tmp_path, monkeypatch, writer, unsafe_flag):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", unsafe_flag)
+    touched, path = tmp_path / "touched", tmp_path / "model.pth"
+    write, settings = WRITERS[writer]
+    write({"state_dict": {"weight": Runs(os.system, f"touch {touched}")}}, path, **settings)
+    pretrained = BaseModule(init_cfg={"type": "Pretrained", "checkpoint": str(path)})
+    loads = (
+        lambda: load_checkpoint(nn.Linear(1, 1), str(path)),
+        lambda: CheckpointLoader.load_checkpoint(str(path)),
+        lambda: load_weights_only(path),
+        pretrained.init_weights,
+    )
+    for load in loads:
+        sentence = refusal(load)
+        assert str(path) in sentence
+        assert f"{os.system.__module__}.system" in sentence
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("function", [eval, exec, getattr, __import__, open])
+def test_builtins_are_refused_whatever_others_allow(tmp_path, function):
+    torch.save({"a": Runs(function, "1")}, tmp_path / "model.pth")
+    torch.serialization.add_safe_globals([function])
+    try:
+        refusal(load_weights_only, tmp_path / "model.pth")
+        assert function in torch.serialization.get_safe_globals()  # it is theirs, so it is put back
+    finally:
+        torch.serialization.clear_safe_globals()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (HistoryBuffer, "__init__"),
+        (HistoryBuffer, "__setstate__"),
+        (HistoryBuffer, "__subclasses__"),
+        (OrderedDict, "fromkeys"),
+        (np.ndarray, "mean"),
+        (np.ndarray, "tofile"),
+    ],
+)
+def test_getattr_reaches_nothing(tmp_path, arguments):
+    torch.save({"a": Runs(getattr, *arguments)}, tmp_path / "model.pth")
+    assert "builtins.getattr" in refusal(load_weights_only, tmp_path / "model.pth")
+
+
+def test_a_looked_up_statistic_is_only_a_name(tmp_path):
+    torch.save({"a": Runs(getattr, HistoryBuffer, "min")}, tmp_path / "model.pth")
+    assert load_weights_only(tmp_path / "model.pth") == {"a": "min"}
+
+
+def test_an_empty_history_loads(tmp_path):
+    torch.save({"a": HistoryBuffer()}, tmp_path / "model.pth")
+    assert load_weights_only(tmp_path / "model.pth")["a"].data[0].size == 0
+
+
+def test_a_file_cannot_replace_statistics(tmp_path, monkeypatch):
+    buffer = HistoryBuffer([1.0, 3.0], [1, 1])
+    state = {**vars(buffer), "statistics_methods": {"mean": HistoryBuffer.max}, "mean": None}
+    monkeypatch.setattr(HistoryBuffer, "__getstate__", lambda _self: state)
+    torch.save({"a": buffer}, tmp_path / "model.pth")
+    loaded = load_weights_only(tmp_path / "model.pth")["a"]
+    assert type(loaded) is HistoryBuffer
+    assert loaded.statistics("mean") == loaded.mean() == 2.0
+
+
+def test_numpy_flags_from_a_file_are_not_believed(tmp_path):
+    """With NumPy's own dtype these make floats pass for pointers to objects."""
+    hostile = Runs(np.dtype, "f8", False, True, state=(3, "<", None, None, None, -1, -1, 63))
+    torch.save({"a": hostile}, tmp_path / "model.pth")
+    dtype = load_weights_only(tmp_path / "model.pth")["a"]
+    assert dtype == np.float64
+    assert not dtype.hasobject
+
+
+@pytest.mark.parametrize("array", [np.array([{}, None]), np.zeros(2, "i4,f8"), np.zeros(1, "M8[s]")])
+def test_arrays_of_anything_but_numbers_are_refused(tmp_path, array):
+    torch.save({"a": array}, tmp_path / "model.pth")
+    assert "numpy.dtype[" in refusal(load_weights_only, tmp_path / "model.pth")
+
+
+def test_numpy_values_come_back(tmp_path):
+    holder = [np.float32(1.5)]
+    holder.append(holder)
+    saved = {
+        "array": np.arange(6, dtype=">i2").reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "empty": np.zeros((0, 4), bool),
+        "text": np.array(["a", "bc"]),
+        "nested": ({"deep": [np.int64(3), (np.ones(1),)]},),
+        "itself": holder,
+        "tensor": torch.arange(3),
+    }
+    torch.save(saved, tmp_path / "model.pth")
+    loaded = load_weights_only(tmp_path / "model.pth")
+    for name in ("array", "fortran", "empty", "text"):
+        np.testing.assert_array_equal(loaded[name], saved[name])
+        assert loaded[name].dtype == saved[name].dtype
+        assert loaded[name].flags.owndata
+    assert loaded["nested"] == saved["nested"]
+    assert loaded["itself"][1] is loaded["itself"]
+    assert type(loaded["itself"][0]) is np.float32
+
+
+def test_numpy_1_names_are_known():
+    names = {name for _stand_in, name in pickled_records.ALLOWED_GLOBALS}
+    for helper in ("_reconstruct", "scalar"):
+        assert {f"numpy.core.multiarray.{helper}", f"numpy._core.multiarray.{helper}"} <= names
+
+
+class Toy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+    def forward(self, values, mode="tensor"):
+        return {"loss": self.layers(values).square().mean()}
+
+
+def toy_runner(work_dir, **settings) -> Runner:
+    torch.manual_seed(0)
+    points = [{"values": point} for point in torch.randn(8, 2)]
+    return Runner(
+        Toy(),
+        str(work_dir),
+        train_dataloader={
+            "dataset": points,
+            "batch_size": 4,
+            "sampler": {"type": "DefaultSampler"},
+            "collate_fn": {"type": "default_collate"},
+        },
+        train_cfg={"by_epoch": True, "max_epochs": 2},
+        optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": 0.1}},
+        param_scheduler=[
+            {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 3},
+            {"type": "MultiStepLR", "milestones": [1]},
+        ],
+        custom_hooks=[{"type": "EMAHook"}],
+        randomness={"seed": 1},
+        experiment_name=work_dir.name,
+        log_level="ERROR",
+        **settings,
+    )
+
+
+def test_runner_checkpoint_loads_and_resumes(tmp_path):
+    whole = toy_runner(tmp_path / "whole")
+    whole.train()
+
+    path = tmp_path / "whole" / "epoch_1.pth"
+    loaded = load_weights_only(path)
+    trusted = torch.load(path, weights_only=False)  # our own file
+    assert loaded.keys() == trusted.keys() >= {"ema_state_dict", "message_hub", "optimizer"}
+    scalars = trusted["message_hub"]["log_scalars"]
+    assert scalars
+    for name, buffer in scalars.items():
+        found = loaded["message_hub"]["log_scalars"][name]
+        assert type(found) is HistoryBuffer
+        np.testing.assert_array_equal(found.data, buffer.data)
+        assert found.max_length == buffer.max_length
+    assert loaded["message_hub"]["runtime_info"] == trusted["message_hub"]["runtime_info"]
+    assert loaded["state_dict"]._metadata == trusted["state_dict"]._metadata
+
+    resumed = toy_runner(tmp_path / "resumed", resume=True, load_from=str(path))
+    resumed.train()
+    assert resumed.iter == whole.iter
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
+    # What was loaded can be saved and loaded again.
+    load_weights_only(tmp_path / "resumed" / "epoch_2.pth")
+
+
+def test_state_of_a_detector_init_cfg(tmp_path):
+    source, target = Toy(), Toy()
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "model.pth")
+    target.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "model.pth")}
+    target.init_weights()
+    torch.testing.assert_close(target.state_dict(), source.state_dict())
+
+
+NOT_CHECKPOINTS = {
+    "is empty": b"",
+    "is a web page": b"\n<!DOCTYPE html><html><body>Not found</body></html>",
+    "is a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+    "cannot be read as a checkpoint": b"\x80\x02garbage",
+    "cannot be read as a checkpoint ": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("what", NOT_CHECKPOINTS)
+def test_file_that_is_no_checkpoint(tmp_path, what):
+    path = tmp_path / "model.pth"
+    path.write_bytes(NOT_CHECKPOINTS[what])
+    sentence = refusal(load_weights_only, path)
+    assert f"{path} {what.strip()}" in sentence
+    assert "weights_only" not in sentence  # torch's advice to load unsafely is not ours
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "does not exist" in refusal(load_checkpoint, nn.Linear(1, 1), str(tmp_path / "absent.pth"))
+    assert "is a folder" in refusal(load_weights_only, tmp_path)
+
+
+def test_other_archives(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "is cut off" in refusal(load_weights_only, path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "")
+    assert "zip archive without weights" in refusal(load_weights_only, path)
+    torch.jit.script(nn.ReLU()).save(path)
+    assert "TorchScript" in refusal(load_weights_only, path)
+
+
+def test_something_else_than_a_dictionary(tmp_path):
+    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
+    assert "holds a Tensor" in refusal(load_weights_only, tmp_path / "tensor.pth")
+    torch.save(nn.Linear(1, 1), tmp_path / "module.pth")
+    assert "torch.nn.modules.linear.Linear" in refusal(load_weights_only, tmp_path / "module.pth")
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """A server: the bytes at each address, and the addresses that were asked for."""
+    pages, asked = {}, []
+
+    def fetch(address, target, hash_prefix=None, progress=True):
+        asked.append(address)
+        if address not in pages:
+            raise OSError("HTTP Error 404: Not Found")
+        with open(target, "wb") as stream:
+            stream.write(pages[address])
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    return pages, asked
+
+
+def weights(tmp_path) -> bytes:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "weights.pth")
+    return (tmp_path / "weights.pth").read_bytes()
+
+
+def test_https_is_downloaded_once(tmp_path, remote):
+    pages, asked = remote
+    pages["https://example.com/a/net.pth?raw=1"] = weights(tmp_path)
+    for load in (load_weights_only, CheckpointLoader.load_checkpoint, load_weights_only):
+        assert load("https://example.com/a/net.pth?raw=1")["weight"].tolist() == [1, 1]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("address", ["http://example.com/net.pth", "s3://bucket/net.pth", "pavi://net.pth"])
+def test_only_https(remote, address):
+    assert "https addresses or local files only" in refusal(CheckpointLoader.load_checkpoint, address)
+    assert "https addresses or local files only" in refusal(load_weights_only, address)
+    assert not remote[1]
+
+
+def test_failed_downloads(tmp_path, remote):
+    pages, _ = remote
+    assert "could not be downloaded (HTTP Error 404" in refusal(load_weights_only, "https://example.com/x.pth")
+    pages["https://example.com/page.pth"] = b"<html></html>"
+    assert "is a web page" in refusal(load_weights_only, "https://example.com/page.pth")
+    assert not (tmp_path / "cache/hub/checkpoints/page.pth").exists()
+    assert "names no file" in refusal(load_weights_only, "https://example.com/")
+
+
+def test_hash_in_the_name_is_checked(tmp_path, remote, monkeypatch):
+    pages, _ = remote
+    address = "https://example.com/net-01234567.pth"
+    pages[address] = weights(tmp_path)
+    asked_for = []
+    fetch = torch.hub.download_url_to_file
+    monkeypatch.setattr(
+        torch.hub,
+        "download_url_to_file",
+        lambda *a, hash_prefix, **k: asked_for.append(hash_prefix) or fetch(*a),
+    )
+    load_weights_only(address)  # the stand-in for the server checks nothing
+    assert asked_for == ["01234567"]
+    assert "SHA-256 does not begin with 01234567" in refusal(load_weights_only, address)
+
+
+def test_aliases(tmp_path, remote):
+    pages, _ = remote
+    pages["https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"] = weights(tmp_path)
+    # Its content is not AlexNet: what matters is the address and the one loader behind it.
+    assert "weight" in CheckpointLoader.load_checkpoint("torchvision://alexnet")
+    assert "did you mean torchvision://alexnet" in refusal(CheckpointLoader.load_checkpoint, "torchvision://alexnett")
+
+
+def test_open_mmlab_file_of_the_user_is_loaded_safely(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    (tmp_path / "open_mmlab.json").write_text('{"mine": "mine.pth"}')
+    torch.save({"a": Runs(os.system, f"touch {tmp_path / 'touched'}")}, tmp_path / "mine.pth")
+    assert "system" in refusal(CheckpointLoader.load_checkpoint, "open-mmlab://mine")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_safetensors(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors", None)
+        path.write_bytes(b"0")
+        with pytest.raises(checkpoint_loading.RequirementError, match="pip install safetensors"):
+            load_weights_only(path)
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file({"weight": torch.ones(2)}, path)
+    assert load_weights_only(path)["weight"].tolist() == [1, 1]
+    torch.save({"weight": torch.ones(2)}, path)
+    assert "safetensors" in refusal(load_weights_only, path)
+
+
+def test_devices(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "model.pth")
+    assert load_weights_only(tmp_path / "model.pth", "meta")["weight"].device.type == "meta"
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / "model.pth"))["weight"].device.type == "cpu"

@@ -1,0 +1,147 @@
+"""A missing or unfitting package is named in one sentence, with the command that mends it."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from localvit_det import compat
+
+compat.apply()
+
+from localvit_det.compat import requirements  # noqa: E402
+from localvit_det.compat.requirements import check_requirements, has_compiled_operators  # noqa: E402
+from localvit_det.errors import RequirementError  # noqa: E402
+
+
+def refusal() -> str:
+    """The sentence of the failing check."""
+    with pytest.raises(RequirementError) as caught:
+        check_requirements()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Puts a package with the given source in the place of an installed one."""
+    names = []
+
+    def put(name: str, source: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        for module in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+            monkeypatch.delitem(sys.modules, module)
+        names.append(name)
+
+    yield put
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def extension(tmp_path, monkeypatch):
+    """Puts a module with the given source in the place of mmcv._ext."""
+
+    def put(source: str) -> None:
+        import mmcv
+
+        (tmp_path / "_ext.py").write_text(source)
+        monkeypatch.setattr(mmcv, "__path__", [str(tmp_path), *mmcv.__path__])
+        monkeypatch.delitem(sys.modules, "mmcv._ext")
+
+    return put
+
+
+def test_this_installation_fits():
+    check_requirements()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("torch", 'pip install --upgrade "torch>=2.6" torchvision'),
+        ("mmengine", "pip install mmengine==0.10.7"),
+        ("mmcv", "pip install mmcv-lite==2.1.0"),
+        ("mmdet", "pip install mmdet==3.3.0"),
+    ],
+)
+def test_missing(monkeypatch, name, command):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert refusal() == f"{name} is not installed: run `{command}`."
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "word"),
+    [
+        ("torch", "2.5.1+cpu", "old"),
+        ("mmengine", "0.7.1", "old"),
+        ("mmengine", "1.0.0", "new"),
+        ("mmcv", "1.7.2", "old"),
+        ("mmcv", "2.2.0", "new"),
+        ("mmdet", "2.28.2", "old"),
+        ("mmdet", "4.0.0", "new"),
+    ],
+)
+def test_wrong_version(monkeypatch, name, version, word):
+    module = ModuleType(name)
+    module.__version__ = version
+    monkeypatch.setitem(sys.modules, name, module)
+    sentence = refusal()
+    assert sentence.startswith(f"{name} {version} is too {word} ")
+    assert "pip install" in sentence
+    # Two distributions own the folder mmcv.
+    assert ("pip uninstall -y mmcv mmcv-lite && " in sentence) == (name == "mmcv")
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.6.0a0+ecf3bae", "2.15.0+cu130"])
+def test_torch_versions_of_vendors_pass(monkeypatch, version):
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", version)
+    check_requirements()
+
+
+def test_package_that_fails_to_import(package):
+    package("mmdet", "assert False, 'MMCV==9 is used but incompatible.'")
+    assert "mmdet is installed but cannot be imported (MMCV==9 is used but incompatible):" in refusal()
+
+
+def test_compiled_mmcv_for_another_torch(extension):
+    extension("raise ImportError('_ext.so: undefined symbol: _ZN3c105Error')")
+    sentence = refusal()
+    assert "compiled operators of mmcv do not load" in sentence
+    assert "undefined symbol" in sentence
+    assert "pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite==2.1.0" in sentence
+
+
+def test_compiled_mmcv_that_loads_needs_no_torchvision(extension, monkeypatch):
+    extension("")
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert has_compiled_operators()
+    check_requirements()
+
+
+def test_torchvision_missing(monkeypatch):
+    monkeypatch.setattr(requirements, "has_compiled_operators", lambda: False)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert "torchvision is not installed" in refusal()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise RuntimeError('operator torchvision::nms does not exist')",
+        "raise RuntimeError('Detected that PyTorch and torchvision were compiled with different CUDA')",
+        "class ops:\n    def nms(*_):\n        raise RuntimeError('Could not load custom ops.\\n(detail)')",
+    ],
+)
+def test_torchvision_for_another_torch(monkeypatch, package, source):
+    monkeypatch.setattr(requirements, "has_compiled_operators", lambda: False)
+    package("torchvision", source)
+    sentence = refusal()
+    assert "operators of torchvision do not load with torch" in sentence
+    assert "`pip install --force-reinstall torch torchvision`" in sentence

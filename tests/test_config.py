@@ -1,0 +1,209 @@
+"""Loading a config: sentences for unreadable ones, and the completions."""
+
+import pytest
+from coco_folder import NAMES, annotations, edited, write_coco, write_config
+from mmengine.config import Config
+
+import localvit_det  # noqa: F401
+from localvit_det.config import find_datasets, load_config, set_data_root
+from localvit_det.errors import ConfigError, DataError
+
+SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', arch='{}'{}))"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("model = dict(", "was never closed"),
+        ("_base_ = './nothing.py'", "nothing"),
+        ("x = undefined_name", "undefined_name"),
+        ("custom_imports = dict(imports=['no_such_package_here'])", "no_such_package_here"),
+    ],
+)
+def test_unreadable_config_is_one_sentence(tmp_path, body, words):
+    path = tmp_path / "bad.py"
+    path.write_text(body)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_config_offers_the_nearest(tmp_path):
+    (tmp_path / "mask_rcnn_shuffle_t_coco.py").touch()
+    with pytest.raises(ConfigError, match="did you mean 'mask_rcnn_shuffle_t_coco"):
+        load_config(tmp_path / "mask_rcnn_shufle_t_coco.py")
+    with pytest.raises(ConfigError, match=r"does not exist, nor does the folder .*nowhere"):
+        load_config(tmp_path / "nowhere/config.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"optim_wraper.optimizer.lr": 1}, "optim_wraper.optimizer.lr .*did you mean 'optim_wrapper'"),
+        ({"train_pipeline.99.type": "x"}, "do not fit"),
+    ],
+)
+def test_wrong_options(tmp_path, options, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(write_config(tmp_path), options)
+
+
+def test_options_reach_the_config(tmp_path):
+    cfg = load_config(write_config(tmp_path), {"model.backbone.depth": 101, "load_from": "x.pth"})
+    assert (cfg.model.backbone.depth, cfg.load_from) == (101, "x.pth")
+
+
+# ---------------------------------------------------------------------------------------------- data root
+
+
+@pytest.mark.parametrize("root", ["/data/mine", "/data/mine/"])
+def test_data_root_moves_every_path(tmp_path, root):
+    cfg = load_config(write_config(tmp_path), {"data_root": root})
+    assert cfg.data_root == "/data/mine/"
+    for split in ("train", "val", "test"):
+        assert [d.data_root for _, d in find_datasets(cfg, split)] == ["/data/mine/"]
+    assert cfg.val_evaluator.ann_file == "/data/mine/annotations/instances_val2017.json"
+    assert cfg.test_evaluator.ann_file == cfg.val_evaluator.ann_file
+    assert "data/coco" not in str(cfg.val_dataloader)
+
+
+def test_data_root_below_the_old_one_is_moved_once(tmp_path):
+    cfg = load_config(write_config(tmp_path), {"data_root": "data/coco/part"})
+    assert cfg.val_evaluator.ann_file == "data/coco/part/annotations/instances_val2017.json"
+    assert cfg.test_evaluator.ann_file == cfg.val_evaluator.ann_file
+
+
+def test_data_root_reaches_through_wrappers_and_spares_others():
+    def leaf(root):
+        return {"type": "CocoDataset", "data_root": root}
+
+    concat = {
+        "type": "ConcatDataset",
+        "datasets": [leaf("data/coco"), leaf("data/other/"), leaf("data/coco2/")],
+    }
+    repeat = {"type": "RepeatDataset", "dataset": {"type": "MultiImageMixDataset", "dataset": concat}}
+    cfg = Config(
+        {
+            "data_root": "data/coco/",
+            "train_dataloader": {"dataset": repeat},
+            "val_evaluator": [{"ann_file": "data/coco/a.json"}, {"ann_file": "data/cocoa.json"}],
+            "load_from": "data/coco/start.pth",
+        }
+    )
+    set_data_root(cfg, "new", cfg.data_root)
+    assert [d.data_root for _, d in find_datasets(cfg, "train")] == ["new/", "data/other/", "data/coco2/"]
+    assert [e["ann_file"] for e in cfg.val_evaluator] == ["new/a.json", "data/cocoa.json"]
+    assert cfg.load_from == "data/coco/start.pth"
+
+
+def test_data_root_option_wins_only_where_nothing_else_was_said(tmp_path):
+    options = {"data_root": "/a", "train_dataloader.dataset.data_root": "/b"}
+    cfg = load_config(write_config(tmp_path), options)
+    assert cfg.train_dataloader.dataset.data_root == "/b"
+    assert cfg.val_dataloader.dataset.data_root == "/a/"
+
+
+def test_data_root_without_a_name_in_the_config():
+    cfg = Config({"val_dataloader": {"dataset": {"data_root": "x/"}}, "val_evaluator": {"ann_file": "x/a.json"}})
+    set_data_root(cfg, "y", None)
+    assert cfg.val_evaluator.ann_file == "y/a.json"
+    with pytest.raises(ConfigError, match="data_root=y has no effect"):
+        set_data_root(Config({}), "y", None)
+
+
+# ---------------------------------------------------------------------------------------------- neck
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (SHUFFLE.format("tiny", ""), [96, 192, 384, 768]),
+        (SHUFFLE.format("base", ""), [128, 256, 512, 1024]),
+        (SHUFFLE.format("tiny", ", out_indices=(1, 2, 3)"), [192, 384, 768]),
+        ("model = dict(backbone=dict(_delete_=True, type='mmdet.SwinTransformer', embed_dims=128))", None),
+        ("model = dict(backbone=dict(depth=18))", [64, 128, 256, 512]),
+        ("", [256, 512, 1024, 2048]),
+    ],
+)
+@pytest.mark.parametrize("model", ["mask-rcnn_r50_fpn", "retinanet_r50_fpn", "cascade-mask-rcnn_r50_fpn"])
+def test_neck_follows_the_backbone(tmp_path, body, expected, model):
+    cfg = load_config(write_config(tmp_path, body, model))
+    assert list(cfg.model.neck.in_channels) == (expected or [128, 256, 512, 1024])
+
+
+def test_neck_follows_a_backbone_from_the_options(tmp_path):
+    path = write_config(tmp_path, SHUFFLE.format("tiny", ""))
+    assert load_config(path, {"model.backbone.arch": "base"}).model.neck.in_channels == [128, 256, 512, 1024]
+
+
+def test_neck_channels_of_an_option_are_kept(tmp_path):
+    path = write_config(tmp_path, SHUFFLE.format("tiny", ""))
+    assert load_config(path, {"model.neck.in_channels": [1, 2, 3, 4]}).model.neck.in_channels == [1, 2, 3, 4]
+
+
+def test_neck_of_an_unknown_backbone_is_left_alone(tmp_path):
+    path = write_config(tmp_path, "model = dict(backbone=dict(_delete_=True, type='PyramidVisionTransformer'))")
+    assert load_config(path).model.neck.in_channels == [256, 512, 1024, 2048]
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+def num_classes(cfg):
+    heads = [*cfg.model.get("roi_head", {}).values(), cfg.model.get("bbox_head")]
+    heads = [head for entry in heads for head in (entry if isinstance(entry, list) else [entry])]
+    return [head["num_classes"] for head in heads if isinstance(head, dict) and "num_classes" in head]
+
+
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [("mask-rcnn_r50_fpn", 2), ("cascade-mask-rcnn_r50_fpn", 4), ("retinanet_r50_fpn", 1)],
+)
+def test_auto_classes_need_only_the_root(tmp_path, model, heads):
+    root = write_coco(tmp_path / "mine")
+    cfg = load_config(write_config(tmp_path, model=model), {"data_root": str(root), "classes": "auto"})
+    assert cfg.classes == NAMES
+    assert num_classes(cfg) == [3] * heads
+    for split in ("train", "val", "test"):
+        assert [d.metainfo.classes for _, d in find_datasets(cfg, split)] == [NAMES]
+
+
+def test_auto_classes_come_in_the_order_of_the_file(tmp_path):
+    root = write_coco(tmp_path, edited(lambda c: c["categories"].reverse()))
+    cfg = load_config(write_config(tmp_path, "classes = 'auto'"), {"data_root": str(root)})
+    assert cfg.classes == NAMES[::-1]
+
+
+def test_auto_classes_fall_back_to_the_val_file_and_name_what_is_there(tmp_path):
+    root = write_coco(tmp_path / "mine")
+    options = {"data_root": str(root), "classes": "auto"}
+    (root / "annotations/instances_train2017.json").rename(root / "annotations/train.json")
+    assert load_config(write_config(tmp_path), options).classes == NAMES
+    (root / "annotations/instances_val2017.json").unlink()
+    with pytest.raises(DataError, match=r"instances_train2017.json does not exist: .* holds train.json"):
+        load_config(write_config(tmp_path), options)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(["cat", "dog"], ("cat", "dog")), ("cat", ("cat",))])
+def test_classes_by_name(tmp_path, value, expected):
+    cfg = load_config(write_config(tmp_path), {"classes": value})
+    assert cfg.train_dataloader.dataset.metainfo.classes == expected
+    assert num_classes(cfg) == [len(expected)] * 2
+
+
+def test_heads_that_do_not_count_objects_are_left_alone(tmp_path):
+    body = "model = dict(rpn_head=dict(num_classes=1), roi_head=dict(semantic_head=dict(num_classes=183)))"
+    cfg = load_config(write_config(tmp_path, body), {"classes": ["cat"]})
+    assert (cfg.model.rpn_head.num_classes, cfg.model.roi_head.semantic_head.num_classes) == (1, 183)
+
+
+def test_polygons_are_not_needed_to_know_that_they_are_there(tmp_path):
+    from localvit_det.annotations import read_annotations
+
+    content = annotations()
+    shapes = [[], [[1.5, 2e1, 3]], {"counts": [1, 2], "size": [3, 4]}, [[1, 2], [3, -4]], None]
+    for annotation, shape in zip(content["annotations"], shapes, strict=False):
+        annotation["segmentation"] = shape
+    found = read_annotations(write_coco(tmp_path, content) / "annotations/instances_train2017.json")
+    assert (found.boxes, found.without_mask) == (8, 2)

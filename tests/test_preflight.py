@@ -1,0 +1,399 @@
+"""Each mistake of a user ends in one sentence, before the first iteration; good configs pass in silence."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from coco_folder import NAMES, annotations, edited, write_coco, write_config
+from mmdet.registry import DATASETS, MODELS
+from mmengine.model import BaseModule
+
+import localvit_det  # noqa: F401
+from localvit_det import config, preflight
+from localvit_det.config import load_config
+from localvit_det.errors import CheckpointError, ConfigError, DataError
+from localvit_det.preflight import check_config
+
+SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', {}))"
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """Lines that the modules log, as (level, text)."""
+    lines = []
+
+    def record(message, logger, level=logging.INFO):
+        lines.append((level, message))
+
+    for module in (config, preflight.data, preflight.classes):
+        monkeypatch.setattr(module, "print_log", record)
+    return lines
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads a config over a good COCO folder with three classes, as the tools do before check_config."""
+
+    def load_one(body="", train=None, val=None, model="mask-rcnn_r50_fpn", **options):
+        root = write_coco(tmp_path / "mine", train, val)
+        options = {"data_root": str(root), "classes": list(NAMES), **options}
+        options = {key: value for key, value in options.items() if value is not None}
+        cfg = load_config(write_config(tmp_path, body, model), options)
+        cfg.work_dir = str(tmp_path / "work_dirs/run")
+        return cfg
+
+    return load_one
+
+
+def fails(cfg, kind, *words, train=True):
+    with pytest.raises(kind) as caught:
+        check_config(cfg, train=train)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    for word in words:
+        assert str(word) in sentence
+
+
+# ---------------------------------------------------------------------------------------------- good configs
+
+
+@pytest.mark.parametrize("model", ["mask-rcnn_r50_fpn", "cascade-mask-rcnn_r50_fpn", "retinanet_r50_fpn"])
+@pytest.mark.parametrize("train", [True, False])
+def test_good_config_passes_in_silence(load, logged, tmp_path, model, train):
+    check_config(load(model=model), train=train)
+    assert logged == []
+    assert not (tmp_path / "work_dirs").exists()
+
+
+def test_swapped_backbone_passes_and_is_told(load, logged):
+    check_config(load(SHUFFLE.format("arch='base'")))
+    assert [level for level, _ in logged] == [logging.INFO]
+    assert "neck.in_channels follows the backbone ShuffleTransformer: [128, 256, 512, 1024]" in logged[0][1]
+
+
+def test_each_file_is_read_once(load, monkeypatch):
+    cfg = load(classes="auto")
+    reads = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or real(path))
+    check_config(cfg)
+    # train was read for the classes already; val serves the data set and the evaluator
+    assert reads == ["instances_val2017.json"]
+
+
+def test_remote_data_are_not_looked_for(load):
+    check_config(load(data_root="s3://bucket/coco"))
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def test_missing_annotation_file(load, tmp_path):
+    cfg = load()
+    gone = tmp_path / "mine/annotations/instances_train2017.json"
+    gone.rename(gone.with_name("train.json"))
+    holds = f"{gone.parent} holds instances_val2017.json, train.json"
+    fails(cfg, DataError, "annotation file of train_dataloader.dataset", gone, holds, "data_root")
+
+
+def test_wrong_data_root_names_what_exists_above(load, tmp_path):
+    cfg = load(data_root=str(tmp_path / "nowhere"))
+    fails(cfg, DataError, tmp_path / "nowhere/annotations", f"{tmp_path} holds", "mine/")
+
+
+def test_missing_image_folder(load, tmp_path):
+    cfg = load()
+    (tmp_path / "mine/val2017").rename(tmp_path / "mine/valid")
+    fails(cfg, DataError, "image folder of val_dataloader.dataset", tmp_path / "mine/val2017", "valid/")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<annotation/>", ["not JSON"]),
+        ("[]", ["not in COCO format"]),
+        ("{}", ["not in COCO format", "'images'"]),
+        (
+            '{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}',
+            ["no 'width'", "file_name, width and"],
+        ),
+        ('{"images": [], "categories": {"cat": 1}}', ["not in COCO format", "categories have id and name"]),
+        ('{"images": [], "categories": [], "annotations": [{"id": 1, "bbox": [1, 2, 3, 4]}]}', ["no 'area'"]),
+        (
+            '{"images": [], "categories": [], "annotations": [{"id": 1, "bbox": [1, 2, 3]}]}',
+            ["annotations, near {'id': 1", "[x, y, width, height]"],
+        ),
+    ],
+)
+def test_file_that_is_not_coco(load, tmp_path, text, words):
+    cfg = load()
+    path = tmp_path / "mine/annotations/instances_train2017.json"
+    path.write_text(text)
+    fails(cfg, DataError, path, *words)
+
+
+def test_absent_pictures(load, tmp_path):
+    cfg = load()
+    for name in ("002.jpg", "003.jpg"):
+        (tmp_path / "mine/train2017" / name).unlink()
+    fails(cfg, DataError, "2 of the 4 pictures", tmp_path / "mine/train2017/002.jpg")
+
+
+def test_pictures_in_subfolders(load, tmp_path):
+    def nest(content):
+        content["images"][0]["file_name"] = "sub/001.jpg"
+
+    (tmp_path / "mine/train2017/sub").mkdir(parents=True)
+    cfg = load(train=edited(nest))
+    check_config(cfg)
+    (tmp_path / "mine/train2017/sub/001.jpg").unlink()
+    fails(cfg, DataError, "1 of the 4 pictures", "train2017/sub/001.jpg")
+
+
+def test_no_pictures(load):
+    fails(load(train=annotations(0)), DataError, "instances_train2017.json lists no pictures")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_no_annotations(load, split):
+    content = edited(lambda c: c["annotations"].clear())
+    fails(load(**{split: content}), DataError, f"instances_{split}2017.json has no usable annotation", "classes")
+
+
+def test_file_without_annotations_serves_to_write_results(load):
+    cfg = load(val=edited(lambda c: c.pop("annotations")))
+    cfg.test_evaluator.format_only = True
+    check_config(cfg, train=False)
+
+
+def test_all_pictures_too_small(load):
+    cfg = load(**{"train_dataloader.dataset.filter_cfg.min_size": 90})
+    fails(cfg, DataError, "smaller than 90 pixels", "filter_cfg")
+
+
+def test_ids_used_twice(load):
+    def twice(section):
+        return edited(lambda c: c[section][1].update(id=c[section][0]["id"]))
+
+    fails(load(train=twice("annotations")), DataError, "annotation id 1 twice")
+    fails(load(train=twice("images")), DataError, "picture id 1 twice")
+    fails(load(train=twice("categories")), DataError, "category", "'dog'", "twice")
+
+
+def change_boxes(boxes, count=8):
+    def change(content):
+        for annotation, box in zip(content["annotations"][:count], boxes * 8, strict=False):
+            annotation["bbox"] = box
+
+    return edited(change)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([[60, 40, 90, 60]], ["[x1, y1, x2, y2]", "8 run over the edge"]),
+        ([[0.6, 0.5, 0.3, 0.25]], ["fractions of the picture's size", "8 are smaller than one pixel"]),
+        ([[200, 200, 30, 20]], ["8 lie outside their picture"]),
+        ([[10, 10, 0, 20], [10, 10, 20, -5]], ["8 are smaller than one pixel"]),
+    ],
+)
+def test_most_boxes_bad(load, boxes, words):
+    fails(load(train=change_boxes(boxes)), DataError, "Most of the 8 annotations", *words)
+
+
+def test_few_bad_boxes_are_one_warning(load, logged):
+    def change(content):
+        content["annotations"][0]["bbox"] = [200, 10, 20, 20]
+        content["annotations"][1]["bbox"] = [10, 10, 0, 20]
+        content["annotations"][2]["category_id"] = 77
+        content["annotations"][3]["image_id"] = 77
+
+    check_config(load(train=edited(change)))
+    [(level, line)] = logged
+    assert level == logging.WARNING
+    assert "skip 4 of the 8 annotations" in line
+    for reason in ("1 lie outside", "1 are smaller", "1 have a category_id", "1 have an image_id"):
+        assert reason in line
+
+
+def test_masks_without_polygons(load):
+    content = edited(lambda c: c["annotations"][0].pop("segmentation"))
+    fails(load(train=content), DataError, "1 annotations", "no segmentation", "RetinaNet")
+
+
+def test_evaluation_without_iscrowd(load):
+    content = edited(lambda c: c["annotations"][0].pop("iscrowd"))
+    check_config(load(train=content))
+    fails(load(val=content), DataError, "iscrowd", "instances_val2017.json")
+
+
+def test_evaluator_with_another_file(load, tmp_path):
+    cfg = load(**{"val_evaluator.ann_file": str(tmp_path / "other.json")})
+    fails(cfg, DataError, "annotation file of val_evaluator is missing", tmp_path / "other.json")
+    (tmp_path / "other.json").write_text(json.dumps(annotations(1)))
+    fails(cfg, DataError, "lacks 3 of the 4 pictures", "same annotation file")
+
+
+def test_unknown_data_set_type(load):
+    cfg = load(**{"train_dataloader.dataset.type": "CocoDatset"})
+    fails(cfg, ConfigError, "train_dataloader.dataset.type 'CocoDatset'", "did you mean 'CocoDataset'?")
+
+
+def test_data_set_prepares_itself_first(load, tmp_path):
+    from mmdet.datasets import CocoDataset
+
+    class SelfMade(CocoDataset):
+        @classmethod
+        def prepare(cls, data_root):
+            write_coco(Path(data_root))
+
+    with DATASETS.switch_scope_and_registry("mmdet"):
+        DATASETS.register_module(module=SelfMade, force=True)
+    try:
+        kinds = {f"{split}_dataloader.dataset.type": "SelfMade" for split in ("train", "val", "test")}
+        check_config(load(data_root=str(tmp_path / "made"), **kinds))
+        assert load(data_root=str(tmp_path / "again"), classes="auto", **kinds).classes == NAMES
+    finally:
+        del DATASETS.module_dict["SelfMade"]
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["cat", "dgo", "zebra"], ["'dgo' (did you mean 'dog'?)", "shift", "classes=auto"]),
+        (["cat", "dog", "Zebra"], ["'Zebra' (did you mean 'zebra'?)"]),
+        (["cat", "dog", "spaceship"], ["'spaceship';"]),
+        (["car", "bus"], ["2 of the 2 classes", "car, bus", "cat, dog, zebra", "classes=auto"]),
+        (["dog", "cat", "zebra"], ["another order", "where the file has 'cat' the config has 'dog'"]),
+    ],
+)
+def test_classes_not_as_in_the_file(load, classes, words):
+    fails(load(classes=classes), DataError, "train_dataloader.dataset", "instances_train2017.json", *words)
+
+
+def test_misspelt_class_in_the_val_annotations(load):
+    content = edited(lambda c: c["categories"][1].update(name="dogg"))
+    fails(load(val=content), DataError, "val_dataloader.dataset", "'dog' (did you mean 'dogg'?)")
+
+
+def test_subset_of_the_classes_is_only_told(load, logged):
+    check_config(load(classes=["cat", "zebra"]), train=False)
+    assert [(level, line[-10:]) for level, line in logged] == [(logging.INFO, " not: dog.")]
+
+
+def test_coco_config_on_other_classes(load):
+    fails(load(classes=None), DataError, "77 of the 80 classes", "cat, dog, zebra")
+
+
+def test_classes_as_one_string(load):
+    cfg = load(classes=None, **{"train_dataloader.dataset.metainfo": {"classes": "balloon"}})
+    fails(cfg, ConfigError, "train_dataloader.dataset.metainfo.classes", "('balloon',)")
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [
+        ("mask-rcnn_r50_fpn", "model.roi_head.mask_head"),
+        ("cascade-mask-rcnn_r50_fpn", "model.roi_head.bbox_head.1"),
+        ("retinanet_r50_fpn", "model.bbox_head"),
+    ],
+)
+def test_num_classes_of_one_head(load, model, head):
+    cfg = load(model=model)
+    cfg.merge_from_dict({f"{head}.num_classes": 5})
+    fails(cfg, ConfigError, f"{head}.num_classes is 5", "3 classes (cat, dog, zebra)")
+
+
+# ---------------------------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("arch='tiny', window_sise=7", ["model.backbone", "window_sise", "did you mean 'window_size'?"]),
+        ("arch='tiny', depth=50, style='pytorch'", ["model.backbone", "depth", "style", "_delete_=True"]),
+        ("arch='tiny', bananas=1", ["bananas", "_delete_=True"]),
+        ("arch='huge'", ["model.backbone", "huge", "base"]),
+        ("arch='tiny', out_indices=(0, 1, 2, 7)", ["model.backbone", "out_indices"]),
+    ],
+)
+def test_wrong_arguments_of_our_backbones(load, arguments, words):
+    fails(load(SHUFFLE.format(arguments)), ConfigError, "ShuffleTransformer", *words)
+
+
+def test_unknown_keys_are_found_anywhere(load):
+    cfg = load()
+    cfg.train_dataloader.dataset = {**cfg.train_dataloader.dataset, "type": "ShapesDataset", "filter_cgf": {}}
+    fails(cfg, ConfigError, "train_dataloader.dataset", "filter_cgf", "did you mean 'filter_cfg'?")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "near"),
+    [
+        ("model.type", "MaskRCN", "MaskRCNN"),
+        ("model.backbone.type", "ShufleTransformer", "ShuffleTransformer"),
+        ("model.neck.type", "fpn", "FPN"),
+        ("model.roi_head.mask_head.type", "FCNMaskHed", "FCNMaskHead"),
+        ("model.data_preprocessor.type", "DetDataPreprocesor", "DetDataPreprocessor"),
+    ],
+)
+def test_unknown_types(load, key, value, near):
+    fails(load(**{key: value}), ConfigError, f"{key} '{value}'", f"did you mean '{near}'?")
+
+
+def test_neck_channels_that_contradict_our_backbone(load):
+    cfg = load(SHUFFLE.format("arch='tiny'"), **{"model.neck.in_channels": [256, 512, 1024, 2048]})
+    fails(cfg, ConfigError, "[96, 192, 384, 768]", "model.neck.in_channels is [256, 512, 1024, 2048]")
+
+
+def test_neck_channels_of_any_other_backbone(load):
+    @MODELS.register_module()
+    class TwoMaps(BaseModule):
+        def forward(self, x):
+            float(x.mean())  # asks for a value, which the meta device does not have
+            return x[:, :2], x
+
+    try:
+        fails(
+            load("model = dict(backbone=dict(_delete_=True, type='TwoMaps'))"),
+            ConfigError,
+            "[2, 3]",
+            "[256, 512",
+        )
+        body = "model = dict(backbone=dict(_delete_=True, type='TwoMaps'), neck=dict(in_channels=[2, 3]))"
+        check_config(load(body))
+    finally:
+        del MODELS.module_dict["TwoMaps"]
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def test_work_dir_that_cannot_be_written(load, tmp_path):
+    cfg = load()
+    (tmp_path / "file").touch()
+    cfg.work_dir = str(tmp_path / "file/run")
+    fails(cfg, ConfigError, f"work-dir {tmp_path / 'file/run'}", "--work-dir")
+
+
+def test_missing_checkpoints(load, tmp_path):
+    (tmp_path / "epoch_12.pth").touch()
+    cfg = load(load_from=str(tmp_path / "epoch_21.pth"))
+    fails(cfg, CheckpointError, "load_from", tmp_path / "epoch_21.pth", "epoch_12.pth", train=False)
+    check_config(load(load_from=str(tmp_path / "epoch_12.pth")), train=False)
+    fails(load(load_from=str(tmp_path)), CheckpointError, "is a folder")
+
+
+def test_missing_pretrained_weights_matter_only_for_training(load):
+    init = {"model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "nowhere/r50.pth"}}
+    fails(
+        load(**init),
+        CheckpointError,
+        "model.backbone.init_cfg.checkpoint",
+        Path("nowhere/r50.pth").absolute(),
+    )
+    check_config(load(**init), train=False)

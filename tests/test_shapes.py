@@ -1,0 +1,215 @@
+"""The generator of drawn shapes, and its data set in MMDetection."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmdet.registry import DATASETS
+from pycocotools.coco import COCO
+
+import localvit_det  # noqa: F401 - registers the data set
+from localvit_det.datasets import shapes
+from localvit_det.datasets.drawing import PALETTES
+from localvit_det.datasets.shapes import annotation_file, main, make_shapes
+from localvit_det.errors import DataError
+
+SMALL = {"num_train": 10, "num_val": 4, "size": 96}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of the default size in pixels, with fewer pictures."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=80, num_val=20)
+
+
+@pytest.fixture(scope="module")
+def coco(root: Path) -> COCO:
+    return COCO(str(annotation_file(root, "train")))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    first, again, other = (
+        contents(make_shapes(tmp_path / name, **SMALL, seed=seed)) for name, seed in [("a", 3), ("b", 3), ("c", 4)]
+    )
+    assert first == again
+    assert first.keys() == other.keys()
+    assert all(first[name] != other[name] for name in first)
+    assert len(first) == 10 + 4 + 2
+
+
+def test_more_pictures_leave_the_first_ones_alone(tmp_path: Path) -> None:
+    few = contents(make_shapes(tmp_path / "few", **SMALL))
+    many = contents(make_shapes(tmp_path / "many", **{**SMALL, "num_train": 12}))
+    pictures = [name for name in few if name.startswith("train2017")]
+    assert all(few[name] == many[name] for name in pictures)
+
+
+def test_train_and_val_differ(root: Path) -> None:
+    pictures = [path.read_bytes() for path in root.glob("*2017/*.jpg")]
+    assert len(set(pictures)) == len(pictures) == 100
+
+
+def test_variety(coco: COCO) -> None:
+    areas = np.array([annotation["area"] for annotation in coco.anns.values()])
+    assert {annotation["category_id"] for annotation in coco.anns.values()} == {1, 2, 3}
+    assert np.histogram(areas, [0, 32**2, 96**2, 160**2])[0].min() >= 5  # COCO's small, medium, large
+    assert 1 <= sum(not coco.getAnnIds(image) for image in coco.imgs) <= 8
+    assert any(len(annotation["segmentation"]) > 1 for annotation in coco.anns.values())
+
+
+def test_masks_boxes_and_areas_agree(coco: COCO) -> None:
+    box_differences = []
+    for image in coco.imgs:
+        annotations = coco.loadAnns(coco.getAnnIds(image))
+        masks = [coco.annToMask(annotation) for annotation in annotations]
+        for annotation, mask in zip(annotations, masks, strict=True):
+            assert abs(mask.sum() - annotation["area"]) <= 4 + 0.04 * annotation["area"]
+            left, top, width, height = annotation["bbox"]
+            assert min(left, top) >= 0
+            assert max(left + width, top + height) <= 160
+            box_differences.append(np.abs(np.subtract(annotation["bbox"], cv2.boundingRect(mask))))
+        # Only the visible part of an object is its mask: no pixel belongs to two, but for rounding at edges.
+        overlap = np.sum([np.zeros((160, 160)), *masks], axis=0) > 1
+        assert not cv2.erode(overlap.astype(np.uint8), np.ones((3, 3))).any()
+    assert np.mean(box_differences) < 0.6  # half a pixel is rounding
+    assert np.max(box_differences) < 6  # the thin end of a visible sliver covers no whole pixel
+
+
+def test_masks_cover_the_painted_pixels(root: Path, coco: COCO) -> None:
+    """A shift by two pixels, or an order of occlusion turned round, would mix in other colours."""
+    colours = np.array([PALETTES["bright"][name] for name in ("circle", "square", "triangle")], float)
+    right = total = 0
+    for image in coco.loadImgs(list(coco.imgs)):
+        rgb = cv2.imread(str(root / "train2017" / image["file_name"]))[..., ::-1].astype(float)
+        nearest = np.linalg.norm(rgb[:, :, None] - colours, axis=-1).argmin(-1) + 1
+        for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
+            inside = coco.annToMask(annotation).astype(bool)
+            right += (nearest[inside] == annotation["category_id"]).sum()
+            total += inside.sum()
+    assert right / total > 0.98
+
+
+def test_holes_are_cut_open(tmp_path: Path) -> None:
+    """A small shape in the middle of a big one must not count as part of it."""
+    root = make_shapes(tmp_path / "set", num_train=120, num_val=1)
+    coco = COCO(str(annotation_file(root, "train")))
+    nested = 0
+    for image in coco.imgs:
+        masks = [coco.annToMask(annotation) for annotation in coco.loadAnns(coco.getAnnIds(image))]
+        for mask in masks:
+            contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            del contours
+            nested += bool((hierarchy[0, :, 3] >= 0).any())
+    assert nested > 5
+
+
+def test_second_set_with_a_star(tmp_path: Path) -> None:
+    classes = ("circle", "square", "triangle", "star")
+    root = make_shapes(tmp_path / "stars", **SMALL, classes=classes, palette="dusk")
+    coco = COCO(str(annotation_file(root, "train")))
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(classes)
+    assert 4 in {annotation["category_id"] for annotation in coco.anns.values()}
+
+
+def test_asking_twice_keeps_the_set(tmp_path: Path) -> None:
+    root = make_shapes(tmp_path / "set", **SMALL)
+    before = annotation_file(root, "val").stat().st_mtime_ns
+    assert make_shapes(root, **SMALL) == root
+    assert annotation_file(root, "val").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_not_mixed_up(tmp_path: Path) -> None:
+    root = make_shapes(tmp_path / "set", **SMALL)
+    with pytest.raises(DataError, match="seed 0 instead of 1"):
+        make_shapes(root, **SMALL, seed=1)
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(DataError, match="holds no shapes set"):
+        make_shapes(tmp_path / "mine", **SMALL)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("No space left on device")])
+def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
+    def stop_at_val(root: Path, split: str, *args: object, **kwargs: object) -> None:
+        if split == "val":
+            raise stop
+        write(root, split, *args, **kwargs)
+
+    write = shapes._write_split
+    monkeypatch.setattr(shapes, "_write_split", stop_at_val)
+    with pytest.raises((KeyboardInterrupt, DataError)):
+        make_shapes(tmp_path / "set", **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_at_once_make_one_set(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        roots = list(pool.map(lambda _: make_shapes(tmp_path / "set", **SMALL), range(8)))
+    assert set(roots) == {tmp_path / "set"}
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert len(contents(tmp_path / "set")) == 10 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"classes": ("circle", "hexagon")},
+        {"classes": ("circle", "circle")},
+        {"classes": ()},
+        {"palette": "neon"},
+        {"num_val": 0},
+        {"size": 8},
+    ],
+)
+def test_senseless_settings(tmp_path: Path, mistake: dict) -> None:
+    with pytest.raises(DataError):
+        make_shapes(tmp_path / "set", **{**SMALL, **mistake})
+
+
+def test_command_line(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "set"), "--num-train", "2", "--num-val", "2", "--size", "64", "--seed"]
+    main([*arguments, "5"])
+    assert json.loads(annotation_file(tmp_path / "set", "val").read_text())["info"]["settings"]["seed"] == 5
+    with pytest.raises(SystemExit, match="seed 5 instead of 6"):
+        main([*arguments, "6"])
+
+
+def test_dataset_in_mmdetection(root: Path) -> None:
+    dataset = DATASETS.build(
+        {
+            "type": "ShapesDataset",
+            "data_root": str(root),
+            "ann_file": "annotations/instances_train2017.json",
+            "data_prefix": {"img": "train2017/"},
+            "filter_cfg": {"filter_empty_gt": True},
+        }
+    )
+    assert dataset.metainfo["classes"] == ("circle", "square", "triangle")
+    assert 70 <= len(dataset) < 80  # without the empty ones
+    assert {
+        instance["bbox_label"] for index in range(20) for instance in dataset.get_data_info(index)["instances"]
+    } == {
+        0,
+        1,
+        2,
+    }
+
+
+def test_prepare_makes_the_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = DATASETS.get("ShapesDataset")
+    own = make_shapes(tmp_path / "own", **SMALL)
+    assert dataset.prepare(own) == own  # any shapes set is good
+
+    monkeypatch.setattr(shapes, "make_shapes", lambda root: make_shapes(root, **SMALL))
+    assert len(contents(dataset.prepare(str(tmp_path / "new")))) == 10 + 4 + 2

@@ -1,0 +1,44 @@
+"""Trains a detector: `python tools/train.py configs/mask_rcnn_shuffle_t_coco.py`."""
+
+from collections.abc import Sequence
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.runner import Runner
+
+from localvit_det.cli import check_config, config_from, enable_amp, make_parser, tells_mistakes
+from localvit_det.errors import ConfigError
+
+
+@tells_mistakes
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the arguments, checks everything that can be checked, trains."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; from the latest one in the work dir if none is named",
+    )
+    args = parser.parse_args(argv)
+
+    cfg = config_from(args)
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ConfigError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.")
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    check_config(cfg, train=True)
+
+    setup_cache_size_limit_of_dynamo()
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == "__main__":
+    main()
