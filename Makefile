@@ -17,7 +17,7 @@ $(VENV)/.installed: constraints.txt setup.py
 
 demo: install
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(RUN) tools/test.py $(CONFIG) $(DEMO)/last.pth --work-dir $(DEMO)/test --show-dir $(DEMO)/pictures
+	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/pictures
 	@echo "Predictions beside ground truth: $(DEMO)/pictures   curves: $(DEMO)/curves.png"
 
 test: install

@@ -4,11 +4,11 @@ Importing this package is all that is needed: it checks the installation, mends 
 today's PyTorch (see :mod:`localvit_det.compat`), and registers everything in MMDetection's registries.
 """
 
-from localvit_det import compat
+from . import compat
 
 compat.apply()  # before anything that imports mmcv.ops
 
-from localvit_det import backbones, datasets, engine  # noqa: E402
+from . import backbones, datasets, engine  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "backbones", "datasets", "engine"]

@@ -6,18 +6,18 @@ from pathlib import Path
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
-from localvit_det.errors import ConfigError
+from localvit_det.errors import CheckpointError, ConfigError
 
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, evaluates."""
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", help="checkpoint file, or a work dir, whose last checkpoint is taken")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cfg = config_from(args)
     cfg.load_from = args.checkpoint
+    if Path(args.checkpoint).is_dir():
+        cfg.load_from = find_latest_checkpoint(args.checkpoint)
+        if cfg.load_from is None:
+            raise CheckpointError(f"The work dir {args.checkpoint} holds no checkpoint; name a file, or train first.")
     if args.show or args.show_dir:
         # Absolute, so that pictures land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())

@@ -11,8 +11,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localvit_det.checkpoint import Rule
-from localvit_det.layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed
+from ..checkpoint import Rule
+from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed
 
 
 class Stage(nn.Module):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from localvit_det.backbones.base import LocalViT
-from localvit_det.layers import build_norm, inhomogeneous_conv, pad_to_multiple
+from ..layers import build_norm, inhomogeneous_conv, pad_to_multiple
+from .base import LocalViT
 
 _REDUCTION = 4  # of the channels inside the kernel generators
 

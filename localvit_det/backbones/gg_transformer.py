@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from localvit_det.backbones.base import LocalViT
-from localvit_det.layers import WindowAttention, pad_to_multiple
+from ..layers import WindowAttention, pad_to_multiple
+from .base import LocalViT
 
 
 class GlanceGazeAttention(WindowAttention):

@@ -10,8 +10,8 @@ from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from localvit_det.backbones.base import LocalViT
-from localvit_det.layers import Block, ConvDownsample, ConvStem, WindowAttention, build_norm
+from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, build_norm
+from .base import LocalViT
 
 
 class ShuffleBlock(Block):

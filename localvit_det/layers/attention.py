@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from localvit_det.layers.window import Split, merge_windows, pad_to_multiple, padding_bias, split_windows
+from .window import Split, merge_windows, pad_to_multiple, padding_bias, split_windows
 
 
 def relative_position_index(window_size: int) -> Tensor:

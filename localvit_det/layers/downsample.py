@@ -6,8 +6,8 @@ from einops import rearrange
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from localvit_det.layers.norm import build_norm
-from localvit_det.layers.window import pad_to_multiple
+from .norm import build_norm
+from .window import pad_to_multiple
 
 
 class ConvDownsample(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
-from localvit_det.layers.norm import build_norm
-from localvit_det.layers.window import pad_to_multiple
+from .norm import build_norm
+from .window import pad_to_multiple
 
 
 class ConvStem(nn.Sequential):

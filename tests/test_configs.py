@@ -1,0 +1,112 @@
+"""Every config of the repository is read, checked, built and trained for one step at a small size."""
+
+import json
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from localvit_det.backbones import LocalViT
+from localvit_det.config import load_config
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
+SMALL = ("nano", "_t_")
+
+
+def model_of(path) -> str:
+    return json.dumps(load_config(path).model.to_dict(), sort_keys=True, default=str)
+
+
+def distinct_models() -> list:
+    """One config for each model: schedules differ more often than models do."""
+    seen: dict[str, object] = {}
+    for path in CONFIGS:
+        seen.setdefault(model_of(path), path)
+    return [
+        pytest.param(p, id=p.stem, marks=() if any(s in p.stem for s in SMALL) else pytest.mark.slow)
+        for p in seen.values()
+    ]
+
+
+def loss_step(cfg: Config) -> None:
+    """Builds the model, computes its losses on two small pictures, and steps its optimiser."""
+    model = MODELS.build(cfg.model).train()
+    classes = next(n for n in (3, 80) if n == first_classes(cfg.model))
+    data = demo_mm_inputs(2, [(3, 96, 128)] * 2, num_classes=classes, with_mask=True)
+    data = model.data_preprocessor(data, training=True)
+    losses = model(**data, mode="loss")
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = model.backbone.stem.state_dict() if isinstance(model.backbone, LocalViT) else {}
+    before = {k: v.clone() for k, v in before.items()}
+    optimizer.update_params(total)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    for key, value in before.items():
+        if "running" not in key and "batches" not in key:
+            assert not torch.equal(value, model.backbone.stem.state_dict()[key]), f"{key} was not trained"
+
+
+def first_classes(model) -> int:
+    head = model.roi_head.bbox_head if "roi_head" in model else model.bbox_head
+    return (head[0] if isinstance(head, list) else head).num_classes
+
+
+@pytest.mark.parametrize("path", distinct_models())
+def test_one_step(path):
+    loss_step(load_config(path))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_is_whole(path):
+    cfg = load_config(path)
+    for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.val_dataloader.dataset.pipeline):
+        for transform in pipeline:
+            TRANSFORMS.build(transform)
+    epochs = cfg.train_cfg.max_epochs
+    assert epochs == (36 if "_3x" in path.stem else 12)
+    assert cfg.param_scheduler[-1].end == epochs
+    assert cfg.sync_bn == "torch"
+    assert cfg.optim_wrapper.optimizer.type == "AdamW"
+    backbone = MODELS.get(cfg.model.backbone.type)
+    if issubclass(backbone, LocalViT):
+        assert cfg.model.neck.in_channels == list(backbone.out_channels_of(cfg.model.backbone))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "_s_" in p.stem or "_b_" in p.stem], ids=lambda p: p.stem)
+def test_larger_sizes_are_short(path):
+    assert len(path.read_text().splitlines()) <= 10
+
+
+def test_no_decay_on_norms_and_position_bias():
+    cfg = load_config(REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py")
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.backbone.named_parameters():
+        free = "norm" in name or "relative_position_bias_table" in name
+        assert decay[id(parameter)] == (0 if free else 0.05), name
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "type='GGTransformer', arch='tiny'",
+        "type='DWNet', arch='tiny'",
+        "type='DynamicDWNet', arch='tiny'",
+        "type='GGTransformer', arch='base'",
+        "type='SwinTransformer'",
+        "type='ResNet', depth=18",
+    ],
+)
+def test_a_backbone_is_swapped_by_its_own_entry(backbone, tmp_path):
+    config = tmp_path / "swapped.py"
+    config.write_text(
+        f"_base_ = '{REPOSITORY}/configs/mask_rcnn_shuffle_t_coco.py'\n"
+        f"model = dict(backbone=dict(_delete_=True, {backbone}))\n"
+    )
+    loss_step(load_config(config))
