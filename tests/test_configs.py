@@ -68,7 +68,7 @@ def test_config_is_whole(path):
         for transform in pipeline:
             TRANSFORMS.build(transform)
     epochs = cfg.train_cfg.max_epochs
-    assert epochs == (36 if "_3x" in path.stem else 12)
+    assert epochs == (36 if "_3x" in path.stem else 8 if "nano" in path.stem else 12)
     assert cfg.param_scheduler[-1].end == epochs
     assert cfg.sync_bn == "torch"
     assert cfg.optim_wrapper.optimizer.type == "AdamW"

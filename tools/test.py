@@ -3,25 +3,28 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
 from localvit_det.errors import CheckpointError, ConfigError
+from localvit_det.evaluation import use_fast_eval
 
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, evaluates."""
+    # Imported late: these need the operators that importing localvit_det puts in place.
+    from mmdet.engine.hooks.utils import trigger_visualization_hook
+    from mmdet.evaluation import DumpDetResults
+
     parser = make_parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint file, or a work dir, whose last checkpoint is taken")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
+    parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Absolute, so that pictures land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
         trigger_visualization_hook(cfg, args)
+    if args.fast_eval:
+        use_fast_eval(cfg)
     check_config(cfg, train=False)
 
     setup_cache_size_limit_of_dynamo()
