@@ -6,7 +6,8 @@ RUN := $(VENV)/bin/python
 
 CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 
-.PHONY: demo test quick lint install clean
+# make families: train every family's nano model under one budget; docs/families.md and .png.
+.PHONY: demo families test quick lint install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt setup.py
@@ -19,6 +20,9 @@ demo: install
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
 	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/pictures
 	@echo "Predictions beside ground truth: $(DEMO)/pictures   curves: $(DEMO)/curves.png"
+
+families: install
+	$(RUN) tools/compare_families.py
 
 test: install
 	$(RUN) -m pytest

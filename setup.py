@@ -33,6 +33,7 @@ setup(
         # possibly a user's compiled build. Without any, importing the package says which command mends it.
         "lite": ["mmcv-lite>=2.1,<2.2"],
         "test": ["pytest>=8"],
-        "dev": ["pytest>=8", "ruff", "pre-commit"],
+        "fast-eval": ["faster-coco-eval>=1.8,<2"],
+        "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )

@@ -12,6 +12,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from .annotations import read_annotations
+from .checkpoint.policy import POLICIES
+from .checkpoint.publish import CHECKPOINT_SUFFIXES, config_text
 from .errors import ConfigError, UserError
 
 SPLITS = ("train", "val", "test")
@@ -20,7 +22,7 @@ SPLITS = ("train", "val", "test")
 _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
     *("data_root", "classes", "sync_bn", "compile", "find_unused_parameters", "custom_imports"),
-    *("vis_backends", "tta_model", "tta_pipeline"),
+    *("vis_backends", "tta_model", "tta_pipeline", "pretrained", "load_policy"),
 }
 # Parts whose num_classes does not count object classes: RPN is class-agnostic, semantic heads count stuff.
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "backbone")
@@ -30,6 +32,7 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
     """Reads a config, merges options and completes it.
 
     Args:
+        path: A config file, or a checkpoint that carries its config.
         options: Dotted keys and values, as `--cfg-options` gives them.
 
     Raises:
@@ -55,6 +58,9 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
         match_neck_channels(cfg)
     if cfg.get("classes") is not None:
         use_dataset_classes(cfg)
+    if cfg.get("pretrained"):
+        use_pretrained(cfg)
+    use_load_policy(cfg)
     return cfg
 
 
@@ -131,6 +137,33 @@ def use_dataset_classes(cfg: Config) -> None:
         dataset["metainfo"] = {"palette": None, **(dataset.get("metainfo") or {}), "classes": classes}
     for _, head in heads_with_classes(cfg):
         head["num_classes"] = len(classes)
+
+
+def use_pretrained(cfg: Config) -> None:
+    """Lets the backbone start from the checkpoint that the top-level `pretrained` names.
+
+    Raises:
+        ConfigError: The model has no backbone.
+    """
+    backbones = [node["backbone"] for _, node in walk(cfg.get("model")) if isinstance(node.get("backbone"), dict)]
+    if not backbones:
+        raise ConfigError(f"pretrained={cfg.pretrained} has no effect: the model of the config has no backbone.")
+    for backbone in backbones:
+        backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": cfg.pretrained}
+
+
+def use_load_policy(cfg: Config) -> None:
+    """Lets the top-level `load_policy` decide what in the checkpoint of `load_from` may fail to fit.
+
+    Raises:
+        ConfigError: There is no such policy.
+    """
+    policy = cfg.get("load_policy")
+    if policy is not None and policy not in POLICIES:
+        raise ConfigError(f"load_policy='{policy}' is none of {POLICIES}{did_you_mean(policy, POLICIES)}; correct it.")
+    hooks = cfg.get("custom_hooks") or []
+    if not any(hook.get("type") == "LoadPolicyHook" for hook in hooks):
+        cfg.custom_hooks = [*hooks, {"type": "LoadPolicyHook"}]
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -243,6 +276,8 @@ def _read(path: Path) -> Config:
         hint = did_you_mean(path.name, names)
         raise ConfigError(f"The config {path.absolute()} does not exist{missing}{hint}.")
     try:
+        if path.suffix in CHECKPOINT_SUFFIXES:
+            return Config.fromstring(config_text(path), ".py")
         return Config.fromfile(path)
     except UserError:
         raise

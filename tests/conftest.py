@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 
 import localvit_det  # noqa: F401 - registers everything
 
@@ -15,6 +16,11 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_scope() -> None:
+    init_default_scope("mmdet")  # as default_scope in every config does
 
 
 @pytest.fixture

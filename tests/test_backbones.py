@@ -187,3 +187,51 @@ def test_drop_path_schedules():
     gg = MODELS.build({"type": "GGTransformer", "drop_path_rate": 0.22})
     rates = [round(b.drop_path.drop_prob, 4) for stage in gg.stages for b in stage.blocks]
     assert rates == [round(0.02 * i, 4) for i in range(12)]
+
+
+def settle(net: LocalViT) -> LocalViT:
+    """Gives BatchNorms statistics and weights that are not the initial ones, as training would."""
+    for module in net.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = None  # plain averages
+    with torch.no_grad():
+        for _ in range(2):
+            net.train()(torch.randn(2, 3, 96, 80))
+    return net.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_backbone_gives_the_same_maps(family):
+    net = settle(build(family)).double()
+    norms = sum(isinstance(m, _BatchNorm) for m in net.modules())
+    x = torch.randn(2, 3, 75, 92, dtype=torch.float64)
+    with torch.no_grad():
+        before = net(x)
+        assert net.fuse() is net
+        after = net(x)
+    for a, b in zip(after, before, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    if norms:
+        assert sum(isinstance(m, _BatchNorm) for m in net.modules()) < norms
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [(224, 64), (203, 75)], ids=str)
+def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
+    from localvit_det.layers import bands
+
+    net = settle(build(family)).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    cuts = []
+    original = bands._bands
+    monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
+    monkeypatch.setattr(bands, "_bands", lambda *a: cuts.append(original(*a)) or cuts[-1])
+    whole = net(x)  # with gradients recorded nothing is cut
+    assert not cuts
+    with torch.no_grad():
+        banded = net(x)
+    assert max(len(c) for c in cuts) > 2
+    for a, b in zip(banded, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

@@ -25,9 +25,8 @@ def counted(layer: nn.Module, device: str) -> int:
     return count_multiply_adds(lambda: layer(torch.zeros(B, C, H, W, device=device)))
 
 
-DEPTHWISE = nn.Conv2d(C, C, 7, padding=3, groups=C)
 LAYERS = {
-    "depth-wise": (lambda: DEPTHWISE, POSITIONS * C * 49),
+    "depth-wise": (lambda: nn.Conv2d(C, C, 7, padding=3, groups=C), POSITIONS * C * 49),
     "strided": (lambda: nn.Conv2d(C, 3, 2, stride=2), B * (H // 2) * (W // 2) * C * 3 * 4),
     "transposed": (lambda: nn.ConvTranspose2d(C, 3, 2, stride=2), POSITIONS * C * 3 * 4),
     "linear on the last axis": (lambda: nn.Linear(W, 5), B * C * H * W * 5),

@@ -1,16 +1,22 @@
 """faster-coco-eval must give pycocotools' numbers, on drawn and on real pictures."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
+from mmdet.registry import MODELS
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 
+from localvit_det.config import load_config
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
 from localvit_det.evaluation import FastCocoMetric, fast_coco_metric, use_fast_eval
@@ -142,6 +148,23 @@ def test_option_replaces_the_type():
     use_fast_eval(cfg)  # again: nothing to do, no error
     with pytest.raises(ConfigError, match="VOCMetric"):
         use_fast_eval(Config({"val_evaluator": {"type": "VOCMetric"}}))
+
+
+@installed
+@pytest.mark.slow
+def test_tool_evaluates_with_it(shapes_annotations, tmp_path):
+    config = REPOSITORY / "configs/mask_rcnn_dwnet_nano_shapes.py"
+    checkpoint = tmp_path / "random.pth"
+    torch.save({"state_dict": MODELS.build(load_config(config).model).state_dict()}, checkpoint)
+    command = [sys.executable, str(REPOSITORY / "tools/test.py"), str(config), str(checkpoint), "--fast-eval"]
+    command += ["--work-dir", str(tmp_path / "run"), "--cfg-options", f"data_root={shapes_annotations.parents[1]}"]
+    command += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+    command += ["model.test_cfg.rcnn.score_thr=0.0"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "COCOeval_opt.evaluate() finished" in done.stdout  # what the other evaluator says
+    assert "coco/segm_mAP" in done.stdout
 
 
 def test_not_installed_is_told_at_once(monkeypatch):

@@ -381,7 +381,7 @@ def test_work_dir_that_cannot_be_written(load, tmp_path):
 
 
 def test_missing_checkpoints(load, tmp_path):
-    (tmp_path / "epoch_12.pth").touch()
+    (tmp_path / "epoch_12.pth").write_bytes(b"\x80")
     cfg = load(load_from=str(tmp_path / "epoch_21.pth"))
     fails(cfg, CheckpointError, "load_from", tmp_path / "epoch_21.pth", "epoch_12.pth", train=False)
     check_config(load(load_from=str(tmp_path / "epoch_12.pth")), train=False)

@@ -1,4 +1,7 @@
-"""Evaluates a checkpoint: `python tools/test.py CONFIG CHECKPOINT`."""
+"""Evaluates a checkpoint: `python tools/test.py CONFIG CHECKPOINT`.
+
+The config may be left out for a checkpoint that carries one: a published one, or one of a training.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmdet.evaluation import DumpDetResults
 
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", help="checkpoint file, or a work dir, whose last checkpoint is taken")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint file, or a work dir, whose last checkpoint is taken")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
@@ -29,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
 
+    args.checkpoint = args.checkpoint or args.config
     cfg = config_from(args)
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():

@@ -16,6 +16,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(
+        "--pretrained",
+        metavar="BACKBONE.pth",
+        help="start the backbone from these weights (official files as they are)",
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--load-from",
+        metavar="DETECTOR.pth",
+        help="fine-tune this detector; heads start new where the classes differ",
+    )
+    start.add_argument(
         "--resume",
         nargs="?",
         const="auto",
@@ -24,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
+    if args.pretrained:
+        args.cfg_options = {"pretrained": args.pretrained, **(args.cfg_options or {})}
+    if args.load_from:
+        args.cfg_options = {"load_policy": "finetune", "load_from": args.load_from, **(args.cfg_options or {})}
     cfg = config_from(args)
     if args.amp:
         enable_amp(cfg)

@@ -26,7 +26,7 @@ param_scheduler = [
         type="CosineAnnealingLR",
         by_epoch=True,
         begin=0,
-        end=12,
+        end=8,
         eta_min_ratio=0.01,
         convert_to_iter_based=True,
     ),

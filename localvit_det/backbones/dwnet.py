@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import build_norm, inhomogeneous_conv, pad_to_multiple
+from ..layers import build_norm, fuse_into_previous, inhomogeneous_conv, pad_to_multiple, scale_and_shift
 from .base import LocalViT
 
 _REDUCTION = 4  # of the channels inside the kernel generators
@@ -47,6 +48,22 @@ class DynamicDWConv(nn.Module):
         ]
         return torch.cat(maps)
 
+    def fuse(self) -> None:
+        """Fold the generator's norm."""
+        self.reduce, self.norm = fuse_into_previous(self.reduce, self.norm)
+
+    @torch.no_grad()
+    def absorb(self, norm: nn.Module) -> nn.Module:
+        """Take a BatchNorm that follows into the generated kernels; returns what is left to apply."""
+        if not isinstance(norm, _BatchNorm):
+            return norm
+        scale, shift = scale_and_shift(norm)
+        per_kernel = scale.repeat_interleave(self.kernel_size**2)  # C·k²
+        self.generate.weight.mul_(per_kernel[:, None, None, None])
+        self.generate.bias.mul_(per_kernel)
+        self.bias.mul_(scale).add_(shift)
+        return nn.Identity()
+
 
 class InhomogeneousDWConv(nn.Module):
     """Depth-wise convolution with a kernel for each position, shared by groups of channels.
@@ -67,8 +84,17 @@ class InhomogeneousDWConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        kernels = self.generate(self.norm(self.reduce(x)).relu())  # B, G·k², H, W
-        return inhomogeneous_conv(x, kernels, self.kernel_size)
+        reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
+        # The 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in
+        # one run, where a channels-last convolution would scatter it and the operator would have to copy.
+        weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
+        bias = self.generate.bias[None, :, None]
+        kernels = torch.baddbmm(bias, weight, reduced.flatten(2))  # B, G·k², H·W
+        return inhomogeneous_conv(x, kernels.unflatten(2, x.shape[-2:]), self.kernel_size)
+
+    def fuse(self) -> None:
+        """Fold the generator's norm. (A norm that follows is per channel, the kernels are not.)"""
+        self.reduce, self.norm = fuse_into_previous(self.reduce, self.norm)
 
 
 class ConvMixer(nn.Module):
@@ -96,9 +122,18 @@ class ConvMixer(nn.Module):
         height, width = x.shape[-2:]
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
-        x = F.relu(self.norm1(self.expand(x)))
-        x = F.relu(self.norm2(self.conv(x)))
+        x = F.relu(self.norm1(self.expand(x)), inplace=True)
+        x = F.relu(self.norm2(self.conv(x)), inplace=True)
         return self.norm3(self.project(x))[..., :height, :width]
+
+    def fuse(self) -> None:
+        """Fold the norms into the convolutions before them."""
+        self.expand, self.norm1 = fuse_into_previous(self.expand, self.norm1)
+        if isinstance(self.conv, nn.Conv2d):
+            self.conv, self.norm2 = fuse_into_previous(self.conv, self.norm2)
+        elif isinstance(self.conv, DynamicDWConv):
+            self.norm2 = self.conv.absorb(self.norm2)
+        self.project, self.norm3 = fuse_into_previous(self.project, self.norm3)
 
 
 @MODELS.register_module()

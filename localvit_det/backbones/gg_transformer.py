@@ -33,6 +33,10 @@ class GlanceGazeAttention(WindowAttention):
         # With a bias: the field's convention for depth-wise convolutions; the paper is silent.
         self.gaze = nn.Conv2d(channels, channels, gaze_kernel, padding=gaze_kernel // 2, groups=channels)
 
+    @property
+    def reach(self) -> None:
+        """The whole map: the convolution crosses every band."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[-2:]

@@ -10,7 +10,8 @@ from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, build_norm
+from ..checkpoint.resize import resize_kernel
+from ..layers import POINTWISE, Block, ConvDownsample, ConvStem, WindowAttention, build_norm, residual
 from .base import LocalViT
 
 
@@ -34,9 +35,9 @@ class ShuffleBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        x = residual(x, self.mix, self.mixer.reach, self)
         x = x + self.local(self.norm_local(x))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return residual(x, self.transform, POINTWISE, self)
 
 
 @MODELS.register_module()
@@ -94,6 +95,7 @@ class ShuffleTransformer(LocalViT):
         (r"\.attn\.to_qkv\.", ".mixer.qkv."),
         (r"\.attn\.", ".mixer."),
     )
+    resizers: ClassVar = (*LocalViT.resizers, (r"\.local\.weight$", resize_kernel))
     default_act_cfg: ClassVar = {"type": "ReLU6"}
     stem_channels: ClassVar = 32  # also in the base size
 
@@ -116,7 +118,7 @@ class ShuffleTransformer(LocalViT):
 
     def drop_path_rates(self) -> list[list[float]]:
         """Constant inside a stage, rising from stage to stage: the official schedule."""
-        rates = torch.linspace(0, self.drop_path_rate, len(self.depths)).tolist()
+        rates = torch.linspace(0, self.drop_path_rate, len(self.depths), device="cpu").tolist()
         return [[rate] * depth for rate, depth in zip(rates, self.depths, strict=True)]
 
     def make_stem(self) -> nn.Module:

@@ -34,7 +34,7 @@ def download(address: str) -> Path:
     digest = re.search(r"-([a-f0-9]{8,64})\.", name)
     file = Path(torch.hub.get_dir(), "checkpoints", name)
     if file.exists():
-        if digest and not _sha256(file).startswith(digest[1]):
+        if digest and not sha256(file).startswith(digest[1]):
             raise CheckpointError(
                 f"{file} is not what its name says (its SHA-256 does not begin with {digest[1]}): delete it "
                 "and start again."
@@ -92,7 +92,8 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} is a zip archive without weights: unpack it and give the .pth file.")
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
     with file.open("rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):

@@ -10,6 +10,7 @@ import os
 from mmengine import dist
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from ..checkpoint.container import announce
 from ..errors import CheckpointError
 from .checkpoint_loading import MapLocation, download, load_weights_only
 
@@ -36,7 +37,8 @@ def install() -> None:
 # MMEngine's log line cuts the first ten characters off a loader's name, hence "load_from_".
 def load_from_local(filename: str | os.PathLike, map_location: MapLocation | None = None) -> dict:
     """Loads a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
-    return load_weights_only(filename, "cpu" if map_location is None else map_location)
+    checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
+    return announce(checkpoint, source=os.fspath(filename))
 
 
 def load_from_remote(filename: str, map_location: MapLocation | None = None) -> dict:

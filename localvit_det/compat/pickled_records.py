@@ -9,6 +9,7 @@ the failure that it mends is https://github.com/open-mmlab/mmengine/issues/1655.
 
 import pickle
 import re
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ ALLOWED_GLOBALS = [
     (HistoryBufferRecord, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_statistics_name, "builtins.getattr"),
     (_empty_bytes, "builtins.bytes"),
+    (OrderedDict, "yacs.config.CfgNode"),  # a dict of settings, beside the weights of the official classifiers
 ]
 
 

@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .attention import WindowAttention
+from .bands import POINTWISE, residual
+from .fuse import fuse_into_next
+
 
 class Block(nn.Module):
     """x + mixer(norm1(x)), then x + mlp(norm2(x)), each branch dropped at random while training.
 
     Args:
         norm1: Before the mixer; ``nn.Identity()`` for mixers that normalise by themselves.
-        mixer: Mixes tokens, (B, C, H, W) -> (B, C, H, W) for any H×W.
+        mixer: Mixes tokens, (B, C, H, W) -> (B, C, H, W) for any H×W. If it has an attribute ``reach``, it may be
+            run over bands of rows (see :mod:`localvit_det.layers.bands`).
         norm2: Before the MLP.
         mlp: Mixes channels.
         drop_path_rate: Probability of dropping a branch, per picture.
@@ -34,8 +39,22 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = x + self.drop_path(self.mixer(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = residual(x, self.mix, getattr(self.mixer, "reach", None), self)
+        return residual(x, self.transform, POINTWISE, self)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The branch of the mixer: (B, C, H, W) -> (B, C, H, W)."""
+        return self.drop_path(self.mixer(self.norm1(x)))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The branch of the MLP: (B, C, H, W) -> (B, C, H, W)."""
+        return self.drop_path(self.mlp(self.norm2(x)))
+
+    def fuse(self) -> None:
+        """Fold the norms before 1×1 convolutions into these."""
+        if isinstance(self.mixer, WindowAttention):
+            self.norm1, self.mixer.qkv = fuse_into_next(self.norm1, self.mixer.qkv)
+        self.norm2, self.mlp.fc1 = fuse_into_next(self.norm2, self.mlp.fc1)
 
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 # On a CPU, as many channel groups are worked on together as stay in a core's cache over all kernel taps.
-_CACHE_BYTES = 512 * 1024
+_CACHE_BYTES = 2 * 1024 * 1024
 
 
 def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
@@ -43,7 +43,7 @@ def _padded_groups(x: Tensor, groups: int, pad: int) -> Tensor:
 def _chunks(x: Tensor) -> Iterator[slice]:
     """Slices of the first axis of ``x`` that are worked on together."""
     total = x.shape[0]
-    step = total if x.is_cuda else max(1, _CACHE_BYTES // max(1, x[0].numel() * x.element_size()))
+    step = max(1, _CACHE_BYTES // max(1, x[0].numel() * x.element_size())) if x.is_cpu else total
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 

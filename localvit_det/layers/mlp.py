@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from mmcv.cnn import build_activation_layer
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class ConvMlp(nn.Module):
@@ -31,5 +33,15 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = self.drop(self.act(self.fc1(x)))
-        return self.drop(self.fc2(x))
+        hidden = self.fc1(x)  # B, C', H, W
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Backward runs the activation again instead of keeping its output, half of what an MLP would keep. The
+            # second run stops before `fc2`. (A compiler decides about this by itself.)
+            random = self.training and self.drop.p > 0
+            out = checkpoint(self._project, hidden, use_reentrant=False, preserve_rng_state=random)
+        else:
+            out = self._project(hidden)
+        return self.drop(out)
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.drop(self.act(hidden)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
+from .fuse import fuse_into_previous
 from .norm import build_norm
 from .window import pad_to_multiple
 
@@ -29,6 +30,11 @@ class ConvStem(nn.Sequential):
             self.add_module(f"norm{name}", build_norm(norm_cfg, channels))
             self.add_module(f"act{name}", build_activation_layer(act_cfg))
         self.add_module("conv3", nn.Conv2d(out_channels, out_channels, 1))
+
+    def fuse(self) -> None:
+        """Fold the norms into the convolutions before them."""
+        self.conv1, self.norm1 = fuse_into_previous(self.conv1, self.norm1)
+        self.conv2, self.norm2 = fuse_into_previous(self.conv2, self.norm2)
 
 
 class PatchEmbed(nn.Module):

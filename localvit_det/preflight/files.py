@@ -6,6 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..annotations import what_is_there
+from ..compat.checkpoint_files import check_is_checkpoint
 from ..config import walk
 from ..errors import CheckpointError, ConfigError
 
@@ -33,7 +34,7 @@ def check_work_dir(cfg: Config) -> None:
 
 
 def check_checkpoints(cfg: Config, train: bool) -> None:
-    """Checks that the local checkpoints which a run will load exist.
+    """Checks that the local checkpoints which a run will load exist and begin like checkpoints.
 
     Raises:
         CheckpointError: One does not.
@@ -44,7 +45,10 @@ def check_checkpoints(cfg: Config, train: bool) -> None:
             if node.get("type") in ("Pretrained", "PretrainedInit"):
                 named[f"{path}.checkpoint"] = node.get("checkpoint")
     for key, checkpoint in named.items():
-        if not isinstance(checkpoint, str) or "://" in checkpoint or Path(checkpoint).expanduser().is_file():
+        if not isinstance(checkpoint, str) or "://" in checkpoint:
+            continue
+        if Path(checkpoint).expanduser().is_file():
+            check_is_checkpoint(Path(checkpoint).expanduser())
             continue
         path = Path(checkpoint).absolute()
         what = f"is a folder, not a file: {path}" if path.is_dir() else f"does not exist: {path}"

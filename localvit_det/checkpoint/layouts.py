@@ -11,29 +11,36 @@ from torch import Tensor
 Rule = tuple[str, str | Callable[[re.Match], str] | None]
 
 
+def rename_key(name: str, rules: Sequence[Rule]) -> str | None:
+    """Rename one tensor.
+
+    Args:
+        name: Its name.
+        rules: Regular expression and replacement (None: drop the tensor), applied in turn.
+
+    Returns:
+        The new name, None where a rule drops the tensor.
+    """
+    for pattern, replacement in rules:
+        if replacement is not None:
+            name = re.sub(pattern, replacement, name)
+        elif re.search(pattern, name):
+            return None
+    return name
+
+
 def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
     """Rename the tensors of a state dict.
 
     Args:
         state: Tensors by name.
-        rules: Regular expression and replacement (None: drop the tensor), applied in turn to every name.
+        rules: As :func:`rename_key` takes them.
 
     Returns:
-        The tensors under their new names, in the same order.
+        The tensors under their new names, in the same order, without those that a rule drops.
     """
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        name: str | None = key
-        for pattern, replacement in rules:
-            if replacement is None:
-                if re.search(pattern, name):
-                    name = None
-                    break
-            else:
-                name = re.sub(pattern, replacement, name)
-        if name is not None:
-            renamed[name] = tensor
-    return renamed
+    renamed = {rename_key(key, rules): tensor for key, tensor in state.items()}
+    return {name: tensor for name, tensor in renamed.items() if name is not None}
 
 
 def fit_shapes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:

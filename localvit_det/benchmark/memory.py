@@ -1,0 +1,142 @@
+"""Memory: what is kept for backward, the peak of a process, and the peak of an allocator."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Memory of a process or, on a GPU, of PyTorch's allocator there; in bytes.
+
+    Attributes:
+        start: Before the run, with the network and the picture.
+        peak: The most during the run.
+    """
+
+    start: int
+    peak: int
+
+
+class SavedBytes:
+    """Bytes that a forward pass keeps for backward.
+
+    Every storage counts once and whole, however many views of it are kept. Storages in `owned` do not count.
+
+    Attributes:
+        total: The bytes so far.
+    """
+
+    def __init__(self, owned: Iterable[Tensor]) -> None:
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in owned}
+        self.total = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what is saved inside the block. Its graph must still live when the block ends."""
+        with saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # The graph keeps what was saved alive, so no address comes back as another storage.
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+
+def measure_peak(run: Callable[[], object], device: str = "cpu", warmup: bool = False) -> Peak:
+    """Measure memory while `run` works; on a CPU meaningful only in a process of its own.
+
+    Args:
+        warmup: Run once before, so that compiling does not count.
+    """
+    if warmup:
+        run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return Peak(start, torch.cuda.max_memory_allocated())
+    _forget_resident_peak()
+    start = _resident("VmRSS")
+    run()
+    return Peak(start, _resident("VmHWM"))
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result | None:
+    """Call a function in a process that has done nothing else; None if that died, as for want of memory.
+
+    Function, arguments and result have to be picklable; exceptions come through.
+    """
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+    except BrokenProcessPool:
+        return None
+
+
+def allocator_peak(run: Callable[[], object], device: str = "cpu") -> int:
+    """The most bytes that PyTorch's allocator held at once during `run`, beyond what it held before.
+
+    On the CPU every allocation and release is read from the profiler's trace, so nothing is missed or rounded;
+    scratch memory that oneDNN takes by itself does not pass the allocator and is not seen.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - start
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of every start and stop
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(file))
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    steps = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    held = most = 0
+    for _, change in sorted(steps, key=lambda step: step[0]):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _forget_resident_peak() -> None:
+    """Let the kernel's peak start again at the present size, so that building the network does not count."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident(field: str) -> int:
+    if sys.platform == "linux":
+        # Not getrusage: its peak begins with what the parent held when it forked.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS; a peak, also as the start

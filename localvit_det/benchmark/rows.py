@@ -1,0 +1,166 @@
+"""The networks that stand side by side: ours, Swin-T as others wrote it, and files that the user names."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..config import did_you_mean
+from ..errors import ConfigError
+
+_FAMILIES = {
+    "shuffle": "ShuffleTransformer",
+    "gg": "GGTransformer",
+    "dwnet": "DWNet",
+    "ddwnet": "DynamicDWNet",
+    "iddwnet": "IDynamicDWNet",
+}
+_ARCHS = {"t": "tiny", "s": "small", "b": "base"}
+_SWIN = {
+    "t": {"embed_dims": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "s": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "b": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the comparison.
+
+    Attributes:
+        name: A key of `named_rows()`, or the user's name for an official implementation.
+        official: `FILE.py:FUNCTION`, where the function takes nothing and returns the network.
+        channels_last: Weights and pictures in channels-last memory, for networks that do not see to it themselves.
+        with_cp: Activations are computed again in backward.
+    """
+
+    name: str
+    official: str | None = None
+    channels_last: bool = False
+    with_cp: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name with what was changed."""
+        return self.name + " (channels-last)" * self.channels_last + " (with_cp)" * self.with_cp
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the network is of this package."""
+        return self.official is None and self.name.partition("_")[0] in _FAMILIES
+
+    @property
+    def takes_with_cp(self) -> bool:
+        """Whether the network has a switch for recomputing activations."""
+        return self.official is None and not self.name.startswith(("torchvision_", "timm_"))
+
+    def build(self) -> nn.Module:
+        """Make the network, with the same weights at each call.
+
+        Raises:
+            ConfigError: The official file or function is missing, or the package of the network is not installed.
+        """
+        torch.manual_seed(0)
+        net = _load_official(self.official) if self.official else _build_named(self.name, self.with_cp)
+        _randomise_norms(net)
+        return net.to(memory_format=torch.channels_last) if self.channels_last else net
+
+
+def named_rows() -> list[str]:
+    """All names that `Row` knows by itself and that can be built here."""
+    ours = []
+    for prefix, kind in _FAMILIES.items():
+        ours += [f"{prefix}_{key}" for key, arch in _ARCHS.items() if arch in MODELS.get(kind).arch_settings]
+    others = ["swin", *(f"{name}_swin" for name in ("torchvision", "timm") if importlib.util.find_spec(name))]
+    return ours + [f"{name}_{key}" for name in others for key in _SWIN]
+
+
+def make_rows(
+    names: Sequence[str],
+    official: Sequence[str] = (),
+    channels_last: Iterable[str] | None = None,
+    with_cp: bool = False,
+) -> list[Row]:
+    """Turn the arguments of the command line into rows.
+
+    Args:
+        names: Named rows; those of `official` may stand among them and otherwise follow.
+        official: `NAME=FILE.py:FUNCTION` each.
+        channels_last: Rows that also run in channels-last memory; empty: all that are not ours; None: none.
+        with_cp: Rows that have the switch also run with it.
+
+    Raises:
+        ConfigError: A name is unknown or `official` is misspelt.
+    """
+    sources: dict[str, str] = {}
+    for text in official:
+        name, _, source = text.partition("=")
+        if not name or ":" not in source:
+            raise ConfigError(f"--official {text} must be NAME=FILE.py:FUNCTION.")
+        sources[name] = source
+    known = [*named_rows(), *sources]
+    listed = [*names, *(name for name in sources if name not in names)]
+    for name in [*listed, *(channels_last or ())]:
+        if name not in known:
+            raise ConfigError(f"There is no row {name}{did_you_mean(name, known)}: choose from {', '.join(known)}.")
+    rows = []
+    for name in listed:
+        row = Row(name, sources.get(name))
+        rows.append(row)
+        if channels_last is not None and (name in channels_last or (not channels_last and not row.is_ours)):
+            rows.append(replace(row, channels_last=True))
+        if with_cp and row.takes_with_cp:
+            rows.append(replace(row, with_cp=True))
+    if not rows:
+        raise ConfigError(f"Name the backbones to compare: {', '.join(known)}.")
+    return rows
+
+
+def _build_named(name: str, with_cp: bool) -> nn.Module:
+    family, _, size = name.rpartition("_")
+    if family in _FAMILIES:
+        return MODELS.build({"type": _FAMILIES[family], "arch": _ARCHS[size], "with_cp": with_cp})
+    if family == "swin":
+        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": with_cp, **_SWIN[size]})
+    if family == "torchvision_swin":
+        from torchvision import models
+
+        return getattr(models, f"swin_{size}")().features
+    import timm
+
+    full = {"t": "tiny", "s": "small", "b": "base"}[size]
+    return timm.create_model(f"swin_{full}_patch4_window7_224", features_only=True, strict_img_size=False)
+
+
+def _load_official(source: str) -> nn.Module:
+    path, _, function = source.rpartition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"The file {Path(path).absolute()} of --official does not exist.")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        raise ConfigError(f"{path} has no function {function}.")
+    return getattr(module, function)()
+
+
+def _randomise_norms(net: nn.Module) -> None:
+    """Give every BatchNorm statistics of its own: with fresh ones a wrong folding would change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for norm in (module for module in net.modules() if isinstance(module, _BatchNorm)):
+            for tensor, low, high in (
+                (norm.weight, 0.5, 1.5),
+                (norm.bias, -0.2, 0.2),
+                (norm.running_mean, -0.2, 0.2),
+                (norm.running_var, 0.5, 1.5),
+            ):
+                if tensor is not None:
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)

@@ -1,0 +1,80 @@
+"""Official checkpoints as clean files in our layout: tensors, and where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..compat.checkpoint_files import sha256
+from ..compat.checkpoint_loading import load_weights_only
+from ..errors import CheckpointError, RequirementError
+from . import reasons
+from .container import weights_in
+from .families import find_origin
+from .load import prepare
+from .report import LoadReport
+
+
+def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[str, Any] | None = None) -> LoadReport:
+    """Write a checkpoint in our layout, as .pth or .safetensors.
+
+    Args:
+        source: A local file in any known layout.
+        target: The file to write. Its metadata has the source's name and SHA-256, the network and, for a
+            detector, the class names.
+        model: Config of the model that it must fit; not needed for backbones of a published size.
+
+    Returns:
+        What was converted.
+
+    Raises:
+        CheckpointError: The file does not fit, or needs ``model`` to tell.
+        RequirementError: A .safetensors file is wanted without the package that writes it.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix not in (".pth", ".safetensors"):
+        raise CheckpointError(f"{target} must end in .pth or .safetensors.")
+    content = load_weights_only(source)
+    weights = weights_in(content)
+    if weights is None:
+        raise CheckpointError(reasons.no_weights(str(source), "any model", content))
+    with torch.device("meta"):  # only names and shapes are needed
+        module = MODELS.build(dict(model)) if model else _backbone_for(weights, source)
+    state, report = prepare(module, weights, source=str(source))
+    names = [name for name in module.state_dict() if name in state]  # in the model's order
+    facts = {"source": source.name, "source_sha256": sha256(source), "network": report.target}
+    classes = (content.get("meta") or {}).get("CLASSES") if content is not weights else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: state[name].detach().clone().contiguous() for name in names}
+    if target.suffix == ".pth":
+        meta = facts | ({"dataset_meta": {"classes": tuple(classes)}} if classes else {})
+        torch.save({"state_dict": tensors, "meta": meta}, target)
+    else:
+        _save_safetensors(tensors, target, facts | ({"classes": "\n".join(classes)} if classes else {}))
+    return report
+
+
+def _backbone_for(weights: Mapping[str, Tensor], source: Path) -> nn.Module:
+    origin = find_origin({name.removeprefix("module."): tensor for name, tensor in weights.items()})
+    if origin is None or origin.arch is None:
+        what = "is none of the published backbones" if origin is None else f"is a {origin}, no published size"
+        raise CheckpointError(f"{source} {what}: name the config of its model with --config.")
+    names = set(weights)
+    options: dict[str, Any] = (
+        {} if any("out_norms." in n or n.startswith("norm0.") for n in names) else {"out_norm_cfg": None}
+    )
+    return origin.family(arch=origin.arch, **options)
+
+
+def _save_safetensors(tensors: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise RequirementError(f"{target} needs the package safetensors: run `pip install safetensors`.") from error
+    save_file(tensors, target, metadata=metadata)

@@ -1,0 +1,92 @@
+"""Which family, layout and size a backbone's state dict belongs to, read off its names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..backbones.base import LocalViT
+from .layouts import rename_keys
+
+_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
+_WIDTH = "stages.0.blocks.0.mlp.fc1.weight"  # every block has this MLP, embed_dims channels wide
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a backbone's weights were made for."""
+
+    family: type[LocalViT]
+    official: bool
+    embed_dims: int
+    depths: tuple[int, ...]
+
+    @property
+    def arch(self) -> str | None:
+        """The published size, None for any other."""
+        for name, arch in self.family.arch_settings.items():
+            if (arch["embed_dims"], tuple(arch["depths"])) == (self.embed_dims, self.depths):
+                return name
+        return None
+
+    def __str__(self) -> str:
+        depths = "-".join(map(str, self.depths))
+        size = self.arch or f"with {self.embed_dims} channels and {depths} blocks"
+        return f"{self.family.__name__} {size}"
+
+    @classmethod
+    def of(cls, backbone: LocalViT) -> Origin:
+        """The origin that weights for ``backbone`` must have."""
+        return cls(type(backbone), False, backbone.embed_dims, backbone.depths)
+
+
+def families() -> list[type[LocalViT]]:
+    """All registered families of this package's backbones."""
+    return [c for c in MODELS.module_dict.values() if isinstance(c, type) and issubclass(c, LocalViT)]
+
+
+def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
+    """Recognise the weights of a backbone by their names.
+
+    Args:
+        state: Tensors by name, in our layout or an official one, without a prefix.
+
+    Returns:
+        The origin, None if less than half of the names belong to any family.
+    """
+    candidates = []
+    for family in families():
+        for official in (False, True) if family.official_layout else (False,):
+            renamed = rename_keys(state, family.official_layout) if official else state
+            names, wanted = _patterns(renamed), _patterns_of(family)
+            candidates.append((len(names & wanted) / len(names | wanted), family, official, renamed))
+    # At equal scores the first, so our own layout before an official one that changes nothing.
+    score, family, official, renamed = max(candidates, key=lambda candidate: candidate[0])
+    if score < 0.5 or _WIDTH not in renamed:
+        return None
+    blocks = {tuple(map(int, match.groups())) for name in renamed if (match := _BLOCK.match(name))}
+    depths = tuple(sum(s == stage for s, _ in blocks) for stage in range(1 + max(s for s, _ in blocks)))
+    return Origin(family, official, renamed[_WIDTH].shape[1], depths)
+
+
+def backbones_in(module: nn.Module) -> dict[str, LocalViT]:
+    """This package's backbones inside a model, by their prefix ('' for the model itself)."""
+    return {f"{n}." if n else "": m for n, m in module.named_modules() if isinstance(m, LocalViT)}
+
+
+def _patterns(names: Iterable[str]) -> set[str]:
+    """Names without the numbers of stages and blocks, and without output norms."""
+    return {re.sub(r"\.\d+(?=\.)", "", name) for name in names if not name.startswith("out_norms.")}
+
+
+@cache
+def _patterns_of(family: type[LocalViT]) -> set[str]:
+    # On the meta device nothing is allocated or drawn.
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return _patterns(family(arch=next(iter(family.arch_settings))).state_dict())

@@ -1,0 +1,133 @@
+"""Trained detectors as one file: weights, config, classes, versions and metrics, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import mmdet
+import mmengine
+import torch
+from mmengine.config import Config
+
+from ..compat.checkpoint_files import sha256
+from ..compat.checkpoint_loading import load_weights_only
+from ..errors import CheckpointError
+from .container import weights_in
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
+# How a run was started says nothing about the model.
+_OF_THE_RUN = ("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained")
+
+
+def config_text(path: str | os.PathLike) -> str:
+    """The config inside a checkpoint, ready for `Config.fromstring`, without what belongs to its training run.
+
+    Raises:
+        CheckpointError: The file cannot be read, or has no config.
+    """
+    return _config_of(load_weights_only(path), path)
+
+
+def publish(checkpoint: str | os.PathLike, out_dir: str | os.PathLike | None = None, name: str | None = None) -> Path:
+    """Write a training's checkpoint as `name-xxxxxxxx.pth`, x being the start of the file's SHA-256.
+
+    With EMAHook the weights are the averaged ones: MMEngine keeps those in `state_dict`, and the others, which are
+    left out, in `ema_state_dict`. Metrics are those that the training measured after the checkpoint's own epoch.
+
+    Args:
+        checkpoint: What MMEngine saved in a training.
+        out_dir: Where the file goes; beside ``checkpoint`` by default.
+        name: Start of the file's name; the config's name or the checkpoint's by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: The file cannot be read, or has no weights, config or classes.
+    """
+    path = Path(checkpoint)
+    content = load_weights_only(path)
+    weights = weights_in(content)
+    if weights is None:
+        raise CheckpointError(f"{path} holds no weights: give a checkpoint that was saved in a training.")
+    meta = content.get("meta") or {}
+    dataset_meta = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
+    if not dataset_meta.get("classes"):
+        raise CheckpointError(f"{path} does not say its classes: give a checkpoint that was saved in a training.")
+    published = {
+        "state_dict": {key: value.detach().cpu().clone() for key, value in weights.items()},
+        "meta": {
+            "cfg": _config_of(content, path),
+            "dataset_meta": dataset_meta,
+            "ema": "ema_state_dict" in content,
+            "epoch": meta.get("epoch"),
+            "iter": meta.get("iter"),
+            "metrics": measured_metrics(path.parent, meta),
+            "versions": versions(),
+        },
+    }
+    config_name = re.sub(r"_\d{8}_\d{6}$", "", meta.get("experiment_name", path.stem))  # without the time stamp
+    return write_hashed(published, Path(out_dir or path.parent), name or config_name)
+
+
+def write_hashed(content: Mapping[str, Any], folder: Path, stem: str) -> Path:
+    """Save under a name that ends in the first eight digits of the file's SHA-256, as torch.hub checks them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+        # Into an open file: a file's name would become part of its content.
+        torch.save(content, file)
+    draft = Path(file.name)
+    draft.chmod(0o644)  # a temporary file is its owner's alone
+    return draft.replace(folder / f"{stem}-{sha256(draft)[:8]}.pth")
+
+
+def measured_metrics(work_dir: Path, meta: Mapping[str, Any]) -> dict[str, float]:
+    """What the training logged in its validation after the checkpoint's epoch (or iteration).
+
+    The checkpoint's own history is no help: it is saved before that validation, and names no epoch.
+    """
+    metrics: dict[str, float] = {}
+    for file in work_dir.glob("*/vis_data/scalars.json"):
+        # A resumed training has several logs; the experiment's name ends in the time stamp of the right one.
+        if not meta.get("experiment_name", "").endswith(file.parts[-3]):
+            continue
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            step = entry.pop("step", None)
+            # Lines of training have an epoch or a loss; validations have their step alone.
+            if step in (meta.get("epoch"), meta.get("iter")) and not {"epoch", "loss"} & set(entry):
+                metrics |= {key: value for key, value in entry.items() if "/" in key}
+    return metrics
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers may depend on."""
+    from .. import __version__
+
+    packages = {"torch": torch, "mmdet": mmdet, "mmengine": mmengine, "mmcv": mmcv}
+    found = {name: str(package.__version__) for name, package in packages.items()}
+    return {"localvit_det": __version__, "python": platform.python_version(), **found}
+
+
+def _config_of(content: Mapping[str, Any], path: str | os.PathLike) -> str:
+    info = (content.get("message_hub") or {}).get("runtime_info") or {}
+    text = (content.get("meta") or {}).get("cfg") or info.get("cfg")
+    if not text:
+        raise CheckpointError(f"{path} carries no config: give its config as well.")
+    cfg = Config.fromstring(text, ".py")
+    for key in _OF_THE_RUN:
+        cfg.pop(key, None)
+    from ..config import walk
+
+    for _, node in walk(cfg.get("model")):
+        if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
+            node["init_cfg"] = None
+    return cfg.pretty_text

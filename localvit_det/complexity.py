@@ -1,0 +1,114 @@
+"""Parameters and multiply-adds of backbones and detectors, counted on shapes alone, without computing anything.
+
+Convention: one multiply-add is one product that is added to a sum. Counted are convolutions (depth-wise,
+transposed and those with dynamic kernels too), matrix products and both products of attention; not counted are
+biases, norms, activations, softmax, pooling, resizing and RoIAlign. A two-stage detector is counted with 1000
+proposals in each box head and 100 in each mask head, as MMDetection does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from mmdet.models import TwoStageDetector
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+CLASSIFIER_SIZE = (224, 224)
+DETECTOR_SIZE = (800, 1280)
+BOX_PROPOSALS = 1000
+MASK_PROPOSALS = 100
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Size and cost of a network for one picture."""
+
+    parameters: int
+    multiply_adds: int
+
+
+def count_multiply_adds(run: Callable[[], object]) -> int:
+    """Count the multiply-adds of everything that ``run`` does with PyTorch.
+
+    PyTorch's own counter does the work. It lacks ``addcmul_``, one multiply-add per element, of which the
+    inhomogeneous convolution is made, and in some releases the attention kernels of the CPU; the plain form of
+    attention is two matrix products, which every release counts.
+    """
+
+    def addcmul(out: torch.Size, *factors: torch.Size, **_: object) -> int:
+        return 2 * prod(out)  # the counter takes a multiplication and an addition for two
+
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addcmul_: addcmul})
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        run()
+    return counter.get_total_flops() // 2
+
+
+def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> Complexity:
+    """Complexity of a backbone.
+
+    Args:
+        cfg: Its config.
+        size: Height and width of the picture, in pixels.
+    """
+    backbone = _shapes_only(cfg)
+    return Complexity(_parameters(backbone), count_multiply_adds(lambda: backbone(_picture(size))))
+
+
+def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
+    """Complexity of a one-stage or two-stage detector.
+
+    Args:
+        cfg: Its config, ``model`` of a config file.
+        size: Height and width of the picture, in pixels.
+
+    Returns:
+        That of its backbone alone, and of the whole detector.
+    """
+    model = _shapes_only(cfg)
+    maps: list[Tensor] = []
+    backbone = count_multiply_adds(lambda: maps.extend(model.backbone(_picture(size))))
+    rest = count_multiply_adds(lambda: _run_heads(model, tuple(maps)))
+    return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
+
+
+def _shapes_only(cfg: dict) -> nn.Module:
+    model = MODELS.build(cfg)  # on the CPU: schedules computed in constructors need values
+    model.eval()  # not chained: MMDetection's Swin returns None here
+    return model.to("meta")
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _picture(size: tuple[int, int]) -> Tensor:
+    return torch.empty(1, 3, *size, device="meta")
+
+
+def _run_heads(model: nn.Module, maps: tuple[Tensor, ...]) -> None:
+    """Neck and heads without post-processing; RoI heads get features of the right shape instead of real ones."""
+    maps = model.neck(maps) if model.with_neck else maps
+    if not isinstance(model, TwoStageDetector):
+        model.bbox_head(maps)
+        return
+    model.rpn_head(maps)
+    roi_head = model.roi_head
+    parts = [(roi_head.bbox_head, roi_head.bbox_roi_extractor, BOX_PROPOSALS)]
+    if roi_head.with_mask:
+        parts.append((roi_head.mask_head, roi_head.mask_roi_extractor, MASK_PROPOSALS))
+    for heads, extractors, proposals in parts:
+        for head, extractor in zip(_stages(heads), _stages(extractors), strict=True):
+            side = extractor.roi_layers[0].output_size
+            head(maps[0].new_empty(proposals, extractor.out_channels, *side))
+
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """The stages of a cascade, or the only one."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]

@@ -1,0 +1,70 @@
+"""Folding BatchNorm into its neighbours, where that is exact: at inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def fuse_into_previous(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """Fold a norm into the convolution before it.
+
+    Args:
+        conv: The convolution.
+        norm: What follows it.
+
+    Returns:
+        The convolution with the norm in its weights, and an identity; or both as they are, if the norm is no
+        BatchNorm with running statistics.
+    """
+    if not _has_statistics(norm):
+        return conv, norm
+    return fuse_conv_bn_eval(conv.eval(), norm.eval()), nn.Identity()
+
+
+@torch.no_grad()
+def fuse_into_next(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
+    """Fold a norm into the 1×1 convolution after it.
+
+    Only a convolution that reads no neighbours takes the shift exactly: a wider one would see zeros beyond the
+    border where the norm's output, not its input, is zero.
+
+    Args:
+        norm: The norm.
+        conv: The convolution that follows it, 1×1, in one group.
+
+    Returns:
+        An identity, and the convolution with the norm in its weights; or both as they are, if the norm is no
+        BatchNorm with running statistics.
+
+    Raises:
+        ValueError: If the convolution is not 1×1 in one group.
+    """
+    if conv.kernel_size != (1, 1) or conv.groups != 1:
+        raise ValueError(f"{conv} is not a 1x1 convolution in one group.")
+    if not _has_statistics(norm):
+        return norm, conv
+    scale, shift = scale_and_shift(norm)
+    weight = conv.weight[:, :, 0, 0]  # out, in
+    bias = weight @ shift if conv.bias is None else conv.bias + weight @ shift
+    fused = nn.Conv2d(conv.in_channels, conv.out_channels, 1, device=conv.weight.device, dtype=conv.weight.dtype)
+    fused.requires_grad_(False)
+    fused.weight.copy_(conv.weight * scale[None, :, None, None])
+    fused.bias.copy_(bias)
+    return nn.Identity(), fused.eval()
+
+
+@torch.no_grad()
+def scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a BatchNorm does at inference: y = scale·x + shift, both of shape (C,)."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift + norm.bias if norm.affine else shift
+
+
+def _has_statistics(norm: nn.Module) -> bool:
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None

@@ -1,0 +1,98 @@
+"""State dicts with the names of the official codes, written down from their published formats, values random."""
+
+import torch
+
+
+def norm(name: str, channels: int) -> dict[str, torch.Tensor]:
+    """BatchNorm."""
+    state = {f"{name}.{part}": torch.rand(channels) + 0.5 for part in ("weight", "bias", "running_mean", "running_var")}
+    return state | {f"{name}.num_batches_tracked": torch.tensor(3)}
+
+
+def affine(name: str, *shape: int) -> dict[str, torch.Tensor]:
+    """LayerNorm, convolution or linear layer, with a bias."""
+    return {f"{name}.weight": torch.randn(shape), f"{name}.bias": torch.randn(shape[0])}
+
+
+def shuffle(channels: int = 32, depths: tuple = (2, 2, 2, 2), window: int = 5, heads: int = 2) -> dict:
+    """`models/shuffle_transformer.py` of mulinmeng/Shuffle-Transformer."""
+    state = affine("to_token.conv1.0", 32, 3, 3, 3) | norm("to_token.conv1.1", 32)
+    state |= affine("to_token.conv2.0", channels, 32, 3, 3) | norm("to_token.conv2.1", channels)
+    state |= affine("to_token.conv3", channels, channels, 1, 1)
+    for stage, depth in enumerate(depths):
+        c = channels * 2**stage
+        if stage:
+            name = f"stage{stage + 1}.patch_partition"
+            state |= norm(f"{name}.norm", c // 2) | {f"{name}.reduction.weight": torch.randn(c, c // 2, 2, 2)}
+        for block in range(depth):
+            name = f"stage{stage + 1}.layers.{block // 2}.{block % 2}"
+            state |= norm(f"{name}.norm1", c)
+            state[f"{name}.attn.relative_position_bias_table"] = torch.randn((2 * window - 1) ** 2, heads * 2**stage)
+            state[f"{name}.attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+            state[f"{name}.attn.to_qkv.weight"] = torch.randn(3 * c, c, 1, 1)
+            state |= affine(f"{name}.attn.proj", c, c, 1, 1) | affine(f"{name}.local", c, 1, window, window)
+            state |= norm(f"{name}.norm2", c) | affine(f"{name}.mlp.fc1", 4 * c, c, 1, 1)
+            state |= affine(f"{name}.mlp.fc2", c, 4 * c, 1, 1) | norm(f"{name}.norm3", c)
+    return state | affine("head", 10, 8 * channels)
+
+
+def dwnet(
+    channels: int = 32, depths: tuple = (2, 2, 2, 2), kind: str = "static", window: int = 7, detection: bool = False
+) -> dict:
+    """`models/dwnet.py` of Atten4Vis/DemystifyLocalViT, or the copy in its downstreams/detection."""
+    state = affine("patch_embed.proj", channels, 3, 4, 4) | affine("patch_embed.norm", channels)
+    for stage, depth in enumerate(depths):
+        c = channels * 2**stage
+        for block in range(depth):
+            name = f"layers.{stage}.blocks.{block}"
+            state[f"{name}.attn2conv.conv0.weight"] = torch.randn(c, c, 1, 1)
+            state |= norm(f"{name}.attn2conv.bn0", c)
+            conv = f"{name}.attn2conv.conv"
+            if kind == "static":
+                state |= affine(conv, c, 1, window, window)
+            elif kind == "dynamic":
+                state[f"{conv}.bias"] = torch.randn(c)
+                state[f"{conv}.conv1.weight"] = torch.randn(c // 4, c, 1, 1)
+                state |= norm(f"{conv}.bn", c // 4) | affine(f"{conv}.conv2", c * window**2, c // 4, 1, 1)
+            else:
+                state |= affine(f"{conv}.conv1.0", c // 4, c, 1, 1) | norm(f"{conv}.conv1.1", c // 4)
+                groups = c // max(1, c // 32)
+                state |= affine(f"{conv}.conv2.0", groups * window**2, c // 4, 1, 1)
+            state |= norm(f"{name}.attn2conv.bn", c)
+            state[f"{name}.attn2conv.conv2.weight"] = torch.randn(c, c, 1, 1)
+            state |= norm(f"{name}.attn2conv.bn2", c) | affine(f"{name}.mlp.fc1", 4 * c, c)
+            state |= affine(f"{name}.mlp.fc2", c, 4 * c) | norm(f"{name}.bn", c)
+        if stage < 3:
+            name = f"layers.{stage}.downsample"
+            state |= affine(f"{name}.norm", 4 * c) | {f"{name}.reduction.weight": torch.randn(2 * c, 4 * c)}
+        if detection:
+            state |= norm(f"norm{stage}", c)
+    return state if detection else state | affine("norm", 8 * channels) | affine("head", 10, 8 * channels)
+
+
+def conv(name: str, *shape: int, with_norm: bool = False) -> dict[str, torch.Tensor]:
+    """ConvModule of mmcv: without a bias before its norm."""
+    if with_norm:
+        return {f"{name}.conv.weight": torch.randn(shape)} | norm(f"{name}.bn", shape[0])
+    return affine(f"{name}.conv", *shape)
+
+
+def cascade_v2(backbone: dict, channels: int, classes: int = 80) -> dict[str, torch.Tensor]:
+    """A Cascade Mask R-CNN of MMDetection 2.11 in the recipe of DWNet: 4conv1fc heads with norms."""
+    state = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+    for level in range(4):
+        state |= conv(f"neck.lateral_convs.{level}", 256, channels * 2**level, 1, 1)
+        state |= conv(f"neck.fpn_convs.{level}", 256, 256, 3, 3)
+    state |= affine("rpn_head.rpn_conv", 256, 256, 3, 3) | affine("rpn_head.rpn_cls", 3, 256, 1, 1)
+    state |= affine("rpn_head.rpn_reg", 12, 256, 1, 1)
+    for stage in range(3):
+        name = f"roi_head.bbox_head.{stage}"
+        state |= affine(f"{name}.fc_cls", classes + 1, 1024) | affine(f"{name}.fc_reg", 4 * classes, 1024)
+        for i in range(4):
+            state |= conv(f"{name}.shared_convs.{i}", 256, 256, 3, 3, with_norm=True)
+        state |= affine(f"{name}.shared_fcs.0", 1024, 256 * 49)
+        name = f"roi_head.mask_head.{stage}"
+        for i in range(4):
+            state |= conv(f"{name}.convs.{i}", 256, 256, 3, 3)
+        state |= affine(f"{name}.upsample", 256, 256, 2, 2) | affine(f"{name}.conv_logits", classes, 256, 1, 1)
+    return state

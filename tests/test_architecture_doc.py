@@ -1,0 +1,59 @@
+"""docs/architecture.md: its example runs as it stands, and its shapes are those of the code."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from localvit_det.config import load_config
+
+PAGE = (REPOSITORY / "docs/architecture.md").read_text()
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch) -> Iterator[Config]:
+    """Both files of the example, written as a reader would; the registration is taken back afterwards."""
+    module, config = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "pool_net.py").write_text(module)
+    (tmp_path / "config.py").write_text(config.replace('"configs/', f'"{REPOSITORY}/configs/'))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield load_config(tmp_path / "config.py")
+    MODELS.module_dict.pop("PoolNet", None)
+    sys.modules.pop("pool_net", None)
+
+
+def test_example_trains_a_step(example):
+    model = MODELS.build(example.model).train()
+    assert type(model.backbone).__module__ == "pool_net"
+    assert example.model.neck.in_channels == [64, 128, 256, 512]
+    data = model.data_preprocessor(demo_mm_inputs(2, [(3, 90, 130)] * 2, num_classes=3, with_mask=True), True)
+    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
+    loss, _ = model.parse_losses(model(**data, mode="loss"))
+    build_optim_wrapper(model, example.optim_wrapper).update_params(loss)
+    assert torch.isfinite(loss)
+    assert before
+    for name, parameter in model.backbone.named_parameters():
+        assert torch.isfinite(parameter).all()
+        assert not torch.equal(parameter, before[name]), f"{name} was not trained"
+
+
+def test_example_is_short():
+    module = re.search(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[1]
+    assert len([line for line in module.splitlines() if line.strip()]) <= 20
+
+
+def test_shapes_of_the_diagram():
+    line = r"^ *(\d+) \S (\d+) \S (\d+) ─+► out norm ─► map \d, stride (\d+)$"
+    drawn = re.findall(line, PAGE, flags=re.MULTILINE)
+    backbone = MODELS.build(dict(type="ShuffleTransformer")).eval().to("meta")
+    maps = backbone(torch.empty(1, 3, 800, 1280, device="meta"))
+    assert [tuple(map(int, row)) for row in drawn] == [
+        (*m.shape[1:], stride) for m, stride in zip(maps, backbone.out_strides, strict=True)
+    ]
