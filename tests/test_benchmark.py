@@ -15,14 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from localvit_det.benchmark import make_rows, table
 from localvit_det.benchmark.detector import PARTS, Stopwatch
 from localvit_det.benchmark.floor import Gemm
-from localvit_det.benchmark.memory import Peak, SavedBytes, allocator_peak, in_fresh_process, measure_peak
+from localvit_det.benchmark.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
 from localvit_det.benchmark.operators import measure_inhomogeneous, operator_table, unfold_form
 from localvit_det.benchmark.results import Result, Table
 from localvit_det.benchmark.steps import Setting, Step, Variant, relative_error, still
 from localvit_det.benchmark.timing import quartiles, time_interleaved
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import ConfigError
-from localvit_det.layers import inhomogeneous_conv
+from localvit_det.layers import cheap_outputs, inhomogeneous_conv
 
 OFFICIAL = """
 import torch
@@ -131,34 +131,33 @@ class TestRatios:
         assert gemm.multiply_adds == gemm._left.shape[0] * gemm._left.shape[1] * gemm._out.shape[1]
 
 
-class TestSavedBytes:
+class TestHeldBytes:
     def test_by_hand(self):
-        """A layer keeps its input, a ReLU its output, in fp32; the weight is a parameter."""
-        net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.ReLU())
-        counter = SavedBytes(net.parameters())
-        with counter.counting():
-            out = net(torch.ones(2, 8))
-        assert counter.total == 2 * 8 * 4 + 2 * 4 * 4
-        out.sum().backward()
+        """A layer keeps its input, which was there before; a ReLU keeps its output, which is the network's."""
+        net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+        x = torch.ones(3, 8)
+        assert held_bytes(lambda: [net(x)]) == 3 * 4 * 4 + 3 * 2 * 4
 
-    def test_a_storage_counts_once_and_whole(self):
-        x, weight = torch.ones(6, 5), torch.ones(5, requires_grad=True)
-        counter = SavedBytes([])
-        with counter.counting():
-            out = (x[:2] * weight).sum() + (x[3:] * weight).sum()
-        assert counter.total == x.nbytes
-        out.backward()
+    def test_nothing_is_kept_without_gradients(self):
+        net, x = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 2)), torch.ones(3, 8)
+        with torch.no_grad():
+            assert held_bytes(lambda: [net(x)]) == 3 * 2 * 4
 
     def test_checkpoint_keeps_its_input_only(self):
         net = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8), nn.GELU())
-        totals = []
-        for run in (net, lambda x: checkpoint(net, x, use_reentrant=False)):
-            counter = SavedBytes(net.parameters())
-            with counter.counting():
-                out = run(torch.ones(3, 8, requires_grad=True))
-            totals.append(counter.total)
-            out.sum().backward()
-        assert totals[1] == 3 * 8 * 4 < totals[0]
+        x = torch.ones(3, 8, requires_grad=True)
+        kept = held_bytes(lambda: [checkpoint(net, x, use_reentrant=False, preserve_rng_state=False)])
+        assert kept == 3 * 8 * 4
+        assert held_bytes(lambda: [net(x)]) > 3 * 64 * 4
+
+    def test_cheap_outputs_are_not_held(self):
+        product, x = nn.Linear(8, 2, bias=False), torch.ones(3, 8, requires_grad=True)
+
+        def forward() -> list[torch.Tensor]:
+            with cheap_outputs() as cheap:
+                return [product(cheap(nn.GELU(), x))]
+
+        assert held_bytes(forward) == 3 * 2 * 4
 
 
 class TestPeaks:

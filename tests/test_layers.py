@@ -169,3 +169,40 @@ def test_inhomogeneous_convolution_keeps_half_precision():
     assert half.dtype == torch.bfloat16
     error = (half.float() - inhomogeneous_conv(x, kernels, 7)).norm() / half.float().norm()
     assert error < 0.01
+
+
+class TestCheapOutputs:
+    def gradients(self, recompute: bool, norm: torch.nn.Module) -> list[torch.Tensor]:
+        """Gradients of product(norm(x)), and the norm's statistics."""
+        from contextlib import nullcontext
+
+        from localvit_det.layers import cheap_outputs
+
+        torch.manual_seed(0)
+        product = torch.nn.Conv2d(8, 8, 1, bias=False)
+        x = torch.randn(2, 8, 6, 6, requires_grad=True)
+        with cheap_outputs() if recompute else nullcontext(lambda m, t: m(t)) as cheap:
+            out = product(cheap(norm, x))
+        return [*torch.autograd.grad(out.square().sum(), (x, product.weight)), *norm.buffers()]
+
+    @pytest.mark.parametrize("make", [lambda: torch.nn.BatchNorm2d(8), torch.nn.GELU, torch.nn.ReLU6])
+    def test_gradients_and_statistics_are_the_same(self, make):
+        plain = self.gradients(False, make())
+        lean = self.gradients(True, make())
+        torch.testing.assert_close(lean, plain, rtol=1e-6, atol=1e-6)
+
+    def test_output_is_not_kept(self):
+        import weakref
+
+        from localvit_det.layers import cheap_outputs
+
+        product = torch.nn.Conv2d(8, 8, 1)
+        x = torch.randn(2, 8, 6, 6, requires_grad=True)
+        with cheap_outputs() as cheap:
+            activated = cheap(torch.nn.ReLU6(), x)
+            gone = weakref.ref(activated)
+            out = product(activated)
+        del activated
+        assert gone() is None
+        out.sum().backward()
+        assert x.grad.abs().sum() > 0

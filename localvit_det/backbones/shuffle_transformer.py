@@ -11,7 +11,7 @@ from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..checkpoint.resize import resize_kernel
-from ..layers import POINTWISE, Block, ConvDownsample, ConvStem, WindowAttention, build_norm, residual
+from ..layers import POINTWISE, Block, ConvDownsample, ConvStem, WindowAttention, build_norm, cheap_outputs, residual
 from .base import LocalViT
 
 
@@ -36,7 +36,8 @@ class ShuffleBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = residual(x, self.mix, self.mixer.reach, self)
-        x = x + self.local(self.norm_local(x))
+        with cheap_outputs() as cheap:
+            x = x + self.local(cheap(self.norm_local, x))
         return residual(x, self.transform, POINTWISE, self)
 
 

@@ -6,10 +6,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 Result = TypeVar("Result")
@@ -36,32 +34,18 @@ class Peak:
     peak: int
 
 
-class SavedBytes:
-    """Bytes that a forward pass keeps for backward.
+def held_bytes(forward: Callable[[], list[Tensor]], device: str = "cpu") -> int:
+    """Bytes that a forward pass leaves behind: what it keeps for backward, and its outputs.
 
-    Every storage counts once and whole, however many views of it are kept. Storages in `owned` do not count.
+    Counted where memory is given out, so that nothing a network does to keep less (activation checkpoints,
+    recomputing) escapes or is counted twice. Weights were there before, and do not count.
 
-    Attributes:
-        total: The bytes so far.
+    Args:
+        forward: Returns the outputs, whose graph keeps the rest alive.
     """
-
-    def __init__(self, owned: Iterable[Tensor]) -> None:
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in owned}
-        self.total = 0
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count what is saved inside the block. Its graph must still live when the block ends."""
-        with saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        # The graph keeps what was saved alive, so no address comes back as another storage.
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
+    outputs: list[Tensor] = []
+    changes = _allocations(lambda: outputs.extend(forward()), device)
+    return sum(changes)
 
 
 def measure_peak(run: Callable[[], object], device: str = "cpu", warmup: bool = False) -> Peak:
@@ -110,6 +94,21 @@ def allocator_peak(run: Callable[[], object], device: str = "cpu") -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - start
+    held = most = 0
+    for change in _allocations(run, device):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _allocations(run: Callable[[], object], device: str) -> list[int]:
+    """Bytes given out (positive) and taken back by PyTorch's allocator during `run`, in order."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        start = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return [torch.cuda.memory_allocated() - start]
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of every start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
@@ -118,11 +117,7 @@ def allocator_peak(run: Callable[[], object], device: str = "cpu") -> int:
         profiler.export_chrome_trace(str(file))
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     steps = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
-    held = most = 0
-    for _, change in sorted(steps, key=lambda step: step[0]):
-        held += change
-        most = max(most, held)
-    return most
+    return [change for _, change in sorted(steps, key=lambda step: step[0])]
 
 
 def _forget_resident_peak() -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from ..complexity import count_multiply_adds
-from .memory import SavedBytes
+from .memory import held_bytes
 from .rows import Row
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -86,12 +86,8 @@ class Step:
             return [output.detach().float() for output in self.forward()]
 
     def saved_bytes(self) -> int:
-        """Bytes kept for backward, without parameters and buffers, which live on anyway."""
-        counter = SavedBytes([*self.net.parameters(), *self.net.buffers()])
-        with counter.counting():
-            outputs = self.forward()
-        del outputs
-        return counter.total
+        """Bytes kept for backward and in the outputs, see `held_bytes`."""
+        return held_bytes(self.forward, self._device)
 
     def _autocast(self) -> AbstractContextManager:
         if self._dtype == torch.float32:

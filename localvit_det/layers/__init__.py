@@ -2,12 +2,13 @@
 
 from .attention import WindowAttention, relative_position_index
 from .bands import POINTWISE, residual
-from .block import Block, checkpointed
+from .block import Block
 from .downsample import ConvDownsample, PatchMerging
 from .fuse import fuse_into_next, fuse_into_previous, scale_and_shift
 from .inhomogeneous import inhomogeneous_conv
 from .mlp import ConvMlp
 from .norm import LayerNorm2d, build_norm
+from .recompute import cheap_outputs, checkpointed
 from .stem import ConvStem, PatchEmbed
 from .window import merge_windows, pad_to_multiple, padding_bias, split_windows
 
@@ -22,6 +23,7 @@ __all__ = [
     "PatchMerging",
     "WindowAttention",
     "build_norm",
+    "cheap_outputs",
     "checkpointed",
     "fuse_into_next",
     "fuse_into_previous",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from mmcv.cnn import build_activation_layer
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from .recompute import cheap_outputs
 
 
 class ConvMlp(nn.Module):
@@ -34,14 +34,5 @@ class ConvMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         hidden = self.fc1(x)  # B, C', H, W
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Backward runs the activation again instead of keeping its output, half of what an MLP would keep. The
-            # second run stops before `fc2`. (A compiler decides about this by itself.)
-            random = self.training and self.drop.p > 0
-            out = checkpoint(self._project, hidden, use_reentrant=False, preserve_rng_state=random)
-        else:
-            out = self._project(hidden)
-        return self.drop(out)
-
-    def _project(self, hidden: Tensor) -> Tensor:
-        return self.fc2(self.drop(self.act(hidden)))
+        with cheap_outputs() as cheap:
+            return self.drop(self.fc2(self.drop(cheap(self.act, hidden))))

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from .fuse import fuse_into_previous
 from .norm import build_norm
+from .recompute import cheap_outputs
 from .window import pad_to_multiple
 
 
-class ConvStem(nn.Sequential):
+class ConvStem(nn.Module):
     """Two 3×3 convolutions of stride 2 and a 1×1 convolution.
 
     Source: Shuffle Transformer, official `models/shuffle_transformer.py`, class PatchEmbedding.
@@ -24,12 +25,20 @@ class ConvStem(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict) -> None:
-        super().__init__()  # (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)
-        for name, wide, channels in (("1", in_channels, mid_channels), ("2", mid_channels, out_channels)):
-            self.add_module(f"conv{name}", nn.Conv2d(wide, channels, 3, stride=2, padding=1))
-            self.add_module(f"norm{name}", build_norm(norm_cfg, channels))
-            self.add_module(f"act{name}", build_activation_layer(act_cfg))
-        self.add_module("conv3", nn.Conv2d(out_channels, out_channels, 1))
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 3, stride=2, padding=1)
+        self.norm1 = build_norm(norm_cfg, mid_channels)
+        self.act1 = build_activation_layer(act_cfg)
+        self.conv2 = nn.Conv2d(mid_channels, out_channels, 3, stride=2, padding=1)
+        self.norm2 = build_norm(norm_cfg, out_channels)
+        self.act2 = build_activation_layer(act_cfg)
+        self.conv3 = nn.Conv2d(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
+        with cheap_outputs() as cheap:
+            x = self.conv2(cheap(self.act1, self.norm1(self.conv1(x))))
+            return self.conv3(cheap(self.act2, self.norm2(x)))
 
     def fuse(self) -> None:
         """Fold the norms into the convolutions before them."""

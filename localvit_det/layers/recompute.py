@@ -1,0 +1,136 @@
+"""Keeping less for backward: cheap outputs are computed again instead of kept, or whole blocks are.
+
+Norms and activations cost next to nothing beside the matrix products that follow them, but a product keeps its
+input for backward, and so each of them would cost a map of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+_in_checkpoint: ContextVar[bool] = ContextVar("in_checkpoint", default=False)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How to get the output of a module again, without side effects."""
+
+    module: nn.Module
+    x: Tensor
+    autocast: dict[str, Any]
+
+    def __call__(self) -> Tensor:
+        module = self.module
+        with torch.no_grad(), torch.autocast(**self.autocast):
+            if isinstance(module, nn.BatchNorm2d) and module.training:
+                # The batch's own statistics again, without counting the batch twice in the running ones.
+                return F.batch_norm(self.x, None, None, module.weight, module.bias, training=True, eps=module.eps)
+            return module(self.x)
+
+
+class CheapOutputs:
+    """Calls modules whose outputs are not kept for backward, but computed again; see :func:`cheap_outputs`."""
+
+    def __init__(self) -> None:
+        self._recipes: dict[int, tuple[Tensor, _Recipe]] = {}
+
+    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Return ``module(x)``; the module must be deterministic, and ``x`` must not be changed later."""
+        out = module(x)
+        # Another process takes part in a synchronised norm, and may not be there in backward.
+        if torch.is_grad_enabled() and not isinstance(module, (nn.SyncBatchNorm, nn.Identity)):
+            kind = x.device.type
+            autocast = {
+                "device_type": kind,
+                "enabled": torch.is_autocast_enabled(kind),
+                "dtype": torch.get_autocast_dtype(kind),
+            }
+            # Holding the output keeps its address from being used for another tensor meanwhile.
+            self._recipes[out.data_ptr()] = (out, _Recipe(module, x, autocast))
+        return out
+
+    def pack(self, tensor: Tensor) -> Tensor | _Recipe:
+        """What autograd keeps of a tensor."""
+        out, recipe = self._recipes.get(tensor.data_ptr(), (None, None))
+        same = out is not None and out.shape == tensor.shape and out.stride() == tensor.stride()
+        return recipe if same and out.dtype == tensor.dtype else tensor
+
+    @staticmethod
+    def unpack(kept: Tensor | _Recipe) -> Tensor:
+        """The tensor again."""
+        return kept() if isinstance(kept, _Recipe) else kept
+
+
+@contextmanager
+def cheap_outputs() -> Iterator[CheapOutputs]:
+    """Open a part of a forward pass in which cheap outputs are not kept for backward.
+
+    Yields:
+        A callable: ``cheap(module, x)`` is ``module(x)``. Where nothing is recorded, inside an activation checkpoint
+        (which keeps nothing anyway) and for a compiler (which decides by itself) it is no more than that.
+    """
+    cheap = CheapOutputs()
+    if not torch.is_grad_enabled() or _in_checkpoint.get() or torch.compiler.is_compiling():
+        yield lambda module, x: module(x)
+        return
+    with torch.autograd.graph.saved_tensors_hooks(cheap.pack, cheap.unpack):
+        yield cheap
+    cheap._recipes.clear()
+
+
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block without keeping its activations; backward runs it again.
+
+    The second run must not count a batch twice in BatchNorm's running statistics, which plain
+    ``torch.utils.checkpoint`` would do.
+
+    Args:
+        block: The block.
+        x: Map of shape (B, C, H, W).
+
+    Returns:
+        What ``block(x)`` returns.
+    """
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return _first_run(), _second_run(block)
+
+    if torch.compiler.is_compiling():
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _first_run() -> Iterator[None]:
+    token = _in_checkpoint.set(True)
+    try:
+        yield
+    finally:
+        _in_checkpoint.reset(token)
+
+
+@contextmanager
+def _second_run(module: nn.Module) -> Iterator[None]:
+    # With momentum 0 the same tensors are saved for backward as in the first run, which checkpointing demands.
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked.clone() for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        with _first_run():
+            yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
