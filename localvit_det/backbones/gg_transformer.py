@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import WindowAttention, pad_to_multiple
+from ..layers import WindowAttention, in_bands, pad_to_multiple
 from .base import LocalViT
 
 
@@ -39,11 +40,20 @@ class GlanceGazeAttention(WindowAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
-        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
-        value = qkv.chunk(3, dim=1)[2][..., :height, :width]  # B, C, H, W
-        mixed = self.aggregate(qkv, self.logit_bias(x))[..., :height, :width] + self.gaze(value)
-        return self.proj_drop(self.proj(mixed))
+        channels = x.shape[1]
+        weights, biases = self.qkv.weight.split(2 * channels), [None, None]
+        if self.qkv.bias is not None:
+            biases = self.qkv.bias.split(2 * channels)
+
+        def glance(x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:
+            height, width = x.shape[-2:]
+            query_key = F.conv2d(pad_to_multiple(x, self.window_size), weights[0], biases[0])  # B, 2C, H', W'
+            out = self.aggregate(query_key, pad_to_multiple(value, self.window_size), self.logit_bias(x))
+            return self.proj_drop(self.proj(out[..., :height, :width] + gaze))
+
+        # The values come first, for the convolution needs all of them; what follows stays inside bands of windows.
+        value = F.conv2d(x, weights[1], biases[1])  # B, C, H, W
+        return in_bands(glance, (x, value, self.gaze(value)), (self.window_size, self.split), self)
 
 
 @MODELS.register_module()

@@ -1,7 +1,7 @@
 """The only home of code that backbones share: stems, windows, attention, MLP, blocks, norms."""
 
 from .attention import WindowAttention, relative_position_index
-from .bands import POINTWISE, residual
+from .bands import POINTWISE, in_bands, residual
 from .block import Block
 from .downsample import ConvDownsample, PatchMerging
 from .fuse import fuse_into_next, fuse_into_previous, scale_and_shift
@@ -27,6 +27,7 @@ __all__ = [
     "checkpointed",
     "fuse_into_next",
     "fuse_into_previous",
+    "in_bands",
     "inhomogeneous_conv",
     "merge_windows",
     "pad_to_multiple",

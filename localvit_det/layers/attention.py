@@ -86,7 +86,8 @@ class WindowAttention(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[-2:]
         qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
-        mixed = self.aggregate(qkv, self.logit_bias(x))  # B, C, H', W'
+        query_key, value = qkv.split([2 * x.shape[1], x.shape[1]], dim=1)
+        mixed = self.aggregate(query_key, value, self.logit_bias(x))  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
         return self.proj_drop(self.proj(mixed)[..., :height, :width])
 
@@ -99,15 +100,17 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1)[None]  # 1, heads, ws², ws²
         return bias if mask is None else bias + mask
 
-    def aggregate(self, qkv: Tensor, bias: Tensor | None) -> Tensor:
-        """Attention itself: (B, 3C, H', W') -> (B, C, H', W')."""
-        query, key, value = split_windows(qkv, self.window_size, self.split, self.num_heads, parts=3)
+    def aggregate(self, query_key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention itself: (B, 2C, H', W') and (B, C, H', W') -> (B, C, H', W')."""
+        size = value.shape[-2:]
+        query, key = split_windows(query_key, self.window_size, self.split, self.num_heads, parts=2)
+        value = split_windows(value, self.window_size, self.split, self.num_heads)[0]
         if bias is not None:
             bias = bias.to(query.dtype)
             if bias.shape[0] > 1:
                 bias = bias.repeat(query.shape[0] // bias.shape[0], 1, 1, 1)  # windows -> B·windows
         out = attend(query, key, value, bias, self.attn_drop_rate if self.training else 0.0)
-        return merge_windows(out, qkv.shape[-2:], self.window_size, self.split)
+        return merge_windows(out, size, self.window_size, self.split)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_rate: float) -> Tensor:

@@ -19,32 +19,52 @@ POINTWISE: Reach = (1, "local")  # each position on its own
 
 
 def residual(x: Tensor, branch: Callable[[Tensor], Tensor], reach: Reach | None, module: nn.Module) -> Tensor:
-    """Compute ``x + branch(x)``; on a CPU at inference, one band of rows after the other.
-
-    Bands give the same numbers as the whole map, because a branch never mixes rows of different bands. On a GPU
-    they would only mean smaller kernels, and autograd would keep all bands anyway.
+    """Compute ``x + branch(x)``, in bands of rows where the branch allows it.
 
     Args:
         x: Map of shape (B, C, H, W).
         branch: The branch, (B, C, H, W) -> (B, C, H, W), for any number of rows.
         reach: Which rows the branch mixes; None if any, so that it needs the whole map.
-        module: The module that the branch belongs to; bands need it in eval mode.
+        module: The module that the branch belongs to.
 
     Returns:
         Map of shape (B, C, H, W).
     """
-    bands = _bands(x, *reach) if reach and _pays(x, module) else []
-    if len(bands) < 2:
+    if reach is None:
         return x + branch(x)
-    out = torch.empty_like(x)
-    for picture, target in zip(x.split(1), out.split(1), strict=True):  # views of 1, C, H, W
+    return in_bands(lambda band: band + branch(band), (x,), reach, module)
+
+
+def in_bands(function: Callable[..., Tensor], maps: tuple[Tensor, ...], reach: Reach, module: nn.Module) -> Tensor:
+    """Compute ``function(*maps)``; on a CPU at inference, one band of rows after the other.
+
+    Bands give the same numbers as the whole map, because the function never mixes rows of different bands. On a GPU
+    they would only mean smaller kernels, and autograd would keep all bands anyway.
+
+    Args:
+        function: Maps to a map, all of one shape (B, C, H, W), for any number of rows.
+        maps: Its arguments.
+        reach: Which rows the function mixes.
+        module: The module that the function belongs to; bands need it in eval mode.
+
+    Returns:
+        Map of shape (B, C, H, W).
+    """
+    bands = _bands(maps[0], *reach) if _pays(maps[0], module) else []
+    if len(bands) < 2:
+        return function(*maps)
+    out = torch.empty_like(maps[0])
+    for *pictures, target in zip(*(m.split(1) for m in (*maps, out)), strict=True):  # views of 1, C, H, W
         for slices in bands:
-            rows = [picture[:, :, s] for s in slices]
-            band = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)  # 1, C, rows, W
-            result = band + branch(band)
-            for s, part in zip(slices, result.split([r.shape[2] for r in rows], dim=2), strict=True):
+            band = function(*(_rows(picture, slices) for picture in pictures))  # 1, C, rows, W
+            for s, part in zip(slices, band.split([s.stop - s.start for s in slices], dim=2), strict=True):
                 target[:, :, s] = part
     return out
+
+
+def _rows(picture: Tensor, slices: list[slice]) -> Tensor:
+    rows = [picture[:, :, s] for s in slices]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
 
 
 def _pays(x: Tensor, module: nn.Module) -> bool:

@@ -6,8 +6,8 @@ input for backward, and so each of them would cost a map of memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +43,21 @@ class CheapOutputs:
 
     def __init__(self) -> None:
         self._recipes: dict[int, tuple[Tensor, _Recipe]] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+
+    def __enter__(self) -> CheapOutputs:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+        self._recipes.clear()
 
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return ``module(x)``; the module must be deterministic, and ``x`` must not be changed later."""
         out = module(x)
-        # Another process takes part in a synchronised norm, and may not be there in backward.
-        if torch.is_grad_enabled() and not isinstance(module, (nn.SyncBatchNorm, nn.Identity)):
+        # Other processes take part in a synchronised norm, and may not be there in backward.
+        if not isinstance(module, (nn.SyncBatchNorm, nn.Identity)):
             kind = x.device.type
             autocast = {
                 "device_type": kind,
@@ -59,33 +68,31 @@ class CheapOutputs:
             self._recipes[out.data_ptr()] = (out, _Recipe(module, x, autocast))
         return out
 
-    def pack(self, tensor: Tensor) -> Tensor | _Recipe:
-        """What autograd keeps of a tensor."""
+    def _pack(self, tensor: Tensor) -> Tensor | _Recipe:
         out, recipe = self._recipes.get(tensor.data_ptr(), (None, None))
         same = out is not None and out.shape == tensor.shape and out.stride() == tensor.stride()
         return recipe if same and out.dtype == tensor.dtype else tensor
 
     @staticmethod
-    def unpack(kept: Tensor | _Recipe) -> Tensor:
-        """The tensor again."""
+    def _unpack(kept: Tensor | _Recipe) -> Tensor:
         return kept() if isinstance(kept, _Recipe) else kept
 
 
-@contextmanager
-def cheap_outputs() -> Iterator[CheapOutputs]:
+def cheap_outputs() -> AbstractContextManager[Callable[[nn.Module, Tensor], Tensor]]:
     """Open a part of a forward pass in which cheap outputs are not kept for backward.
 
-    Yields:
-        A callable: ``cheap(module, x)`` is ``module(x)``. Where nothing is recorded, inside an activation checkpoint
-        (which keeps nothing anyway) and for a compiler (which decides by itself) it is no more than that.
+    Returns:
+        A context that gives a callable: ``cheap(module, x)`` is ``module(x)``. Where nothing is recorded, inside an
+        activation checkpoint (which keeps nothing anyway) and for a compiler (which decides by itself) it is no more
+        than that.
     """
-    cheap = CheapOutputs()
-    if not torch.is_grad_enabled() or _in_checkpoint.get() or torch.compiler.is_compiling():
-        yield lambda module, x: module(x)
-        return
-    with torch.autograd.graph.saved_tensors_hooks(cheap.pack, cheap.unpack):
-        yield cheap
-    cheap._recipes.clear()
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_checkpoint.get():
+        return nullcontext(_call)
+    return CheapOutputs()
+
+
+def _call(module: nn.Module, x: Tensor) -> Tensor:
+    return module(x)
 
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
