@@ -58,7 +58,7 @@ class CheapOutputs:
         out = module(x)
         # Other processes take part in a synchronised norm, and may not be there in backward.
         if not isinstance(module, (nn.SyncBatchNorm, nn.Identity)):
-            kind = x.device.type
+            kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # meta has none
             autocast = {
                 "device_type": kind,
                 "enabled": torch.is_autocast_enabled(kind),
