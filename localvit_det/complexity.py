@@ -37,14 +37,18 @@ def count_multiply_adds(run: Callable[[], object]) -> int:
     """Count the multiply-adds of everything that ``run`` does with PyTorch.
 
     PyTorch's own counter does the work. It lacks ``addcmul_``, one multiply-add per element, of which the
-    inhomogeneous convolution is made, and in some releases the attention kernels of the CPU; the plain form of
-    attention is two matrix products, which every release counts.
+    inhomogeneous convolution is made, ``baddbmm_`` of our attention, and in some releases the attention kernels of
+    the CPU; the plain form of attention is two matrix products, which every release counts.
     """
 
     def addcmul(out: torch.Size, *factors: torch.Size, **_: object) -> int:
         return 2 * prod(out)  # the counter takes a multiplication and an addition for two
 
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addcmul_: addcmul})
+    def baddbmm(out: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
+        return 2 * prod(left) * right[-1]
+
+    missing = {torch.ops.aten.addcmul_: addcmul, torch.ops.aten.baddbmm_: baddbmm}
+    counter = FlopCounterMode(display=False, custom_mapping=missing)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         run()
     return counter.get_total_flops() // 2

@@ -1,16 +1,24 @@
-"""Windows, masks and the convolution with a kernel at each position."""
+"""Windows and masks, convolutions of our own, packed products, residual branches."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import nn
 
 from localvit_det.layers import (
+    POINTWISE,
+    DepthwiseConv2d,
+    PackedPointwise,
     WindowAttention,
     inhomogeneous_conv,
     merge_windows,
     pad_to_multiple,
     padding_bias,
     relative_position_index,
+    residual,
     split_windows,
 )
 
@@ -206,3 +214,74 @@ class TestCheapOutputs:
         assert gone() is None
         out.sum().backward()
         assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        nn.Identity(),
+        nn.ReLU(),
+        nn.ReLU6(),
+        nn.SiLU(),
+        nn.GELU(),
+        nn.GELU(approximate="tanh"),
+        nn.LeakyReLU(),
+        nn.Tanh(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_convolution_is_convolution_and_activation(act, bias):
+    conv = nn.Conv2d(12, 20, 1, bias=bias)
+    packed = PackedPointwise(conv, act)
+    x = torch.randn(2, 12, 9, 11).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), act(conv(x)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed(x[:1, :, 2:5]), act(conv(x[:1, :, 2:5])), rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = packed(x)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), act(conv(x)), rtol=2e-2, atol=2e-2)
+
+
+def test_packed_convolution_follows_its_weights():
+    packed = PackedPointwise(nn.Conv2d(4, 6, 1))
+    x = torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        packed(x)
+        packed.load_state_dict(nn.Conv2d(4, 6, 1).state_dict())
+        expected = F.conv2d(x, packed.weight, packed.bias)
+        torch.testing.assert_close(packed(x), expected)
+        torch.testing.assert_close(copy.deepcopy(packed)(x), expected)  # packed weights themselves cannot be copied
+        torch.testing.assert_close(packed.double()(x.double()).float(), expected)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+@pytest.mark.parametrize("size", [(4, 5), (40, 13)])
+def test_depthwise_convolution_has_the_gradients_of_convolution(kernel, size):
+    ours = DepthwiseConv2d(6, kernel).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    out = ours(x)
+    expected = F.conv2d(x, ours.weight, ours.bias, padding=kernel // 2, groups=6)
+    torch.testing.assert_close(out, expected)
+    seed = torch.randn_like(out)
+    inputs = (x, ours.weight, ours.bias)
+    found, wanted = (torch.autograd.grad(y, inputs, seed, create_graph=True) for y in (out, expected))
+    torch.testing.assert_close(found, wanted)
+    found, wanted = (torch.autograd.grad(sum(g.square().sum() for g in grads), inputs[:2]) for grads in (found, wanted))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_depthwise_convolution_gradcheck():
+    ours = DepthwiseConv2d(2, 5).double()
+    x = torch.randn(2, 2, 18, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: ours(x), (x, ours.weight, ours.bias))
+
+
+def test_residual_drops_pictures_and_scales_the_rest():
+    drop_path = DropPath(0.25).train()
+    x, branch = torch.randn(4000, 1, 1, 1), torch.ones(4000, 1, 1, 1)
+    added = residual(x, nn.Identity(), (branch,), POINTWISE, drop_path) - x
+    assert set(added.flatten().mul(3).round().tolist()) == {0.0, 4.0}  # nothing, or 1 / (1 - 0.25)
+    assert abs(added.mean() - 1) < 0.05
+    torch.testing.assert_close(residual(x, nn.Identity(), (branch,), POINTWISE, drop_path.eval()), x + branch)

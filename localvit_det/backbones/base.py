@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import Resizer, Rule
 from ..checkpoint.resize import resize_position_bias
-from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed
+from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed, pack_children
 
 
 class Stage(nn.Module):
@@ -244,6 +244,8 @@ class LocalViT(BaseModule):
         for module in list(self.modules()):
             if module is not self and hasattr(module, "fuse"):
                 module.fuse()
+        for module in list(self.modules()):
+            pack_children(module)
         return self
 
     switch_to_deploy = fuse

@@ -10,7 +10,17 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import build_norm, fuse_into_previous, inhomogeneous_conv, pad_to_multiple, scale_and_shift
+from ..layers import (
+    DepthwiseConv2d,
+    Mixer,
+    PackedPointwise,
+    build_norm,
+    depthwise_conv,
+    fuse_into_previous,
+    inhomogeneous_conv,
+    pad_to_multiple,
+    scale_and_shift,
+)
 from .base import LocalViT
 
 _REDUCTION = 4  # of the channels inside the kernel generators
@@ -42,10 +52,8 @@ class DynamicDWConv(nn.Module):
         kernels = kernels.view(-1, channels, 1, self.kernel_size, self.kernel_size)
         # One convolution a picture keeps channels-last memory; folding B into the groups, as the official
         # code does, would copy the map to and fro.
-        maps = [
-            F.conv2d(picture, kernel, self.bias, padding=self.kernel_size // 2, groups=channels)
-            for picture, kernel in zip(x.split(1), kernels, strict=True)
-        ]
+        pictures = zip(x.split(1), kernels, strict=True)
+        maps = [depthwise_conv(picture, kernel, self.bias) for picture, kernel in pictures]
         return torch.cat(maps)
 
     def fuse(self) -> None:
@@ -97,7 +105,7 @@ class InhomogeneousDWConv(nn.Module):
         self.reduce, self.norm = fuse_into_previous(self.reduce, self.norm)
 
 
-class ConvMixer(nn.Module):
+class ConvMixer(Mixer):
     """1×1 convolution, depth-wise convolution, 1×1 convolution, each with a norm; ReLU between.
 
     Args:
@@ -112,23 +120,32 @@ class ConvMixer(nn.Module):
         self.pad_to = pad_to
         self.expand = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm1 = build_norm(norm_cfg, channels)
+        self.act = nn.ReLU(inplace=True)
         self.conv = conv
         self.norm2 = build_norm(norm_cfg, channels)
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm3 = build_norm(norm_cfg, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
+    def spread(self, x: Tensor) -> tuple[Tensor]:
+        """Everything up to the depth-wise convolution: (B, C, H, W) -> (B, C, H', W'), padded if so wished."""
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
-        x = F.relu(self.norm1(self.expand(x)), inplace=True)
-        x = F.relu(self.norm2(self.conv(x)), inplace=True)
-        return self.norm3(self.project(x))[..., :height, :width]
+        x = self.act(self.norm1(self.expand(x)))
+        return (F.relu(self.norm2(self.conv(x)), inplace=True),)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The projection: (B, C, H, W) -> (B, C, H, W)."""
+        return self.norm3(self.project(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return super().forward(x)[..., : x.shape[2], : x.shape[3]]
 
     def fuse(self) -> None:
         """Fold the norms into the convolutions before them."""
-        self.expand, self.norm1 = fuse_into_previous(self.expand, self.norm1)
+        expand, self.norm1 = fuse_into_previous(self.expand, self.norm1)
+        if isinstance(self.norm1, nn.Identity):
+            self.expand, self.act = PackedPointwise(expand, self.act), nn.Identity()
         if isinstance(self.conv, nn.Conv2d):
             self.conv, self.norm2 = fuse_into_previous(self.conv, self.norm2)
         elif isinstance(self.conv, DynamicDWConv):
@@ -188,8 +205,7 @@ class DWNet(LocalViT):
 
     def make_conv(self, stage: int) -> nn.Module:
         """The depth-wise convolution."""
-        channels, kernel = self.channels[stage], self.window_size
-        return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        return DepthwiseConv2d(self.channels[stage], self.window_size)
 
 
 @MODELS.register_module()

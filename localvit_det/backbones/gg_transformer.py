@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import WindowAttention, in_bands, pad_to_multiple
+from ..layers import DepthwiseConv2d, PackedPointwise, WindowAttention, pad_to_multiple, split_outputs
 from .base import LocalViT
 
 
@@ -32,28 +33,35 @@ class GlanceGazeAttention(WindowAttention):
     def __init__(self, channels: int, num_heads: int, window_size: int, gaze_kernel: int, **attention: Any) -> None:
         super().__init__(channels, num_heads, window_size, split="dilated", position_bias=False, **attention)
         # With a bias: the field's convention for depth-wise convolutions; the paper is silent.
-        self.gaze = nn.Conv2d(channels, channels, gaze_kernel, padding=gaze_kernel // 2, groups=channels)
+        self.gaze = DepthwiseConv2d(channels, gaze_kernel)
+        self.parts = (2 * channels, channels)  # of qkv: queries with keys, values
+        self.packed = nn.ModuleList()  # the two projections, once fused
 
-    @property
-    def reach(self) -> None:
-        """The whole map: the convolution crosses every band."""
+    def spread(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gaze, whose convolution crosses every band: (B, C, H, W) -> three maps (B, C, H, W): x, value, gaze."""
+        value = self.projections()[1](x)
+        return x, value, self.gaze(value)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        channels = x.shape[1]
-        weights, biases = self.qkv.weight.split(2 * channels), [None, None]
-        if self.qkv.bias is not None:
-            biases = self.qkv.bias.split(2 * channels)
+    def gather(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:
+        """Glance and projection: three maps (B, C, H, W) -> (B, C, H, W)."""
+        height, width = x.shape[-2:]
+        query_key = self.projections()[0](pad_to_multiple(x, self.window_size))  # B, 2C, H', W'
+        (value,) = self.windows(pad_to_multiple(value, self.window_size), parts=1)
+        out = self.aggregate(*self.windows(query_key, parts=2), value, self.logit_bias(x), query_key.shape[-2:])
+        return self.proj_drop(self.proj(out[..., :height, :width] + gaze))
 
-        def glance(x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:
-            height, width = x.shape[-2:]
-            query_key = F.conv2d(pad_to_multiple(x, self.window_size), weights[0], biases[0])  # B, 2C, H', W'
-            out = self.aggregate(query_key, pad_to_multiple(value, self.window_size), self.logit_bias(x))
-            return self.proj_drop(self.proj(out[..., :height, :width] + gaze))
+    def projections(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """What makes queries and keys, (B, C, H, W) -> (B, 2C, H, W), and what makes values, -> (B, C, H, W)."""
+        if self.packed:
+            return self.packed
+        weights = self.qkv.weight.split(self.parts)
+        biases = [None, None] if self.qkv.bias is None else self.qkv.bias.split(self.parts)
+        return [partial(F.conv2d, weight=w, bias=b) for w, b in zip(weights, biases, strict=True)]
 
-        # The values come first, for the convolution needs all of them; what follows stays inside bands of windows.
-        value = F.conv2d(x, weights[1], biases[1])  # B, C, H, W
-        return in_bands(glance, (x, value, self.gaze(value)), (self.window_size, self.split), self)
+    def fuse(self) -> None:
+        """Pack the two projections."""
+        self.packed.extend(PackedPointwise(part) for part in split_outputs(self.qkv, self.parts))
+        self.qkv = nn.Identity()
 
 
 @MODELS.register_module()

@@ -11,7 +11,7 @@ from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..checkpoint.resize import resize_kernel
-from ..layers import POINTWISE, Block, ConvDownsample, ConvStem, WindowAttention, build_norm, cheap_outputs, residual
+from ..layers import Block, ConvDownsample, ConvStem, DepthwiseConv2d, WindowAttention, build_norm, cheap_outputs
 from .base import LocalViT
 
 
@@ -31,14 +31,15 @@ class ShuffleBlock(Block):
     def __init__(self, channels: int, window_size: int, norm_cfg: dict, **branches: Any) -> None:
         super().__init__(**branches)
         self.norm_local = build_norm(norm_cfg, channels)
-        self.local = nn.Conv2d(channels, channels, window_size, padding=window_size // 2, groups=channels)
+        self.local = DepthwiseConv2d(channels, window_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = residual(x, self.mix, self.mixer.reach, self)
+        x = self.mix(x)
         with cheap_outputs() as cheap:
-            x = x + self.local(cheap(self.norm_local, x))
-        return residual(x, self.transform, POINTWISE, self)
+            local = self.local(cheap(self.norm_local, x))
+        x = x + local if torch.is_grad_enabled() else torch.add(x, local, out=local)
+        return self.transform(x)
 
 
 @MODELS.register_module()

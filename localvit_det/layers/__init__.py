@@ -1,13 +1,16 @@
 """The only home of code that backbones share: stems, windows, attention, MLP, blocks, norms."""
 
 from .attention import WindowAttention, relative_position_index
-from .bands import POINTWISE, in_bands, residual
+from .bands import POINTWISE, Reach, residual
 from .block import Block
+from .depthwise import DepthwiseConv2d, depthwise_conv
 from .downsample import ConvDownsample, PatchMerging
-from .fuse import fuse_into_next, fuse_into_previous, scale_and_shift
+from .fuse import fuse_into_next, fuse_into_previous, scale_and_shift, split_outputs
 from .inhomogeneous import inhomogeneous_conv
+from .mixer import Mixer
 from .mlp import ConvMlp
 from .norm import LayerNorm2d, build_norm
+from .packed import PackedPointwise, pack_children
 from .recompute import cheap_outputs, checkpointed
 from .stem import ConvStem, PatchEmbed
 from .window import merge_windows, pad_to_multiple, padding_bias, split_windows
@@ -18,22 +21,28 @@ __all__ = [
     "ConvDownsample",
     "ConvMlp",
     "ConvStem",
+    "DepthwiseConv2d",
     "LayerNorm2d",
+    "Mixer",
+    "PackedPointwise",
     "PatchEmbed",
     "PatchMerging",
+    "Reach",
     "WindowAttention",
     "build_norm",
     "cheap_outputs",
     "checkpointed",
+    "depthwise_conv",
     "fuse_into_next",
     "fuse_into_previous",
-    "in_bands",
     "inhomogeneous_conv",
     "merge_windows",
+    "pack_children",
     "pad_to_multiple",
     "padding_bias",
     "relative_position_index",
     "residual",
     "scale_and_shift",
+    "split_outputs",
     "split_windows",
 ]

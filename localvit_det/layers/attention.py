@@ -8,6 +8,7 @@ from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from .bands import Reach
+from .mixer import Mixer
 from .window import Split, merge_windows, pad_to_multiple, padding_bias, split_windows
 
 
@@ -26,7 +27,7 @@ def relative_position_index(window_size: int) -> Tensor:
     return offsets[0] * (2 * window_size - 1) + offsets[1]
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Mixer):
     """Multi-head self-attention among the tokens of each window, for maps of any size.
 
     Sizes that windows do not divide are padded; padded tokens are masked out, so they never change what real
@@ -82,14 +83,17 @@ class WindowAttention(nn.Module):
         """Which rows are mixed."""
         return self.window_size, self.split
 
-    def forward(self, x: Tensor) -> Tensor:
+    def gather(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[-2:]
         qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
-        query_key, value = qkv.split([2 * x.shape[1], x.shape[1]], dim=1)
-        mixed = self.aggregate(query_key, value, self.logit_bias(x))  # B, C, H', W'
+        mixed = self.aggregate(*self.windows(qkv, parts=3), self.logit_bias(x), qkv.shape[-2:])  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
         return self.proj_drop(self.proj(mixed)[..., :height, :width])
+
+    def windows(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, parts·C, H', W') -> as many times (B·windows, heads, ws², d)."""
+        return split_windows(x, self.window_size, self.split, self.num_heads, parts).unbind()
 
     def logit_bias(self, x: Tensor) -> Tensor | None:
         """Position bias plus the mask of padded keys: (1 | windows, heads | 1, ws² | 1, ws²), or None."""
@@ -100,11 +104,10 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1)[None]  # 1, heads, ws², ws²
         return bias if mask is None else bias + mask
 
-    def aggregate(self, query_key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """Attention itself: (B, 2C, H', W') and (B, C, H', W') -> (B, C, H', W')."""
-        size = value.shape[-2:]
-        query, key = split_windows(query_key, self.window_size, self.split, self.num_heads, parts=2)
-        value = split_windows(value, self.window_size, self.split, self.num_heads)[0]
+    def aggregate(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, size: tuple[int, int]
+    ) -> Tensor:
+        """Attention itself, and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W')."""
         if bias is not None:
             bias = bias.to(query.dtype)
             if bias.shape[0] > 1:
@@ -132,9 +135,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_
     # products are faster for 49 tokens, and keep less for backward.
     scale = query.shape[-1] ** -0.5
     q, k, v = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # windows·heads, tokens, d
-    logits = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)  # windows·heads, tokens, tokens
-    if bias is not None:
-        logits = logits.view(*query.shape[:3], -1).add_(bias).flatten(0, 1)
-    # In place where nothing is recorded.
-    weights = logits.softmax(-1) if torch.is_grad_enabled() else torch.softmax(logits, dim=-1, out=logits)
+    if bias is None:
+        logits = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+    else:  # the product is added to a copy of the bias: no pass for the sum
+        logits = bias.expand(*query.shape[:3], -1).clone(memory_format=torch.contiguous_format).flatten(0, 1)
+        logits.baddbmm_(q, k.transpose(1, 2), alpha=scale)  # windows·heads, tokens, tokens
+    if torch.is_grad_enabled():
+        weights = logits.softmax(-1)  # in fp32 inside, whatever the type
+    else:  # in place; half precision is faster converted before than inside
+        logits = logits.float() if logits.element_size() < 4 else logits
+        weights = torch.softmax(logits, dim=-1, out=logits).to(v.dtype)
     return torch.bmm(F.dropout(weights, drop_rate) if drop_rate else weights, v).view_as(query)

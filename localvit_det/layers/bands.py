@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor
 
 from .window import Split
 
@@ -18,48 +19,50 @@ Reach = tuple[int, Split]
 POINTWISE: Reach = (1, "local")  # each position on its own
 
 
-def residual(x: Tensor, branch: Callable[[Tensor], Tensor], reach: Reach | None, module: nn.Module) -> Tensor:
-    """Compute ``x + branch(x)``, in bands of rows where the branch allows it.
+def residual(
+    x: Tensor,
+    branch: Callable[..., Tensor],
+    maps: Sequence[Tensor],
+    reach: Reach,
+    drop_path: DropPath,
+    overwrite: bool = False,
+) -> Tensor:
+    """Compute ``x + drop_path(branch(*maps))``; on a CPU at inference, one band of rows after the other.
 
-    Args:
-        x: Map of shape (B, C, H, W).
-        branch: The branch, (B, C, H, W) -> (B, C, H, W), for any number of rows.
-        reach: Which rows the branch mixes; None if any, so that it needs the whole map.
-        module: The module that the branch belongs to.
-
-    Returns:
-        Map of shape (B, C, H, W).
-    """
-    if reach is None:
-        return x + branch(x)
-    return in_bands(lambda band: band + branch(band), (x,), reach, module)
-
-
-def in_bands(function: Callable[..., Tensor], maps: tuple[Tensor, ...], reach: Reach, module: nn.Module) -> Tensor:
-    """Compute ``function(*maps)``; on a CPU at inference, one band of rows after the other.
-
-    Bands give the same numbers as the whole map, because the function never mixes rows of different bands. On a GPU
+    Bands give the same numbers as the whole map, because the branch never mixes rows of different bands. On a GPU
     they would only mean smaller kernels, and autograd would keep all bands anyway.
 
     Args:
-        function: Maps to a map, all of one shape (B, C, H, W), for any number of rows.
-        maps: Its arguments.
-        reach: Which rows the function mixes.
-        module: The module that the function belongs to; bands need it in eval mode.
+        x: What the branch is added to, (B, C, H, W).
+        branch: The branch, maps -> (B, C, H, W), for any number of rows. Where maps are padded at the bottom and the
+            right, so may be what it returns.
+        maps: What the branch takes, each (B, any, H, W).
+        reach: Which rows the branch mixes.
+        drop_path: Gives the probability of leaving the branch out, per picture, in train mode.
+        overwrite: Whether bands may be written into ``x``: new memory is paid for in page faults.
 
     Returns:
         Map of shape (B, C, H, W).
     """
-    bands = _bands(maps[0], *reach) if _pays(maps[0], module) else []
+    bands = _bands(x, *reach) if _pays(x) and not drop_path.training else []
     if len(bands) < 2:
-        return function(*maps)
-    out = torch.empty_like(maps[0])
-    for *pictures, target in zip(*(m.split(1) for m in (*maps, out)), strict=True):  # views of 1, C, H, W
+        return _add_at_random(x, branch(*maps)[..., : x.shape[2], : x.shape[3]], drop_path)
+    out = x if overwrite else torch.empty_like(x)
+    for base, target, *picture in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
         for slices in bands:
-            band = function(*(_rows(picture, slices) for picture in pictures))  # 1, C, rows, W
+            band = branch(*(_rows(m, slices) for m in picture))  # 1, C, rows, W
             for s, part in zip(slices, band.split([s.stop - s.start for s in slices], dim=2), strict=True):
-                target[:, :, s] = part
+                torch.add(base[:, :, s], part[..., : x.shape[3]], out=target[:, :, s])
     return out
+
+
+def _add_at_random(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
+    if not drop_path.training or not drop_path.drop_prob:
+        return x + branch
+    # What MMCV's module computes, in one pass over the map instead of three.
+    keep = 1 - drop_path.drop_prob
+    scale = branch.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep)
+    return torch.addcmul(x, branch, scale)
 
 
 def _rows(picture: Tensor, slices: list[slice]) -> Tensor:
@@ -67,9 +70,8 @@ def _rows(picture: Tensor, slices: list[slice]) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
 
 
-def _pays(x: Tensor, module: nn.Module) -> bool:
-    recorded = module.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-    return x.device.type == "cpu" and not recorded
+def _pays(x: Tensor) -> bool:
+    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _bands(x: Tensor, window_size: int, split: Split) -> list[list[slice]]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .attention import WindowAttention
 from .bands import POINTWISE, residual
 from .fuse import fuse_into_next
+from .mixer import Mixer
 from .recompute import cheap_outputs
 
 
@@ -16,8 +17,7 @@ class Block(nn.Module):
 
     Args:
         norm1: Before the mixer; ``nn.Identity()`` for mixers that normalise by themselves.
-        mixer: Mixes tokens, (B, C, H, W) -> (B, C, H, W) for any H×W. If it has an attribute ``reach``, it may be
-            run over bands of rows (see :mod:`localvit_det.layers.bands`).
+        mixer: Mixes tokens, (B, C, H, W) -> (B, C, H, W) for any H×W; a plain module, or a :class:`Mixer`.
         norm2: Before the MLP.
         mlp: Mixes channels.
         drop_path_rate: Probability of dropping a branch, per picture.
@@ -35,18 +35,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = residual(x, self.mix, getattr(self.mixer, "reach", None), self)
-        return residual(x, self.transform, POINTWISE, self)
+        return self.transform(self.mix(x))
 
     def mix(self, x: Tensor) -> Tensor:
-        """The branch of the mixer: (B, C, H, W) -> (B, C, H, W)."""
+        """Mix tokens: (B, C, H, W) -> (B, C, H, W)."""
         with cheap_outputs() as cheap:
-            return self.drop_path(self.mixer(cheap(self.norm1, x)))
+            normed = cheap(self.norm1, x)
+            if isinstance(self.mixer, Mixer):
+                return residual(x, self.mixer.gather, self.mixer.spread(normed), self.mixer.reach, self.drop_path)
+            return residual(x, nn.Identity(), (self.mixer(normed),), POINTWISE, self.drop_path)
 
     def transform(self, x: Tensor) -> Tensor:
-        """The branch of the MLP: (B, C, H, W) -> (B, C, H, W)."""
+        """Mix channels: (B, C, H, W) -> (B, C, H, W)."""
         with cheap_outputs() as cheap:
-            return self.drop_path(self.mlp(cheap(self.norm2, x)))
+            branch = lambda band: self.mlp(cheap(self.norm2, band))  # noqa: E731
+            return residual(x, branch, (x,), POINTWISE, self.drop_path, overwrite=True)  # a map of the block's own
 
     def fuse(self) -> None:
         """Fold the norms before 1×1 convolutions into these."""

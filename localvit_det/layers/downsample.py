@@ -44,5 +44,5 @@ class PatchMerging(nn.Module):
         """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
         x = pad_to_multiple(x, 2)
         # Swin's order of the four: columns change last. One copy, and the result is channels-last.
-        x = rearrange(x, "b c (h dy) (w dx) -> b h w (dx dy c)", dy=2, dx=2).permute(0, 3, 1, 2)
+        x = rearrange(x.permute(0, 2, 3, 1), "b (h dy) (w dx) c -> b h w (dx dy c)", dy=2, dx=2).permute(0, 3, 1, 2)
         return self.reduction(self.norm(x))

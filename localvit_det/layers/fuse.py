@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -54,6 +57,19 @@ def fuse_into_next(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv
     fused.weight.copy_(conv.weight * scale[None, :, None, None])
     fused.bias.copy_(bias)
     return nn.Identity(), fused.eval()
+
+
+@torch.no_grad()
+def split_outputs(conv: nn.Conv2d, sizes: Sequence[int]) -> list[nn.Conv2d]:
+    """Split a 1×1 convolution in one group into several, by its output channels."""
+    parts = []
+    for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+        part = nn.Conv2d(conv.in_channels, size, 1, bias=conv.bias is not None).to(conv.weight).requires_grad_(False)
+        part.weight.copy_(conv.weight[start : start + size])
+        if conv.bias is not None:
+            part.bias.copy_(conv.bias[start : start + size])
+        parts.append(part.eval())
+    return parts
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from mmcv.cnn import build_activation_layer
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
+from .packed import PackedPointwise
 from .recompute import cheap_outputs
 
 
@@ -36,3 +37,7 @@ class ConvMlp(nn.Module):
         hidden = self.fc1(x)  # B, C', H, W
         with cheap_outputs() as cheap:
             return self.drop(self.fc2(self.drop(cheap(self.act, hidden))))
+
+    def fuse(self) -> None:
+        """Fold the activation into the convolution before it."""
+        self.fc1, self.act = PackedPointwise(self.fc1, self.act), nn.Identity()

@@ -55,8 +55,8 @@ def split_windows(x: Tensor, window_size: int, split: Split, num_heads: int = 1,
         Windows of shape (parts, B·hh·ww, heads, ws², d).
     """
     return rearrange(
-        x,
-        f"b (parts heads d) {_AXES[split]} -> parts (b hh ww) heads (wh wl) d",
+        x.permute(0, 2, 3, 1),  # B,C,H,W -> B,H,W,C, a view; so that the gradient is channels-last, too
+        f"b {_AXES[split]} (parts heads d) -> parts (b hh ww) heads (wh wl) d",
         parts=parts,
         heads=num_heads,
         wh=window_size,

@@ -1,0 +1,90 @@
+"""1×1 convolutions for inference on a CPU: weights laid out once, and the activation inside the product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# How oneDNN calls an activation: its name, parameters, variant.
+_Activation = tuple[str, list[float], str]
+
+
+class PackedPointwise(nn.Conv2d):
+    """A 1×1 convolution and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
+
+    oneDNN lays the weights of a product out in blocks. An ordinary convolution does so anew in each call; here the
+    blocks are kept (a copy of the weights, made on first use), and the activation is applied while its input is
+    still in registers. PyTorch's compiler uses the same operators when it freezes a model. Where they do not fit
+    (other devices, gradients, compilers, types) this is the ordinary convolution followed by the activation.
+
+    Args:
+        conv: The convolution, 1×1, in one group; its parameters are shared.
+        act: The activation after it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
+        super().__init__(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None, device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.act = act or nn.Identity()
+        self._packed: tuple[Any, Tensor] | None = None
+        self.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        dtype, activation = _dtype(x), _onednn_activation(self.act)
+        if dtype is None or self.weight.dtype != torch.float32:
+            return self.act(super().forward(x))
+        rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
+        bias = None if self.bias is None else self.bias.to(dtype)
+        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or _NONE))
+        y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
+        return y if activation else self.act(y)
+
+    def _weight(self, dtype: torch.dtype) -> Tensor:
+        """The weights in oneDNN's own layout; made again when they have changed."""
+        version = None if self.weight.is_inference() else self.weight._version
+        key = (self.weight.data_ptr(), version, dtype)
+        if self._packed is None or self._packed[0] != key:
+            matrix = self.weight.detach().flatten(1).to(dtype)  # C', C
+            self._packed = key, torch.ops.mkldnn._reorder_linear_weight(matrix, None)
+        return self._packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights can be neither copied nor saved.
+        return {**self.__dict__, "_packed": None}
+
+
+def pack_children(module: nn.Module) -> None:
+    """Put a packed one in the place of each 1×1 convolution that is an attribute of ``module``."""
+    for name, child in module.named_children():
+        if type(child) is nn.Conv2d and child.kernel_size == child.stride == (1, 1) and child.groups == 1:
+            setattr(module, name, PackedPointwise(child))
+
+
+_NONE: _Activation = ("none", [], "")
+
+
+def _onednn_activation(act: nn.Module) -> _Activation | None:
+    if isinstance(act, nn.GELU):
+        return "gelu", [], act.approximate
+    if isinstance(act, nn.Hardtanh):  # and ReLU6
+        return "hardtanh", [act.min_val, act.max_val], ""
+    return {nn.Identity: _NONE, nn.ReLU: ("relu", [], ""), nn.SiLU: ("swish", [], "")}.get(type(act))
+
+
+def _dtype(x: Tensor) -> torch.dtype | None:
+    """The type in which a packed product takes ``x``, or None where it cannot."""
+    if not x.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling() or not _available():
+        return None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if dtype == torch.bfloat16:
+        return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+    return dtype if dtype == torch.float32 else None
+
+
+def _available() -> bool:
+    """Whether this PyTorch has oneDNN's fused products, and the processor is one they are made for."""
+    vector = torch.backends.cpu.get_cpu_capability()
+    return torch.backends.mkldnn.is_available() and vector in ("AVX2", "AVX512", "AMX")
