@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
@@ -236,6 +237,23 @@ def test_fused_backbone_with_packed_products(family):
             assert distance(net(x), before) < 1.5 * rounding
     # Recorded, the same weights run as ordinary convolutions.
     assert distance(net(x), before) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_to_one_graph_for_each_size(family, training):
+    graphs = CompileCounter()
+    net = build(family).train(training)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend=graphs, fullgraph=True, dynamic=False)  # an error where the graph breaks
+    with torch.set_grad_enabled(training):
+        for size, expected in [((75, 92), 1), ((75, 92), 1), ((96, 80), 2)][: 2 if training else 3]:
+            x = torch.randn(2, 3, *size)
+            maps = compiled(x)
+            assert graphs.frame_count == expected
+            if not training:
+                assert distance(maps, net(x)) < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -51,6 +51,9 @@ def measure_backbones(rows: Sequence[Row], options: Options, tell: Callable[[str
     """
     # What is called fp32 is to be fp32 on every device.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if "compile" in options.executions:
+        # Families share code, and the compiler counts its versions by code, not by network.
+        torch._dynamo.config.cache_size_limit = 64 * len(rows)
     variants = [Variant(row, dtype, how) for row in rows for dtype in options.dtypes for how in options.executions]
     for mode in options.modes:
         for size in options.sizes:

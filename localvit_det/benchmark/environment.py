@@ -12,6 +12,9 @@ import torch
 
 _PACKAGES = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmcv-lite", "mmdet", "localvit_det")
 
+# Variables that change how memory is handed out: on a CPU large maps are paid for in page faults.
+_ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE")
+
 
 def describe(device: str) -> dict[str, object]:
     """Collect what someone needs to judge or repeat a measurement on `device` ('cpu' or 'cuda')."""
@@ -25,6 +28,7 @@ def describe(device: str) -> dict[str, object]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "allocator": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_ALLOCATOR)},
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
     }
@@ -37,9 +41,10 @@ def describe(device: str) -> dict[str, object]:
 def headline(environment: dict[str, object]) -> str:
     """The environment in a line, for the head of a table."""
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    allocator = "".join(f", {name}={value}" for name, value in environment["allocator"].items())
     return (
         f"{environment['device']}, {environment['threads']} threads, load {environment['load']} before; "
-        f"Python {environment['python']}, {versions}"
+        f"Python {environment['python']}, {versions}{allocator}"
     )
 
 

@@ -110,7 +110,7 @@ class WindowAttention(Mixer):
         """Attention itself, and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W')."""
         if bias is not None:
             bias = bias.to(query.dtype)
-            if bias.shape[0] > 1:
+            if 1 < bias.shape[0] < query.shape[0]:
                 bias = bias.repeat(query.shape[0] // bias.shape[0], 1, 1, 1)  # windows -> B·windows
         out = attend(query, key, value, bias, self.attn_drop_rate if self.training else 0.0)
         return merge_windows(out, size, self.window_size, self.split)
@@ -129,7 +129,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_
     Returns:
         Mixed values of shape (windows, heads, tokens, d).
     """
-    if query.device.type != "cpu" or torch.compiler.is_compiling():
+    if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=drop_rate)
     # PyTorch's CPU kernel for attention is made for long sequences, and is not used with a learned bias: two batched
     # products are faster for 49 tokens, and keep less for backward.
@@ -140,7 +140,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_
     else:  # the product is added to a copy of the bias: no pass for the sum
         logits = bias.expand(*query.shape[:3], -1).clone(memory_format=torch.contiguous_format).flatten(0, 1)
         logits.baddbmm_(q, k.transpose(1, 2), alpha=scale)  # windows·heads, tokens, tokens
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         weights = logits.softmax(-1)  # in fp32 inside, whatever the type
     else:  # in place; half precision is faster converted before than inside
         logits = logits.float() if logits.element_size() < 4 else logits

@@ -25,7 +25,7 @@ def residual(
     maps: Sequence[Tensor],
     reach: Reach,
     drop_path: DropPath,
-    overwrite: bool = False,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """Compute ``x + drop_path(branch(*maps))``; on a CPU at inference, one band of rows after the other.
 
@@ -39,7 +39,8 @@ def residual(
         maps: What the branch takes, each (B, any, H, W).
         reach: Which rows the branch mixes.
         drop_path: Gives the probability of leaving the branch out, per picture, in train mode.
-        overwrite: Whether bands may be written into ``x``: new memory is paid for in page faults.
+        workspace: A map that nobody needs afterwards, ``x`` or one of ``maps``. Where it is like ``x``, bands are
+            written into it: new memory is paid for in page faults.
 
     Returns:
         Map of shape (B, C, H, W).
@@ -47,7 +48,8 @@ def residual(
     bands = _bands(x, *reach) if _pays(x) and not drop_path.training else []
     if len(bands) < 2:
         return _add_at_random(x, branch(*maps)[..., : x.shape[2], : x.shape[3]], drop_path)
-    out = x if overwrite else torch.empty_like(x)
+    fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
+    out = workspace if fits else torch.empty_like(x)
     for base, target, *picture in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
         for slices in bands:
             band = branch(*(_rows(m, slices) for m in picture))  # 1, C, rows, W

@@ -42,14 +42,16 @@ class Block(nn.Module):
         with cheap_outputs() as cheap:
             normed = cheap(self.norm1, x)
             if isinstance(self.mixer, Mixer):
-                return residual(x, self.mixer.gather, self.mixer.spread(normed), self.mixer.reach, self.drop_path)
+                maps = self.mixer.spread(normed)
+                workspace = None if maps[-1] is normed else maps[-1]
+                return residual(x, self.mixer.gather, maps, self.mixer.reach, self.drop_path, workspace)
             return residual(x, nn.Identity(), (self.mixer(normed),), POINTWISE, self.drop_path)
 
     def transform(self, x: Tensor) -> Tensor:
-        """Mix channels: (B, C, H, W) -> (B, C, H, W)."""
+        """Mix channels: (B, C, H, W) -> (B, C, H, W), which may overwrite its input where nothing is recorded."""
         with cheap_outputs() as cheap:
             branch = lambda band: self.mlp(cheap(self.norm2, band))  # noqa: E731
-            return residual(x, branch, (x,), POINTWISE, self.drop_path, overwrite=True)  # a map of the block's own
+            return residual(x, branch, (x,), POINTWISE, self.drop_path, workspace=x)
 
     def fuse(self) -> None:
         """Fold the norms before 1×1 convolutions into these."""

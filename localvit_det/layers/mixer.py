@@ -20,7 +20,10 @@ class Mixer(nn.Module):
         return POINTWISE
 
     def spread(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What needs the whole map: (B, C, H, W) -> maps of any channels and the same H×W."""
+        """What needs the whole map: (B, C, H, W) -> maps of any channels and the same H×W.
+
+        The last one, unless it is ``x``, must be a map of the mixer's own, for it may be overwritten.
+        """
         return (x,)
 
     def gather(self, *maps: Tensor) -> Tensor:

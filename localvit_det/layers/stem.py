@@ -44,6 +44,9 @@ class ConvStem(nn.Module):
         """Fold the norms into the convolutions before them."""
         self.conv1, self.norm1 = fuse_into_previous(self.conv1, self.norm1)
         self.conv2, self.norm2 = fuse_into_previous(self.conv2, self.norm2)
+        for act in (self.act1, self.act2):
+            if isinstance(act, (nn.ReLU, nn.Hardtanh)):
+                act.inplace = True  # the largest maps of the network: new memory is paid for in page faults
 
 
 class PatchEmbed(nn.Module):
