@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
+from localvit_det.layers import bands
 
 FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
@@ -239,6 +240,39 @@ def test_fused_backbone_with_packed_products(family):
     assert distance(net(x), before) < 1e-4
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hooks_see_whole_maps(family, monkeypatch):
+    monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
+    net = build(family).eval()
+    block = net.stages[0].blocks[0]
+    seen = {}
+    x = torch.randn(1, 3, 224, 64)
+    with torch.no_grad():
+        expected = net(x)
+        handles = [
+            part.register_forward_hook(lambda _, inputs, output, name=name: seen.setdefault(name, []).append(output))
+            for name, part in (("mixer", block.mixer), ("mlp", block.mlp))
+        ]
+        maps = net(x)
+    assert {name: [tuple(o.shape) for o in outputs] for name, outputs in seen.items()} == {
+        "mixer": [(1, block.mlp.fc1.in_channels, 56, 16)],
+        "mlp": [(1, block.mlp.fc1.in_channels, 56, 16)],
+    }
+    assert distance(maps, expected) < 1e-5
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_backbone_can_be_traced(family):
+    net = settle(build(family)).fuse()
+    first, second = torch.randn(2, 1, 3, 75, 92)
+    with torch.no_grad():
+        traced = torch.jit.trace(net, first)
+        assert "mkldnn" not in str(traced.inlined_graph)  # only what other runtimes know
+        assert distance(traced(second), net(second)) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("training", [True, False])
@@ -259,8 +293,6 @@ def test_compiles_to_one_graph_for_each_size(family, training):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [(224, 64), (203, 75)], ids=str)
 def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
-    from localvit_det.layers import bands
-
     net = settle(build(family)).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     cuts = []

@@ -15,9 +15,11 @@ from ..layers import (
     Mixer,
     PackedPointwise,
     build_norm,
+    cpu_inference,
     depthwise_conv,
     fuse_into_previous,
     inhomogeneous_conv,
+    inhomogeneous_conv_in_bands,
     pad_to_multiple,
     scale_and_shift,
 )
@@ -97,8 +99,15 @@ class InhomogeneousDWConv(nn.Module):
         # one run, where a channels-last convolution would scatter it and the operator would have to copy.
         weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
         bias = self.generate.bias[None, :, None]
-        kernels = torch.baddbmm(bias, weight, reduced.flatten(2))  # B, G·k², H·W
-        return inhomogeneous_conv(x, kernels.unflatten(2, x.shape[-2:]), self.kernel_size)
+
+        def kernels(start: int, stop: int) -> Tensor:
+            rows = reduced[:, :, start:stop]  # B, C/4, rows, W
+            return torch.baddbmm(bias, weight, rows.flatten(2)).unflatten(2, rows.shape[2:])  # B, G·k², rows, W
+
+        if cpu_inference(x):
+            groups = self.generate.out_channels // self.kernel_size**2
+            return inhomogeneous_conv_in_bands(x, kernels, groups, self.kernel_size)
+        return inhomogeneous_conv(x, kernels(0, x.shape[2]), self.kernel_size)
 
     def fuse(self) -> None:
         """Fold the generator's norm. (A norm that follows is per channel, the kernels are not.)"""

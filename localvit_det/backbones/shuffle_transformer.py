@@ -11,7 +11,16 @@ from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..checkpoint.resize import resize_kernel
-from ..layers import Block, ConvDownsample, ConvStem, DepthwiseConv2d, WindowAttention, build_norm, cheap_outputs
+from ..layers import (
+    Block,
+    ConvDownsample,
+    ConvStem,
+    DepthwiseConv2d,
+    WindowAttention,
+    build_norm,
+    cheap_outputs,
+    cpu_inference,
+)
 from .base import LocalViT
 
 
@@ -38,7 +47,7 @@ class ShuffleBlock(Block):
         x = self.mix(x)
         with cheap_outputs() as cheap:
             local = self.local(cheap(self.norm_local, x))
-        x = x + local if torch.is_grad_enabled() else torch.add(x, local, out=local)
+        x = local.add_(x) if cpu_inference(x) and x.dtype == local.dtype else x + local
         return self.transform(x)
 
 

@@ -44,8 +44,11 @@ def held_bytes(forward: Callable[[], list[Tensor]], device: str = "cpu") -> int:
         forward: Returns the outputs, whose graph keeps the rest alive.
     """
     outputs: list[Tensor] = []
-    changes = _allocations(lambda: outputs.extend(forward()), device)
-    return sum(changes)
+    run = lambda: outputs.extend(forward())  # noqa: E731
+    if device == "cuda":
+        start, _, end = _cuda_memory(run)
+        return end - start
+    return sum(_allocations(run))
 
 
 def measure_peak(run: Callable[[], object], device: str = "cpu", warmup: bool = False) -> Peak:
@@ -57,12 +60,8 @@ def measure_peak(run: Callable[[], object], device: str = "cpu", warmup: bool = 
     if warmup:
         run()
     if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return Peak(start, torch.cuda.max_memory_allocated())
+        start, peak, _ = _cuda_memory(run)
+        return Peak(start, peak)
     _forget_resident_peak()
     start = _resident("VmRSS")
     run()
@@ -88,27 +87,27 @@ def allocator_peak(run: Callable[[], object], device: str = "cpu") -> int:
     scratch memory that oneDNN takes by itself does not pass the allocator and is not seen.
     """
     if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - start
+        start, peak, _ = _cuda_memory(run)
+        return peak - start
     held = most = 0
-    for change in _allocations(run, device):
+    for change in _allocations(run):
         held += change
         most = max(most, held)
     return most
 
 
-def _allocations(run: Callable[[], object], device: str) -> list[int]:
-    """Bytes given out (positive) and taken back by PyTorch's allocator during `run`, in order."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        start = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return [torch.cuda.memory_allocated() - start]
+def _cuda_memory(run: Callable[[], object]) -> tuple[int, int, int]:
+    """Bytes that PyTorch's allocator on the GPU has given out: before `run`, at most during it, and after it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return start, torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+
+
+def _allocations(run: Callable[[], object]) -> list[int]:
+    """Bytes given out (positive) and taken back by PyTorch's allocator on the CPU during `run`, in order."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of every start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()

@@ -6,9 +6,10 @@ from .block import Block
 from .depthwise import DepthwiseConv2d, depthwise_conv
 from .downsample import ConvDownsample, PatchMerging
 from .fuse import fuse_into_next, fuse_into_previous, scale_and_shift, split_outputs
-from .inhomogeneous import inhomogeneous_conv
+from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_in_bands
 from .mixer import Mixer
 from .mlp import ConvMlp
+from .modes import cpu_inference
 from .norm import LayerNorm2d, build_norm
 from .packed import PackedPointwise, pack_children
 from .recompute import cheap_outputs, checkpointed
@@ -32,10 +33,12 @@ __all__ = [
     "build_norm",
     "cheap_outputs",
     "checkpointed",
+    "cpu_inference",
     "depthwise_conv",
     "fuse_into_next",
     "fuse_into_previous",
     "inhomogeneous_conv",
+    "inhomogeneous_conv_in_bands",
     "merge_windows",
     "pack_children",
     "pad_to_multiple",

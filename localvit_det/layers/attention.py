@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .bands import Reach
 from .mixer import Mixer
+from .modes import cpu_inference
 from .window import Split, merge_windows, pad_to_multiple, padding_bias, split_windows
 
 
@@ -140,7 +141,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_
     else:  # the product is added to a copy of the bias: no pass for the sum
         logits = bias.expand(*query.shape[:3], -1).clone(memory_format=torch.contiguous_format).flatten(0, 1)
         logits.baddbmm_(q, k.transpose(1, 2), alpha=scale)  # windows·heads, tokens, tokens
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not cpu_inference(query):
         weights = logits.softmax(-1)  # in fp32 inside, whatever the type
     else:  # in place; half precision is faster converted before than inside
         logits = logits.float() if logits.element_size() < 4 else logits

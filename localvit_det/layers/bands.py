@@ -8,6 +8,7 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
+from .modes import cpu_inference
 from .window import Split
 
 # Size of a band's input, in bytes. The widest tensors of a block (hidden layer, query-key-value) are three to four
@@ -23,7 +24,7 @@ def residual(
     x: Tensor,
     branch: Callable[..., Tensor],
     maps: Sequence[Tensor],
-    reach: Reach,
+    reach: Reach | None,
     drop_path: DropPath,
     workspace: Tensor | None = None,
 ) -> Tensor:
@@ -37,7 +38,7 @@ def residual(
         branch: The branch, maps -> (B, C, H, W), for any number of rows. Where maps are padded at the bottom and the
             right, so may be what it returns.
         maps: What the branch takes, each (B, any, H, W).
-        reach: Which rows the branch mixes.
+        reach: Which rows the branch mixes; None for no bands.
         drop_path: Gives the probability of leaving the branch out, per picture, in train mode.
         workspace: A map that nobody needs afterwards, ``x`` or one of ``maps``. Where it is like ``x``, bands are
             written into it: new memory is paid for in page faults.
@@ -45,7 +46,7 @@ def residual(
     Returns:
         Map of shape (B, C, H, W).
     """
-    bands = _bands(x, *reach) if _pays(x) and not drop_path.training else []
+    bands = _bands(x, *reach) if reach and cpu_inference(x) and not drop_path.training else []
     if len(bands) < 2:
         return _add_at_random(x, branch(*maps)[..., : x.shape[2], : x.shape[3]], drop_path)
     fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
@@ -70,10 +71,6 @@ def _add_at_random(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
 def _rows(picture: Tensor, slices: list[slice]) -> Tensor:
     rows = [picture[:, :, s] for s in slices]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
-
-
-def _pays(x: Tensor) -> bool:
-    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _bands(x: Tensor, window_size: int, split: Split) -> list[list[slice]]:

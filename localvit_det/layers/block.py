@@ -9,6 +9,7 @@ from .attention import WindowAttention
 from .bands import POINTWISE, residual
 from .fuse import fuse_into_next
 from .mixer import Mixer
+from .modes import hooked
 from .recompute import cheap_outputs
 
 
@@ -41,17 +42,17 @@ class Block(nn.Module):
         """Mix tokens: (B, C, H, W) -> (B, C, H, W)."""
         with cheap_outputs() as cheap:
             normed = cheap(self.norm1, x)
-            if isinstance(self.mixer, Mixer):
+            if isinstance(self.mixer, Mixer) and not hooked(self):
                 maps = self.mixer.spread(normed)
                 workspace = None if maps[-1] is normed else maps[-1]
                 return residual(x, self.mixer.gather, maps, self.mixer.reach, self.drop_path, workspace)
-            return residual(x, nn.Identity(), (self.mixer(normed),), POINTWISE, self.drop_path)
+            return residual(x, nn.Identity(), (self.mixer(normed),), None, self.drop_path)
 
     def transform(self, x: Tensor) -> Tensor:
         """Mix channels: (B, C, H, W) -> (B, C, H, W), which may overwrite its input where nothing is recorded."""
         with cheap_outputs() as cheap:
             branch = lambda band: self.mlp(cheap(self.norm2, band))  # noqa: E731
-            return residual(x, branch, (x,), POINTWISE, self.drop_path, workspace=x)
+            return residual(x, branch, (x,), None if hooked(self) else POINTWISE, self.drop_path, workspace=x)
 
     def fuse(self) -> None:
         """Fold the norms before 1×1 convolutions into these."""

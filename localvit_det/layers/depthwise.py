@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from .modes import traced
+
 # Rows of the map that the gradient of the kernels looks at together: fastest among 8, 16, 32 and all, and rounding
 # errors add up over fewer terms.
 _BAND_ROWS = 16
@@ -43,7 +45,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Map of shape (B, C, H, W).
     """
-    recorded = x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    recorded = x.is_cpu and torch.is_grad_enabled() and not traced()
     if recorded and weight.shape[-1] >= 5 and weight.requires_grad and not torch.is_autocast_enabled("cpu"):
         return _DepthwiseConv.apply(x, weight, bias)
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
@@ -52,9 +54,12 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class _DepthwiseConv(torch.autograd.Function):
     # Backward is made of differentiable functions, so that it can be differentiated again.
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # On a CPU, as many channel groups are worked on together as stay in a core's cache over all kernel taps.
 _CACHE_BYTES = 2 * 1024 * 1024
+# Size of a band of the map, for which kernels are made together.
+_BAND_BYTES = 1024 * 1024
 
 
 def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
@@ -33,11 +35,50 @@ def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     return _InhomogeneousConv.apply(x, kernels, kernel_size)
 
 
+def inhomogeneous_conv_in_bands(
+    x: Tensor, make_kernels: Callable[[int, int], Tensor], groups: int, kernel_size: int
+) -> Tensor:
+    """:func:`inhomogeneous_conv` for inference, with the kernels of a few rows at a time.
+
+    Kernels are far larger than maps (16 times in the first stage of a tiny network): made and used while they are in
+    the processor's cache, they need no memory of their own.
+
+    Args:
+        x: Map of shape (B, C, H, W).
+        make_kernels: Makes the kernels of the rows from one number to below another, (B, G·k², rows, W).
+        groups: G.
+        kernel_size: k, odd.
+
+    Returns:
+        Map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
+    """
+    batch, channels, height, width = x.shape
+    padded = _padded_groups(_exact(x), groups, kernel_size // 2)
+    out = padded.new_zeros(batch * groups, channels // groups, height, width)
+    step = max(1, _BAND_BYTES // (batch * channels * width * padded.element_size()))
+    for start in range(0, height, step):
+        band = out[:, :, start : start + step]  # B·G, C/G, rows, W
+        stop = start + band.shape[2]
+        _add_taps(band, padded[:, :, start : stop + kernel_size - 1], make_kernels(start, stop), kernel_size)
+    return out.view(batch, channels, height, width).to(x.dtype)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """``x`` in the type in which products are added up: half precision would add 49 of them; then fp32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def _padded_groups(x: Tensor, groups: int, pad: int) -> Tensor:
     """(B, C, H, W) -> (B·G, C/G, H + 2·pad, W + 2·pad)."""
     batch, channels, height, width = x.shape
     x = F.pad(x.contiguous(), (pad, pad, pad, pad))
     return x.view(batch * groups, channels // groups, height + 2 * pad, width + 2 * pad)
+
+
+def _taps(kernels: Tensor, groups: int, kernel_size: int) -> Tensor:
+    """(B, G·k², H, W) -> (B·G, 1, k, k, H, W)."""
+    height, width = kernels.shape[-2:]
+    return kernels.contiguous().view(len(kernels) * groups, 1, kernel_size, kernel_size, height, width)
 
 
 def _chunks(x: Tensor) -> Iterator[slice]:
@@ -48,6 +89,17 @@ def _chunks(x: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, total))
 
 
+def _add_taps(out: Tensor, padded: Tensor, kernels: Tensor, kernel_size: int) -> None:
+    """Add the weighed neighbourhoods, (B·G, C/G, H + k - 1, W + k - 1) by (B, G·k², H, W), to ``out``."""
+    height, width = out.shape[-2:]
+    taps = _taps(kernels, kernels.shape[1] // kernel_size**2, kernel_size)
+    for part in _chunks(out):
+        for i in range(kernel_size):
+            for j in range(kernel_size):
+                window = padded[part, :, i : i + height, j : j + width]
+                out[part].addcmul_(window, taps[part, :, i, j].to(out.dtype))
+
+
 class _InhomogeneousConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
@@ -55,16 +107,9 @@ class _InhomogeneousConv(torch.autograd.Function):
         groups = kernels.shape[1] // kernel_size**2
         ctx.kernel_size, ctx.groups = kernel_size, groups
         ctx.save_for_backward(x, kernels)
-        # Half precision adds up 49 products: sum them in fp32.
-        exact = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-        padded = _padded_groups(x.to(exact), groups, kernel_size // 2)
-        taps = kernels.contiguous().view(batch * groups, 1, kernel_size, kernel_size, height, width)
+        padded = _padded_groups(_exact(x), groups, kernel_size // 2)
         out = padded.new_zeros(batch * groups, channels // groups, height, width)
-        for part in _chunks(out):
-            for i in range(kernel_size):
-                for j in range(kernel_size):
-                    window = padded[part, :, i : i + height, j : j + width]
-                    out[part].addcmul_(window, taps[part, :, i, j].to(exact))
+        _add_taps(out, padded, kernels, kernel_size)
         return out.view(batch, channels, height, width).to(x.dtype)
 
     @staticmethod
@@ -74,10 +119,9 @@ class _InhomogeneousConv(torch.autograd.Function):
         kernel_size, groups = ctx.kernel_size, ctx.groups
         batch, channels, height, width = x.shape
         pad = kernel_size // 2
-        exact = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-        padded = _padded_groups(x.to(exact), groups, pad)
-        taps = kernels.contiguous().view(batch * groups, 1, kernel_size, kernel_size, height, width)
-        grad = grad_out.to(exact).contiguous().view(batch * groups, channels // groups, height, width)
+        padded = _padded_groups(_exact(x), groups, pad)
+        taps = _taps(kernels, groups, kernel_size)
+        grad = _exact(grad_out).contiguous().view(batch * groups, channels // groups, height, width)
         grad_padded = torch.zeros_like(padded)
         grad_taps = torch.empty_like(taps)
         for part in _chunks(grad):
@@ -86,7 +130,7 @@ class _InhomogeneousConv(torch.autograd.Function):
                     window = padded[part, :, i : i + height, j : j + width]
                     grad_taps[part, :, i, j] = (window * grad[part]).sum(1, keepdim=True)
                     target = grad_padded[part, :, i : i + height, j : j + width]
-                    target.addcmul_(grad[part], taps[part, :, i, j].to(exact))
+                    target.addcmul_(grad[part], taps[part, :, i, j].to(grad.dtype))
         grad_x = grad_padded[..., pad : pad + height, pad : pad + width]
         grad_x = grad_x.reshape(batch, channels, height, width).to(x.dtype)
         return grad_x, grad_taps.view_as(kernels), None

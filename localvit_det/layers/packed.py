@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .modes import cpu_inference
+
 # How oneDNN calls an activation: its name, parameters, variant.
 _Activation = tuple[str, list[float], str]
 
@@ -76,7 +78,7 @@ def _onednn_activation(act: nn.Module) -> _Activation | None:
 
 def _dtype(x: Tensor) -> torch.dtype | None:
     """The type in which a packed product takes ``x``, or None where it cannot."""
-    if not x.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling() or not _available():
+    if not cpu_inference(x) or not _available():
         return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if dtype == torch.bfloat16:

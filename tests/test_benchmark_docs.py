@@ -1,0 +1,30 @@
+"""The tables in the documentation are the benchmark's own output."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from localvit_det.benchmark.timing import quartiles
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(ROOT.glob("docs/benchmark/*/benchmark.json"))
+OF_BACKBONES = [file for file in DOCUMENTS if "gemm" in json.loads(file.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("file", OF_BACKBONES, ids=lambda file: file.parent.name)
+def test_table_follows_from_the_samples(file):
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    table = file.with_name("benchmark.md").read_text(encoding="utf-8")
+    for result in results:
+        found = quartiles(result["samples"])
+        latency = f"{found.median * 1e3:.1f} ({found.low * 1e3:.1f} to {found.high * 1e3:.1f})"
+        assert f"| {result['row']} | {result['dtype']} | {result['execution']} | {latency} |" in table
+
+
+def test_readme_table_is_a_piece_of_the_benchmarks():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in readme if "| eager |" in line]
+    measured = (ROOT / "docs/benchmark/inference/benchmark.md").read_text(encoding="utf-8")
+    assert len(rows) > 5
+    assert "\n".join(rows) in measured
