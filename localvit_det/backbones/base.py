@@ -232,10 +232,12 @@ class LocalViT(BaseModule):
         return tuple(maps)
 
     def fuse(self) -> LocalViT:
-        """Fold BatchNorms into neighbouring convolutions, for inference: the same outputs, faster.
+        """Prepare for inference: the same outputs, faster.
 
-        MMDetection users know this as ``switch_to_deploy``. It cannot be undone, and the state dict changes: load
-        weights first. The backbone is put into eval mode.
+        BatchNorms are folded into neighbouring convolutions; on a CPU, 1×1 convolutions then run together with their
+        activations on weights that are laid out once, at the cost of a second copy of these weights. MMDetection
+        users know this as ``switch_to_deploy``. It cannot be undone, and the state dict changes: load weights first.
+        The backbone is put into eval mode. It can still be moved, copied, traced and compiled.
 
         Returns:
             The backbone itself.

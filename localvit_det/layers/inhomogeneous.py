@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -71,8 +70,9 @@ def _exact(x: Tensor) -> Tensor:
 def _padded_groups(x: Tensor, groups: int, pad: int) -> Tensor:
     """(B, C, H, W) -> (B·G, C/G, H + 2·pad, W + 2·pad)."""
     batch, channels, height, width = x.shape
-    x = F.pad(x.contiguous(), (pad, pad, pad, pad))
-    return x.view(batch * groups, channels // groups, height + 2 * pad, width + 2 * pad)
+    padded = x.new_zeros(batch, channels, height + 2 * pad, width + 2 * pad)
+    padded[:, :, pad : pad + height, pad : pad + width] = x  # one copy out of channels-last memory
+    return padded.view(batch * groups, channels // groups, height + 2 * pad, width + 2 * pad)
 
 
 def _taps(kernels: Tensor, groups: int, kernel_size: int) -> Tensor:
