@@ -41,7 +41,7 @@ def describe(device: str) -> dict[str, object]:
 def headline(environment: dict[str, object]) -> str:
     """The environment in a line, for the head of a table."""
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    allocator = "".join(f", {name}={value}" for name, value in environment["allocator"].items())
+    allocator = "".join(f", {name}={value}" for name, value in environment.get("allocator", {}).items())
     return (
         f"{environment['device']}, {environment['threads']} threads, load {environment['load']} before; "
         f"Python {environment['python']}, {versions}{allocator}"

@@ -58,7 +58,8 @@ def inhomogeneous_conv_in_bands(
     for start in range(0, height, step):
         band = out[:, :, start : start + step]  # B·G, C/G, rows, W
         stop = start + band.shape[2]
-        _add_taps(band, padded[:, :, start : stop + kernel_size - 1], make_kernels(start, stop), kernel_size)
+        kernels = make_kernels(start, stop).to(out.dtype)
+        _add_taps(band, padded[:, :, start : stop + kernel_size - 1], kernels, kernel_size)
     return out.view(batch, channels, height, width).to(x.dtype)
 
 

@@ -61,9 +61,9 @@ class PackedPointwise(nn.Conv2d):
 def pack_children(module: nn.Module) -> None:
     """Put a packed one in the place of each 1×1 convolution that is an attribute of ``module``."""
     for name, child in module.named_children():
-        if type(child) is nn.Conv2d and child.kernel_size == child.stride == (1, 1):
-            if child.groups == 1 and child.padding == (0, 0):
-                setattr(module, name, PackedPointwise(child))
+        plain = type(child) is nn.Conv2d and child.groups == 1 and child.padding == (0, 0)
+        if plain and child.kernel_size == child.stride == (1, 1):
+            setattr(module, name, PackedPointwise(child))
 
 
 _NONE: _Activation = ("none", [], "")
