@@ -45,10 +45,11 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Map of shape (B, C, H, W).
     """
+    channels, size = int(weight.shape[0]), int(weight.shape[-1])  # plain numbers, also for a tracer
     recorded = x.is_cpu and torch.is_grad_enabled() and not traced()
-    if recorded and weight.shape[-1] >= 5 and weight.requires_grad and not torch.is_autocast_enabled("cpu"):
+    if recorded and size >= 5 and weight.requires_grad and not torch.is_autocast_enabled("cpu"):
         return _DepthwiseConv.apply(x, weight, bias)
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+    return F.conv2d(x, weight, bias, padding=size // 2, groups=channels)
 
 
 class _DepthwiseConv(torch.autograd.Function):
