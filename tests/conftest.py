@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_runner import make_runner  # noqa: F401 - a fixture
 from mmengine.registry import init_default_scope
+from preflight_cases import load, logged  # noqa: F401 - fixtures
 
 import localvit_det  # noqa: F401 - registers everything
 

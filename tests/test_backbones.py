@@ -4,27 +4,14 @@ import math
 
 import pytest
 import torch
+from families import FAMILIES, build
 from mmdet.registry import MODELS
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
-from localvit_det.layers import bands
 
-FAMILIES = sorted(
-    name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
-)
 SIZES = [(64, 64), (61, 75), (33, 200), (1, 1), (7, 5)]
-
-
-def build(family: str, **options) -> LocalViT:
-    """A backbone with the real structure and small numbers."""
-    arch = {"embed_dims": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "drop_path_rate": 0.0}
-    if "num_heads" not in MODELS.get(family).accepted_arguments():
-        del arch["num_heads"]
-    options = {"window_size": 3, "mlp_ratio": 2.0, **options}
-    return MODELS.build({"type": family, "arch": arch, **options})
 
 
 def total(maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -189,120 +176,3 @@ def test_drop_path_schedules():
     gg = MODELS.build({"type": "GGTransformer", "drop_path_rate": 0.22})
     rates = [round(b.drop_path.drop_prob, 4) for stage in gg.stages for b in stage.blocks]
     assert rates == [round(0.02 * i, 4) for i in range(12)]
-
-
-def settle(net: LocalViT) -> LocalViT:
-    """Gives BatchNorms statistics and weights that are not the initial ones, as training would."""
-    for module in net.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.momentum = None  # plain averages
-    with torch.no_grad():
-        for _ in range(2):
-            net.train()(torch.randn(2, 3, 96, 80))
-    return net.eval()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_fused_backbone_gives_the_same_maps(family):
-    net = settle(build(family)).double()
-    norms = sum(isinstance(m, _BatchNorm) for m in net.modules())
-    x = torch.randn(2, 3, 75, 92, dtype=torch.float64)
-    with torch.no_grad():
-        before = net(x)
-        assert net.fuse() is net
-        after = net(x)
-    for a, b in zip(after, before, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
-    if norms:
-        assert sum(isinstance(m, _BatchNorm) for m in net.modules()) < norms
-
-
-def distance(maps: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> float:
-    return max(float((m - e).norm() / e.norm()) for m, e in zip(maps, expected, strict=True))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_fused_backbone_with_packed_products(family):
-    net = settle(build(family))
-    x = torch.randn(2, 3, 75, 92)
-    half = torch.autocast("cpu", torch.bfloat16)
-    with torch.no_grad():
-        before = net(x)
-        with half:
-            rounding = distance(net(x), before)
-        net.fuse()
-        assert distance(net(x), before) < 1e-4
-        with half:  # these nets, hardly trained, amplify rounding: not more than without packing
-            assert distance(net(x), before) < 1.5 * rounding
-    # Recorded, the same weights run as ordinary convolutions.
-    assert distance(net(x), before) < 1e-4
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_hooks_see_whole_maps(family, monkeypatch):
-    monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
-    net = build(family).eval()
-    block = net.stages[0].blocks[0]
-    seen = {}
-    x = torch.randn(1, 3, 224, 64)
-    with torch.no_grad():
-        expected = net(x)
-        handles = [
-            part.register_forward_hook(lambda _, inputs, output, name=name: seen.setdefault(name, []).append(output))
-            for name, part in (("mixer", block.mixer), ("mlp", block.mlp))
-        ]
-        maps = net(x)
-    assert {name: [tuple(o.shape) for o in outputs] for name, outputs in seen.items()} == {
-        "mixer": [(1, block.mlp.fc1.in_channels, 56, 16)],
-        "mlp": [(1, block.mlp.fc1.in_channels, 56, 16)],
-    }
-    assert distance(maps, expected) < 1e-5
-    for handle in handles:
-        handle.remove()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_fused_backbone_can_be_traced(family):
-    net = settle(build(family)).fuse()
-    first, second = torch.randn(2, 1, 3, 75, 92)
-    with torch.no_grad():
-        traced = torch.jit.trace(net, first)
-        assert "mkldnn" not in str(traced.inlined_graph)  # only what other runtimes know
-        assert distance(traced(second), net(second)) < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("training", [True, False])
-def test_compiles_to_one_graph_for_each_size(family, training):
-    graphs = CompileCounter()
-    net = build(family).train(training)
-    torch._dynamo.reset()
-    compiled = torch.compile(net, backend=graphs, fullgraph=True, dynamic=False)  # an error where the graph breaks
-    with torch.set_grad_enabled(training):
-        for size, expected in [((75, 92), 1), ((75, 92), 1), ((96, 80), 2)][: 2 if training else 3]:
-            x = torch.randn(2, 3, *size)
-            maps = compiled(x)
-            assert graphs.frame_count == expected
-            if not training:
-                assert distance(maps, net(x)) < 1e-5
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", [(224, 64), (203, 75)], ids=str)
-def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
-    net = settle(build(family)).double()
-    x = torch.randn(2, 3, *size, dtype=torch.float64)
-    cuts = []
-    original = bands._bands
-    monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
-    monkeypatch.setattr(bands, "_bands", lambda *a: cuts.append(original(*a)) or cuts[-1])
-    whole = net(x)  # with gradients recorded nothing is cut
-    assert not cuts
-    with torch.no_grad():
-        banded = net(x)
-    assert max(len(c) for c in cuts) > 2
-    for a, b in zip(banded, whole, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,18 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from localvit_det.benchmark import make_rows, table
 from localvit_det.benchmark.detector import PARTS, Stopwatch
 from localvit_det.benchmark.floor import Gemm
-from localvit_det.benchmark.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
+from localvit_det.benchmark.memory import Peak
 from localvit_det.benchmark.operators import measure_inhomogeneous, operator_table, unfold_form
 from localvit_det.benchmark.results import Result, Table
 from localvit_det.benchmark.steps import Setting, Step, Variant, relative_error, still
 from localvit_det.benchmark.timing import quartiles, time_interleaved
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import ConfigError
-from localvit_det.layers import cheap_outputs, inhomogeneous_conv
+from localvit_det.layers import inhomogeneous_conv
 
 OFFICIAL = """
 import torch
@@ -129,59 +127,6 @@ class TestRatios:
         gemm = Gemm("fp32", "cpu")
         gemm()
         assert gemm.multiply_adds == gemm._left.shape[0] * gemm._left.shape[1] * gemm._out.shape[1]
-
-
-class TestHeldBytes:
-    def test_by_hand(self):
-        """A layer keeps its input, which was there before; a ReLU keeps its output, which is the network's."""
-        net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
-        x = torch.ones(3, 8)
-        assert held_bytes(lambda: [net(x)]) == 3 * 4 * 4 + 3 * 2 * 4
-
-    def test_nothing_is_kept_without_gradients(self):
-        net, x = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 2)), torch.ones(3, 8)
-        with torch.no_grad():
-            assert held_bytes(lambda: [net(x)]) == 3 * 2 * 4
-
-    def test_checkpoint_keeps_its_input_only(self):
-        net = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8), nn.GELU())
-        x = torch.ones(3, 8, requires_grad=True)
-        kept = held_bytes(lambda: [checkpoint(net, x, use_reentrant=False, preserve_rng_state=False)])
-        assert kept == 3 * 8 * 4
-        assert held_bytes(lambda: [net(x)]) > 3 * 64 * 4
-
-    def test_cheap_outputs_are_not_held(self):
-        product, x = nn.Linear(8, 2, bias=False), torch.ones(3, 8, requires_grad=True)
-
-        def forward() -> list[torch.Tensor]:
-            with cheap_outputs() as cheap:
-                return [product(cheap(nn.GELU(), x))]
-
-        assert held_bytes(forward) == 3 * 2 * 4
-
-
-class TestPeaks:
-    def test_allocator(self):
-        def run() -> None:
-            first = torch.ones(1000, 250)
-            second = first + 1  # both alive: 2 MB
-            del first
-            third = second[:100] * 2  # 1.1 MB
-            del second, third
-
-        assert 2_000_000 <= allocator_peak(run) < 2_001_000
-
-    @pytest.mark.slow
-    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    def test_resident_peak_of_a_fresh_process(self):
-        found = in_fresh_process(_peak_of_ones, 100 * 2**20)
-        # The kernel's counters of resident memory lag by some pages.
-        assert 99 * 2**20 < found.peak - found.start < 130 * 2**20
-
-
-def _peak_of_ones(size: int) -> Peak:
-    torch.ones(3 * size, dtype=torch.uint8)  # before: must not count
-    return measure_peak(lambda: torch.ones(size, dtype=torch.uint8))
 
 
 class TestCheck:

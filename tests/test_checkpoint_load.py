@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
-from official_layouts import cascade_v2, dwnet, shuffle
+from official_layouts import PAIRS, cascade_v2, dwnet, shuffle
 from torch import nn
 
 import localvit_det  # noqa: F401
@@ -25,44 +25,11 @@ OFFICIAL = {
     "DynamicDWNet": lambda **size: dwnet(kind="dynamic", **size),
     "IDynamicDWNet": lambda **size: dwnet(kind="inhomogeneous", **size),
 }
-# Where tensors of the same shape could be swapped without any shape telling it.
-PAIRS = {
-    "ShuffleTransformer": {
-        "to_token.conv2.1.running_var": "stem.norm2.running_var",
-        "stage1.layers.0.1.norm1.weight": "stages.0.blocks.1.norm1.weight",
-        "stage3.layers.0.0.norm2.bias": "stages.2.blocks.0.norm_local.bias",
-        "stage3.layers.0.0.norm3.bias": "stages.2.blocks.0.norm2.bias",
-        "stage4.layers.0.1.attn.to_qkv.weight": "stages.3.blocks.1.mixer.qkv.weight",
-        "stage2.patch_partition.norm.weight": "stages.1.downsample.norm.weight",
-    },
-    "DWNet": {
-        "layers.0.blocks.1.attn2conv.conv0.weight": "stages.0.blocks.1.mixer.expand.weight",
-        "layers.0.blocks.1.attn2conv.conv2.weight": "stages.0.blocks.1.mixer.project.weight",
-        "layers.2.blocks.0.attn2conv.bn0.weight": "stages.2.blocks.0.mixer.norm1.weight",
-        "layers.2.blocks.0.attn2conv.bn.weight": "stages.2.blocks.0.mixer.norm2.weight",
-        "layers.2.blocks.0.attn2conv.bn2.weight": "stages.2.blocks.0.mixer.norm3.weight",
-        "layers.2.blocks.0.bn.weight": "stages.2.blocks.0.norm2.weight",
-        "layers.1.downsample.norm.bias": "stages.2.downsample.norm.bias",
-    },
-    "DynamicDWNet": {
-        "layers.1.blocks.0.attn2conv.conv.bn.bias": "stages.1.blocks.0.mixer.conv.norm.bias",
-        "layers.1.blocks.0.attn2conv.conv.conv2.bias": "stages.1.blocks.0.mixer.conv.generate.bias",
-        "layers.1.blocks.0.attn2conv.conv2.weight": "stages.1.blocks.0.mixer.project.weight",
-    },
-    "IDynamicDWNet": {
-        "layers.1.blocks.0.attn2conv.conv.conv1.0.bias": "stages.1.blocks.0.mixer.conv.reduce.bias",
-        "layers.1.blocks.0.attn2conv.conv.conv1.1.bias": "stages.1.blocks.0.mixer.conv.norm.bias",
-        "layers.1.blocks.0.attn2conv.conv.conv2.0.bias": "stages.1.blocks.0.mixer.conv.generate.bias",
-    },
-}
 
 
 def backbone(family: str, **options) -> nn.Module:
-    arch = {
-        key: value
-        for key, value in NANO.items()
-        if key != "num_heads" or family in ("ShuffleTransformer", "GGTransformer")
-    }
+    heads = family in ("ShuffleTransformer", "GGTransformer")
+    arch = {key: value for key, value in NANO.items() if heads or key != "num_heads"}
     return MODELS.build({"type": family, "arch": arch, **options})
 
 

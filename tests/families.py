@@ -1,0 +1,18 @@
+"""The registered backbones, and small ones of each."""
+
+from mmdet.registry import MODELS
+
+from localvit_det.backbones import LocalViT
+
+FAMILIES = sorted(
+    name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
+)
+
+
+def build(family: str, **options) -> LocalViT:
+    """A backbone with the real structure and small numbers."""
+    arch = {"embed_dims": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "drop_path_rate": 0.0}
+    if "num_heads" not in MODELS.get(family).accepted_arguments():
+        del arch["num_heads"]
+    options = {"window_size": 3, "mlp_ratio": 2.0, **options}
+    return MODELS.build({"type": family, "arch": arch, **options})
