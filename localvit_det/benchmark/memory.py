@@ -44,7 +44,10 @@ def held_bytes(forward: Callable[[], list[Tensor]], device: str = "cpu") -> int:
         forward: Returns the outputs, whose graph keeps the rest alive.
     """
     outputs: list[Tensor] = []
-    run = lambda: outputs.extend(forward())  # noqa: E731
+
+    def run() -> None:
+        outputs.extend(forward())
+
     if device == "cuda":
         start, _, end = _cuda_memory(run)
         return end - start

@@ -51,7 +51,10 @@ class Block(nn.Module):
     def transform(self, x: Tensor) -> Tensor:
         """Mix channels: (B, C, H, W) -> (B, C, H, W), which may overwrite its input where nothing is recorded."""
         with cheap_outputs() as cheap:
-            branch = lambda band: self.mlp(cheap(self.norm2, band))  # noqa: E731
+
+            def branch(band: Tensor) -> Tensor:
+                return self.mlp(cheap(self.norm2, band))
+
             return residual(x, branch, (x,), None if hooked(self) else POINTWISE, self.drop_path, workspace=x)
 
     def fuse(self) -> None:
