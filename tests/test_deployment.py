@@ -39,6 +39,15 @@ def test_fused_backbone_gives_the_same_maps(family):
         assert sum(isinstance(m, _BatchNorm) for m in net.modules()) < norms
 
 
+def test_shift_too_large_for_the_residual_is_left_in_its_norm():
+    net = settle(build("ShuffleTransformer"))
+    kept, folded = net.stages[0].blocks
+    nn.init.constant_(kept.norm_local.weight[:1].detach(), 0)  # a dead channel: shift over scale is infinite
+    net.fuse()
+    assert isinstance(kept.norm_local, nn.BatchNorm2d)
+    assert isinstance(folded.norm_local, nn.Identity)
+
+
 def distance(maps: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> float:
     return max(float((m - e).norm() / e.norm()) for m, e in zip(maps, expected, strict=True))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DepthwiseConv2d, PackedPointwise, WindowAttention, pad_to_multiple, split_outputs
+from ..layers import DepthwiseConv2d, PackedPointwise, WindowAttention, pad_to_multiple, split_outputs, split_windows
 from .base import LocalViT
 
 
@@ -45,9 +45,10 @@ class GlanceGazeAttention(WindowAttention):
     def gather(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:
         """Glance and projection: three maps (B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[-2:]
-        query_key = self.projections()[0](pad_to_multiple(x, self.window_size))  # B, 2C, H', W'
-        (value,) = self.windows(pad_to_multiple(value, self.window_size), parts=1)
-        out = self.aggregate(*self.windows(query_key, parts=2), value, self.logit_bias(x), query_key.shape[-2:])
+        padded = pad_to_multiple(x, self.window_size)  # B, C, H', W'
+        query, key = self.project(padded, self.projections()[0], parts=2)
+        (value,) = split_windows(pad_to_multiple(value, self.window_size), self.window_size, self.split, self.num_heads)
+        out = self.aggregate(query, key, value, self.logit_bias(x), padded.shape[-2:])  # B, C, H', W'
         return self.proj_drop(self.proj(out[..., :height, :width] + gaze))
 
     def projections(self) -> Sequence[Callable[[Tensor], Tensor]]:

@@ -20,6 +20,7 @@ from ..layers import (
     build_norm,
     cheap_outputs,
     cpu_inference,
+    fuse_into_residual,
 )
 from .base import LocalViT
 
@@ -49,6 +50,11 @@ class ShuffleBlock(Block):
             local = self.local(cheap(self.norm_local, x))
         x = local.add_(x) if cpu_inference(x) and x.dtype == local.dtype else x + local
         return self.transform(x)
+
+    def fuse(self) -> None:
+        """Fold all three norms."""
+        super().fuse()
+        self.norm_local = fuse_into_residual(self.mixer.proj, self.norm_local, self.local)
 
 
 @MODELS.register_module()

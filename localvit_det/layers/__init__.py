@@ -5,7 +5,7 @@ from .bands import POINTWISE, Reach, residual
 from .block import Block
 from .depthwise import DepthwiseConv2d, depthwise_conv
 from .downsample import ConvDownsample, PatchMerging
-from .fuse import fuse_into_next, fuse_into_previous, scale_and_shift, split_outputs
+from .fuse import fuse_into_next, fuse_into_previous, fuse_into_residual, scale_and_shift, split_outputs
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_in_bands
 from .mixer import Mixer
 from .mlp import ConvMlp
@@ -37,6 +37,7 @@ __all__ = [
     "depthwise_conv",
     "fuse_into_next",
     "fuse_into_previous",
+    "fuse_into_residual",
     "inhomogeneous_conv",
     "inhomogeneous_conv_in_bands",
     "merge_windows",

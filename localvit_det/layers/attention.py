@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
@@ -87,14 +90,26 @@ class WindowAttention(Mixer):
     def gather(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[-2:]
-        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
-        mixed = self.aggregate(*self.windows(qkv, parts=3), self.logit_bias(x), qkv.shape[-2:])  # B, C, H', W'
+        padded = pad_to_multiple(x, self.window_size)  # B, C, H', W'
+        query, key, value = self.project(padded, self.qkv, parts=3)
+        mixed = self.aggregate(query, key, value, self.logit_bias(x), padded.shape[-2:])  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
         return self.proj_drop(self.proj(mixed)[..., :height, :width])
 
-    def windows(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, parts·C, H', W') -> as many times (B·windows, heads, ws², d)."""
-        return split_windows(x, self.window_size, self.split, self.num_heads, parts).unbind()
+    def project(self, x: Tensor, layer: Callable[[Tensor], Tensor], parts: int) -> tuple[Tensor, ...]:
+        """Windows of a projected map: (B, C, H', W') -> ``parts`` times (B·windows, heads, ws², d).
+
+        Args:
+            x: The map, padded to whole windows.
+            layer: A projection of each position, (B, C, any, any) -> (B, parts·C, any, any).
+            parts: What the projection makes of each position, for example query, key and value.
+        """
+        if not _reads_strides(x):
+            return split_windows(layer(x), self.window_size, self.split, self.num_heads, parts).unbind()
+        # Windows first: one copy of C channels instead of parts·C, and attention reads parts and heads in place.
+        tokens = split_windows(x, self.window_size, self.split)[:, :, 0]  # 1, B·windows, ws², C
+        y = layer(tokens.permute(0, 3, 1, 2))  # -> 1, C, B·windows, ws² -> 1, parts·C, B·windows, ws²
+        return rearrange(y, "1 (p heads d) n t -> p n heads t d", p=parts, heads=self.num_heads).unbind()  # views
 
     def logit_bias(self, x: Tensor) -> Tensor | None:
         """Position bias plus the mask of padded keys: (1 | windows, heads | 1, ws² | 1, ws²), or None."""
@@ -130,10 +145,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_
     Returns:
         Mixed values of shape (windows, heads, tokens, d).
     """
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or _reads_strides(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=drop_rate)
-    # PyTorch's CPU kernel for attention is made for long sequences, and is not used with a learned bias: two batched
-    # products are faster for 49 tokens, and keep less for backward.
+    # In training, PyTorch's CPU kernel for attention does not take a learned bias; in half precision it is slower for
+    # 49 tokens than two batched products.
     scale = query.shape[-1] ** -0.5
     q, k, v = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # windows·heads, tokens, d
     if bias is None:
@@ -147,3 +162,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, drop_
         logits = logits.float() if logits.element_size() < 4 else logits
         weights = torch.softmax(logits, dim=-1, out=logits).to(v.dtype)
     return torch.bmm(F.dropout(weights, drop_rate) if drop_rate else weights, v).view_as(query)
+
+
+def _reads_strides(x: Tensor) -> bool:
+    """Whether attention over ``x`` will be PyTorch's CPU kernel, which takes parts and heads without a copy."""
+    return cpu_inference(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
