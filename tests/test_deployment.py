@@ -93,11 +93,12 @@ def test_hooks_see_whole_maps(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # a trace is for one size
 def test_fused_backbone_can_be_traced(family):
     net = settle(build(family)).fuse()
     first, second = torch.randn(2, 1, 3, 75, 92)
     with torch.no_grad():
-        traced = torch.jit.trace(net, first)
+        traced = torch.jit.trace(net, first, check_trace=False)  # compared below, by norms
         assert "mkldnn" not in str(traced.inlined_graph)  # only what other runtimes know
         assert distance(traced(second), net(second)) < 1e-4
 

@@ -47,7 +47,8 @@ class GlanceGazeAttention(WindowAttention):
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x, self.window_size)  # B, C, H', W'
         query, key = self.project(padded, self.projections()[0], parts=2)
-        (value,) = split_windows(pad_to_multiple(value, self.window_size), self.window_size, self.split, self.num_heads)
+        value = pad_to_multiple(value, self.window_size)  # B, C, H', W'
+        value = split_windows(value, self.window_size, self.split, self.num_heads)[0]
         out = self.aggregate(query, key, value, self.logit_bias(x), padded.shape[-2:])  # B, C, H', W'
         return self.proj_drop(self.proj(out[..., :height, :width] + gaze))
 
