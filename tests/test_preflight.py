@@ -243,3 +243,36 @@ def test_missing_pretrained_weights_matter_only_for_training(load):
         Path("nowhere/r50.pth").absolute(),
     )
     check_config(load(**init), train=False)
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("pytorch", "RANK"), ("slurm", "SLURM_PROCID")])
+def test_launcher_that_started_nothing(load, monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    cfg = load()
+    cfg.launcher = launcher
+    fails(cfg, ConfigError, f"--launcher {launcher}", variable, "tools/")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words"), [(0, ["needs GPUs", "without --launcher"]), (2, ["4 processes", "start 2"])]
+)
+def test_more_processes_than_gpus(load, monkeypatch, gpus, words):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    cfg = load()
+    cfg.launcher = "pytorch"
+    fails(cfg, ConfigError, *words)
+
+
+def test_a_gpu_for_each_process_passes(load, logged, monkeypatch):
+    monkeypatch.setenv("RANK", "5")  # on the second machine
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    cfg = load()
+    cfg.launcher = "pytorch"
+    check_config(cfg)
+    assert logged == []

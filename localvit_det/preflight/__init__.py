@@ -7,6 +7,7 @@ from .classes import check_classes, check_num_classes
 from .data import check_data
 from .files import check_checkpoints, check_work_dir
 from .model import check_backbone, check_keys, check_types
+from .processes import check_processes
 
 __all__ = ["check_config"]
 
@@ -22,6 +23,7 @@ def check_config(cfg: Config, train: bool = True) -> None:
         UserError: The mistake (ConfigError, DataError or CheckpointError).
     """
     splits = ("train", "val") if train else ("test",)
+    check_processes(cfg)
     check_work_dir(cfg)
     check_checkpoints(cfg, train)
     check_types(cfg)
