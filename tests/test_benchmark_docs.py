@@ -1,6 +1,7 @@
 """The tables in the documentation are the benchmark's own output."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,23 @@ def test_readme_table_is_a_piece_of_the_benchmarks():
     measured = (ROOT / "docs/benchmark/inference/benchmark.md").read_text(encoding="utf-8")
     assert len(rows) > 5
     assert "\n".join(rows) in measured
+
+
+PAIRS = [
+    ("shuffle_t", "official_shuffle_t"),
+    ("shuffle_t", "swin_t"),
+    ("gg_t", "swin_t"),
+    ("dwnet_t", "official_dwnet_t"),
+    ("dwnet_t", "swin_t"),
+    ("ddwnet_t", "official_ddwnet_t"),
+]
+
+
+def test_ratios_of_repeated_runs_follow_from_their_samples():
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\d\d:\d\d\]\((benchmark/\w+)/benchmark\.md\) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    for folder, ratios in rows:
+        results = json.loads((ROOT / "docs" / folder / "benchmark.json").read_text(encoding="utf-8"))["results"]
+        median = {r["row"]: quartiles(r["samples"]).median for r in results if r["size"] == [896, 1344]}
+        assert ratios.split(" | ") == [f"{median[other] / median[ours]:.2f}" for ours, other in PAIRS]
