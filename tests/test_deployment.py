@@ -39,13 +39,24 @@ def test_fused_backbone_gives_the_same_maps(family):
         assert sum(isinstance(m, _BatchNorm) for m in net.modules()) < norms
 
 
-def test_shift_too_large_for_the_residual_is_left_in_its_norm():
-    net = settle(build("ShuffleTransformer"))
-    kept, folded = net.stages[0].blocks
-    nn.init.constant_(kept.norm_local.weight[:1].detach(), 0)  # a dead channel: shift over scale is infinite
-    net.fuse()
-    assert isinstance(kept.norm_local, nn.BatchNorm2d)
-    assert isinstance(folded.norm_local, nn.Identity)
+@pytest.mark.parametrize(("shift", "folds"), [(0.4, True), (0.6, False), (None, False)])
+def test_norm_inside_the_shuffle_block_folds_where_its_shift_is_small(shift, folds):
+    net = settle(build("ShuffleTransformer")).double()
+    with torch.no_grad():
+        for stage in net.stages:
+            for block in stage.blocks:
+                norm = block.norm_local
+                norm.bias.copy_(0.4 * norm.weight)
+                if shift is None:
+                    norm.weight[0] = 0  # a dead channel: shift over scale is infinite
+                else:
+                    norm.bias[0] = -shift * norm.weight[0]
+        x = torch.randn(2, 3, 75, 92, dtype=torch.float64)
+        before = net(x)
+        after = net.fuse()(x)
+    assert all(isinstance(b.norm_local, nn.Identity) is folds for stage in net.stages for b in stage.blocks)
+    for a, b in zip(after, before, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def distance(maps: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> float:

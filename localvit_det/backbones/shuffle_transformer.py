@@ -52,7 +52,7 @@ class ShuffleBlock(Block):
         return self.transform(x)
 
     def fuse(self) -> None:
-        """Fold all three norms."""
+        """Fold the norms, that of the depth-wise convolution where its shift is small."""
         super().fuse()
         self.norm_local = fuse_into_residual(self.mixer.proj, self.norm_local, self.local)
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# Of a map that takes a norm's shift, in its standard deviations: costs 5 of fp32's 24 bits.
-_LARGEST_MEAN = 32
+# Of a map that takes a norm's shift, in its standard deviations. The map is rounded with what it carries, in
+# autocast to 8 bits: a mean of 1/2 in all channels took a whole network's error from 1.67 to 1.79%, one of 8 from 1.84 to 6.11%.
+_LARGEST_MEAN = 0.5
 
 
 def fuse_into_previous(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
@@ -75,8 +76,8 @@ def fuse_into_residual(before: nn.Conv2d, norm: nn.Module, conv: nn.Conv2d) -> n
         conv: The depth-wise convolution, with a bias; its parameters are changed.
 
     Returns:
-        An identity; or the norm, with nothing changed, if it is no BatchNorm with running statistics, or if its scale
-        is so small in a channel that x would lose precision there.
+        An identity; or the norm, with nothing changed, if it is no BatchNorm with running statistics, or if its shift
+        is so large in a channel that x would lose precision there.
     """
     if not _has_statistics(norm):
         return norm
