@@ -1,4 +1,4 @@
-# The yardstick at the nano size: MMDetection's own Swin.
+# The baseline at the nano size: MMDetection's own Swin.
 _base_ = "./_base_/mask_rcnn_nano_shapes.py"
 
 model = dict(

@@ -17,9 +17,9 @@ from .errors import DataError
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
 
 DEGENERATE = "are smaller than one pixel"
-OUTSIDE = "lie outside their picture"
+OUTSIDE = "lie outside their image"
 NO_CATEGORY = "have a category_id that is not among the categories"
-NO_PICTURE = "have an image_id that is not among the pictures"
+NO_IMAGE = "have an image_id that is not among the images"
 
 # Polygons are most of a file and none of the checks' business: without them COCO is parsed in 6 s instead of
 # 15 s, in a third of the memory.
@@ -38,11 +38,11 @@ class Annotations:
 
     Attributes:
         categories: Names in the order of the file, which is the order of MMDetection's labels.
-        pictures: (file name, width, height) by picture id.
-        annotated: For each category name the ids of the pictures with at least one usable box.
+        images: (file name, width, height) by image id.
+        annotated: For each category name the ids of the images with at least one usable box.
         boxes: Number of annotations.
         faults: Number of annotations that MMDetection drops, by reason.
-        over_edge: Boxes that run over the edge of their picture.
+        over_edge: Boxes that run over the edge of their image.
         like_corners: Boxes that would be good ones as [x1, y1, x2, y2].
         like_fractions: Boxes inside the unit square.
         without_mask: Usable boxes without a segmentation.
@@ -51,7 +51,7 @@ class Annotations:
 
     path: Path
     categories: tuple[str, ...] = ()
-    pictures: dict = field(default_factory=dict)
+    images: dict = field(default_factory=dict)
     annotated: dict[str, set] = field(default_factory=dict)
     boxes: int = 0
     faults: Counter = field(default_factory=Counter)
@@ -106,13 +106,13 @@ def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
     section = "images"
     item: object = None
     try:
-        # COCO's files of test pictures have no annotations
+        # COCO's files of test images have no annotations
         content.setdefault("annotations", [])
         for item in content["images"]:
-            picture = (str(item["file_name"]), float(item["width"]), float(item["height"]))
-            if item["id"] in found.pictures:
-                raise DataError(f"The annotation file {path} has the picture id {item['id']} twice: renumber it.")
-            found.pictures[item["id"]] = picture
+            image = (str(item["file_name"]), float(item["width"]), float(item["height"]))
+            if item["id"] in found.images:
+                raise DataError(f"The annotation file {path} has the image id {item['id']} twice: renumber it.")
+            found.images[item["id"]] = image
         section = "categories"
         names = {}
         for item in content["categories"]:
@@ -140,14 +140,14 @@ def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
 
 def _add(annotation: dict, names: dict, found: Annotations) -> None:
     x, y, w, h = map(float, annotation["bbox"])
-    area, category, picture = annotation["area"], annotation["category_id"], annotation["image_id"]
+    area, category, image = annotation["area"], annotation["category_id"], annotation["image_id"]
     found.boxes += 1
     found.without_iscrowd += "iscrowd" not in annotation
     found.like_fractions += min(w, h) > 0 and max(x + w, y + h) <= 1
-    if picture not in found.pictures:
-        found.faults[NO_PICTURE] += 1
+    if image not in found.images:
+        found.faults[NO_IMAGE] += 1
         return
-    _, width, height = found.pictures[picture]
+    _, width, height = found.images[image]
     right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
     found.over_edge += min(x, y) < -EDGE_TOLERANCE or x + w > right or y + h > bottom
     found.like_corners += x < w <= right and y < h <= bottom
@@ -158,5 +158,5 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
     elif x + w <= 0 or y + h <= 0 or x >= width or y >= height:
         found.faults[OUTSIDE] += 1
     elif not annotation.get("ignore"):
-        found.annotated[names[category]].add(picture)
+        found.annotated[names[category]].add(image)
         found.without_mask += not annotation.get("segmentation")

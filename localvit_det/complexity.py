@@ -27,7 +27,7 @@ MASK_PROPOSALS = 100
 
 @dataclass(frozen=True)
 class Complexity:
-    """Size and cost of a network for one picture."""
+    """Size and cost of a network for one image."""
 
     parameters: int
     multiply_adds: int
@@ -59,10 +59,10 @@ def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> C
 
     Args:
         cfg: Its config.
-        size: Height and width of the picture, in pixels.
+        size: Height and width of the image, in pixels.
     """
     backbone = _shapes_only(cfg)
-    return Complexity(_parameters(backbone), count_multiply_adds(lambda: backbone(_picture(size))))
+    return Complexity(_parameters(backbone), count_multiply_adds(lambda: backbone(_image(size))))
 
 
 def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
@@ -70,14 +70,14 @@ def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tup
 
     Args:
         cfg: Its config, ``model`` of a config file.
-        size: Height and width of the picture, in pixels.
+        size: Height and width of the image, in pixels.
 
     Returns:
         That of its backbone alone, and of the whole detector.
     """
     model = _shapes_only(cfg)
     maps: list[Tensor] = []
-    backbone = count_multiply_adds(lambda: maps.extend(model.backbone(_picture(size))))
+    backbone = count_multiply_adds(lambda: maps.extend(model.backbone(_image(size))))
     rest = count_multiply_adds(lambda: _run_heads(model, tuple(maps)))
     return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
 
@@ -92,7 +92,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _picture(size: tuple[int, int]) -> Tensor:
+def _image(size: tuple[int, int]) -> Tensor:
     return torch.empty(1, 3, *size, device="meta")
 
 

@@ -230,7 +230,7 @@ def first_neck(node: dict) -> dict | None:
     """The neck behind the backbone of a detector, if its `in_channels` lists one number for each map."""
     neck = node.get("neck")
     neck = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
-    if not isinstance(neck, dict) or neck.get("type") == "RFP":  # RFP takes the picture as a first map
+    if not isinstance(neck, dict) or neck.get("type") == "RFP":  # RFP takes the image as a first map
         return None
     return neck if isinstance(neck.get("in_channels"), (list, tuple)) else None
 

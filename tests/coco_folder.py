@@ -10,9 +10,9 @@ from mmengine.config import Config
 NAMES = ("cat", "dog", "zebra")
 
 
-def annotations(pictures: int = 4) -> dict:
-    """A good annotation dict: two boxes with polygons in each picture, all classes used."""
-    images = [{"id": i, "file_name": f"{i:03d}.jpg", "width": 100, "height": 80} for i in range(1, pictures + 1)]
+def annotations(count: int = 4) -> dict:
+    """A good annotation dict: two boxes with polygons in each image, all classes used."""
+    images = [{"id": i, "file_name": f"{i:03d}.jpg", "width": 100, "height": 80} for i in range(1, count + 1)]
     boxes = [
         {
             "id": i,
@@ -23,14 +23,14 @@ def annotations(pictures: int = 4) -> dict:
             "iscrowd": 0,
             "segmentation": [[60, 40, 90, 40, 90, 60]],
         }
-        for i in range(1, 2 * pictures + 1)
+        for i in range(1, 2 * count + 1)
     ]
     categories = [{"id": 10 * (i + 1), "name": name} for i, name in enumerate(NAMES)]
     return {"images": images, "annotations": boxes, "categories": categories}
 
 
 def write_coco(root: Path, train: dict | None = None, val: dict | None = None) -> Path:
-    """Writes a folder in COCO's layout; the pictures are empty files."""
+    """Writes a folder in COCO's layout; the images are empty files."""
     good = annotations()
     for split, content in (("train", train or good), ("val", val or good)):
         folder = root / f"{split}2017"

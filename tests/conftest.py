@@ -27,8 +27,8 @@ def _mmdet_scope() -> None:
 
 @pytest.fixture
 def coco_root() -> Path:
-    """A folder with real COCO pictures: $LOCALVIT_COCO, or shared/data/coco50 beside the repository."""
+    """A folder with real COCO images: $LOCALVIT_COCO, or shared/data/coco50 beside the repository."""
     root = Path(os.environ.get("LOCALVIT_COCO", REPOSITORY.parent / "shared/data/coco50"))
     if not (root / "annotations/instances_train2017.json").is_file():
-        pytest.skip(f"no COCO pictures at {root}; set LOCALVIT_COCO to a folder in COCO's layout")
+        pytest.skip(f"no COCO images at {root}; set LOCALVIT_COCO to a folder in COCO's layout")
     return root

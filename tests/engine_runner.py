@@ -53,8 +53,8 @@ class Metric(BaseMetric):
         return self.metrics
 
 
-class Pictures(torch.utils.data.Dataset):
-    """Eight pictures; calls `visit` at every access."""
+class Images(torch.utils.data.Dataset):
+    """Eight images; calls `visit` at every access."""
 
     def __init__(self, visit: Callable[[], None] = lambda: None) -> None:
         self.visit = visit
@@ -84,7 +84,7 @@ def make_runner(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[...,
         nonlocal count
         count += 1
         loader = {
-            "dataset": Pictures(visit),
+            "dataset": Images(visit),
             "batch_size": 2,
             "sampler": {"type": "DefaultSampler", "shuffle": False},
             "num_workers": 0,
@@ -92,7 +92,7 @@ def make_runner(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[...,
         validation = {}
         if metrics is not None:
             for split in ("val", "test"):
-                validation[f"{split}_dataloader"] = {**loader, "dataset": Pictures()}
+                validation[f"{split}_dataloader"] = {**loader, "dataset": Images()}
                 validation[f"{split}_cfg"] = {}
                 validation[f"{split}_evaluator"] = Evaluator(Metric(metrics))
         # mmengine keeps its records by the names of experiments, for the life of the process.

@@ -35,7 +35,7 @@ LAYERS = {
     "local windows": (lambda: WindowAttention(C, 2, 7, split="local"), POSITIONS * (4 * C * C + 2 * 49 * C)),
     "dilated windows": (lambda: WindowAttention(C, 2, 7, split="dilated"), POSITIONS * (4 * C * C + 2 * 49 * C)),
     "glance and gaze": (lambda: GlanceGazeAttention(C, 2, 7, 5), POSITIONS * (4 * C * C + 2 * 49 * C + 25 * C)),
-    # Kernels from one mean per picture: C -> C/4 -> 49·C.
+    # Kernels from one mean per image: C -> C/4 -> 49·C.
     "dynamic": (lambda: DynamicDWConv(C, 7, BN), POSITIONS * C * 49 + B * (C * C // 4 + C // 4 * 49 * C)),
     # Kernels at every position, one for 2 channels: C -> C/4 -> 49·C/2.
     "inhomogeneous": (
@@ -59,7 +59,7 @@ def test_padded_windows_are_counted_as_they_run():
     assert count == 14 * 14 * (4 * C * C + 2 * 49 * C)
 
 
-def test_complexity_grows_with_the_picture_and_leaves_no_gradients():
+def test_complexity_grows_with_the_image_and_leaves_no_gradients():
     cfg = dict(type="DWNet", arch=dict(embed_dims=8, depths=(1, 1, 1, 1), drop_path_rate=0.0))
     small, large = (backbone_complexity(cfg, size) for size in ((64, 64), (128, 64)))
     assert small.parameters == large.parameters

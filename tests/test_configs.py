@@ -34,8 +34,8 @@ def distinct_models() -> list:
 
 
 def loss_step(cfg: Config) -> None:
-    """Builds the model, computes its losses on two small pictures, and steps its optimiser."""
-    # Cascade's box heads take a minute for the 512 RoIs of a picture.
+    """Builds the model, computes its losses on two small images, and steps its optimiser."""
+    # Cascade's box heads take a minute for the 512 RoIs of an image.
     for rcnn in stages(cfg.model.train_cfg.get("rcnn", [])):
         rcnn.sampler.num = 16
     model = MODELS.build(cfg.model).train()

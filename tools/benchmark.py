@@ -33,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=FILE.py:FUNCTION",
-        help="a further row: FUNCTION returns a network that maps pictures (B, 3, H, W) to any tensors; a NAME that "
+        help="a further row: FUNCTION returns a network that maps images (B, 3, H, W) to any tensors; a NAME that "
         "also stands among the rows takes its place there",
     )
     parser.add_argument(

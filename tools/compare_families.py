@@ -29,7 +29,7 @@ from localvit_det.errors import ConfigError, UserError
 from mmdet.registry import MODELS  # isort: skip - after localvit_det, which mends what mmdet imports
 
 ROOT = Path(__file__).resolve().parent.parent
-YARDSTICK = "SwinTransformer"
+BASELINE = "SwinTransformer"
 BUDGET = ("train_cfg", "param_scheduler", "optim_wrapper", "train_dataloader", "randomness")
 RUN_FILE = "run.json"  # written when a training has ended well
 
@@ -133,12 +133,12 @@ def read_run(cfg: Config, work_dir: Path) -> Run:
     )
 
 
-def page(runs: Sequence[Run], cfg: Config, picture: str) -> str:
+def page(runs: Sequence[Run], cfg: Config, image: str) -> str:
     """The table and how it came about, in Markdown."""
     head = ["backbone", "bbox mAP", "segm mAP", "seconds per iteration", "peak memory, MiB", "parameters"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for run in runs:
-        name = f"{run.name} (MMDetection's, the yardstick)" if run.name == YARDSTICK else run.name
+        name = f"{run.name} (MMDetection's, the baseline)" if run.name == BASELINE else run.name
         scores = [f"{score:.3f}" for score in run.mean_ap[-1, 1:]]
         lines.append([name, *scores, f"{run.seconds:.2f}", f"{run.memory:.0f}", f"{run.parameters / 1e6:.2f}M"])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -161,17 +161,17 @@ Machine and versions:
 
 {machines}
 
-![Training loss and validation mAP]({picture})
+![Training loss and validation mAP]({image})
 """
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Loss and bbox mAP over the epochs, one line for each family, the yardstick dashed."""
+    """Loss and bbox mAP over the epochs, one line for each family, the baseline dashed."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for run in runs:
-        style = {"color": "black", "linestyle": "--"} if run.name == YARDSTICK else {}
+        style = {"color": "black", "linestyle": "--"} if run.name == BASELINE else {}
         left.plot(*run.loss.T, label=run.name, linewidth=1.2, **style)
         label = f"{run.name}: {run.mean_ap[-1, 1]:.3f}"
         right.plot(run.mean_ap[:, 0], run.mean_ap[:, 1], label=label, marker="o", **style)
@@ -186,7 +186,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains what is not finished, then writes the table and the picture."""
+    """Trains what is not finished, then writes the table and the image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=ROOT / "work_dirs/families", help="where the trainings go")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of families.md and families.png")
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(path, configs[path], folders[path])
 
     runs = [read_run(cfg, folders[path]) for path, cfg in configs.items()]
-    runs.sort(key=lambda run: run.name == YARDSTICK)
+    runs.sort(key=lambda run: run.name == BASELINE)
     args.out.mkdir(parents=True, exist_ok=True)
     draw(runs, args.out / "families.png")
     (args.out / "families.md").write_text(page(runs, next(iter(configs.values())), "families.png"), encoding="utf-8")

@@ -125,7 +125,7 @@ def zoo_page(entries: Sequence[Entry]) -> str:
 
 Computed from the configs (`python tools/model_zoo.py`), not measured on data: nothing here says how good a model is.
 
-**Convention.** G = 10⁹ multiply-adds for one picture; one multiply-add is one product added to a sum (papers call it a
+**Convention.** G = 10⁹ multiply-adds for one image; one multiply-add is one product added to a sum (papers call it a
 FLOP). Counted: convolutions, also depth-wise, transposed and with dynamic or inhomogeneous kernels (and what makes
 those kernels), matrix products, both products of attention. Not counted: biases, norms, activations, softmax, pooling,
 resizing, RoIAlign. Two-stage detectors: 1000 proposals in each box head, 100 in each mask head. M = 10⁶ parameters,

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if cfg.load_from is None:
             raise CheckpointError(f"The work dir {args.checkpoint} holds no checkpoint; name a file, or train first.")
     if args.show or args.show_dir:
-        # Absolute, so that pictures land in the folder itself and not below a time stamp of the work dir.
+        # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
         trigger_visualization_hook(cfg, args)
     if args.fast_eval:

@@ -8,7 +8,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    # The visualizer expects a scale factor; at the size of the pictures this resizes nothing.
+    # The visualizer expects a scale factor; at the size of the images this resizes nothing.
     dict(type="Resize", scale=(160, 160), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),

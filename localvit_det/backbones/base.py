@@ -43,7 +43,7 @@ class LocalViT(BaseModule):
 
     Args:
         arch: Name of a published size (a key of ``arch_settings``), or a dict with the same keys.
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
         embed_dims: Channels of the first stage, doubled by each later one. Default: as ``arch`` says.
         depths: Blocks per stage. Default: as ``arch`` says.
         window_size: Side of a window or kernel, in tokens.
@@ -163,7 +163,7 @@ class LocalViT(BaseModule):
 
     @property
     def out_strides(self) -> tuple[int, ...]:
-        """Pixels of the picture per token of each returned map."""
+        """Pixels of the image per token of each returned map."""
         return tuple(4 * 2**i for i in self.out_indices)
 
     # ------------------------------------------------------------------ construction

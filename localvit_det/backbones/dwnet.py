@@ -29,9 +29,9 @@ _REDUCTION = 4  # of the channels inside the kernel generators
 
 
 class DynamicDWConv(nn.Module):
-    """Depth-wise convolution whose kernels are made for each picture from its mean ("homogeneous dynamic").
+    """Depth-wise convolution whose kernels are made for each image from its mean ("homogeneous dynamic").
 
-    Training needs more than one picture a batch: BatchNorm runs over one value per picture and channel.
+    Training needs more than one image a batch: BatchNorm runs over one value per image and channel.
 
     Args:
         channels: Channels in and out.
@@ -52,10 +52,10 @@ class DynamicDWConv(nn.Module):
         channels = x.shape[1]
         kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
         kernels = kernels.view(-1, channels, 1, self.kernel_size, self.kernel_size)
-        # One convolution a picture keeps channels-last memory; folding B into the groups, as the official
+        # One convolution an image keeps channels-last memory; folding B into the groups, as the official
         # code does, would copy the map to and fro.
-        pictures = zip(x.split(1), kernels, strict=True)
-        maps = [depthwise_conv(picture, kernel, self.bias) for picture, kernel in pictures]
+        images = zip(x.split(1), kernels, strict=True)
+        maps = [depthwise_conv(image, kernel, self.bias) for image, kernel in images]
         return torch.cat(maps)
 
     def fuse(self) -> None:
@@ -219,7 +219,7 @@ class DWNet(LocalViT):
 
 @MODELS.register_module()
 class DynamicDWNet(DWNet):
-    """DWNet with kernels made for each picture. Arguments as in :class:`DWNet`.
+    """DWNet with kernels made for each image. Arguments as in :class:`DWNet`.
 
     The official classification code replaces the dynamic convolution by a static one by mistake (an
     if/if/else); its detection code and the released weights are dynamic, and so is this.

@@ -22,7 +22,7 @@ class Options:
     """What is measured, for every row.
 
     Attributes:
-        sizes: Heights and widths of the pictures.
+        sizes: Heights and widths of the images.
         rounds: Timed rounds.
         warmup: Rounds before them.
         fuse: Fold BatchNorm for inference where a network offers it.

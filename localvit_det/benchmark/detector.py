@@ -61,14 +61,14 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Validation:
-    """Seconds by part for a number of pictures, and what was found on them.
+    """Seconds by part for a number of images, and what was found on them.
 
     Attributes:
         detections: Instances that the detector found; few of them make masks and metric look cheap.
     """
 
     seconds: dict[str, float]
-    pictures: int
+    images: int
     workers: int
     detections: int
     metrics: dict[str, float]
@@ -119,19 +119,19 @@ def validation_table(found: Validation, device: str) -> str:
     """A table in Markdown."""
     shares = found.record()["shares"]
     lines = [
-        f"Evaluation of {found.pictures} pictures with {found.detections} detections, {found.workers} data workers, "
+        f"Evaluation of {found.images} images with {found.detections} detections, {found.workers} data workers, "
         f"{device}",
         "",
-        "| part | share | ms a picture |",
+        "| part | share | ms an image |",
         "|---|---:|---:|",
     ]
     for part, seconds in found.seconds.items():
-        lines.append(f"| {part} | {shares[part]:.1%} | {seconds / found.pictures * 1e3:.1f} |")
+        lines.append(f"| {part} | {shares[part]:.1%} | {seconds / found.images * 1e3:.1f} |")
     return "\n".join(lines)
 
 
 def _time_post_processing(model: nn.Module, watch: Stopwatch) -> None:
-    """Heads turn maps into results in `predict_by_feat`; that of a mask head pastes masks into pictures."""
+    """Heads turn maps into results in `predict_by_feat`; that of a mask head pastes masks into images."""
     for name, module in model.named_modules():
         if hasattr(module, "predict_by_feat"):
             part = MASKS if "mask_head" in name else BOXES

@@ -26,7 +26,7 @@ class Peak:
     """Memory of a process or, on a GPU, of PyTorch's allocator there; in bytes.
 
     Attributes:
-        start: Before the run, with the network and the picture.
+        start: Before the run, with the network and the image.
         peak: The most during the run.
     """
 

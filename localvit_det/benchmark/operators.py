@@ -15,7 +15,7 @@ from .steps import TOLERANCES, relative_error
 from .timing import Quartiles, quartiles, time_interleaved
 
 OPERATORS = ("inhomogeneous",)
-# Stages of a tiny IDynamicDWNet on a 512×512 picture: channels, and side of the map in tokens.
+# Stages of a tiny IDynamicDWNet on a 512×512 image: channels, and side of the map in tokens.
 _STAGES = ((96, 128), (192, 64), (384, 32), (768, 16))
 _GROUPS, _KERNEL = 32, 7
 
@@ -107,7 +107,7 @@ def measure_inhomogeneous(
 def operator_table(results: Sequence[OperatorResult], batch: int, device: str) -> str:
     """A table in Markdown."""
     lines = [
-        f"Inhomogeneous convolution, forward and backward, batch {batch}, fp32, {device}; a 512x512 picture",
+        f"Inhomogeneous convolution, forward and backward, batch {batch}, fp32, {device}; a 512x512 image",
         "",
         "| stage | map | ours ms (quartiles) | unfold ms (quartiles) | speed ÷ unfold "
         "| ours peak / extra MiB | unfold peak / extra MiB | extra ÷ unfold |",

@@ -1,4 +1,4 @@
-"""Latency against memory, one picture for all tables."""
+"""Latency against memory, one image for all tables."""
 
 from __future__ import annotations
 

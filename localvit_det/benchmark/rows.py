@@ -37,7 +37,7 @@ class Row:
     Attributes:
         name: A key of `named_rows()`, or the user's name for an official implementation.
         official: `FILE.py:FUNCTION`, where the function takes nothing and returns the network.
-        channels_last: Weights and pictures in channels-last memory, for networks that do not see to it themselves.
+        channels_last: Weights and images in channels-last memory, for networks that do not see to it themselves.
         with_cp: Activations are computed again in backward.
     """
 

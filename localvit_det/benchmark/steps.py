@@ -40,14 +40,14 @@ class Variant:
 
 
 class Step:
-    """A network with a batch of pictures; calling it does one step.
+    """A network with a batch of images; calling it does one step.
 
     Inference is a forward pass in eval mode without gradients; training is forward and backward in train mode,
     with given gradients of the maps in a loss's place, and ends with dropping the parameters' gradients.
 
     Args:
         variant: The network and how it is run; bf16 means autocast.
-        setting: Mode, size of the pictures and device.
+        setting: Mode, size of the images and device.
         fuse: Fold BatchNorm for inference, where the network offers `fuse()`.
     """
 
@@ -57,9 +57,9 @@ class Step:
         self.net.train(self.training)
         if fuse and not self.training and hasattr(self.net, "fuse"):
             self.net = self.net.fuse()
-        self.picture = make_picture(setting)
+        self.image = make_image(setting)
         if variant.row.channels_last:
-            self.picture = self.picture.contiguous(memory_format=torch.channels_last)
+            self.image = self.image.contiguous(memory_format=torch.channels_last)
         # Without dynamic shapes: every size gets its own best code, and each is measured by itself.
         compiled = variant.execution == "compile"
         self._forward = torch.compile(self.net, dynamic=False) if compiled else self.net
@@ -78,7 +78,7 @@ class Step:
     def forward(self) -> list[Tensor]:
         """All maps that the network returns, in whatever container."""
         with self._autocast(), torch.set_grad_enabled(self.training):
-            return tensors_in(self._forward(self.picture))
+            return tensors_in(self._forward(self.image))
 
     def checkable_outputs(self) -> list[Tensor]:
         """The maps without what makes two runs of a training step differ, see `still`."""
@@ -108,13 +108,13 @@ def make_reference(row: Row, setting: Setting) -> Reference:
     """Run a row once, unfused; its multiply-adds are counted on the way."""
     net = row.build().to(setting.device)
     net.eval()  # not chained: MMDetection's Swin returns None here
-    picture, outputs = make_picture(setting), []
-    multiply_adds = count_multiply_adds(lambda: outputs.extend(tensors_in(net(picture))))
+    image, outputs = make_image(setting), []
+    multiply_adds = count_multiply_adds(lambda: outputs.extend(tensors_in(net(image))))
     return Reference([o.float() for o in outputs], multiply_adds, sum(p.numel() for p in net.parameters()))
 
 
-def make_picture(setting: Setting) -> Tensor:
-    """The same random batch of pictures each time: (batch, 3, H, W)."""
+def make_image(setting: Setting) -> Tensor:
+    """The same random batch of images each time: (batch, 3, H, W)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(setting.batch, 3, *setting.size, generator=generator).to(setting.device)
 

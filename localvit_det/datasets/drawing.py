@@ -1,4 +1,4 @@
-"""Pictures of drawn shapes with exact visible outlines; one random generator in, one picture out."""
+"""Images of drawn shapes with exact visible outlines; one random generator in, one image out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,7 +27,7 @@ PALETTES: dict[str, dict[str, RGB]] = {
 }
 
 _MAX_OBJECTS = 6
-_SCALES = (0.08, 0.78)  # side of the square of equal area, as a share of the picture's side
+_SCALES = (0.08, 0.78)  # side of the square of equal area, as a share of the image's side
 _MIN_SIDE = 8.0  # pixels: below that nobody could tell the classes apart
 _MIN_VISIBLE = 0.3  # share of an outline that must be seen
 _MIN_PART = 2.0  # square pixels: slivers below that rasterise to nothing
@@ -58,27 +58,27 @@ OUTLINES = {
 }
 
 
-def draw_picture(
+def draw_image(
     rng: np.random.Generator, size: int, classes: Sequence[str], palette: str, empty: bool = False
 ) -> tuple[np.ndarray, list[VisibleObject]]:
-    """Draws one picture.
+    """Draws one image.
 
     Args:
-        size: Side of the picture in pixels.
+        size: Side of the image in pixels.
         classes: Names among `OUTLINES`; their order gives the labels.
         palette: Name among `PALETTES`.
         empty: No objects, only background.
 
     Returns:
-        The picture, uint8 BGR of shape (size, size, 3), and its objects from back to front.
+        The image, uint8 BGR of shape (size, size, 3), and its objects from back to front.
     """
-    picture = _background(rng, size)
+    image = _background(rng, size)
     objects = []
     for label, outline, visible in [] if empty else _scene(rng, size, classes):
-        _paint(picture, outline, PALETTES[palette][classes[label]], rng)
+        _paint(image, outline, PALETTES[palette][classes[label]], rng)
         objects.append(VisibleObject(label, visible))
-    picture += rng.normal(0, 6, picture.shape).astype(np.float32)
-    return picture.clip(0, 255).astype(np.uint8), objects
+    image += rng.normal(0, 6, image.shape).astype(np.float32)
+    return image.clip(0, 255).astype(np.uint8), objects
 
 
 def _scene(rng: np.random.Generator, size: int, classes: Sequence[str]) -> list[tuple[int, np.ndarray, list[Polygon]]]:
@@ -94,7 +94,7 @@ def _scene(rng: np.random.Generator, size: int, classes: Sequence[str]) -> list[
         outline = _place(rng, OUTLINES[classes[label]] * side, size, margin=0.4 * side)
         polygon = Polygon(outline)
         parts = _without_holes(polygon.intersection(frame).difference(hidden))
-        # What would be nearly hidden is not drawn either: no unlabelled remains in the picture.
+        # What would be nearly hidden is not drawn either: no unlabelled remains in the image.
         if sum(part.area for part in parts) >= _MIN_VISIBLE * polygon.area:
             scene.append((label, outline, parts))
             hidden = unary_union([hidden, polygon])
@@ -131,9 +131,9 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return cv2.resize(clouds.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def _paint(picture: np.ndarray, outline: np.ndarray, colour: RGB, rng: np.random.Generator) -> None:
-    """Paints one outline over the picture, with soft edges, a varied colour and a light from one side."""
-    size = picture.shape[0]
+def _paint(image: np.ndarray, outline: np.ndarray, colour: RGB, rng: np.random.Generator) -> None:
+    """Paints one outline over the image, with soft edges, a varied colour and a light from one side."""
+    size = image.shape[0]
     fine = np.zeros((size * _SUPERSAMPLING, size * _SUPERSAMPLING), np.uint8)
     # Pixel i covers [i, i + 1) in the annotations, but OpenCV means its centre by i. Shift 4: 1/16 pixel.
     points = ((outline * _SUPERSAMPLING - 0.5) * 16).round().astype(np.int32)
@@ -143,4 +143,4 @@ def _paint(picture: np.ndarray, outline: np.ndarray, colour: RGB, rng: np.random
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     light = 1 + rng.uniform(-0.2, 0.2) * ramp[None, :, None] + rng.uniform(-0.2, 0.2) * ramp[:, None, None]
     bgr = np.array(colour[::-1], np.float32) + rng.normal(0, 16, 3).astype(np.float32)
-    picture += cover * (bgr * light.astype(np.float32) - picture)
+    image += cover * (bgr * light.astype(np.float32) - image)

@@ -20,10 +20,10 @@ import numpy as np
 from shapely.geometry import MultiPolygon
 
 from ..errors import DataError, UserError
-from .drawing import CLASSES, OUTLINES, PALETTES, VisibleObject, draw_picture
+from .drawing import CLASSES, OUTLINES, PALETTES, VisibleObject, draw_image
 
 _VERSION = 1  # raise it with every change of the drawing: old sets are then told from new ones
-_EMPTY_EVERY = 16  # one picture in so many has no objects
+_EMPTY_EVERY = 16  # one image in so many has no objects
 
 
 def annotation_file(root: str | Path, split: str) -> Path:
@@ -47,10 +47,10 @@ def make_shapes(
     and any number of processes may ask for the same set at once.
 
     Args:
-        size: Side of the square pictures in pixels. COCO's "large" objects need 110 or more.
+        size: Side of the square images in pixels. COCO's "large" objects need 110 or more.
         classes: Some of 'circle', 'square', 'triangle', 'star'; category ids are 1, 2, … in this order.
         palette: 'bright' or 'dusk', the colours of the classes.
-        seed: A picture depends on the seed, its split and its number only, not on the number of pictures.
+        seed: An image depends on the seed, its split and its number only, not on the number of images.
 
     Raises:
         DataError: A setting makes no sense, `root` cannot be written, or it holds something else.
@@ -95,7 +95,7 @@ def _check(settings: dict) -> None:
         raise DataError(f"The palette must be one of {', '.join(PALETTES)}, not {settings['palette']!r}.")
     if settings["size"] < 32 or min(settings["num_train"], settings["num_val"]) < 1 or settings["seed"] < 0:
         raise DataError(
-            "A shapes set needs at least one train and one val picture of 32 pixels or more and a seed "
+            "A shapes set needs at least one train and one val image of 32 pixels or more and a seed "
             "from 0 on: change num_train, num_val, size or seed."
         )
 
@@ -121,17 +121,17 @@ def _write_split(root: Path, split: str, settings: dict, first_id: int) -> None:
     for index in range(settings[f"num_{split}"]):
         image_id = first_id + index
         rng = np.random.default_rng([settings["seed"], ("train", "val").index(split), index])
-        picture, objects = draw_picture(
+        image, objects = draw_image(
             rng,
             settings["size"],
             settings["classes"],
             settings["palette"],
             empty=index % _EMPTY_EVERY == _EMPTY_EVERY // 2 - 1,
         )
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         name = f"{image_id:012d}.jpg"
         # Encoded here, written by Python: a full disk raises OSError, where cv2.imwrite returns False.
-        (folder / name).write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        (folder / name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         annotations += [
             {"id": len(annotations) + number, "image_id": image_id, **_annotation(item)}
@@ -169,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; a mistake ends in its sentence and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m localvit_det.datasets.shapes", description=__doc__.split("\n")[0])
     parser.add_argument("root", type=Path, help="folder to make, e.g. data/shapes")
-    parser.add_argument("--num-train", type=int, default=400, help="training pictures (default: %(default)s)")
-    parser.add_argument("--num-val", type=int, default=100, help="validation pictures (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=160, help="side of a picture in pixels (default: %(default)s)")
+    parser.add_argument("--num-train", type=int, default=400, help="training images (default: %(default)s)")
+    parser.add_argument("--num-val", type=int, default=100, help="validation images (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=160, help="side of an image in pixels (default: %(default)s)")
     parser.add_argument("--classes", nargs="+", default=CLASSES, metavar="NAME", help=f"among {', '.join(OUTLINES)}")
     parser.add_argument("--palette", default="bright", help=f"one of {', '.join(PALETTES)} (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

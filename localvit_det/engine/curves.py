@@ -1,4 +1,4 @@
-"""Loss and mAP curves of a training as one picture."""
+"""Loss and mAP curves of a training as one image."""
 
 import atexit
 import json
@@ -16,7 +16,7 @@ from .coco_metrics import coco_rows
 
 CURVES_FILE = "curves.png"
 _POINTS_FILE = "curves.json"  # the validations so far: checkpoints lack the one that follows them
-_MAX_POINTS = 1000  # a line has no more points than the picture has pixels
+_MAX_POINTS = 1000  # a line has no more points than the image has pixels
 
 Line = tuple[np.ndarray, np.ndarray]  # iterations and values, both of shape (N,)
 
@@ -76,7 +76,7 @@ class CurvesHook(Hook):
                 folder = Path(runner.work_dir)
                 (folder / _POINTS_FILE).write_text(json.dumps(self._validations))
                 draw_curves(losses, _mean_aps(self._validations), folder / CURVES_FILE)
-        except Exception as error:  # a picture is never worth a training
+        except Exception as error:  # an image is never worth a training
             runner.logger.warning("The curves could not be drawn: %r", error)
 
 

@@ -23,7 +23,7 @@ class EpochSeedHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seeds Python's, NumPy's and PyTorch's generators, and the order of the pictures."""
+        """Seeds Python's, NumPy's and PyTorch's generators, and the order of the images."""
         seed = (runner.seed + 1_000_003 * runner.epoch + get_rank()) % 2**32
         random.seed(seed)
         np.random.seed(seed)

@@ -68,7 +68,7 @@ class ProgressBarHook(Hook):
         outputs: object = None,
         mode: str = "train",
     ) -> None:
-        """Advances in validation and test; the last picture removes the bar, evaluators print."""
+        """Advances in validation and test; the last image removes the bar, evaluators print."""
         if self._bar is not None:
             self._bar.update()
             if self._bar.n >= self._bar.total:

@@ -80,7 +80,7 @@ def _settings(runner: Runner) -> list[str]:
     lines = [
         f"batch {batch} ({factors}), "
         f"learning rate {_lr_range(base_lrs)} (now {_lr_range([group['lr'] for group in groups])}{scaled})",
-        f"{len(loader.dataset)} pictures, {length}, {trainable:,} of {sum(p.numel() for p in parameters):,} "
+        f"{len(loader.dataset)} images, {length}, {trainable:,} of {sum(p.numel() for p in parameters):,} "
         "parameters trained",
     ]
     # --auto-scale-lr knows nothing of accumulation.

@@ -31,7 +31,7 @@ class FastCocoMetric(CocoMetric):
         super().__init__(**settings)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Evaluates the predictions of all pictures."""
+        """Evaluates the predictions of all images."""
         # CocoMetric takes the evaluator from its module, so it is exchanged there, and only while this one works.
         with mock.patch.object(coco_metric, "COCOeval", _evaluator_class()):
             return super().compute_metrics(results)

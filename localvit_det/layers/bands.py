@@ -39,7 +39,7 @@ def residual(
             right, so may be what it returns.
         maps: What the branch takes, each (B, any, H, W).
         reach: Which rows the branch mixes; None for no bands.
-        drop_path: Gives the probability of leaving the branch out, per picture, in train mode.
+        drop_path: Gives the probability of leaving the branch out, per image, in train mode.
         workspace: A map that nobody needs afterwards, ``x`` or one of ``maps``. Where it is like ``x``, bands are
             written into it: new memory is paid for in page faults.
 
@@ -51,9 +51,9 @@ def residual(
         return _add_at_random(x, branch(*maps)[..., : x.shape[2], : x.shape[3]], drop_path)
     fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
     out = workspace if fits else torch.empty_like(x)
-    for base, target, *picture in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
+    for base, target, *image in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
         for slices in bands:
-            band = branch(*(_rows(m, slices) for m in picture))  # 1, C, rows, W
+            band = branch(*(_rows(m, slices) for m in image))  # 1, C, rows, W
             for s, part in zip(slices, band.split([s.stop - s.start for s in slices], dim=2), strict=True):
                 torch.add(base[:, :, s], part[..., : x.shape[3]], out=target[:, :, s])
     return out
@@ -68,8 +68,8 @@ def _add_at_random(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
     return torch.addcmul(x, branch, scale)
 
 
-def _rows(picture: Tensor, slices: list[slice]) -> Tensor:
-    rows = [picture[:, :, s] for s in slices]
+def _rows(image: Tensor, slices: list[slice]) -> Tensor:
+    rows = [image[:, :, s] for s in slices]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
 
 

@@ -21,7 +21,7 @@ class Block(nn.Module):
         mixer: Mixes tokens, (B, C, H, W) -> (B, C, H, W) for any H×W; a plain module, or a :class:`Mixer`.
         norm2: Before the MLP.
         mlp: Mixes channels.
-        drop_path_rate: Probability of dropping a branch, per picture.
+        drop_path_rate: Probability of dropping a branch, per image.
     """
 
     def __init__(

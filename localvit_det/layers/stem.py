@@ -1,4 +1,4 @@
-"""Stems: picture -> map at a quarter of its size."""
+"""Stems: image -> map at a quarter of its size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ConvStem(nn.Module):
     Source: Shuffle Transformer, official `models/shuffle_transformer.py`, class PatchEmbedding.
 
     Args:
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
         mid_channels: Channels between the two strided convolutions.
         out_channels: Channels of the map.
         norm_cfg: Norm after each strided convolution.
@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
     """Non-overlapping 4×4 patches, projected and normalised, as in Swin.
 
     Args:
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
         out_channels: Channels of the map.
         patch_size: Side of a patch, in pixels.
     """

@@ -1,4 +1,4 @@
-"""Annotation files and pictures of COCO-format data sets."""
+"""Annotation files and images of COCO-format data sets."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from ..config import dataset_paths, did_you_mean, find_datasets, prepare_dataset
 from ..errors import ConfigError, DataError
 from .classes import dataset_classes
 
-_ROOT_HINT = "set data_root (--cfg-options data_root=…) to the folder with annotations and pictures"
+_ROOT_HINT = "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
 
 
 def check_data(cfg: Config, split: str, check_classes: Callable[[str, dict, Annotations], None]) -> None:
@@ -41,9 +41,9 @@ def check_data(cfg: Config, split: str, check_classes: Callable[[str, dict, Anno
         if ann_file is None or not _is_plain_coco(cls):
             continue
         found = read_annotations(ann_file)
-        listed |= found.pictures.keys()
+        listed |= found.images.keys()
         if image_dir is not None:
-            _check_pictures(path, found, image_dir)
+            _check_images(path, found, image_dir)
         _check_boxes(path, found)
         check_classes(path, dataset, found)
         if split == "train" or scored:
@@ -71,9 +71,9 @@ def _check_exists(path: str, what: str, place: str | None) -> None:
     raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {_ROOT_HINT}.")
 
 
-def _check_pictures(path: str, found: Annotations, image_dir: str) -> None:
+def _check_images(path: str, found: Annotations, image_dir: str) -> None:
     names = defaultdict(list)
-    for file_name, _, _ in found.pictures.values():
+    for file_name, _, _ in found.images.values():
         names[os.path.dirname(file_name)].append(file_name)
     absent = []
     for folder, files in names.items():
@@ -84,7 +84,7 @@ def _check_pictures(path: str, found: Annotations, image_dir: str) -> None:
     if absent:
         first = os.path.abspath(os.path.join(image_dir, absent[0]))
         raise DataError(
-            f"{len(absent)} of the {len(found.pictures)} pictures that {found.path} lists are absent, the "
+            f"{len(absent)} of the {len(found.images)} images that {found.path} lists are absent, the "
             f"first one is {first}: complete them, or correct data_prefix.img of {path}."
         )
 
@@ -94,12 +94,12 @@ def _check_boxes(path: str, found: Annotations) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.faults.most_common())
     if 2 * max(bad, found.over_edge, found.like_fractions) > found.boxes:
         if 2 * found.like_fractions > found.boxes:
-            likely = "they look like fractions of the picture's size: multiply them by its width and height"
+            likely = "they look like fractions of the image's size: multiply them by its width and height"
         elif found.like_corners >= 0.9 * found.boxes:
             likely = "they look like [x1, y1, x2, y2]: COCO has [x, y, width, height]"
         else:
-            likely = "correct the file: COCO has [x, y, width, height] in pixels of the picture"
-        edge = f"{found.over_edge} run over the edge of their picture"
+            likely = "correct the file: COCO has [x, y, width, height] in pixels of the image"
+        edge = f"{found.over_edge} run over the edge of their image"
         raise DataError(
             f"Most of the {found.boxes} annotations in {found.path} are unusable "
             f"({', '.join(filter(None, (reasons, found.over_edge and edge)))}); {likely}."
@@ -113,18 +113,18 @@ def _check_boxes(path: str, found: Annotations) -> None:
 
 
 def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
-    if not found.pictures:
-        raise DataError(f"{found.path} lists no pictures: give {path} another ann_file.")
+    if not found.images:
+        raise DataError(f"{found.path} lists no images: give {path} another ann_file.")
     classes = dataset_classes(path, dataset) or found.categories
     annotated = set().union(*(found.annotated[name] for name in classes))
     if not annotated:
         raise DataError(f"{found.path} has no usable annotation of the classes of {path}: check both.")
     rules = {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
     least = rules.get("min_size", 0)
-    candidates = annotated if rules.get("filter_empty_gt") else found.pictures
-    if not any(min(found.pictures[i][1:]) >= least for i in candidates):
+    candidates = annotated if rules.get("filter_empty_gt") else found.images
+    if not any(min(found.images[i][1:]) >= least for i in candidates):
         raise DataError(
-            f"No picture of {found.path} passes {path}.filter_cfg: all are smaller than {least} pixels; lower min_size."
+            f"No image of {found.path} passes {path}.filter_cfg: all are smaller than {least} pixels; lower min_size."
         )
 
 
@@ -147,8 +147,8 @@ def _check_evaluator(path: str, evaluator: dict, listed: set) -> None:
         return
     _check_exists(path, "annotation file", file)
     # Read again only if it is another file than the data set's, as after changing one of the two.
-    if listed and (foreign := listed - read_annotations(file).pictures.keys()):
+    if listed and (foreign := listed - read_annotations(file).images.keys()):
         raise DataError(
-            f"{path}.ann_file {os.path.abspath(file)} lacks {len(foreign)} of the {len(listed)} pictures "
+            f"{path}.ann_file {os.path.abspath(file)} lacks {len(foreign)} of the {len(listed)} images "
             "of its data set: give both the same annotation file."
         )

@@ -99,7 +99,7 @@ def _registered_here() -> dict[str, type]:
 
 
 def _measured_channels(backbone: dict, path: str, device: str) -> tuple[int, ...] | None:
-    """Channels of the maps for a small picture; None where the backbone cannot be tried on this device.
+    """Channels of the maps for a small image; None where the backbone cannot be tried on this device.
 
     On the meta device nothing is allocated or computed, but some backbones ask a tensor for its value.
     """

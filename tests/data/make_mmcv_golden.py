@@ -1,6 +1,6 @@
 """Writes mmcv_ops_golden.npz: results of the operators of a compiled mmcv 2.1.0, on the CPU.
 
-Run it from any folder with an interpreter that has a compiled mmcv; `tests/test_compat_ops.py` then compares
+Run it from any folder with an interpreter that has a compiled mmcv; `tests/compat/test_compat_ops.py` then compares
 `results` under whichever mmcv is installed with the file.
 """
 
@@ -29,7 +29,7 @@ def inputs() -> dict[str, np.ndarray]:
     scores = rng.permutation(150) / 150
     rois = [
         (0, 8.3, 5.1, 60.2, 47.9),
-        (1, 0, 0, 95.9, 79.9),  # the whole picture
+        (1, 0, 0, 95.9, 79.9),  # the whole image
         (1, -12.5, -7.0, 30.0, 20.0),  # over the upper left border
         (0, 70.0, 60.0, 120.0, 110.0),  # over the lower right border
         (0, 200.0, 200.0, 260.0, 240.0),  # outside

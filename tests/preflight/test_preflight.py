@@ -91,14 +91,14 @@ def test_file_that_is_not_coco(load, tmp_path, text, words):
     fails(cfg, DataError, path, *words)
 
 
-def test_absent_pictures(load, tmp_path):
+def test_absent_images(load, tmp_path):
     cfg = load()
     for name in ("002.jpg", "003.jpg"):
         (tmp_path / "mine/train2017" / name).unlink()
-    fails(cfg, DataError, "2 of the 4 pictures", tmp_path / "mine/train2017/002.jpg")
+    fails(cfg, DataError, "2 of the 4 images", tmp_path / "mine/train2017/002.jpg")
 
 
-def test_pictures_in_subfolders(load, tmp_path):
+def test_images_in_subfolders(load, tmp_path):
     def nest(content):
         content["images"][0]["file_name"] = "sub/001.jpg"
 
@@ -106,11 +106,11 @@ def test_pictures_in_subfolders(load, tmp_path):
     cfg = load(train=edited(nest))
     check_config(cfg)
     (tmp_path / "mine/train2017/sub/001.jpg").unlink()
-    fails(cfg, DataError, "1 of the 4 pictures", "train2017/sub/001.jpg")
+    fails(cfg, DataError, "1 of the 4 images", "train2017/sub/001.jpg")
 
 
-def test_no_pictures(load):
-    fails(load(train=annotations(0)), DataError, "instances_train2017.json lists no pictures")
+def test_no_images(load):
+    fails(load(train=annotations(0)), DataError, "instances_train2017.json lists no images")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -125,7 +125,7 @@ def test_file_without_annotations_serves_to_write_results(load):
     check_config(cfg, train=False)
 
 
-def test_all_pictures_too_small(load):
+def test_all_images_too_small(load):
     cfg = load(**{"train_dataloader.dataset.filter_cfg.min_size": 90})
     fails(cfg, DataError, "smaller than 90 pixels", "filter_cfg")
 
@@ -135,7 +135,7 @@ def test_ids_used_twice(load):
         return edited(lambda c: c[section][1].update(id=c[section][0]["id"]))
 
     fails(load(train=twice("annotations")), DataError, "annotation id 1 twice")
-    fails(load(train=twice("images")), DataError, "picture id 1 twice")
+    fails(load(train=twice("images")), DataError, "image id 1 twice")
     fails(load(train=twice("categories")), DataError, "category", "'dog'", "twice")
 
 
@@ -151,8 +151,8 @@ def change_boxes(boxes, count=8):
     ("boxes", "words"),
     [
         ([[60, 40, 90, 60]], ["[x1, y1, x2, y2]", "8 run over the edge"]),
-        ([[0.6, 0.5, 0.3, 0.25]], ["fractions of the picture's size", "8 are smaller than one pixel"]),
-        ([[200, 200, 30, 20]], ["8 lie outside their picture"]),
+        ([[0.6, 0.5, 0.3, 0.25]], ["fractions of the image's size", "8 are smaller than one pixel"]),
+        ([[200, 200, 30, 20]], ["8 lie outside their image"]),
         ([[10, 10, 0, 20], [10, 10, 20, -5]], ["8 are smaller than one pixel"]),
     ],
 )
@@ -190,7 +190,7 @@ def test_evaluator_with_another_file(load, tmp_path):
     cfg = load(**{"val_evaluator.ann_file": str(tmp_path / "other.json")})
     fails(cfg, DataError, "annotation file of val_evaluator is missing", tmp_path / "other.json")
     (tmp_path / "other.json").write_text(json.dumps(annotations(1)))
-    fails(cfg, DataError, "lacks 3 of the 4 pictures", "same annotation file")
+    fails(cfg, DataError, "lacks 3 of the 4 images", "same annotation file")
 
 
 def test_unknown_data_set_type(load):

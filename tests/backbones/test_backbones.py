@@ -132,7 +132,7 @@ class TestContract:
                 (torch.zeros((), dtype=torch.float64, requires_grad=True),),
             )
 
-    def test_pictures_do_not_influence_each_other(self, family):
+    def test_images_do_not_influence_each_other(self, family):
         net = build(family).eval()
         x = torch.randn(3, 3, 50, 44)
         together = net(x)

@@ -21,7 +21,7 @@ SMALL = {"num_train": 10, "num_val": 4, "size": 96}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of the default size in pixels, with fewer pictures."""
+    """A set of the default size in pixels, with fewer images."""
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=80, num_val=20)
 
 
@@ -44,16 +44,16 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert len(first) == 10 + 4 + 2
 
 
-def test_more_pictures_leave_the_first_ones_alone(tmp_path: Path) -> None:
+def test_more_images_leave_the_first_ones_alone(tmp_path: Path) -> None:
     few = contents(make_shapes(tmp_path / "few", **SMALL))
     many = contents(make_shapes(tmp_path / "many", **{**SMALL, "num_train": 12}))
-    pictures = [name for name in few if name.startswith("train2017")]
-    assert all(few[name] == many[name] for name in pictures)
+    images = [name for name in few if name.startswith("train2017")]
+    assert all(few[name] == many[name] for name in images)
 
 
 def test_train_and_val_differ(root: Path) -> None:
-    pictures = [path.read_bytes() for path in root.glob("*2017/*.jpg")]
-    assert len(set(pictures)) == len(pictures) == 100
+    images = [path.read_bytes() for path in root.glob("*2017/*.jpg")]
+    assert len(set(images)) == len(images) == 100
 
 
 def test_variety(coco: COCO) -> None:

@@ -209,9 +209,9 @@ def test_train_publish_test_infer_fine_tune(shapes, stars, tmp_path, capsys):
 
     from mmdet.apis import DetInferencer
 
-    picture = next((shapes / "val2017").iterdir())
+    image = next((shapes / "val2017").iterdir())
     inferencer = DetInferencer(weights=str(published), device="cpu", show_progress=False)
-    predictions = inferencer(str(picture), no_save_vis=True)["predictions"]
+    predictions = inferencer(str(image), no_save_vis=True)["predictions"]
     assert inferencer.model.dataset_meta["classes"] == CLASSES
     assert set(predictions[0]) >= {"bboxes", "labels", "scores", "masks"}
 

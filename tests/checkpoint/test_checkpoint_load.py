@@ -169,11 +169,9 @@ def test_position_bias_is_bicubic():
 
 
 def test_wider_kernels_compute_the_same():
-    kernel, picture = torch.randn(4, 1, 5, 5), torch.randn(1, 4, 12, 12)
+    kernel, image = torch.randn(4, 1, 5, 5), torch.randn(1, 4, 12, 12)
     wide = resize_kernel(kernel, torch.Size((4, 1, 9, 9)))
-    torch.testing.assert_close(
-        F.conv2d(picture, wide, padding=4, groups=4), F.conv2d(picture, kernel, padding=2, groups=4)
-    )
+    torch.testing.assert_close(F.conv2d(image, wide, padding=4, groups=4), F.conv2d(image, kernel, padding=2, groups=4))
     torch.testing.assert_close(resize_kernel(wide, kernel.shape), kernel)
     assert resize_kernel(kernel, torch.Size((4, 1, 6, 6))) is None
 

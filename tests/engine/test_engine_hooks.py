@@ -43,7 +43,7 @@ def test_report_of_a_training(make_runner: Callable[..., Runner], tmp_path: Path
     runner.train()
     log = log_of(runner)
     assert "batch 8 (2 per process x 1 processes x 4 accumulated), learning rate 0.02 (now 2e-05)" in log
-    assert "8 pictures, 12 iterations (3 epochs), 1,000 of 1,234 parameters trained" in log
+    assert "8 images, 12 iterations (3 epochs), 1,000 of 1,234 parameters trained" in log
     assert log.count("AP75") == 1
     assert "COCO results (validation after iteration 12)" in log
     saved = dict(re.findall(r"^  (\w[\w ]*?) {2,}(/.*)$", log[log.index("Saved:") :], re.MULTILINE))

@@ -72,7 +72,7 @@ def test_resumed_training_equals_uninterrupted(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_pictures_train_evaluate_and_test_alike(coco_root, tmp_path):
+def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path):
     small = [
         f"{split}_dataloader.dataset.pipeline.{step}.scale='(320,192)'"
         for split, step in (("train", 2), ("val", 1), ("test", 1))
@@ -84,13 +84,13 @@ def test_real_pictures_train_evaluate_and_test_alike(coco_root, tmp_path):
     trained = tool("train", config, "--work-dir", tmp_path / "run", *options)
     assert "Epoch(train)" in trained.stdout + trained.stderr
     assert (tmp_path / "run/curves.png").stat().st_size > 5000
-    pictures = tmp_path / "pictures"
+    images = tmp_path / "images"
     tested = tool(
-        "test", config, tmp_path / "run", "--work-dir", tmp_path / "test", "--show-dir", pictures,
+        "test", config, tmp_path / "run", "--work-dir", tmp_path / "test", "--show-dir", images,
         "--out", tmp_path / "predictions.pkl", *options,
     )  # fmt: skip
     assert metrics(trained.stdout + trained.stderr) == metrics(tested.stdout + tested.stderr) != ""
-    assert len(list(pictures.glob("*.jpg"))) >= 1
+    assert len(list(images.glob("*.jpg"))) >= 1
     assert len(pickle.loads((tmp_path / "predictions.pkl").read_bytes())) == 3
 
 
@@ -144,7 +144,7 @@ class TestMistakes:
         (own_shapes / "keep").touch()
         assert str(own_shapes) in self.fails(capsys, own_shapes, tmp_path)
 
-    def test_picture_missing(self, capsys, own_shapes, tmp_path):
+    def test_image_missing(self, capsys, own_shapes, tmp_path):
         next((own_shapes / "train2017").iterdir()).unlink()
         assert "1 of the 24" in self.fails(capsys, own_shapes, tmp_path)
 

@@ -278,7 +278,7 @@ def test_depthwise_convolution_gradcheck():
     assert torch.autograd.gradcheck(lambda x, *_: ours(x), (x, ours.weight, ours.bias))
 
 
-def test_residual_drops_pictures_and_scales_the_rest():
+def test_residual_drops_images_and_scales_the_rest():
     drop_path = DropPath(0.25).train()
     x, branch = torch.randn(4000, 1, 1, 1), torch.ones(4000, 1, 1, 1)
     added = residual(x, nn.Identity(), (branch,), POINTWISE, drop_path) - x

@@ -19,7 +19,7 @@ compat.apply()
 from mmcv import ops  # noqa: E402 - needs the stand-in
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss  # noqa: E402
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 GOLDEN = np.load(DATA / "mmcv_ops_golden.npz")
 MAKER = runpy.run_path(str(DATA / "make_mmcv_golden.py"))
 INPUTS = {name.removeprefix("input_"): GOLDEN[name] for name in GOLDEN.files if name.startswith("input_")}

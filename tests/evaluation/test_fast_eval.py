@@ -1,4 +1,4 @@
-"""faster-coco-eval must give pycocotools' numbers, on drawn and on real pictures."""
+"""faster-coco-eval must give pycocotools' numbers, on drawn and on real images."""
 
 import importlib.util
 import os
@@ -44,7 +44,7 @@ def annotations(request) -> Path:
 
 
 def predictions(coco: COCO, crowd_one: bool = True) -> list[dict]:
-    """What a middling detector says: shifted, misnamed, doubled and missed objects, and too many on one picture."""
+    """What a middling detector says: shifted, misnamed, doubled and missed objects, and too many on one image."""
     random = np.random.default_rng(0)
     categories, found = coco.getCatIds(), []
     for index, image in enumerate(coco.getImgIds()):

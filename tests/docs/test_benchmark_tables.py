@@ -8,7 +8,7 @@ import pytest
 
 from localvit_det.benchmark.timing import quartiles
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(ROOT.glob("docs/benchmark/*/benchmark.json"))
 OF_BACKBONES = [file for file in DOCUMENTS if "gemm" in json.loads(file.read_text(encoding="utf-8"))]
 

@@ -162,7 +162,7 @@ class TestRows:
         assert [row.label for row in rows] == labels
 
     @pytest.mark.parametrize("name", ["gg_t", "swin_t", "torchvision_swin_t", "timm_swin_t"])
-    def test_named_networks_take_pictures_of_any_size(self, name):
+    def test_named_networks_take_images_of_any_size(self, name):
         if name.startswith("timm"):
             pytest.importorskip("timm")
         step = Step(Variant(make_rows([name])[0], "fp32", "eager"), Setting("inference", (72, 100), 1, "cpu"))
@@ -267,7 +267,7 @@ class TestTool:
         found = benchmark(
             tmp_path, "--detector", config, "--cfg-options", *options, "model.test_cfg.rcnn.score_thr=0.0"
         )
-        assert found["pictures"] == 4
+        assert found["images"] == 4
         assert found["detections"] > 0
         assert tuple(found["shares"]) == PARTS
         assert sum(found["shares"].values()) == pytest.approx(1)
