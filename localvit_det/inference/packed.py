@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .modes import cpu_inference
+from ..layers import form_of
+from ..ops import cpu_inference
 
 # How oneDNN calls an activation: its name, parameters, variant.
 _Activation = tuple[str, list[float], str]
 
 
-class PackedPointwise(nn.Conv2d):
+class PackedConv1x1(nn.Conv2d):
     """A 1×1 convolution and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
 
     oneDNN lays the weights of a product out in blocks. An ordinary convolution does so anew in each call; here the
@@ -58,12 +60,19 @@ class PackedPointwise(nn.Conv2d):
         return {**self.__dict__, "_packed": None}
 
 
-def pack_children(module: nn.Module) -> None:
-    """Put a packed one in the place of each 1×1 convolution that is an attribute of ``module``."""
-    for name, child in module.named_children():
-        plain = type(child) is nn.Conv2d and child.groups == 1 and child.padding == (0, 0)
-        if plain and child.kernel_size == child.stride == (1, 1):
-            setattr(module, name, PackedPointwise(child))
+@form_of(nn.Conv2d)
+def pack(conv: nn.Module) -> nn.Module:
+    """A packed layer for a 1×1 convolution in one group; anything else as it is."""
+    plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding == (0, 0)
+    return PackedConv1x1(conv) if plain and conv.kernel_size == conv.stride == (1, 1) else conv
+
+
+def in_place(act: nn.Module) -> nn.Module:
+    """An activation that overwrites its input, where there is such a form: new memory is paid for in page faults."""
+    if isinstance(act, (nn.ReLU, nn.Hardtanh)):  # and ReLU6
+        act = copy.copy(act)
+        act.inplace = True
+    return act
 
 
 _NONE: _Activation = ("none", [], "")

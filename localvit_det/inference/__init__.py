@@ -1,0 +1,20 @@
+"""What `fuse()` puts in the place of layers: the same numbers, faster.
+
+Importing this package makes its forms known to the layers (see `localvit_det.layers.fusible`).
+"""
+
+from .attention import FusedGlanceGaze, FusedWindowAttention
+from .blocks import FusedBlock, FusedShuffleBlock
+from .dwnet import FusedConvMixer
+from .folding import fuse_conv_bn
+from .packed import PackedConv1x1
+
+__all__ = [
+    "FusedBlock",
+    "FusedConvMixer",
+    "FusedGlanceGaze",
+    "FusedShuffleBlock",
+    "FusedWindowAttention",
+    "PackedConv1x1",
+    "fuse_conv_bn",
+]
