@@ -1,6 +1,5 @@
 """Loads a config and completes what the user should not have to repeat: data root, neck, classes."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Iterable, Iterator
@@ -12,9 +11,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from .annotations import read_annotations
-from .checkpoint.policy import POLICIES
+from .checkpoint.entrances import POLICIES
 from .checkpoint.publish import CHECKPOINT_SUFFIXES, config_text
-from .errors import ConfigError, UserError
+from .errors import ConfigError, UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 # Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
@@ -260,13 +259,6 @@ def registered(registry, config: dict) -> object | None:
     """The class that `config['type']` means, None if the registry lacks it."""
     kind = config.get("type")
     return registry.get(kind) if isinstance(kind, str) else kind
-
-
-def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:
-    """Returns ` (did you mean 'x'?)` with the nearest candidate or nothing; upper case counts as lower."""
-    lower = {candidate.casefold(): candidate for candidate in sorted(map(str, candidates))}
-    near = difflib.get_close_matches(str(name).casefold(), lower, n=1, cutoff=cutoff)
-    return f" (did you mean '{lower[near[0]]}'?)" if near else ""
 
 
 def _read(path: Path) -> Config:

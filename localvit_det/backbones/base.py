@@ -11,8 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import Resizer, Rule
-from ..checkpoint.resize import resize_position_bias
+from ..checkpoint.layouts import Resizer, Rule, resize_position_bias
 from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed, pack_children
 
 

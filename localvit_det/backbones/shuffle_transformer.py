@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from ..checkpoint.resize import resize_kernel
+from ..checkpoint.layouts import resize_kernel
 from ..layers import (
     Block,
     ConvDownsample,

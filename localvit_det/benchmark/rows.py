@@ -12,8 +12,7 @@ from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import did_you_mean
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 
 _FAMILIES = {
     "shuffle": "ShuffleTransformer",

@@ -17,10 +17,9 @@ import mmengine
 import torch
 from mmengine.config import Config
 
-from ..compat.checkpoint_files import sha256
-from ..compat.checkpoint_loading import load_weights_only
 from ..errors import CheckpointError
-from .container import weights_in
+from .layouts import weights_in
+from .read import load_weights_only, sha256
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
 # How a run was started says nothing about the model.

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..annotations import what_is_there
-from ..compat.checkpoint_files import check_is_checkpoint
+from ..checkpoint.read import check_is_checkpoint
 from ..config import walk
 from ..errors import CheckpointError, ConfigError
 

@@ -12,9 +12,9 @@ from official_layouts import PAIRS, cascade_v2, dwnet, shuffle
 from torch import nn
 
 import localvit_det  # noqa: F401
-from localvit_det.checkpoint.families import find_origin
+from localvit_det.checkpoint.identify import find_origin
+from localvit_det.checkpoint.layouts import resize_kernel, resize_position_bias
 from localvit_det.checkpoint.load import prepare
-from localvit_det.checkpoint.resize import resize_kernel, resize_position_bias
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 
