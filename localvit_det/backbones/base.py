@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +12,10 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint.layouts import Resizer, Rule, resize_position_bias
 from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed, pack_children
+
+# A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
+Rename = tuple[str, str | Callable[[re.Match], str] | None]
 
 
 class Stage(nn.Module):
@@ -63,9 +66,10 @@ class LocalViT(BaseModule):
     """
 
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    official_layout: ClassVar[Sequence[Rule]] = ()  # from the official code's names to ours
+    official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
-    resizers: ClassVar[Sequence[Resizer]] = ((r"\.relative_position_bias_table$", resize_position_bias),)
+    # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
+    resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 

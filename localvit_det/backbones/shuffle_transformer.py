@@ -10,7 +10,6 @@ from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from ..checkpoint.layouts import resize_kernel
 from ..layers import (
     Block,
     ConvDownsample,
@@ -112,7 +111,7 @@ class ShuffleTransformer(LocalViT):
         (r"\.attn\.to_qkv\.", ".mixer.qkv."),
         (r"\.attn\.", ".mixer."),
     )
-    resizers: ClassVar = (*LocalViT.resizers, (r"\.local\.weight$", resize_kernel))
+    resizable_weights: ClassVar = (*LocalViT.resizable_weights, (r"\.local\.weight$", "kernel"))
     default_act_cfg: ClassVar = {"type": "ReLU6"}
     stem_channels: ClassVar = 32  # also in the base size
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Size, Tensor
 
+if TYPE_CHECKING:  # read before there are any operators to import backbones with
+    from ..backbones.base import Rename
+
 # MMEngine's own key, and the one of the official classification codes.
 _KEYS = ("state_dict", "model")
-
-# A sed script over names: every rule is applied in turn. A rule without replacement drops the tensor.
-Rule = tuple[str, str | Callable[[re.Match], str] | None]
-# Regular expression over names, and the function that gives such a tensor a new shape (None: it cannot).
-Resizer = tuple[str, Callable[[Tensor, Size], Tensor | None]]
 
 
 def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
@@ -30,7 +28,7 @@ def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
     return None
 
 
-def rename_key(name: str, rules: Sequence[Rule]) -> str | None:
+def rename_key(name: str, rules: Sequence[Rename]) -> str | None:
     """Rename one tensor.
 
     Args:
@@ -48,7 +46,7 @@ def rename_key(name: str, rules: Sequence[Rule]) -> str | None:
     return name
 
 
-def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
+def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[str, Tensor]:
     """Rename the tensors of a state dict.
 
     Args:
@@ -118,3 +116,10 @@ def resize_kernel(kernel: Tensor, shape: Size) -> Tensor | None:
         return None
     (top, odd), (left, odd_too) = (divmod(shape[i] - kernel.shape[i], 2) for i in (2, 3))
     return None if odd or odd_too else F.pad(kernel, (left, left, top, top)).contiguous()  # negative: cut off
+
+
+# Gives a tensor the shape that it has for another window size; None where it cannot. By the names that families use.
+RESIZERS: dict[str, Callable[[Tensor, Size], Tensor | None]] = {
+    "position_bias": resize_position_bias,
+    "kernel": resize_kernel,
+}

@@ -21,7 +21,7 @@ from ..backbones.base import LocalViT
 from ..errors import CheckpointError
 from .entrances import Policy, label_of
 from .identify import Origin, backbones_in, common_class_counts
-from .layouts import fit_shapes, rename_key, weights_in
+from .layouts import RESIZERS, fit_shapes, rename_key, weights_in
 from .report import LoadReport, misfit, no_weights
 
 _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
@@ -145,8 +145,8 @@ def _convert_backbone(
     report.converted |= {name for name, tensor in fitted.items() if tensor is not converted[name]}
     for name, tensor in fitted.items():
         if name.startswith(prefix) and name in target and tensor.shape != target[name].shape:
-            for pattern, resize in backbone.resizers:
-                if re.search(pattern, name) and (resized := resize(tensor, target[name].shape)) is not None:
+            for pattern, kind in backbone.resizable_weights:
+                if re.search(pattern, name) and (resized := RESIZERS[kind](tensor, target[name].shape)) is not None:
                     fitted[name] = resized
                     report.resized.add(name)
     report.converted &= set(target)
