@@ -5,7 +5,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..annotations import Annotations
-from ..config import find_datasets, heads_with_classes, registered
+from ..config_parts import find_datasets, heads_with_classes, registered
 from ..errors import ConfigError, DataError, did_you_mean
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..annotations import Annotations, read_annotations, what_is_there
-from ..config import dataset_paths, find_datasets, prepare_dataset, registered, walk
+from ..config_parts import dataset_paths, find_datasets, prepare_dataset, registered, walk
 from ..errors import ConfigError, DataError, did_you_mean
 from .classes import dataset_classes
 

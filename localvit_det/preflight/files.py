@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from ..annotations import what_is_there
 from ..checkpoint.read import check_is_checkpoint
-from ..config import walk
+from ..config_parts import walk
 from ..errors import CheckpointError, ConfigError
 
 
