@@ -4,7 +4,7 @@ import pytest
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 
-from localvit_det.complexity import backbone_complexity, detector_complexity
+from benchmarking.complexity import backbone_complexity, detector_complexity
 from localvit_det.config import load_config
 
 # The published parameter counts are exact; costs are published with two or three digits.

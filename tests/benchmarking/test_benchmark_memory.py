@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from localvit_det.benchmark.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
+from benchmarking.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
 from localvit_det.layers import cheap_outputs
 
 

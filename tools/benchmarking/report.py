@@ -31,7 +31,7 @@ def document(environment: dict, tables: Sequence[Table]) -> dict[str, object]:
 
 
 def table(measured: Table) -> str:
-    """A table in Markdown: medians with quartiles, and ratios to the first row and to the floor."""
+    """A table in Markdown: medians with quartiles, and ratios to the first row and to the roofline."""
     height, width = measured.size
     rates = ", ".join(
         f"{dtype} {measured.rate(dtype) / 1e9:.1f} G multiply-adds/s" for dtype in sorted(measured.gemm, reverse=True)
@@ -57,7 +57,7 @@ def _columns(measured: Table) -> dict[str, Callable[[dict], str]]:
         "ms (quartiles)": _latency,
         "images/s": lambda r: _number(r["images_per_second"], ".2f"),
         "speed ÷ first": lambda r: _number(r["speed_to_first"], ".2f"),
-        "time ÷ floor": lambda r: _number(r["time_to_floor"], ".2f"),
+        "time ÷ roofline": lambda r: _number(r["time_to_roofline"], ".2f"),
         "peak MiB (over start)": _memory,
     }
     if measured.mode == "training":

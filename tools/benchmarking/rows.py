@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import ConfigError, did_you_mean
+from localvit_det.errors import ConfigError, did_you_mean
 
 _FAMILIES = {
     "shuffle": "ShuffleTransformer",
