@@ -85,6 +85,7 @@ def test_config_is_whole(path):
     backbone = MODELS.get(cfg.model.backbone.type)
     if issubclass(backbone, LocalViT):
         assert cfg.model.neck.in_channels == list(backbone.out_channels_of(cfg.model.backbone))
+        assert f"_{backbone.short_name}_" in path.stem
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "_s_" in p.stem or "_b_" in p.stem], ids=lambda p: p.stem)

@@ -65,6 +65,9 @@ class LocalViT(BaseModule):
         ValueError: If ``arch`` is unknown, or ``depths``, ``out_indices`` or ``frozen_stages`` do not fit.
     """
 
+    title: ClassVar[str] = ""  # as the paper calls the family
+    short_name: ClassVar[str] = ""  # in names of configs and in tables
+    paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
     official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over

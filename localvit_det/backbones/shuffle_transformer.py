@@ -22,6 +22,7 @@ from ..layers import (
     fuse_into_residual,
 )
 from .base import LocalViT
+from .sizes import swin_sizes
 
 
 class ShuffleBlock(Block):
@@ -76,26 +77,13 @@ class ShuffleTransformer(LocalViT):
         common: Arguments of :class:`LocalViT`.
     """
 
-    arch_settings: ClassVar = {
-        "tiny": {
-            "embed_dims": 96,
-            "depths": (2, 2, 6, 2),
-            "num_heads": (3, 6, 12, 24),
-            "drop_path_rate": 0.1,
-        },
-        "small": {
-            "embed_dims": 96,
-            "depths": (2, 2, 18, 2),
-            "num_heads": (3, 6, 12, 24),
-            "drop_path_rate": 0.3,
-        },
-        "base": {
-            "embed_dims": 128,
-            "depths": (2, 2, 18, 2),
-            "num_heads": (4, 8, 16, 32),
-            "drop_path_rate": 0.5,
-        },
-    }
+    title: ClassVar = "Shuffle Transformer"
+    short_name: ClassVar = "shuffle"
+    paper: ClassVar = (
+        "Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer",
+        "https://arxiv.org/abs/2106.03650",
+    )
+    arch_settings: ClassVar = swin_sizes(tiny=0.1, small=0.3, base=0.5)  # drop path rates
     official_layout: ClassVar = (
         (r"^head\.|relative_position_index$", None),
         (r"^to_token\.conv(\d)\.0\.", r"stem.conv\1."),

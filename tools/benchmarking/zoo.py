@@ -13,6 +13,7 @@ import yaml
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from localvit_det.backbones import LocalViT
 from localvit_det.config import load_config
 
 from .complexity import Complexity, backbone_complexity, detector_complexity
@@ -25,20 +26,6 @@ PUBLISHED_COST = ("published parameters", "published multiply-adds")
 BACKBONE_HEAD = ("backbone", "size", *COST, *PUBLISHED_COST)
 DETECTOR_HEAD = ("config", *(f"backbone {name}" for name in COST), *COST, *PUBLISHED_COST, "published box / mask AP")
 
-# Facts of the papers and their official repositories, by the module of the backbone: name, paper, address.
-FAMILIES = {
-    "shuffle_transformer": (
-        "Shuffle Transformer",
-        "Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer",
-        "https://arxiv.org/abs/2106.03650",
-    ),
-    "gg_transformer": ("GG-Transformer", "Glance-and-Gaze Vision Transformer", "https://arxiv.org/abs/2106.02277"),
-    "dwnet": (
-        "DWNet",
-        "On the Connection between Local Attention and Dynamic Depth-wise Convolution",
-        "https://arxiv.org/abs/2106.04263",
-    ),
-}
 # Published classifiers, 1000-class head included: parameters, multiply-adds at 224×224.
 PUBLISHED_CLASSIFIERS = {
     ("ShuffleTransformer", "tiny"): ("28M", "4.6G"),
@@ -81,9 +68,15 @@ class Entry:
         return self.cfg.model.backbone.type, "nano" if custom else arch
 
     @property
-    def family(self) -> str:
-        """Module that defines the backbone, which is its family."""
-        return MODELS.get(self.cfg.model.backbone.type).__module__.rpartition(".")[2]
+    def backbone_class(self) -> type:
+        """The class of the backbone, MMDetection's Swin among them."""
+        return MODELS.get(self.cfg.model.backbone.type)
+
+    @property
+    def family(self) -> str | None:
+        """The module with the family of the backbone; None for MMDetection's."""
+        ours = issubclass(self.backbone_class, LocalViT)
+        return self.backbone_class.__module__.rpartition(".")[2] if ours else None
 
 
 def compute(paths: Iterable[Path]) -> list[Entry]:
@@ -156,13 +149,14 @@ def giga(complexity: Complexity) -> str:
     return f"{complexity.multiply_adds / 1e9:.2f}G"
 
 
-def metafile(family: str, entries: Sequence[Entry]) -> str:
+def metafile(entries: Sequence[Entry]) -> str:
     """A family's metafile in OpenMMLab's format. No Results: there are none before they are measured."""
-    name, title, url = FAMILIES[family]
+    family = entries[0].backbone_class
+    title, url = family.paper
     models = [
         {
             "Name": entry.name,
-            "In Collection": name,
+            "In Collection": family.title,
             "Config": f"configs/{entry.name}.py",
             "Metadata": {
                 "Training Data": "COCO" if entry.name.endswith("coco") else "drawn shapes",
@@ -173,10 +167,9 @@ def metafile(family: str, entries: Sequence[Entry]) -> str:
             },
         }
         for entry in entries
-        if entry.family == family
     ]
     paper = {"Title": title, "URL": url}
-    content = {"Collections": [{"Name": name, "Paper": paper}], "Models": models}
+    content = {"Collections": [{"Name": family.title, "Paper": paper}], "Models": models}
     note = f"# {GENERATED}\n# FLOPs are multiply-adds at 1280×800, counted as docs/model_zoo.md says.\n"
     return note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
@@ -184,4 +177,6 @@ def metafile(family: str, entries: Sequence[Entry]) -> str:
 def generate(entries: Sequence[Entry]) -> dict[str, str]:
     """All files: path relative to the repository, and content."""
     files = {"docs/model_zoo.md": zoo_page(entries)}
-    return files | {f"configs/metafiles/{family}.yml": metafile(family, entries) for family in FAMILIES}
+    for family in dict.fromkeys(entry.family for entry in entries if entry.family):
+        files[f"configs/metafiles/{family}.yml"] = metafile([entry for entry in entries if entry.family == family])
+    return files
