@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from benchmarking.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
 from localvit_det.layers import cheap_outputs
 
+pytestmark = pytest.mark.measuring
+
 
 class TestHeldBytes:
     def test_by_hand(self):

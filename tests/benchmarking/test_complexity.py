@@ -15,6 +15,8 @@ from localvit_det.backbones.dwnet import DynamicDWConv, InhomogeneousDWConv
 from localvit_det.backbones.gg_transformer import GlanceGazeAttention
 from localvit_det.layers import ConvMlp, WindowAttention
 
+pytestmark = pytest.mark.measuring
+
 BN = {"type": "BN"}
 B, C, H, W = 2, 8, 14, 21
 POSITIONS = B * H * W

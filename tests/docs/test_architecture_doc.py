@@ -44,11 +44,6 @@ def test_example_trains_a_step(example):
         assert not torch.equal(parameter, before[name]), f"{name} was not trained"
 
 
-def test_example_is_short():
-    module = re.search(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[1]
-    assert len([line for line in module.splitlines() if line.strip()]) <= 20
-
-
 def test_shapes_of_the_diagram():
     line = r"^ *(\d+) \S (\d+) \S (\d+) ─+► out norm ─► map \d, stride (\d+)$"
     drawn = re.findall(line, PAGE, flags=re.MULTILINE)

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarking.timing import quartiles
 
+pytestmark = pytest.mark.measuring
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(ROOT.glob("docs/benchmark/*/benchmark.json"))
 OF_BACKBONES = [file for file in DOCUMENTS if "gemm" in json.loads(file.read_text(encoding="utf-8"))]

@@ -22,6 +22,7 @@ from mmengine.config import Config
 from localvit_det.errors import ConfigError, UserError
 
 from .environment import describe, headline
+from .markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = "SwinTransformer"
@@ -131,12 +132,11 @@ def read_run(cfg: Config, work_dir: Path) -> Run:
 def page(runs: Sequence[Run], cfg: Config, image: str) -> str:
     """The table and how it came about, in Markdown."""
     head = ["backbone", "bbox mAP", "segm mAP", "seconds per iteration", "peak memory, MiB", "parameters"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    rows = []
     for run in runs:
         name = f"{run.name} (MMDetection's, the baseline)" if run.name == BASELINE else run.name
         scores = [f"{score:.3f}" for score in run.mean_ap[-1, 1:]]
-        lines.append([name, *scores, f"{run.seconds:.2f}", f"{run.memory:.0f}", f"{run.parameters / 1e6:.2f}M"])
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        rows.append([name, *scores, f"{run.seconds:.2f}", f"{run.memory:.0f}", f"{run.parameters / 1e6:.2f}M"])
     loads = [run.environment["load"] for run in runs]
     load = f"{min(loads)} to {max(loads)}"  # differs from run to run; the rest of a line should not
     machines = "\n".join(f"- {line}" for line in dict.fromkeys(headline({**r.environment, "load": load}) for r in runs))
@@ -147,7 +147,7 @@ Nano Mask R-CNNs (`configs/mask_rcnn_*_nano_shapes.py`) on the drawn shapes, all
 {cfg.train_cfg.max_epochs} epochs, batch {cfg.train_dataloader.batch_size}, one seed, from random weights. It shows \
 that every family learns; at this size and with one seed it does not rank them.
 
-{table}
+{markdown_table(head, rows)}
 
 mAP of the last validation. Seconds: median of the logged means, data loading included. Peak memory: of PyTorch on a
 GPU, else the largest resident size of the training's processes. Parameters: of the whole detector.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .markdown import markdown_table
 from .results import Table
 from .timing import quartiles
 
@@ -43,8 +44,8 @@ def table(measured: Table) -> str:
     )
     columns = _columns(measured)
     records = measured.records()
-    lines = [caption, "", "| " + " | ".join(columns) + " |", "|---" * 3 + "|---:" * (len(columns) - 3) + "|"]
-    lines += ["| " + " | ".join(cell(record) for cell in columns.values()) + " |" for record in records]
+    rows = [[cell(record) for cell in columns.values()] for record in records]
+    lines = [caption, "", markdown_table(list(columns), rows, left=3)]
     notes = [f"- {record['row']} {record['dtype']}: {record['note']}" for record in records if record["note"]]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 

@@ -14,6 +14,8 @@ from benchmarking import families
 from localvit_det import config as config_module
 from localvit_det.errors import ConfigError, UserError
 
+pytestmark = pytest.mark.measuring
+
 CONFIGS = sorted((REPOSITORY / "configs").glob("mask_rcnn_*_nano_shapes.py"))
 TOOL = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools/compare_families.py")))
 GLOBALS = TOOL.main.__wrapped__.__globals__
