@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,10 +13,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import Resizer, Rule
-from ..checkpoint.resize import resize_position_bias
 from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children
 from ..ops import checkpointed
+
+# A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
+Rename = tuple[str, str | Callable[[re.Match], str] | None]
 
 
 class Stage(nn.Module):
@@ -77,10 +79,14 @@ class LocalViT(BaseModule):
         ValueError: If ``arch`` is unknown, or ``depths``, ``out_indices`` or ``frozen_stages`` do not fit.
     """
 
+    title: ClassVar[str] = ""  # as the paper calls the family
+    short_name: ClassVar[str] = ""  # in names of configs and in tables
+    paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    official_layout: ClassVar[Sequence[Rule]] = ()  # from the official code's names to ours
+    official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
-    resizers: ClassVar[Sequence[Resizer]] = ((r"\.relative_position_bias_table$", resize_position_bias),)
+    # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
+    resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import UserError
-from .floor import Gemm
+from localvit_det.errors import UserError
+
 from .memory import Peak, in_fresh_process, measure_peak
 from .results import Result, Table
+from .roofline import Gemm
 from .rows import Row
 from .steps import TOLERANCES, Reference, Setting, Step, Variant, make_reference, relative_error
 from .timing import time_interleaved
@@ -109,8 +110,6 @@ def _measure_table(
 
 def peak_of_step(variant: Variant, setting: Setting, fuse: bool, threads: int) -> Peak:
     """Memory of one step; to be called in a fresh process."""
-    import localvit_det  # noqa: F401 - registers the backbones there
-
     torch.set_num_threads(threads)
     step = Step(variant, setting, fuse)
     return measure_peak(step, setting.device, warmup=variant.execution == "compile")

@@ -12,22 +12,12 @@ from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import did_you_mean
-from ..errors import ConfigError
+from localvit_det.backbones import LocalViT
+from localvit_det.backbones.sizes import SWIN_SIZES
+from localvit_det.checkpoint.identify import families
+from localvit_det.errors import ConfigError, did_you_mean
 
-_FAMILIES = {
-    "shuffle": "ShuffleTransformer",
-    "gg": "GGTransformer",
-    "dwnet": "DWNet",
-    "ddwnet": "DynamicDWNet",
-    "iddwnet": "IDynamicDWNet",
-}
-_ARCHS = {"t": "tiny", "s": "small", "b": "base"}
-_SWIN = {
-    "t": {"embed_dims": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
-    "s": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
-    "b": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
-}
+_ARCHS = {arch[0]: arch for arch in SWIN_SIZES}
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Row:
     @property
     def is_ours(self) -> bool:
         """Whether the network is of this package."""
-        return self.official is None and self.name.partition("_")[0] in _FAMILIES
+        return self.official is None and self.name.rpartition("_")[0] in _short_names()
 
     @property
     def takes_with_cp(self) -> bool:
@@ -76,10 +66,10 @@ class Row:
 def named_rows() -> list[str]:
     """All names that `Row` knows by itself and that can be built here."""
     ours = []
-    for prefix, kind in _FAMILIES.items():
-        ours += [f"{prefix}_{key}" for key, arch in _ARCHS.items() if arch in MODELS.get(kind).arch_settings]
+    for name, family in _short_names().items():
+        ours += [f"{name}_{key}" for key, arch in _ARCHS.items() if arch in family.arch_settings]
     others = ["swin", *(f"{name}_swin" for name in ("torchvision", "timm") if importlib.util.find_spec(name))]
-    return ours + [f"{name}_{key}" for name in others for key in _SWIN]
+    return ours + [f"{name}_{key}" for name in others for key in _ARCHS]
 
 
 def make_rows(
@@ -123,20 +113,24 @@ def make_rows(
     return rows
 
 
+def _short_names() -> dict[str, type[LocalViT]]:
+    """Our families by their short names; those that somebody else registers may have none."""
+    return {name: family for family in families() if (name := vars(family).get("short_name"))}
+
+
 def _build_named(name: str, with_cp: bool) -> nn.Module:
     family, _, size = name.rpartition("_")
-    if family in _FAMILIES:
-        return MODELS.build({"type": _FAMILIES[family], "arch": _ARCHS[size], "with_cp": with_cp})
+    if family in _short_names():
+        return _short_names()[family](arch=_ARCHS[size], with_cp=with_cp)
     if family == "swin":
-        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": with_cp, **_SWIN[size]})
+        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": with_cp, **SWIN_SIZES[_ARCHS[size]]})
     if family == "torchvision_swin":
         from torchvision import models
 
         return getattr(models, f"swin_{size}")().features
     import timm
 
-    full = {"t": "tiny", "s": "small", "b": "base"}[size]
-    return timm.create_model(f"swin_{full}_patch4_window7_224", features_only=True, strict_img_size=False)
+    return timm.create_model(f"swin_{_ARCHS[size]}_patch4_window7_224", features_only=True, strict_img_size=False)
 
 
 def _load_official(source: str) -> nn.Module:
