@@ -5,9 +5,11 @@ Importing this package makes its forms known to the layers (see `localvit_det.la
 
 from .attention import FusedGlanceGaze, FusedWindowAttention
 from .blocks import FusedBlock, FusedShuffleBlock
+from .detector import fuse_detector
 from .dwnet import FusedConvMixer
 from .folding import fuse_conv_bn
 from .packed import PackedConv1x1
+from .twin import fused_twin
 
 __all__ = [
     "FusedBlock",
@@ -17,4 +19,6 @@ __all__ = [
     "FusedWindowAttention",
     "PackedConv1x1",
     "fuse_conv_bn",
+    "fuse_detector",
+    "fused_twin",
 ]
