@@ -3,7 +3,7 @@
 from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
 from .modes import cpu_inference, traced
-from .recompute import checkpointed, lean
+from .recompute import checkpointed, lean, recomputing
 
 __all__ = [
     "DepthwiseConv2d",
@@ -14,5 +14,6 @@ __all__ = [
     "inhomogeneous_conv",
     "inhomogeneous_conv_by_rows",
     "lean",
+    "recomputing",
     "traced",
 ]
