@@ -45,7 +45,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROW",
         help="run these rows also in channels-last memory; without names all that are not ours (ours do so anyway)",
     )
-    parser.add_argument("--with-cp", action="store_true", help="train also with recomputed activations")
+    parser.add_argument(
+        "--with-cp", action="store_true", help="train also with recomputed blocks, and with nothing recomputed"
+    )
     parser.add_argument("--no-fuse", action="store_true", help="do not fold BatchNorm for inference")
     parser.add_argument("--modes", nargs="+", choices=["inference", "training"], default=["inference", "training"])
     parser.add_argument("--sizes", nargs="+", type=_size, default=list(Options.sizes), metavar="HEIGHTxWIDTH")

@@ -28,18 +28,21 @@ class Row:
         name: A key of `named_rows()`, or the user's name for an official implementation.
         official: `FILE.py:FUNCTION`, where the function takes nothing and returns the network.
         channels_last: Weights and images in channels-last memory, for networks that do not see to it themselves.
-        with_cp: Activations are computed again in backward.
+        with_cp: Whole blocks are computed again in backward.
+        lean: Norms and activations are, as is our networks' default.
     """
 
     name: str
     official: str | None = None
     channels_last: bool = False
     with_cp: bool = False
+    lean: bool = True
 
     @property
     def label(self) -> str:
         """The name with what was changed."""
-        return self.name + " (channels-last)" * self.channels_last + " (with_cp)" * self.with_cp
+        changes = {"channels-last": self.channels_last, "with_cp": self.with_cp, "lean=False": not self.lean}
+        return self.name + "".join(f" ({change})" for change, made in changes.items() if made)
 
     @property
     def is_ours(self) -> bool:
@@ -58,7 +61,7 @@ class Row:
             ConfigError: The official file or function is missing, or the package of the network is not installed.
         """
         torch.manual_seed(0)
-        net = _load_official(self.official) if self.official else _build_named(self.name, self.with_cp)
+        net = _load_official(self.official) if self.official else _build_named(self)
         _randomise_norms(net)
         return net.to(memory_format=torch.channels_last) if self.channels_last else net
 
@@ -84,7 +87,7 @@ def make_rows(
         names: Named rows; those of `official` may stand among them and otherwise follow.
         official: `NAME=FILE.py:FUNCTION` each.
         channels_last: Rows that also run in channels-last memory; empty: all that are not ours; None: none.
-        with_cp: Rows that have the switch also run with it.
+        with_cp: Rows that have the switch also run with it, and ours with nothing recomputed.
 
     Raises:
         ConfigError: A name is unknown or `official` is misspelt.
@@ -106,6 +109,8 @@ def make_rows(
         rows.append(row)
         if channels_last is not None and (name in channels_last or (not channels_last and not row.is_ours)):
             rows.append(replace(row, channels_last=True))
+        if with_cp and row.is_ours:
+            rows.append(replace(row, lean=False))
         if with_cp and row.takes_with_cp:
             rows.append(replace(row, with_cp=True))
     if not rows:
@@ -118,12 +123,12 @@ def _short_names() -> dict[str, type[LocalViT]]:
     return {name: family for family in families() if (name := vars(family).get("short_name"))}
 
 
-def _build_named(name: str, with_cp: bool) -> nn.Module:
-    family, _, size = name.rpartition("_")
+def _build_named(row: Row) -> nn.Module:
+    family, _, size = row.name.rpartition("_")
     if family in _short_names():
-        return _short_names()[family](arch=_ARCHS[size], with_cp=with_cp)
+        return _short_names()[family](arch=_ARCHS[size], with_cp=row.with_cp, lean=row.lean)
     if family == "swin":
-        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": with_cp, **SWIN_SIZES[_ARCHS[size]]})
+        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": row.with_cp, **SWIN_SIZES[_ARCHS[size]]})
     if family == "torchvision_swin":
         from torchvision import models
 
