@@ -8,10 +8,10 @@ from . import compat
 
 compat.apply()  # before anything that imports mmcv.ops
 
-from . import backbones, datasets, engine, evaluation  # noqa: E402
+from . import backbones, datasets, engine, evaluation, inference  # noqa: E402
 from .checkpoint import load  # noqa: E402
 
 load.install()  # every load is converted, reported and checked
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "backbones", "datasets", "engine", "evaluation"]
+__all__ = ["__version__", "backbones", "datasets", "engine", "evaluation", "inference"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import Resizer, Rule
 from ..checkpoint.resize import resize_position_bias
-from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, checkpointed, pack_children
+from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children
+from ..ops import checkpointed
 
 
 class Stage(nn.Module):
@@ -34,12 +36,24 @@ class Stage(nn.Module):
         return x
 
 
+def _then_build(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor make the modules when it is done, unless a subclass's constructor called it."""
+
+    @functools.wraps(init)
+    def build_after(self: LocalViT, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if type(self).__init__ is build_after:
+            self.build()
+
+    return build_after
+
+
 class LocalViT(BaseModule):
     """Base of the backbones: a hierarchical network whose blocks mix tokens locally.
 
     Maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The steps
     are Swin's unless a family overrides :meth:`make_stem`, :meth:`make_downsample` or :meth:`make_block`; a
-    family must define :meth:`make_mixer`, and call :meth:`build` at the end of its constructor.
+    family must define :meth:`make_mixer`. Its constructor only keeps its settings: the modules are made after it.
 
     Args:
         arch: Name of a published size (a key of ``arch_settings``), or a dict with the same keys.
@@ -70,6 +84,12 @@ class LocalViT(BaseModule):
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _then_build(cls.__init__)
+
+    @_then_build
     def __init__(
         self,
         arch: str | dict = "tiny",
@@ -169,7 +189,7 @@ class LocalViT(BaseModule):
     # ------------------------------------------------------------------ construction
 
     def build(self) -> None:
-        """Make all modules. A family calls this once its own settings are in place."""
+        """Make all modules."""
         self.stem = self.make_stem()
         self.stages = nn.ModuleList()
         for stage, rates in enumerate(self.drop_path_rates()):
@@ -180,8 +200,12 @@ class LocalViT(BaseModule):
         if self.out_norm_cfg is not None:
             for i in self.out_indices:
                 self.out_norms[str(i)] = build_norm(self.out_norm_cfg, self.channels[i])
+        self.reset_parameters()
         self.to(memory_format=torch.channels_last)
         self._freeze()
+
+    def reset_parameters(self) -> None:
+        """Initialise what the layers do not initialise by themselves as the family's official code does."""
 
     def drop_path_rates(self) -> list[list[float]]:
         """Probability of dropping each block's branches: rising linearly over all blocks, as in Swin."""
@@ -201,7 +225,7 @@ class LocalViT(BaseModule):
         channels = self.channels[stage]
         return Block(
             norm1=self.make_mixer_norm(channels),
-            mixer=self.make_mixer(stage, index),
+            mixer=self.make_mixer(channels, stage, index),
             norm2=build_norm(self.norm_cfg, channels),
             mlp=self.make_mlp(channels),
             drop_path_rate=drop_path_rate,
@@ -211,8 +235,8 @@ class LocalViT(BaseModule):
         """The norm before a mixer."""
         return build_norm(self.norm_cfg, channels)
 
-    def make_mixer(self, stage: int, index: int) -> nn.Module:
-        """The token mixer of a block: (B, C, H, W) -> (B, C, H, W) for any H×W."""
+    def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
+        """The token mixer of block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W) for any H×W."""
         raise NotImplementedError(f"{type(self).__name__} must define make_mixer().")
 
     def make_mlp(self, channels: int) -> nn.Module:
@@ -232,22 +256,19 @@ class LocalViT(BaseModule):
         return tuple(maps)
 
     def fuse(self) -> LocalViT:
-        """Prepare for inference: the same outputs, faster.
+        """Prepare for inference: the same maps, faster.
 
-        BatchNorms are folded into neighbouring convolutions; on a CPU, 1×1 convolutions then run together with their
-        activations on weights that are laid out once, at the cost of a second copy of these weights. MMDetection
-        users know this as ``switch_to_deploy``. It cannot be undone, and the state dict changes: load weights first.
-        The backbone is put into eval mode. It can still be moved, copied, traced and compiled.
+        Norms are folded into neighbouring convolutions; on a CPU, branches of blocks then run over bands of rows, on
+        weights that are laid out once (at the cost of a second copy of the weights of 1×1 convolutions). See
+        `localvit_det.inference`. It cannot be undone, and the state dict changes: load weights first. The backbone is
+        put into eval mode; it can still be moved, copied, traced and compiled. Hooks on the replaced layers are gone,
+        and on a CPU hooks inside a block see bands. Doing so again changes nothing.
 
         Returns:
             The backbone itself.
         """
         self.eval()
-        for module in list(self.modules()):
-            if module is not self and hasattr(module, "fuse"):
-                module.fuse()
-        for module in list(self.modules()):
-            pack_children(module)
+        fuse_children(self)
         return self
 
     switch_to_deploy = fuse

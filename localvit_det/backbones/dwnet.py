@@ -8,27 +8,15 @@ import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import (
-    DepthwiseConv2d,
-    Mixer,
-    PackedPointwise,
-    build_norm,
-    cpu_inference,
-    depthwise_conv,
-    fuse_into_previous,
-    inhomogeneous_conv,
-    inhomogeneous_conv_in_bands,
-    pad_to_multiple,
-    scale_and_shift,
-)
+from ..layers import Fusible, build_norm, pad_to_multiple
+from ..ops import DepthwiseConv2d, depthwise_conv, inhomogeneous_conv
 from .base import LocalViT
 
 _REDUCTION = 4  # of the channels inside the kernel generators
 
 
-class DynamicDWConv(nn.Module):
+class DynamicDWConv(Fusible):
     """Depth-wise convolution whose kernels are made for each image from its mean ("homogeneous dynamic").
 
     Training needs more than one image a batch: BatchNorm runs over one value per image and channel.
@@ -58,24 +46,8 @@ class DynamicDWConv(nn.Module):
         maps = [depthwise_conv(image, kernel, self.bias) for image, kernel in images]
         return torch.cat(maps)
 
-    def fuse(self) -> None:
-        """Fold the generator's norm."""
-        self.reduce, self.norm = fuse_into_previous(self.reduce, self.norm)
 
-    @torch.no_grad()
-    def absorb(self, norm: nn.Module) -> nn.Module:
-        """Take a BatchNorm that follows into the generated kernels; returns what is left to apply."""
-        if not isinstance(norm, _BatchNorm):
-            return norm
-        scale, shift = scale_and_shift(norm)
-        per_kernel = scale.repeat_interleave(self.kernel_size**2)  # C·k²
-        self.generate.weight.mul_(per_kernel[:, None, None, None])
-        self.generate.bias.mul_(per_kernel)
-        self.bias.mul_(scale).add_(shift)
-        return nn.Identity()
-
-
-class InhomogeneousDWConv(nn.Module):
+class InhomogeneousDWConv(Fusible):
     """Depth-wise convolution with a kernel for each position, shared by groups of channels.
 
     Args:
@@ -95,26 +67,18 @@ class InhomogeneousDWConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
-        # The 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in
-        # one run, where a channels-last convolution would scatter it and the operator would have to copy.
-        weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
-        bias = self.generate.bias[None, :, None]
+        return inhomogeneous_conv(x, self.kernels(reduced), self.kernel_size)
 
-        def kernels(start: int, stop: int) -> Tensor:
-            rows = reduced[:, :, start:stop]  # B, C/4, rows, W
-            return torch.baddbmm(bias, weight, rows.flatten(2)).unflatten(2, rows.shape[2:])  # B, G·k², rows, W
-
-        if cpu_inference(x):
-            groups = self.generate.out_channels // self.kernel_size**2
-            return inhomogeneous_conv_in_bands(x, kernels, groups, self.kernel_size)
-        return inhomogeneous_conv(x, kernels(0, x.shape[2]), self.kernel_size)
-
-    def fuse(self) -> None:
-        """Fold the generator's norm. (A norm that follows is per channel, the kernels are not.)"""
-        self.reduce, self.norm = fuse_into_previous(self.reduce, self.norm)
+    def kernels(self, reduced: Tensor) -> Tensor:
+        """The kernels of any number of rows: (B, C/4, rows, W) -> (B, G·k², rows, W)."""
+        # A 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in one
+        # run, where a channels-last convolution would scatter it and the operator would have to copy.
+        weight = self.generate.weight.flatten(1).expand(len(reduced), -1, -1)  # B, G·k², C/4
+        kernels = torch.baddbmm(self.generate.bias[None, :, None], weight, reduced.flatten(2))  # B, G·k², rows·W
+        return kernels.unflatten(2, reduced.shape[2:])
 
 
-class ConvMixer(Mixer):
+class ConvMixer(Fusible):
     """1×1 convolution, depth-wise convolution, 1×1 convolution, each with a norm; ReLU between.
 
     Args:
@@ -135,31 +99,14 @@ class ConvMixer(Mixer):
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm3 = build_norm(norm_cfg, channels)
 
-    def spread(self, x: Tensor) -> tuple[Tensor]:
-        """Everything up to the depth-wise convolution: (B, C, H, W) -> (B, C, H', W'), padded if so wished."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        height, width = x.shape[-2:]
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
         x = self.act(self.norm1(self.expand(x)))
-        return (F.relu(self.norm2(self.conv(x)), inplace=True),)
-
-    def gather(self, x: Tensor) -> Tensor:
-        """The projection: (B, C, H, W) -> (B, C, H, W)."""
-        return self.norm3(self.project(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return super().forward(x)[..., : x.shape[2], : x.shape[3]]
-
-    def fuse(self) -> None:
-        """Fold the norms into the convolutions before them."""
-        expand, self.norm1 = fuse_into_previous(self.expand, self.norm1)
-        if isinstance(self.norm1, nn.Identity):
-            self.expand, self.act = PackedPointwise(expand, self.act), nn.Identity()
-        if isinstance(self.conv, nn.Conv2d):
-            self.conv, self.norm2 = fuse_into_previous(self.conv, self.norm2)
-        elif isinstance(self.conv, DynamicDWConv):
-            self.norm2 = self.conv.absorb(self.norm2)
-        self.project, self.norm3 = fuse_into_previous(self.project, self.norm3)
+        x = self.act(self.norm2(self.conv(x)))
+        return self.norm3(self.project(x))[..., :height, :width]
 
 
 @MODELS.register_module()
@@ -201,20 +148,19 @@ class DWNet(LocalViT):
     def __init__(self, arch: str | dict = "tiny", pad_to_window: bool = False, **common: Any) -> None:
         super().__init__(arch, **common)
         self.pad_to_window = pad_to_window
-        self.build()
 
     def make_mixer_norm(self, channels: int) -> nn.Module:
         """None: the mixer normalises after each convolution."""
         return nn.Identity()
 
-    def make_mixer(self, stage: int, index: int) -> nn.Module:
+    def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """1×1, depth-wise, 1×1."""
         pad_to = self.window_size if self.pad_to_window else None
-        return ConvMixer(self.channels[stage], self.make_conv(stage), self.norm_cfg, pad_to)
+        return ConvMixer(channels, self.make_conv(channels), self.norm_cfg, pad_to)
 
-    def make_conv(self, stage: int) -> nn.Module:
+    def make_conv(self, channels: int) -> nn.Module:
         """The depth-wise convolution."""
-        return DepthwiseConv2d(self.channels[stage], self.window_size)
+        return DepthwiseConv2d(channels, self.window_size)
 
 
 @MODELS.register_module()
@@ -225,9 +171,9 @@ class DynamicDWNet(DWNet):
     if/if/else); its detection code and the released weights are dynamic, and so is this.
     """
 
-    def make_conv(self, stage: int) -> nn.Module:
+    def make_conv(self, channels: int) -> nn.Module:
         """The depth-wise convolution."""
-        return DynamicDWConv(self.channels[stage], self.window_size, self.norm_cfg)
+        return DynamicDWConv(channels, self.window_size, self.norm_cfg)
 
 
 @MODELS.register_module()
@@ -238,7 +184,6 @@ class IDynamicDWNet(DWNet):
     size and 4/8/16/32 in the base size, as published, which is 32 kernels at every position.
     """
 
-    def make_conv(self, stage: int) -> nn.Module:
+    def make_conv(self, channels: int) -> nn.Module:
         """The depth-wise convolution."""
-        channels = self.channels[stage]
         return InhomogeneousDWConv(channels, self.window_size, max(1, channels // 32), self.norm_cfg)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DepthwiseConv2d, PackedPointwise, WindowAttention, pad_to_multiple, split_outputs, split_windows
+from ..layers import WindowAttention, pad_to_multiple, window_partition
+from ..ops import DepthwiseConv2d
 from .base import LocalViT
 
 
@@ -34,36 +34,23 @@ class GlanceGazeAttention(WindowAttention):
         super().__init__(channels, num_heads, window_size, split="dilated", position_bias=False, **attention)
         # With a bias: the field's convention for depth-wise convolutions; the paper is silent.
         self.gaze = DepthwiseConv2d(channels, gaze_kernel)
-        self.parts = (2 * channels, channels)  # of qkv: queries with keys, values
-        self.packed = nn.ModuleList()  # the two projections, once fused
 
-    def spread(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gaze, whose convolution crosses every band: (B, C, H, W) -> three maps (B, C, H, W): x, value, gaze."""
-        value = self.projections()[1](x)
-        return x, value, self.gaze(value)
-
-    def gather(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:
-        """Glance and projection: three maps (B, C, H, W) -> (B, C, H, W)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[-2:]
-        padded = pad_to_multiple(x, self.window_size)  # B, C, H', W'
-        query, key = self.project(padded, self.projections()[0], parts=2)
-        value = pad_to_multiple(value, self.window_size)  # B, C, H', W'
-        value = split_windows(value, self.window_size, self.split, self.num_heads)[0]
-        out = self.aggregate(query, key, value, self.logit_bias(x), padded.shape[-2:])  # B, C, H', W'
-        return self.proj_drop(self.proj(out[..., :height, :width] + gaze))
+        parts = (2 * x.shape[1], x.shape[1])
+        weights = self.qkv.weight.split(parts)  # of queries with keys, and of values
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(parts)
+        value = F.conv2d(x, weights[1], biases[1])  # B, C, H, W
+        gaze = self.gaze(value)
+        query, key = self.partition(F.conv2d(pad_to_multiple(x, self.window_size), weights[0], biases[0]), parts=2)
+        (value,) = self.partition(pad_to_multiple(value, self.window_size), parts=1)
+        glance = self.attend(query, key, value, x)[..., :height, :width]
+        return self.proj_drop(self.proj(glance + gaze))
 
-    def projections(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """What makes queries and keys, (B, C, H, W) -> (B, 2C, H, W), and what makes values, -> (B, C, H, W)."""
-        if self.packed:
-            return self.packed
-        weights = self.qkv.weight.split(self.parts)
-        biases = [None, None] if self.qkv.bias is None else self.qkv.bias.split(self.parts)
-        return [partial(F.conv2d, weight=w, bias=b) for w, b in zip(weights, biases, strict=True)]
-
-    def fuse(self) -> None:
-        """Pack the two projections."""
-        self.packed.extend(PackedPointwise(part) for part in split_outputs(self.qkv, self.parts))
-        self.qkv = nn.Identity()
+    def partition(self, x: Tensor, parts: int) -> Tensor:
+        """(B, parts·C, H', W') -> (parts, B·windows, heads, ws², d)."""
+        return window_partition(x, self.window_size, self.split, self.num_heads, parts)
 
 
 @MODELS.register_module()
@@ -126,12 +113,11 @@ class GGTransformer(LocalViT):
         self.gaze_kernels = kernels
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate
-        self.build()
 
-    def make_mixer(self, stage: int, index: int) -> nn.Module:
+    def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Glance and Gaze, the same in every block of a stage."""
         return GlanceGazeAttention(
-            self.channels[stage],
+            channels,
             self.num_heads[stage],
             self.window_size,
             self.gaze_kernels[stage],

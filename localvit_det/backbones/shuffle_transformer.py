@@ -11,17 +11,8 @@ from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..checkpoint.resize import resize_kernel
-from ..layers import (
-    Block,
-    ConvDownsample,
-    ConvStem,
-    DepthwiseConv2d,
-    WindowAttention,
-    build_norm,
-    cheap_outputs,
-    cpu_inference,
-    fuse_into_residual,
-)
+from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm
+from ..ops import DepthwiseConv2d, lean
 from .base import LocalViT
 
 
@@ -45,16 +36,9 @@ class ShuffleBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = self.mix(x)
-        with cheap_outputs() as cheap:
-            local = self.local(cheap(self.norm_local, x))
-        x = local.add_(x) if cpu_inference(x) and x.dtype == local.dtype else x + local
-        return self.transform(x)
-
-    def fuse(self) -> None:
-        """Fold the norms, that of the depth-wise convolution where its shift is small."""
-        super().fuse()
-        self.norm_local = fuse_into_residual(self.mixer.proj, self.norm_local, self.local)
+        x = add(x, lean(self.norm1, self.mixer, x), self.drop_path)
+        x = x + lean(self.norm_local, self.local, x)
+        return add(x, lean(self.norm2, self.mlp, x), self.drop_path)
 
 
 @MODELS.register_module()
@@ -128,7 +112,9 @@ class ShuffleTransformer(LocalViT):
         self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate
-        self.build()
+
+    def reset_parameters(self) -> None:
+        """All convolutions alike."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 trunc_normal_init(module, std=0.02)
@@ -154,16 +140,16 @@ class ShuffleTransformer(LocalViT):
             self.window_size,
             norm_cfg=self.norm_cfg,
             norm1=build_norm(self.norm_cfg, channels),
-            mixer=self.make_mixer(stage, index),
+            mixer=self.make_mixer(channels, stage, index),
             norm2=build_norm(self.norm_cfg, channels),
             mlp=self.make_mlp(channels),
             drop_path_rate=drop_path_rate,
         )
 
-    def make_mixer(self, stage: int, index: int) -> nn.Module:
+    def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Window attention; every second block on shuffled windows."""
         return WindowAttention(
-            self.channels[stage],
+            channels,
             self.num_heads[stage],
             self.window_size,
             split="dilated" if index % 2 else "local",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import inhomogeneous_conv
+from ..ops import inhomogeneous_conv
 from .memory import allocator_peak
 from .steps import TOLERANCES, relative_error
 from .timing import Quartiles, quartiles, time_interleaved

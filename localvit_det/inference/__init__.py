@@ -1,5 +1,22 @@
-"""What stands in the place of layers and heads at inference: the same numbers, faster."""
+"""What `fuse()` puts in the place of layers: the same numbers, faster.
 
+Importing this package makes its forms known to the layers (see `localvit_det.layers.fusible`).
+"""
+
+from .attention import FusedGlanceGaze, FusedWindowAttention
+from .blocks import FusedBlock, FusedShuffleBlock
 from .detector import fuse_detector
+from .dwnet import FusedConvMixer
+from .folding import fuse_conv_bn
+from .packed import PackedConv1x1
 
-__all__ = ["fuse_detector"]
+__all__ = [
+    "FusedBlock",
+    "FusedConvMixer",
+    "FusedGlanceGaze",
+    "FusedShuffleBlock",
+    "FusedWindowAttention",
+    "PackedConv1x1",
+    "fuse_conv_bn",
+    "fuse_detector",
+]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import torch
+from mmcv.cnn import build_activation_layer
 from mmcv.cnn.bricks import DropPath
+from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from .attention import WindowAttention
-from .bands import POINTWISE, residual
-from .fuse import fuse_into_next
-from .mixer import Mixer
-from .modes import hooked
-from .recompute import cheap_outputs
+from ..ops import lean
+from .fusible import Fusible
 
 
-class Block(nn.Module):
+class Block(Fusible):
     """x + mixer(norm1(x)), then x + mlp(norm2(x)), each branch dropped at random while training.
 
     Args:
         norm1: Before the mixer; ``nn.Identity()`` for mixers that normalise by themselves.
-        mixer: Mixes tokens, (B, C, H, W) -> (B, C, H, W) for any H×W; a plain module, or a :class:`Mixer`.
+        mixer: Mixes tokens; any module (B, C, H, W) -> (B, C, H, W) for any H×W.
         norm2: Before the MLP.
         mlp: Mixes channels.
         drop_path_rate: Probability of dropping a branch, per image.
@@ -36,29 +35,55 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return self.transform(self.mix(x))
+        # lean(norm, f, x) is f(norm(x)), in less memory
+        x = add(x, lean(self.norm1, self.mixer, x), self.drop_path)
+        return add(x, lean(self.norm2, self.mlp, x), self.drop_path)
 
-    def mix(self, x: Tensor) -> Tensor:
-        """Mix tokens: (B, C, H, W) -> (B, C, H, W)."""
-        with cheap_outputs() as cheap:
-            normed = cheap(self.norm1, x)
-            if isinstance(self.mixer, Mixer) and not hooked(self):
-                maps = self.mixer.spread(normed)
-                workspace = None if maps[-1] is normed else maps[-1]
-                return residual(x, self.mixer.gather, maps, self.mixer.reach, self.drop_path, workspace)
-            return residual(x, nn.Identity(), (self.mixer(normed),), None, self.drop_path)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Mix channels: (B, C, H, W) -> (B, C, H, W), which may overwrite its input where nothing is recorded."""
-        with cheap_outputs() as cheap:
+class ConvMlp(Fusible):
+    """Two 1×1 convolutions with an activation between: an MLP at every position.
 
-            def branch(band: Tensor) -> Tensor:
-                return self.mlp(cheap(self.norm2, band))
+    In channels-last memory a 1×1 convolution is the same matrix product as a Linear over permuted axes;
+    written as a convolution it needs no permutation and ran faster on the CPU.
 
-            return residual(x, branch, (x,), None if hooked(self) else POINTWISE, self.drop_path, workspace=x)
+    Args:
+        channels: Channels in and out.
+        hidden_channels: Channels between.
+        act_cfg: Activation.
+        drop_rate: Dropout after each layer.
+    """
 
-    def fuse(self) -> None:
-        """Fold the norms before 1×1 convolutions into these."""
-        if isinstance(self.mixer, WindowAttention):
-            self.norm1, self.mixer.qkv = fuse_into_next(self.norm1, self.mixer.qkv)
-        self.norm2, self.mlp.fc1 = fuse_into_next(self.norm2, self.mlp.fc1)
+    def __init__(self, channels: int, hidden_channels: int, act_cfg: dict, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
+        self.act = build_activation_layer(act_cfg)
+        self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
+        self.drop = nn.Dropout(drop_rate)
+        for layer in (self.fc1, self.fc2):
+            trunc_normal_init(layer, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.drop(lean(self.act, self.shrink, self.fc1(x)))
+
+    def shrink(self, hidden: Tensor) -> Tensor:
+        """The second layer: (B, C', H, W) -> (B, C, H, W)."""
+        return self.fc2(self.drop(hidden))
+
+
+def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
+    """Compute ``x + drop_path(branch)`` in one pass over the map instead of three.
+
+    Args:
+        x: What the branch is added to, (B, C, H, W).
+        branch: Of the same shape.
+        drop_path: Gives the probability of leaving the branch out, per image, in train mode.
+
+    Returns:
+        Map of shape (B, C, H, W).
+    """
+    if not drop_path.training or not drop_path.drop_prob:
+        return x + branch
+    keep = 1 - drop_path.drop_prob
+    scale = branch.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep)
+    return torch.addcmul(x, branch, scale)

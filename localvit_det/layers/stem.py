@@ -1,17 +1,19 @@
-"""Stems: image -> map at a quarter of its size."""
+"""Stems (image -> map at a quarter of its size), and the steps that halve the map between stages."""
 
 from __future__ import annotations
 
+from einops import rearrange
 from mmcv.cnn import build_activation_layer
+from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from .fuse import fuse_into_previous
+from ..ops import lean
+from .fusible import Fusible
 from .norm import build_norm
-from .recompute import cheap_outputs
 from .window import pad_to_multiple
 
 
-class ConvStem(nn.Module):
+class ConvStem(Fusible):
     """Two 3×3 convolutions of stride 2 and a 1×1 convolution.
 
     Source: Shuffle Transformer, official `models/shuffle_transformer.py`, class PatchEmbedding.
@@ -36,17 +38,8 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
-        with cheap_outputs() as cheap:
-            x = self.conv2(cheap(self.act1, self.norm1(self.conv1(x))))
-            return self.conv3(cheap(self.act2, self.norm2(x)))
-
-    def fuse(self) -> None:
-        """Fold the norms into the convolutions before them."""
-        self.conv1, self.norm1 = fuse_into_previous(self.conv1, self.norm1)
-        self.conv2, self.norm2 = fuse_into_previous(self.conv2, self.norm2)
-        for act in (self.act1, self.act2):
-            if isinstance(act, (nn.ReLU, nn.Hardtanh)):
-                act.inplace = True  # the largest maps of the network: new memory is paid for in page faults
+        x = lean(self.act1, self.conv2, self.norm1(self.conv1(x)))
+        return lean(self.act2, self.conv3, self.norm2(x))
 
 
 class PatchEmbed(nn.Module):
@@ -67,3 +60,41 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
         return self.norm(self.proj(pad_to_multiple(x, self.patch_size)))
+
+
+class ConvDownsample(nn.Module):
+    """Norm, then a 2×2 convolution of stride 2 without bias.
+
+    Source: Shuffle Transformer, official `models/shuffle_transformer.py`, class PatchMerging. The official
+    code needs even sizes; odd ones are padded here, after the norm, so that padding stays zero.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_norm(norm_cfg, in_channels)
+        self.reduction = nn.Conv2d(in_channels, out_channels, 2, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
+        return self.reduction(pad_to_multiple(self.norm(x), 2))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours side by side in the channels, LayerNorm, projection; as in Swin.
+
+    Source: arXiv:2103.14030, section 3.1. Padding odd sizes before the norm is what its official detection
+    code (and DWNet's) does.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = build_norm({"type": "LN2d"}, 4 * in_channels)
+        self.reduction = nn.Conv2d(4 * in_channels, out_channels, 1, bias=False)
+        trunc_normal_init(self.reduction, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
+        x = pad_to_multiple(x, 2)
+        # Swin's order of the four: columns change last. One copy, and the result is channels-last.
+        x = rearrange(x.permute(0, 2, 3, 1), "b (h dy) (w dx) c -> b h w (dx dy c)", dy=2, dx=2).permute(0, 3, 1, 2)
+        return self.reduction(self.norm(x))

@@ -39,7 +39,7 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
-def split_windows(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
+def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
     """Split a map into windows, and its channels into parts (query, key, value) and heads.
 
     One copy of the map, whatever the split: in channels-last memory the innermost runs stay contiguous.
@@ -64,8 +64,8 @@ def split_windows(x: Tensor, window_size: int, split: Split, num_heads: int = 1,
     )
 
 
-def merge_windows(windows: Tensor, size: tuple[int, int], window_size: int, split: Split) -> Tensor:
-    """Put windows back to a map: the inverse of :func:`split_windows` for one part.
+def window_reverse(windows: Tensor, size: tuple[int, int], window_size: int, split: Split) -> Tensor:
+    """Put windows back to a map: the inverse of :func:`window_partition` for one part.
 
     Args:
         windows: Windows of shape (B·hh·ww, heads, ws², d).
@@ -86,7 +86,7 @@ def merge_windows(windows: Tensor, size: tuple[int, int], window_size: int, spli
     return channels_last.permute(0, 3, 1, 2)  # B,H,W,C -> B,C,H,W, a view
 
 
-def padding_bias(x: Tensor, window_size: int, split: Split) -> Tensor | None:
+def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None:
     """What to add to attention logits so that no token looks at padding.
 
     Every window holds at least one real token (padding is thinner than a window in the local split, and lies
@@ -103,7 +103,7 @@ def padding_bias(x: Tensor, window_size: int, split: Split) -> Tensor | None:
     height, width = x.shape[-2:]
     if height % window_size == 0 and width % window_size == 0:
         return None
-    bias = x.new_zeros(1, 1, height, width)
+    mask = x.new_zeros(1, 1, height, width)
     pad = (0, -width % window_size, 0, -height % window_size)
-    bias = F.pad(bias, pad, value=-torch.inf)
-    return rearrange(split_windows(bias, window_size, split), "1 windows 1 keys 1 -> windows 1 1 keys")
+    mask = F.pad(mask, pad, value=-torch.inf)
+    return rearrange(window_partition(mask, window_size, split), "1 windows 1 keys 1 -> windows 1 1 keys")

@@ -8,7 +8,7 @@ weights along y and along x, in which samples that touch the same cell are added
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,19 +74,44 @@ def roi_align(
     Returns:
         (R, C, height, width), channels-last in memory, of the type of ``features``. Nothing is recorded for autograd.
     """
-    images, channels, *size = features.shape
-    bins = output_size[0] * output_size[1]
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    sums, order = [table.new_zeros(0, channels)], [rois.new_zeros(0, dtype=torch.long)]
-    for entries in _entries(rois, images, size, output_size, spatial_scale, sampling_ratio, aligned):
-        starts = _starts(entries.per_bin.repeat_interleave(bins))
-        weights = entries.weights.to(table.dtype)
-        sums.append(
-            torch.embedding_bag(table, entries.cells, starts, per_sample_weights=weights, include_last_offset=True)[0]
-        )
-        order.append(entries.rois)
-    output = _concatenated(sums).view(-1, bins * channels)
-    output = output[torch.argsort(_concatenated(order))]
+    levels = torch.zeros(len(rois), dtype=torch.long, device=rois.device)
+    return roi_align_levels([features], rois, levels, output_size, [spatial_scale], sampling_ratio, aligned)
+
+
+@torch.no_grad()
+def roi_align_levels(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: tuple[int, int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """:func:`roi_align` on a pyramid, each RoI on one of its maps.
+
+    Args:
+        maps: (N, C, H_i, W_i).
+        rois: As there.
+        levels: Which map a RoI is taken from, (R,).
+        output_size: As there.
+        spatial_scales: Of each map.
+        sampling_ratio: As there.
+        aligned: As there.
+
+    Returns:
+        As there.
+    """
+    channels, bins = maps[0].shape[1], output_size[0] * output_size[1]
+    output = maps[0].new_zeros(len(rois), bins * channels)
+    for level, (features, scale) in enumerate(zip(maps, spatial_scales, strict=True)):
+        members = (levels == level).nonzero()[:, 0]
+        images, _, *size = features.shape
+        table = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        for entries in _entries(rois[members], images, size, output_size, scale, sampling_ratio, aligned):
+            starts = _starts(entries.per_bin.repeat_interleave(bins))
+            sums = _sums(table, entries.cells, starts, entries.weights)
+            output.index_copy_(0, members[entries.rois], sums.view(-1, bins * channels))
     return output.view(-1, *output_size, channels).permute(0, 3, 1, 2)
 
 
@@ -123,8 +148,7 @@ def roi_align_backward(
         rows = rows.repeat_interleave(entries.per_bin.repeat_interleave(bins), output_size=len(entries.cells))
         sorted_cells, order = torch.sort(entries.cells)
         starts = torch.searchsorted(sorted_cells, torch.arange(cells + 1, dtype=torch.int32), out_int32=True)
-        weights = entries.weights.to(table.dtype)[order]
-        part = torch.embedding_bag(table, rows[order], starts, per_sample_weights=weights, include_last_offset=True)[0]
+        part = _sums(table, rows[order], starts, entries.weights[order])
         total = part if total is None else total.add_(part)
     if total is None:
         total = table.new_zeros(cells, channels)
@@ -210,6 +234,12 @@ def _axis(start: Tensor, span: Tensor, bins: int, length: int, sampling_ratio: i
     weights.scatter_add_(2, shift, (1 - upper) * keep)
     weights.scatter_add_(2, shift + 1, upper * keep)
     return _Axis(first, weights, extents, samples.long())
+
+
+def _sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows of a table (K, C), those from each of ``starts`` up to the next: (S - 1, C)."""
+    weights = weights.to(table.dtype)
+    return torch.embedding_bag(table, rows, starts, per_sample_weights=weights, include_last_offset=True)[0]
 
 
 def _starts(counts: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from localvit_det.benchmark.steps import Setting, Step, Variant, relative_error,
 from localvit_det.benchmark.timing import quartiles, time_interleaved
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import ConfigError
-from localvit_det.layers import inhomogeneous_conv
+from localvit_det.ops import inhomogeneous_conv
 
 OFFICIAL = """
 import torch

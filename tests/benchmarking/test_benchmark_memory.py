@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from localvit_det.benchmark.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
-from localvit_det.layers import cheap_outputs
+from localvit_det.ops import lean
 
 
 class TestHeldBytes:
@@ -33,11 +33,7 @@ class TestHeldBytes:
     def test_cheap_outputs_are_not_held(self):
         product, x = nn.Linear(8, 2, bias=False), torch.ones(3, 8, requires_grad=True)
 
-        def forward() -> list[torch.Tensor]:
-            with cheap_outputs() as cheap:
-                return [product(cheap(nn.GELU(), x))]
-
-        assert held_bytes(forward) == 3 * 2 * 4
+        assert held_bytes(lambda: [lean(nn.GELU(), product, x)]) == 3 * 2 * 4
 
 
 class TestPeaks:

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
-from localvit_det.layers import bands
+from localvit_det.inference import bands
 
 
 def settle(net: LocalViT) -> LocalViT:
@@ -81,29 +81,6 @@ def test_fused_backbone_with_packed_products(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hooks_see_whole_maps(family, monkeypatch):
-    monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
-    net = build(family).eval()
-    block = net.stages[0].blocks[0]
-    seen = {}
-    x = torch.randn(1, 3, 224, 64)
-    with torch.no_grad():
-        expected = net(x)
-        handles = [
-            part.register_forward_hook(lambda _, inputs, output, name=name: seen.setdefault(name, []).append(output))
-            for name, part in (("mixer", block.mixer), ("mlp", block.mlp))
-        ]
-        maps = net(x)
-    assert {name: [tuple(o.shape) for o in outputs] for name, outputs in seen.items()} == {
-        "mixer": [(1, block.mlp.fc1.in_channels, 56, 16)],
-        "mlp": [(1, block.mlp.fc1.in_channels, 56, 16)],
-    }
-    assert distance(maps, expected) < 1e-5
-    for handle in handles:
-        handle.remove()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # a trace is for one size
 def test_fused_backbone_can_be_traced(family):
     net = settle(build(family)).fuse()
@@ -137,13 +114,88 @@ def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
     net = settle(build(family)).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     cuts = []
-    original = bands._bands
+    original = bands.cut_into_bands
     monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
-    monkeypatch.setattr(bands, "_bands", lambda *a: cuts.append(original(*a)) or cuts[-1])
+    monkeypatch.setattr(bands, "cut_into_bands", lambda *a: cuts.append(original(*a)) or cuts[-1])
+    with torch.no_grad():
+        plain = net(x)
+    net.fuse()
     whole = net(x)  # with gradients recorded nothing is cut
     assert not cuts
     with torch.no_grad():
         banded = net(x)
     assert max(len(c) for c in cuts) > 2
-    for a, b in zip(banded, whole, strict=True):
+    for a, b, c in zip(banded, whole, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fusing_again_changes_nothing(family):
+    net = settle(build(family)).fuse()
+    modules = dict(net.named_modules())
+    x = torch.randn(1, 3, 75, 92)
+    with torch.no_grad():
+        once = net(x)
+        twice = net.fuse()(x)
+    assert dict(net.named_modules()) == modules
+    assert all(torch.equal(a, b) for a, b in zip(twice, once, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fusing_a_part_leaves_the_original_as_it_was(family):
+    net = settle(build(family))
+    block = net.stages[0].blocks[1]
+    state = {name: tensor.clone() for name, tensor in block.state_dict().items()}
+    x = torch.randn(1, 32, 9, 12)
+    with torch.no_grad():
+        expected = block(x)
+        fused = block.fuse()
+        assert distance((fused(x),), (expected,)) < 1e-5
+        assert torch.equal(block(x), expected)
+    assert fused is not block
+    assert all(torch.equal(tensor, state[name]) for name, tensor in block.state_dict().items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_helpers_that_call_fuse_on_every_part_work(family):
+    """What timm's `reparameterize_model` does: it puts in place what `fuse()` of each child returns."""
+
+    def reparameterize(module: nn.Module) -> None:
+        for name, child in module.named_children():
+            if hasattr(child, "fuse"):
+                setattr(module, name, child.fuse())
+            reparameterize(child)
+
+    net = settle(build(family))
+    x = torch.randn(1, 3, 75, 92)
+    with torch.no_grad():
+        expected = net(x)
+        reparameterize(net)
+        assert distance(net(x), expected) < 1e-4
+
+
+class AddOne(nn.Module):
+    """A mixer that takes the norm before it."""
+
+    def fold_input_norm(self, norm: nn.Module) -> nn.Module:
+        self.norm = norm
+        return nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.norm(x) if hasattr(self, "norm") else x) + 1
+
+
+def test_a_plain_mixer_may_take_the_norm_before_it():
+    from localvit_det.layers import Block, ConvMlp
+
+    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(4)]
+    for norm in norms:
+        nn.init.normal_(norm.running_mean)
+    block = Block(norms[0], AddOne(), norms[1], ConvMlp(4, 8, {"type": "GELU"}), 0.0).eval()
+    x = torch.randn(1, 4, 5, 6)
+    with torch.no_grad():
+        expected = block(x)
+        fused = block.fuse()
+        assert isinstance(fused.norm1, nn.Identity)
+        torch.testing.assert_close(fused(x), expected)

@@ -34,7 +34,7 @@ def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     return _InhomogeneousConv.apply(x, kernels, kernel_size)
 
 
-def inhomogeneous_conv_in_bands(
+def inhomogeneous_conv_by_rows(
     x: Tensor, make_kernels: Callable[[int, int], Tensor], groups: int, kernel_size: int
 ) -> Tensor:
     """:func:`inhomogeneous_conv` for inference, with the kernels of a few rows at a time.

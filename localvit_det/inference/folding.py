@@ -1,14 +1,15 @@
-"""Folding BatchNorm into its neighbours, where that is exact: at inference."""
+"""Folding BatchNorm into its neighbours, where that is exact: at inference. Nothing given is changed."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # Of a map that takes a norm's shift, in its standard deviations. The map is rounded with what it carries, in
 # autocast to 8 bits: a mean of 1/2 in all channels took the error of a network from
@@ -16,7 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 _LARGEST_MEAN = 0.5
 
 
-def fuse_into_previous(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+@torch.no_grad()
+def fuse_conv_bn(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """Fold a norm into the convolution before it.
 
     Args:
@@ -29,11 +31,14 @@ def fuse_into_previous(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.
     """
     if not _has_statistics(norm):
         return conv, norm
-    return fuse_conv_bn_eval(conv.eval(), norm.eval()), nn.Identity()
+    folded = copy.deepcopy(conv).requires_grad_(False)
+    statistics = norm.running_mean, norm.running_var, norm.eps
+    folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
+    return folded.requires_grad_(False).eval(), nn.Identity()
 
 
 @torch.no_grad()
-def fuse_into_next(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
+def fuse_bn_conv(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
     """Fold a norm into the 1×1 convolution after it.
 
     Only a convolution that reads no neighbours takes the shift exactly: a wider one would see zeros beyond the
@@ -65,31 +70,35 @@ def fuse_into_next(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv
 
 
 @torch.no_grad()
-def fuse_into_residual(before: nn.Conv2d, norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
-    """Fold a norm into the depth-wise convolution after it: y = x + conv(norm(x)), where x = … + before(…).
+def fold_into_residual(mixer: nn.Module, norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
+    """Fold a norm into the depth-wise convolution after it: y = x + conv(norm(x)), where x = … + mixer(…).
 
     Beyond the border the convolution sees zeros, so it takes the scale of the norm but not its shift. That goes into
-    x itself, norm(x) = scale·(x + shift/scale): the bias of ``before`` adds it, the bias of ``conv`` takes it away.
+    x itself, norm(x) = scale·(x + shift/scale): the bias of the mixer's last layer ``proj`` adds it, the bias of
+    ``conv`` takes it away.
 
     Args:
-        before: The last layer of the residual branch that ends in x; its bias is changed.
+        mixer: What makes the residual branch that ends in x; its ``proj`` is replaced.
         norm: The norm.
-        conv: The depth-wise convolution, with a bias; its parameters are changed.
+        conv: The depth-wise convolution, with a bias.
 
     Returns:
-        An identity; or the norm, with nothing changed, if it is no BatchNorm with running statistics, or if its shift
-        is so large in a channel that x would lose precision there.
+        An identity and the convolution with the norm in its weights; or the two as they are, if the norm is no
+        BatchNorm with running statistics, if its shift is so large in a channel that x would lose precision there, or
+        if the mixer has no such layer.
     """
-    if not _has_statistics(norm):
-        return norm
+    proj = getattr(mixer, "proj", None)
+    if not _has_statistics(norm) or not isinstance(proj, nn.Conv2d) or proj.bias is None:
+        return norm, conv
     if norm.affine and not (norm.bias.abs() < _LARGEST_MEAN * norm.weight.abs()).all():
-        return norm
+        return norm, conv
     scale, shift = scale_and_shift(norm)
     offset = shift / scale
-    before.bias.add_(offset)
+    mixer.proj, conv = copy.deepcopy(proj).requires_grad_(False), copy.deepcopy(conv).requires_grad_(False)
+    mixer.proj.bias.add_(offset)
     conv.weight.mul_(scale[:, None, None, None])
     conv.bias.sub_(offset)
-    return nn.Identity()
+    return nn.Identity(), conv
 
 
 @torch.no_grad()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .modes import cpu_inference
+from ..layers import form_of
+from ..ops import cpu_inference
 
 # How oneDNN calls an activation: its name, parameters, variant.
 _Activation = tuple[str, list[float], str]
 
 
-class PackedPointwise(nn.Conv2d):
+class PackedConv1x1(nn.Conv2d):
     """A 1×1 convolution and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
 
     oneDNN lays the weights of a product out in blocks. An ordinary convolution does so anew in each call; here the
@@ -35,19 +37,18 @@ class PackedPointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        dtype, activation = _dtype(x), _onednn_activation(self.act)
+        dtype, activation = product_dtype(x), onednn_activation(self.act)
         if dtype is None or self.weight.dtype != torch.float32:
             return self.act(super().forward(x))
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
         bias = None if self.bias is None else self.bias.to(dtype)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or _NONE))
+        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or NO_ACTIVATION))
         y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
         return y if activation else self.act(y)
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
         """The weights in oneDNN's own layout; made again when they have changed."""
-        version = None if self.weight.is_inference() else self.weight._version
-        key = (self.weight.data_ptr(), version, dtype)
+        key = (weight_key(self.weight), dtype)
         if self._packed is None or self._packed[0] != key:
             matrix = self.weight.detach().flatten(1).to(dtype)  # C', C
             self._packed = key, torch.ops.mkldnn._reorder_linear_weight(matrix, None)
@@ -58,26 +59,39 @@ class PackedPointwise(nn.Conv2d):
         return {**self.__dict__, "_packed": None}
 
 
-def pack_children(module: nn.Module) -> None:
-    """Put a packed one in the place of each 1×1 convolution that is an attribute of ``module``."""
-    for name, child in module.named_children():
-        plain = type(child) is nn.Conv2d and child.groups == 1 and child.padding == (0, 0)
-        if plain and child.kernel_size == child.stride == (1, 1):
-            setattr(module, name, PackedPointwise(child))
+@form_of(nn.Conv2d)
+def pack(conv: nn.Module) -> nn.Module:
+    """A packed layer for a 1×1 convolution in one group; anything else as it is."""
+    plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding == (0, 0)
+    return PackedConv1x1(conv) if plain and conv.kernel_size == conv.stride == (1, 1) else conv
 
 
-_NONE: _Activation = ("none", [], "")
+def in_place(act: nn.Module) -> nn.Module:
+    """An activation that overwrites its input, where there is such a form: new memory is paid for in page faults."""
+    if isinstance(act, (nn.ReLU, nn.Hardtanh)):  # and ReLU6
+        act = copy.copy(act)
+        act.inplace = True
+    return act
 
 
-def _onednn_activation(act: nn.Module) -> _Activation | None:
+def weight_key(weight: Tensor) -> tuple[int, int | None]:
+    """What changes when weights do, in place or by others in their place."""
+    return weight.data_ptr(), None if weight.is_inference() else weight._version
+
+
+NO_ACTIVATION: _Activation = ("none", [], "")
+
+
+def onednn_activation(act: nn.Module) -> _Activation | None:
+    """How oneDNN applies an activation inside a product, or None where it cannot."""
     if isinstance(act, nn.GELU):
         return "gelu", [], act.approximate
     if isinstance(act, nn.Hardtanh):  # and ReLU6
         return "hardtanh", [act.min_val, act.max_val], ""
-    return {nn.Identity: _NONE, nn.ReLU: ("relu", [], ""), nn.SiLU: ("swish", [], "")}.get(type(act))
+    return {nn.Identity: NO_ACTIVATION, nn.ReLU: ("relu", [], ""), nn.SiLU: ("swish", [], "")}.get(type(act))
 
 
-def _dtype(x: Tensor) -> torch.dtype | None:
+def product_dtype(x: Tensor) -> torch.dtype | None:
     """The type in which a packed product takes ``x``, or None where it cannot."""
     if not cpu_inference(x) or not _available():
         return None

@@ -7,7 +7,7 @@ input for backward, and so each of them would cost a map of memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -38,61 +38,56 @@ class _Recipe:
             return module(self.x)
 
 
-class CheapOutputs:
-    """Calls modules whose outputs are not kept for backward, but computed again; see :func:`cheap_outputs`."""
+class _Recomputed:
+    """While open, one tensor is kept for backward as the recipe that made it."""
 
-    def __init__(self) -> None:
-        self._recipes: dict[int, tuple[Tensor, _Recipe]] = {}
+    def __init__(self, out: Tensor, recipe: _Recipe) -> None:
+        # Holding the output keeps its address from being used for another tensor meanwhile.
+        self._out, self._recipe = out, recipe
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
-    def __enter__(self) -> CheapOutputs:
+    def __enter__(self) -> None:
         self._hooks.__enter__()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
-        self._recipes.clear()
-
-    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Return ``module(x)``; the module must be deterministic, and ``x`` must not be changed later."""
-        out = module(x)
-        # Other processes take part in a synchronised norm, and may not be there in backward.
-        if not isinstance(module, (nn.SyncBatchNorm, nn.Identity)):
-            kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # meta has none
-            autocast = {
-                "device_type": kind,
-                "enabled": torch.is_autocast_enabled(kind),
-                "dtype": torch.get_autocast_dtype(kind),
-            }
-            # Holding the output keeps its address from being used for another tensor meanwhile.
-            self._recipes[out.data_ptr()] = (out, _Recipe(module, x, autocast))
-        return out
+        del self._out, self._recipe
 
     def _pack(self, tensor: Tensor) -> Tensor | _Recipe:
-        out, recipe = self._recipes.get(tensor.data_ptr(), (None, None))
-        same = out is not None and out.shape == tensor.shape and out.stride() == tensor.stride()
-        return recipe if same and out.dtype == tensor.dtype else tensor
+        out = self._out
+        same = tensor.data_ptr() == out.data_ptr() and tensor.dtype == out.dtype
+        return self._recipe if same and (tensor.shape, tensor.stride()) == (out.shape, out.stride()) else tensor
 
     @staticmethod
     def _unpack(kept: Tensor | _Recipe) -> Tensor:
         return kept() if isinstance(kept, _Recipe) else kept
 
 
-def cheap_outputs() -> AbstractContextManager[Callable[[nn.Module, Tensor], Tensor]]:
-    """Open a part of a forward pass in which cheap outputs are not kept for backward.
+def lean(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Compute ``then(cheap(x))`` without keeping the output of ``cheap`` for backward, which computes it again.
+
+    Args:
+        cheap: A norm or an activation; deterministic.
+        then: What follows, and would keep its input.
+        x: The input, which must not be changed later.
 
     Returns:
-        A context that gives a callable: ``cheap(module, x)`` is ``module(x)``. Where nothing is recorded, inside an
-        activation checkpoint (which keeps nothing anyway) and for a compiler (which decides by itself) it is no more
-        than that.
+        ``then(cheap(x))``. Where nothing is recorded, inside an activation checkpoint (which keeps nothing anyway) and
+        for a compiler (which decides by itself) that is all there is to it.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _in_checkpoint.get():
-        return nullcontext(_call)
-    return CheapOutputs()
-
-
-def _call(module: nn.Module, x: Tensor) -> Tensor:
-    return module(x)
+    out = cheap(x)
+    # Other processes take part in a synchronised norm, and may not be there in backward.
+    free = isinstance(cheap, (nn.SyncBatchNorm, nn.Identity))
+    if free or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _in_checkpoint.get():
+        return then(out)
+    kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # meta has none
+    autocast = {
+        "device_type": kind,
+        "enabled": torch.is_autocast_enabled(kind),
+        "dtype": torch.get_autocast_dtype(kind),
+    }
+    with _Recomputed(out, _Recipe(cheap, x, autocast)):
+        return then(out)
 
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def traced() -> bool:
@@ -14,8 +14,3 @@ def traced() -> bool:
 def cpu_inference(x: Tensor) -> bool:
     """Whether ``x`` is worked on by a CPU, and nothing is recorded."""
     return x.is_cpu and not torch.is_grad_enabled() and not traced()
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a part of ``module``, and expects to see whole maps, once each."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())

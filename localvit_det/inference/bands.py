@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from mmcv.cnn.bricks import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 
-from .modes import cpu_inference
-from .window import Split
+from ..layers import Fused, Split
+from ..ops import cpu_inference
 
 # Size of a band's input, in bytes. The widest tensors of a block (hidden layer, query-key-value) are three to four
 # times as large, and two of them are alive at a time.
@@ -20,15 +19,54 @@ Reach = tuple[int, Split]
 POINTWISE: Reach = (1, "local")  # each position on its own
 
 
-def residual(
-    x: Tensor,
-    branch: Callable[..., Tensor],
-    maps: Sequence[Tensor],
-    reach: Reach | None,
-    drop_path: DropPath,
-    workspace: Tensor | None = None,
+class Banded(Fused):
+    """A residual branch in two steps, of which the second can run over bands of rows."""
+
+    @property
+    def reach(self) -> Reach:
+        """Which rows :meth:`gather` mixes."""
+        return POINTWISE
+
+    def spread(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What needs the whole map: (B, C, H, W) -> maps of any channels and the same H×W.
+
+        The last one, unless it is ``x``, must be a map of the branch's own, for it may be overwritten.
+        """
+        return (x,)
+
+    def gather(self, *maps: Tensor) -> Tensor:
+        """The rest, for any number of rows: what :meth:`spread` returned -> (B, C, rows, W), padded or not."""
+        raise NotImplementedError(f"{type(self).__name__} must define gather().")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.gather(*self.spread(x))[..., : x.shape[2], : x.shape[3]]
+
+
+def add_branch(x: Tensor, norm: nn.Module, branch: nn.Module, overwrite: bool = False) -> Tensor:
+    """Compute ``x + branch(norm(x))``, in bands where the branch is :class:`Banded`.
+
+    Args:
+        x: Map of shape (B, C, H, W).
+        norm: Before the branch.
+        branch: The branch, (B, C, H, W) -> (B, C, H, W).
+        overwrite: Whether ``x`` is not needed afterwards.
+
+    Returns:
+        Map of shape (B, C, H, W), perhaps in the memory of ``x`` where it may be overwritten.
+    """
+    normed = norm(x)
+    if not isinstance(branch, Banded):
+        return x + branch(normed)
+    maps = branch.spread(normed)
+    workspace = x if overwrite else None if maps[-1] is normed else maps[-1]
+    return add_in_bands(x, branch.gather, maps, branch.reach, workspace)
+
+
+def add_in_bands(
+    x: Tensor, branch: Callable[..., Tensor], maps: Sequence[Tensor], reach: Reach, workspace: Tensor | None = None
 ) -> Tensor:
-    """Compute ``x + drop_path(branch(*maps))``; on a CPU at inference, one band of rows after the other.
+    """Compute ``x + branch(*maps)``; on a CPU where nothing is recorded, one band of rows after the other.
 
     Bands give the same numbers as the whole map, because the branch never mixes rows of different bands. On a GPU
     they would only mean smaller kernels, and autograd would keep all bands anyway.
@@ -38,17 +76,16 @@ def residual(
         branch: The branch, maps -> (B, C, H, W), for any number of rows. Where maps are padded at the bottom and the
             right, so may be what it returns.
         maps: What the branch takes, each (B, any, H, W).
-        reach: Which rows the branch mixes; None for no bands.
-        drop_path: Gives the probability of leaving the branch out, per image, in train mode.
+        reach: Which rows the branch mixes.
         workspace: A map that nobody needs afterwards, ``x`` or one of ``maps``. Where it is like ``x``, bands are
             written into it: new memory is paid for in page faults.
 
     Returns:
         Map of shape (B, C, H, W).
     """
-    bands = _bands(x, *reach) if reach and cpu_inference(x) and not drop_path.training else []
+    bands = cut_into_bands(x, *reach) if cpu_inference(x) else []
     if len(bands) < 2:
-        return _add_at_random(x, branch(*maps)[..., : x.shape[2], : x.shape[3]], drop_path)
+        return x + branch(*maps)[..., : x.shape[2], : x.shape[3]]
     fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
     out = workspace if fits else torch.empty_like(x)
     for base, target, *image in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
@@ -59,22 +96,8 @@ def residual(
     return out
 
 
-def _add_at_random(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
-    if not drop_path.training or not drop_path.drop_prob:
-        return x + branch
-    # What MMCV's module computes, in one pass over the map instead of three.
-    keep = 1 - drop_path.drop_prob
-    scale = branch.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep)
-    return torch.addcmul(x, branch, scale)
-
-
-def _rows(image: Tensor, slices: list[slice]) -> Tensor:
-    rows = [image[:, :, s] for s in slices]
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
-
-
-def _bands(x: Tensor, window_size: int, split: Split) -> list[list[slice]]:
-    """Rows of each band, as slices in the order in which the band holds them."""
+def cut_into_bands(x: Tensor, window_size: int, split: Split) -> list[list[slice]]:
+    """Rows of each band, as slices in the order in which the band holds them; no bands where they cannot be cut."""
     height = x.shape[2]
     row_bytes = x.shape[1] * x.shape[3] * x.element_size()
     step = max(1, _BAND_BYTES // (row_bytes * window_size))  # rows of windows in a band
@@ -94,3 +117,8 @@ def _bands(x: Tensor, window_size: int, split: Split) -> list[list[slice]]:
         ]
         for start in range(0, windows, step)
     ]
+
+
+def _rows(image: Tensor, slices: list[slice]) -> Tensor:
+    rows = [image[:, :, s] for s in slices]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)

@@ -1,0 +1,111 @@
+"""DWNet's mixers for inference."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..backbones.dwnet import ConvMixer, DynamicDWConv, InhomogeneousDWConv
+from ..layers import Fused, form_of, fused, pad_to_multiple
+from ..ops import DepthwiseConv2d, cpu_inference, inhomogeneous_conv_by_rows
+from .bands import Banded
+from .folding import fuse_conv_bn, scale_and_shift
+from .packed import PackedConv1x1, pack
+
+
+class FusedConvMixer(Banded):
+    """A :class:`ConvMixer` without its norms; the last product runs over bands.
+
+    Args:
+        mixer: The mixer.
+    """
+
+    def __init__(self, mixer: ConvMixer) -> None:
+        super().__init__()
+        self.pad_to = mixer.pad_to
+        expand, self.norm1 = fuse_conv_bn(mixer.expand, mixer.norm1)
+        # The activation can run inside the product only where no norm stands between them.
+        alone = isinstance(self.norm1, nn.Identity)
+        self.expand = PackedConv1x1(expand, mixer.act if alone else None)
+        self.act = nn.Identity() if alone else mixer.act
+        if type(mixer.conv) is DepthwiseConv2d:
+            self.conv, self.norm2 = fuse_conv_bn(mixer.conv, mixer.norm2)
+        else:
+            self.conv = fused(mixer.conv)
+            absorb = getattr(self.conv, "fold_output_norm", None)
+            self.norm2 = absorb(mixer.norm2) if absorb else mixer.norm2
+        project, self.norm3 = fuse_conv_bn(mixer.project, mixer.norm3)
+        self.project = pack(project)
+
+    def spread(self, x: Tensor) -> tuple[Tensor]:
+        """Everything up to the depth-wise convolution: (B, C, H, W) -> (B, C, H', W'), padded if so wished."""
+        if self.pad_to:
+            x = pad_to_multiple(x, self.pad_to)
+        x = self.act(self.norm1(self.expand(x)))
+        return (F.relu(self.norm2(self.conv(x)), inplace=True),)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The projection: (B, C, rows, W) -> (B, C, rows, W)."""
+        return self.norm3(self.project(x))
+
+
+class FusedDynamicDWConv(Fused, DynamicDWConv):
+    """A :class:`DynamicDWConv` without the norm in its generator, which can take the norm that follows.
+
+    Args:
+        conv: The convolution.
+    """
+
+    def __init__(self, conv: DynamicDWConv) -> None:
+        nn.Module.__init__(self)
+        self.kernel_size = conv.kernel_size
+        self.reduce, self.norm = fuse_conv_bn(conv.reduce, conv.norm)
+        self.generate, self.bias = conv.generate, conv.bias
+
+    @torch.no_grad()
+    def fold_output_norm(self, norm: nn.Module) -> nn.Module:
+        """Take a BatchNorm that follows into the generated kernels; returns what is left to apply."""
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+            return norm
+        scale, shift = scale_and_shift(norm)
+        per_kernel = scale.repeat_interleave(self.kernel_size**2)  # C·k²
+        generate = nn.Conv2d(self.generate.in_channels, self.generate.out_channels, 1).to(self.generate.weight)
+        generate.weight.copy_(self.generate.weight * per_kernel[:, None, None, None])
+        generate.bias.copy_(self.generate.bias * per_kernel)
+        self.generate = generate.requires_grad_(False)
+        self.bias = nn.Parameter(self.bias * scale + shift, requires_grad=False)
+        return nn.Identity()
+
+
+class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
+    """An :class:`InhomogeneousDWConv` that makes the kernels of a few rows at a time on a CPU.
+
+    Args:
+        conv: The convolution.
+    """
+
+    def __init__(self, conv: InhomogeneousDWConv) -> None:
+        nn.Module.__init__(self)
+        self.kernel_size = conv.kernel_size
+        self.reduce, self.norm = fuse_conv_bn(conv.reduce, conv.norm)
+        self.reduce = pack(self.reduce)
+        self.generate = conv.generate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not cpu_inference(x):
+            return super().forward(x)
+        reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
+        groups = self.generate.out_channels // self.kernel_size**2
+
+        def kernels(start: int, stop: int) -> Tensor:
+            return self.kernels(reduced[:, :, start:stop])  # B, G·k², rows, W
+
+        return inhomogeneous_conv_by_rows(x, kernels, groups, self.kernel_size)
+
+
+form_of(ConvMixer)(FusedConvMixer)
+form_of(DynamicDWConv)(FusedDynamicDWConv)
+form_of(InhomogeneousDWConv)(FusedInhomogeneousDWConv)

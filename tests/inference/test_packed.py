@@ -1,0 +1,50 @@
+"""Packed products."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from localvit_det.inference import PackedConv1x1
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        nn.Identity(),
+        nn.ReLU(),
+        nn.ReLU6(),
+        nn.SiLU(),
+        nn.GELU(),
+        nn.GELU(approximate="tanh"),
+        nn.LeakyReLU(),
+        nn.Tanh(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_convolution_is_convolution_and_activation(act, bias):
+    conv = nn.Conv2d(12, 20, 1, bias=bias)
+    packed = PackedConv1x1(conv, act)
+    x = torch.randn(2, 12, 9, 11).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), act(conv(x)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed(x[:1, :, 2:5]), act(conv(x[:1, :, 2:5])), rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = packed(x)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), act(conv(x)), rtol=2e-2, atol=2e-2)
+
+
+def test_packed_convolution_follows_its_weights():
+    packed = PackedConv1x1(nn.Conv2d(4, 6, 1))
+    x = torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        packed(x)
+        packed.load_state_dict(nn.Conv2d(4, 6, 1).state_dict())
+        expected = F.conv2d(x, packed.weight, packed.bias)
+        torch.testing.assert_close(packed(x), expected)
+        torch.testing.assert_close(copy.deepcopy(packed)(x), expected)  # packed weights themselves cannot be copied
+        torch.testing.assert_close(packed.double()(x.double()).float(), expected)

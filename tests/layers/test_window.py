@@ -1,0 +1,46 @@
+"""Which tokens share a window, and what is padded."""
+
+import pytest
+import torch
+
+from localvit_det.layers import key_padding_mask, pad_to_multiple, window_partition, window_reverse
+
+
+@pytest.mark.parametrize("split", ["local", "dilated"])
+@pytest.mark.parametrize("size", [(6, 9), (3, 3), (12, 3)])
+def test_merging_undoes_splitting(split, size):
+    x = torch.randn(2, 8, *size)
+    windows = window_partition(x, 3, split, num_heads=2)
+    assert windows.shape == (1, 2 * size[0] * size[1] // 9, 2, 9, 4)
+    assert torch.equal(window_reverse(windows[0], size, 3, split), x)
+
+
+def test_which_tokens_share_a_window():
+    height, width, ws = 6, 9, 3
+    numbers = torch.arange(height * width, dtype=torch.float).view(1, 1, height, width)
+    hh, ww = height // ws, width // ws
+    for split, window_of in {
+        "local": lambda y, x: (y // ws) * ww + x // ws,
+        "dilated": lambda y, x: (y % hh) * ww + x % ww,
+    }.items():
+        windows = window_partition(numbers, ws, split)[0, :, 0, :, 0]
+        for y in range(height):
+            for x in range(width):
+                assert y * width + x in windows[window_of(y, x)].tolist(), (split, y, x)
+
+
+def test_padding_is_only_added_where_needed():
+    x = torch.randn(1, 2, 6, 9)
+    assert pad_to_multiple(x, 3) is x
+    padded = pad_to_multiple(x, 4)
+    assert padded.shape == (1, 2, 8, 12)
+    assert torch.equal(padded[..., :6, :9], x)
+    assert padded.sum() == pytest.approx(x.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("split", ["local", "dilated"])
+@pytest.mark.parametrize("size", [(1, 1), (4, 5), (7, 3), (8, 20)])
+def test_every_window_has_a_real_token(split, size):
+    bias = key_padding_mask(torch.zeros(1, 1, *size), 3, split)
+    assert (bias == 0).any(-1).all()
+    assert (bias == 0).sum() == size[0] * size[1]

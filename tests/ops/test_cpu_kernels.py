@@ -1,0 +1,44 @@
+"""Operators of our own have the values and gradients of PyTorch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from localvit_det.ops import DepthwiseConv2d, attention
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+@pytest.mark.parametrize("size", [(4, 5), (40, 13)])
+def test_depthwise_convolution_has_the_gradients_of_convolution(kernel, size):
+    ours = DepthwiseConv2d(6, kernel).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    out = ours(x)
+    expected = F.conv2d(x, ours.weight, ours.bias, padding=kernel // 2, groups=6)
+    torch.testing.assert_close(out, expected)
+    seed = torch.randn_like(out)
+    inputs = (x, ours.weight, ours.bias)
+    found, wanted = (torch.autograd.grad(y, inputs, seed, create_graph=True) for y in (out, expected))
+    torch.testing.assert_close(found, wanted)
+    found, wanted = (torch.autograd.grad(sum(g.square().sum() for g in grads), inputs[:2]) for grads in (found, wanted))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_depthwise_convolution_gradcheck():
+    ours = DepthwiseConv2d(2, 5).double()
+    x = torch.randn(2, 2, 18, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: ours(x), (x, ours.weight, ours.bias))
+
+
+@pytest.mark.parametrize("mask_shape", [None, (1, 2, 9, 9), (4, 1, 1, 9)], ids=str)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_attention_is_scaled_dot_product_attention(mask_shape, recorded):
+    query, key, value = torch.randn(3, 4, 2, 9, 8, dtype=torch.float64, requires_grad=True)
+    mask = None if mask_shape is None else torch.randn(mask_shape, dtype=torch.float64, requires_grad=recorded)
+    with torch.set_grad_enabled(recorded):
+        found = attention(query, key, value, mask)
+        expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(found, expected)
+    if recorded and mask is not None:
+        seed = torch.randn_like(found)
+        found, expected = (torch.autograd.grad(out, (query, mask), seed) for out in (found, expected))
+        torch.testing.assert_close(found, expected)

@@ -1,0 +1,36 @@
+"""Cheap outputs are computed again instead of kept, and nothing else changes."""
+
+import weakref
+
+import pytest
+import torch
+
+from localvit_det.ops import lean
+
+
+def gradients(recompute: bool, norm: torch.nn.Module) -> list[torch.Tensor]:
+    """Gradients of product(norm(x)), and the norm's statistics."""
+    torch.manual_seed(0)
+    product = torch.nn.Conv2d(8, 8, 1, bias=False)
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    out = lean(norm, product, x) if recompute else product(norm(x))
+    return [*torch.autograd.grad(out.square().sum(), (x, product.weight)), *norm.buffers()]
+
+
+@pytest.mark.parametrize("make", [lambda: torch.nn.BatchNorm2d(8), torch.nn.GELU, torch.nn.ReLU6])
+def test_gradients_and_statistics_are_the_same(make):
+    torch.testing.assert_close(gradients(True, make()), gradients(False, make()), rtol=1e-6, atol=1e-6)
+
+
+def test_output_is_not_kept():
+    product, outputs = torch.nn.Conv2d(8, 8, 1), []
+
+    def then(activated: torch.Tensor) -> torch.Tensor:
+        outputs.append(weakref.ref(activated))
+        return product(activated)
+
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    out = lean(torch.nn.ReLU6(), then, x)
+    assert outputs[0]() is None
+    out.sum().backward()
+    assert x.grad.abs().sum() > 0
