@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..errors import RequirementError
 from .requirements import has_compiled_operators
 
@@ -142,6 +143,10 @@ def roi_align_forward(
     _need_average(pool_mode)
     values = _at_least_float32(input)
     size = (aligned_height, aligned_width)
+    if input.is_cpu:
+        result = ops.roi_align(values, rois, size, spatial_scale, sampling_ratio, aligned)
+        _give(output, result)
+        return
     output.copy_(
         torch.ops.torchvision.roi_align(values, rois.to(values.dtype), spatial_scale, *size, sampling_ratio, aligned)
     )
@@ -164,11 +169,21 @@ def roi_align_backward(
     _need_average(pool_mode)
     grads = _at_least_float32(grad_output)
     size = (aligned_height, aligned_width)
+    if grads.is_cpu:
+        result = ops.roi_align_backward(grads, rois, tuple(grad_input.shape), spatial_scale, sampling_ratio, aligned)
+        _give(grad_input, result)
+        return
     grad_input.copy_(
         torch.ops.torchvision._roi_align_backward(
             grads, rois.to(grads.dtype), spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
         )
     )
+
+
+@torch.no_grad()
+def _give(target: Tensor, result: Tensor) -> None:
+    """Puts a result into the tensor that mmcv made for it: without a copy, and channels-last."""
+    target.set_(result.to(target.dtype))
 
 
 def _need_average(pool_mode: int) -> None:

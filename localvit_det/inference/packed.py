@@ -37,19 +37,18 @@ class PackedConv1x1(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        dtype, activation = _dtype(x), _onednn_activation(self.act)
+        dtype, activation = product_dtype(x), onednn_activation(self.act)
         if dtype is None or self.weight.dtype != torch.float32:
             return self.act(super().forward(x))
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
         bias = None if self.bias is None else self.bias.to(dtype)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or _NONE))
+        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or NO_ACTIVATION))
         y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
         return y if activation else self.act(y)
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
         """The weights in oneDNN's own layout; made again when they have changed."""
-        version = None if self.weight.is_inference() else self.weight._version
-        key = (self.weight.data_ptr(), version, dtype)
+        key = (weight_key(self.weight), dtype)
         if self._packed is None or self._packed[0] != key:
             matrix = self.weight.detach().flatten(1).to(dtype)  # C', C
             self._packed = key, torch.ops.mkldnn._reorder_linear_weight(matrix, None)
@@ -75,18 +74,24 @@ def in_place(act: nn.Module) -> nn.Module:
     return act
 
 
-_NONE: _Activation = ("none", [], "")
+def weight_key(weight: Tensor) -> tuple[int, int | None]:
+    """What changes when weights do, in place or by others in their place."""
+    return weight.data_ptr(), None if weight.is_inference() else weight._version
 
 
-def _onednn_activation(act: nn.Module) -> _Activation | None:
+NO_ACTIVATION: _Activation = ("none", [], "")
+
+
+def onednn_activation(act: nn.Module) -> _Activation | None:
+    """How oneDNN applies an activation inside a product, or None where it cannot."""
     if isinstance(act, nn.GELU):
         return "gelu", [], act.approximate
     if isinstance(act, nn.Hardtanh):  # and ReLU6
         return "hardtanh", [act.min_val, act.max_val], ""
-    return {nn.Identity: _NONE, nn.ReLU: ("relu", [], ""), nn.SiLU: ("swish", [], "")}.get(type(act))
+    return {nn.Identity: NO_ACTIVATION, nn.ReLU: ("relu", [], ""), nn.SiLU: ("swish", [], "")}.get(type(act))
 
 
-def _dtype(x: Tensor) -> torch.dtype | None:
+def product_dtype(x: Tensor) -> torch.dtype | None:
     """The type in which a packed product takes ``x``, or None where it cannot."""
     if not cpu_inference(x) or not _available():
         return None

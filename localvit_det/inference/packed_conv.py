@@ -1,0 +1,169 @@
+"""Convolutions and dense layers of necks and heads for inference on a CPU: weights packed, activations inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from ..layers import form_of
+from .folding import fuse_conv_bn
+from .packed import NO_ACTIVATION, PackedConv1x1, in_place, onednn_activation, product_dtype, weight_key
+from .winograd import transform_weight, winograd_conv
+
+# Where a Winograd convolution was faster than a direct one: enough channels, enough tiles of 4×4.
+_WINOGRAD_CHANNELS = 128
+_WINOGRAD_TILES = 24
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution in one group and the activation after it; 3×3 ones in fp32 multiply in Winograd's way.
+
+    The copy of the weights that this needs is made on first use, four times as large as the weights for Winograd's
+    way. Where it does not fit (other devices, gradients, compilers, types) this is the ordinary convolution followed
+    by the activation.
+
+    Args:
+        conv: The convolution; its parameters are shared.
+        act: The activation after it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
+        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        super().__init__(conv.in_channels, conv.out_channels, *geometry, bias=conv.bias is not None, device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.act = in_place(act or nn.Identity())
+        self._packed: dict[str, tuple[Any, Tensor]] = {}
+        self.train(conv.training)
+        plain = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1)
+        self._winograd = plain and min(conv.in_channels, conv.out_channels) >= _WINOGRAD_CHANNELS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        dtype, activation = product_dtype(x), onednn_activation(self.act)
+        if dtype is None or self.weight.dtype != torch.float32 or not len(x):
+            return self.act(super().forward(x))
+        x = x.to(dtype, memory_format=torch.channels_last)
+        if self._winograd and dtype == torch.float32 and _tiles(x) >= _WINOGRAD_TILES:
+            y = winograd_conv(x, self._weight("winograd", x), self.bias, relu=type(self.act) is nn.ReLU)
+            return y if type(self.act) is nn.ReLU else self.act(y)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        weight = self._weight(str(dtype), x)
+        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *(activation or NO_ACTIVATION))
+        return y if activation else self.act(y)
+
+    def _weight(self, way: str, x: Tensor) -> Tensor:
+        """The weights as ``way`` wants them; made again when they have changed."""
+        key = weight_key(self.weight)
+        if way not in self._packed or self._packed[way][0] != key:
+            weight = self.weight.detach()
+            if way == "winograd":
+                packed = transform_weight(weight)
+            else:
+                weight = weight.to(x.dtype, memory_format=torch.channels_last)
+                geometry = (self.padding, self.stride, self.dilation, self.groups)
+                packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(x.shape))
+            self._packed[way] = key, packed
+        return self._packed[way][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights can be neither copied nor saved.
+        return {**self.__dict__, "_packed": {}}
+
+
+class PackedLinear(nn.Linear):
+    """A dense layer and the activation after it.
+
+    Args:
+        linear: The layer; its parameters are shared.
+        act: The activation after it.
+        area: Of the maps that are flattened into its input, h·w: their features come by position, not by channel,
+            as they lie in channels-last memory.
+    """
+
+    def __init__(self, linear: nn.Linear, act: nn.Module | None = None, area: int = 1) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.act = in_place(act or nn.Identity())
+        self.area = area
+        self._packed: tuple[Any, Tensor] | None = None
+        self.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (R, C, h, w) with ``area`` = h·w, or rows (R, C·area) in the weights' order -> (R, C')."""
+        dtype, activation = product_dtype(x), onednn_activation(self.act)
+        by_position = x.dim() == 4 and self.area > 1
+        if dtype is None or self.weight.dtype != torch.float32 or not len(x) or (self.area > 1 and not by_position):
+            return self.act(super().forward(x.flatten(1)))
+        rows = (x.permute(0, 2, 3, 1) if by_position else x).flatten(1).to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or NO_ACTIVATION))
+        return y if activation else self.act(y)
+
+    def _weight(self, dtype: torch.dtype) -> Tensor:
+        key = (weight_key(self.weight), dtype)
+        if self._packed is None or self._packed[0] != key:
+            weight = self.weight.detach()
+            if self.area > 1:
+                weight = weight.unflatten(1, (-1, self.area)).transpose(1, 2).flatten(1)  # C', h·w, C
+            self._packed = key, torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
+        return self._packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}
+
+
+class FusedConvModule(ConvModule):
+    """A :class:`ConvModule` whose convolution brings norm and activation along, as far as that is exact.
+
+    Args:
+        module: The original; it still answers where a caller leaves out norm or activation.
+    """
+
+    def __init__(self, module: ConvModule) -> None:
+        nn.Module.__init__(self)
+        self._original = (module,)  # in a tuple: no part of the state dict
+        conv, norm, self.norm_name = module.conv, module.norm or nn.Identity(), None
+        act = module.activate if module.with_activation else nn.Identity()
+        conv, norm = fuse_conv_bn(conv, norm)
+        whole = isinstance(norm, nn.Identity)
+        self.conv = pack_conv(conv, act if whole else None)
+        self.with_norm, self.with_activation = not whole, not whole
+        if not whole:
+            self.norm_name = module.norm_name
+            self.add_module(self.norm_name, norm)
+            self.activate = in_place(act)
+        self.train(module.training)
+
+    def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        if not (activate and norm):
+            return self._original[0](x, activate, norm)
+        x = self.conv(x)
+        return self.activate(self.norm(x)) if self.with_norm else x
+
+
+def can_pack(conv: nn.Module) -> bool:
+    """Whether :func:`pack_conv` takes this layer."""
+    plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
+    return plain and not isinstance(conv.padding, str)
+
+
+def pack_conv(conv: nn.Conv2d, act: nn.Module | None = None) -> nn.Module:
+    """The packed form of a convolution and the activation after it."""
+    pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
+    return PackedConv1x1(conv, act) if pointwise else PackedConv2d(conv, act)
+
+
+@form_of(ConvModule)
+def fuse_conv_module(module: ConvModule) -> nn.Module:
+    """The fused form of a :class:`ConvModule`, or the module itself where its parts are not the usual ones."""
+    usual = module.order == ("conv", "norm", "act") and not module.with_explicit_padding
+    return FusedConvModule(module) if usual and not module.with_spectral_norm and can_pack(module.conv) else module
+
+
+def _tiles(x: Tensor) -> int:
+    return x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
