@@ -11,8 +11,9 @@ from ..layers import Fused, Split
 from ..ops import cpu_inference
 
 # Size of a band's input, in bytes. The widest tensors of a block (hidden layer, query-key-value) are three to four
-# times as large, and two of them are alive at a time.
-_BAND_BYTES = 2 * 1024 * 1024
+# times as large, and two of them are alive at a time. Smaller bands mean more parallel regions, at whose ends threads
+# wait for each other: at 2 MiB a network was slower than unfused as soon as another process kept a core busy.
+_BAND_BYTES = 8 * 1024 * 1024
 
 # Which rows a branch mixes: those of a row of windows, given by window side and split.
 Reach = tuple[int, Split]
