@@ -28,7 +28,7 @@ test: install
 	$(RUN) -m pytest
 
 quick: install
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow and not measuring"
 
 lint: install
 	$(RUN) -m ruff check .

@@ -3,6 +3,9 @@
 The command-line tools print the sentence and exit with code 1, without a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Base class of every mistake that the user, not the package, has to mend."""
@@ -22,3 +25,16 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is unreadable, unsafe or made for another model."""
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error's message, to stand inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:
+    """Returns ` (did you mean 'x'?)` with the nearest candidate or nothing; upper case counts as lower."""
+    lower = {candidate.casefold(): candidate for candidate in sorted(map(str, candidates))}
+    near = difflib.get_close_matches(str(name).casefold(), lower, n=1, cutoff=cutoff)
+    return f" (did you mean '{lower[near[0]]}'?)" if near else ""

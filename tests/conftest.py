@@ -12,6 +12,7 @@ from preflight_cases import load, logged  # noqa: F401 - fixtures
 import localvit_det  # noqa: F401 - registers everything
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("LOCALVIT_PROCESS", "plain")  # tools imported here shall not change the process of the tests
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -5,7 +5,8 @@ from coco_folder import NAMES, annotations, edited, write_coco, write_config
 from mmengine.config import Config
 
 import localvit_det  # noqa: F401
-from localvit_det.config import find_datasets, load_config, set_data_root
+from localvit_det.config import load_config, set_data_root
+from localvit_det.config_parts import find_datasets
 from localvit_det.errors import ConfigError, DataError
 
 SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', arch='{}'{}))"

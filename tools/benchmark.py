@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-import localvit_det  # noqa: F401 - registers everything
-from localvit_det.benchmark import Options, describe, document, draw, headline, make_rows, measure_backbones, table
-from localvit_det.benchmark.detector import measure_validation, validation_table
-from localvit_det.benchmark.operators import OPERATORS, measure_inhomogeneous, operator_table
-from localvit_det.benchmark.results import failed
+from benchmarking.backbones import Options, measure_backbones
+from benchmarking.detector import measure_validation, validation_table
+from benchmarking.environment import describe, headline
+from benchmarking.operators import OPERATORS, measure_inhomogeneous, operator_table
+from benchmarking.plot import draw
+from benchmarking.report import document, table
+from benchmarking.results import failed
+from benchmarking.rows import make_rows
 from localvit_det.cli import check_config, tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.errors import ConfigError, UserError
@@ -42,7 +45,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROW",
         help="run these rows also in channels-last memory; without names all that are not ours (ours do so anyway)",
     )
-    parser.add_argument("--with-cp", action="store_true", help="train also with recomputed activations")
+    parser.add_argument(
+        "--with-cp", action="store_true", help="train also with recomputed blocks, and with nothing recomputed"
+    )
     parser.add_argument("--no-fuse", action="store_true", help="do not fold BatchNorm for inference")
     parser.add_argument("--modes", nargs="+", choices=["inference", "training"], default=["inference", "training"])
     parser.add_argument("--sizes", nargs="+", type=_size, default=list(Options.sizes), metavar="HEIGHTxWIDTH")

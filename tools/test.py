@@ -3,6 +3,9 @@
 The config may be left out for a checkpoint that carries one: a published one, or one of a training.
 """
 
+import _process  # noqa: F401 - settings that must stand before PyTorch starts
+
+# isort: split
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
     parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
+    parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
@@ -45,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         trigger_visualization_hook(cfg, args)
     if args.fast_eval:
         use_fast_eval(cfg)
+    others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
+    cfg.custom_hooks = others if args.no_fuse else [*others, {"type": "FusedEvaluationHook"}]
     check_config(cfg, train=False)
 
     setup_cache_size_limit_of_dynamo()

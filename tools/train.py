@@ -1,5 +1,8 @@
 """Trains a detector: `python tools/train.py configs/mask_rcnn_shuffle_t_coco.py`."""
 
+import _process  # noqa: F401 - settings that must stand before PyTorch starts
+
+# isort: split
 from collections.abc import Sequence
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo

@@ -11,6 +11,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="EpochSeedHook"),
     dict(type="LoadPolicyHook"),  # applies load_policy where MMDetection's own scripts run the config
+    dict(type="FusedEvaluationHook"),
     dict(type="ProgressBarHook"),
     dict(type="TrainingReportHook"),
     dict(type="CurvesHook"),

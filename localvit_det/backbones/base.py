@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,10 +13,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import Resizer, Rule
-from ..checkpoint.resize import resize_position_bias
 from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children
-from ..ops import checkpointed
+from ..ops import checkpointed, recomputing
+
+# A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
+Rename = tuple[str, str | Callable[[re.Match], str] | None]
 
 
 class Stage(nn.Module):
@@ -70,17 +72,23 @@ class LocalViT(BaseModule):
         out_norm_cfg: Norm on each returned map; None for no norm; 'default' for the family's ``norm_cfg``.
         frozen_stages: -1: train all; 0: freeze the stem; n: the stem, the first n stages and their output norms.
         norm_eval: Keep all BatchNorms in eval mode (fixed statistics) while training.
-        with_cp: Recompute activations in backward instead of keeping them: less memory, about a third slower.
+        lean: Recompute norms and activations in backward instead of keeping them: about a third less memory, a
+            twentieth slower.
+        with_cp: Recompute whole blocks: a fifth of the memory or less, about a third slower.
         init_cfg: How MMEngine initialises weights, for example ``dict(type='Pretrained', checkpoint=...)``.
 
     Raises:
         ValueError: If ``arch`` is unknown, or ``depths``, ``out_indices`` or ``frozen_stages`` do not fit.
     """
 
+    title: ClassVar[str] = ""  # as the paper calls the family
+    short_name: ClassVar[str] = ""  # in names of configs and in tables
+    paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    official_layout: ClassVar[Sequence[Rule]] = ()  # from the official code's names to ours
+    official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
-    resizers: ClassVar[Sequence[Resizer]] = ((r"\.relative_position_bias_table$", resize_position_bias),)
+    # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
+    resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 
@@ -106,6 +114,7 @@ class LocalViT(BaseModule):
         out_norm_cfg: dict | str | None = "default",
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        lean: bool = True,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -124,6 +133,7 @@ class LocalViT(BaseModule):
         self.out_norm_cfg = self.norm_cfg if out_norm_cfg == "default" else out_norm_cfg
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.lean = lean
         self.with_cp = with_cp
         stages = range(len(self.depths))
         if not self.out_indices or not set(self.out_indices) <= set(stages):
@@ -247,12 +257,13 @@ class LocalViT(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one map (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉) for each of ``out_indices``, s_i = 4·2^i."""
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         maps = []
-        for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
-            x = stage(x)
-            if i in self.out_indices:
-                maps.append(self.out_norms[str(i)](x) if self.out_norms else x)
+        with recomputing(self.lean):
+            x = self.stem(x.contiguous(memory_format=torch.channels_last))
+            for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
+                x = stage(x)
+                if i in self.out_indices:
+                    maps.append(self.out_norms[str(i)](x) if self.out_norms else x)
         return tuple(maps)
 
     def fuse(self) -> LocalViT:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layers import Fusible, build_norm, pad_to_multiple
 from ..ops import DepthwiseConv2d, depthwise_conv, inhomogeneous_conv
 from .base import LocalViT
+from .sizes import swin_sizes
 
 _REDUCTION = 4  # of the channels inside the kernel generators
 
@@ -123,10 +124,13 @@ class DWNet(LocalViT):
         common: Arguments of :class:`LocalViT`.
     """
 
-    arch_settings: ClassVar = {
-        "tiny": {"embed_dims": 96, "depths": (2, 2, 6, 2), "drop_path_rate": 0.2},
-        "base": {"embed_dims": 128, "depths": (2, 2, 18, 2), "drop_path_rate": 0.5},
-    }
+    title: ClassVar = "DWNet"
+    short_name: ClassVar = "dwnet"
+    paper: ClassVar = (
+        "On the Connection between Local Attention and Dynamic Depth-wise Convolution",
+        "https://arxiv.org/abs/2106.04263",
+    )
+    arch_settings: ClassVar = swin_sizes(heads=False, tiny=0.2, base=0.5)  # drop path rates
     official_layout: ClassVar = (
         (r"^head\.|^norm\.", None),  # of the classifier
         (r"^patch_embed\.", "stem."),
@@ -171,6 +175,8 @@ class DynamicDWNet(DWNet):
     if/if/else); its detection code and the released weights are dynamic, and so is this.
     """
 
+    short_name: ClassVar = "ddwnet"
+
     def make_conv(self, channels: int) -> nn.Module:
         """The depth-wise convolution."""
         return DynamicDWConv(channels, self.window_size, self.norm_cfg)
@@ -183,6 +189,8 @@ class IDynamicDWNet(DWNet):
     A kernel is shared by embed_dims/32, doubled by each stage, neighbouring channels: 3/6/12/24 in the tiny
     size and 4/8/16/32 in the base size, as published, which is 32 kernels at every position.
     """
+
+    short_name: ClassVar = "iddwnet"
 
     def make_conv(self, channels: int) -> nn.Module:
         """The depth-wise convolution."""

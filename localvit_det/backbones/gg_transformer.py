@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layers import WindowAttention, pad_to_multiple, window_partition
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
+from .sizes import swin_sizes
 
 
 class GlanceGazeAttention(WindowAttention):
@@ -73,26 +74,10 @@ class GGTransformer(LocalViT):
         ValueError: If a Gaze kernel is even, or there is not one per stage.
     """
 
-    arch_settings: ClassVar = {
-        "tiny": {
-            "embed_dims": 96,
-            "depths": (2, 2, 6, 2),
-            "num_heads": (3, 6, 12, 24),
-            "drop_path_rate": 0.2,
-        },
-        "small": {
-            "embed_dims": 96,
-            "depths": (2, 2, 18, 2),
-            "num_heads": (3, 6, 12, 24),
-            "drop_path_rate": 0.3,
-        },
-        "base": {
-            "embed_dims": 128,
-            "depths": (2, 2, 18, 2),
-            "num_heads": (4, 8, 16, 32),
-            "drop_path_rate": 0.5,
-        },
-    }
+    title: ClassVar = "GG-Transformer"
+    short_name: ClassVar = "gg"
+    paper: ClassVar = ("Glance-and-Gaze Vision Transformer", "https://arxiv.org/abs/2106.02277")
+    arch_settings: ClassVar = swin_sizes(tiny=0.2, small=0.3, base=0.5)  # drop path rates
     default_norm_cfg: ClassVar = {"type": "LN2d"}
 
     def __init__(

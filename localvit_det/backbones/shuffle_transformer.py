@@ -10,10 +10,10 @@ from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
-from ..checkpoint.resize import resize_kernel
 from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm
 from ..ops import DepthwiseConv2d, lean
 from .base import LocalViT
+from .sizes import swin_sizes
 
 
 class ShuffleBlock(Block):
@@ -61,26 +61,13 @@ class ShuffleTransformer(LocalViT):
         common: Arguments of :class:`LocalViT`.
     """
 
-    arch_settings: ClassVar = {
-        "tiny": {
-            "embed_dims": 96,
-            "depths": (2, 2, 6, 2),
-            "num_heads": (3, 6, 12, 24),
-            "drop_path_rate": 0.1,
-        },
-        "small": {
-            "embed_dims": 96,
-            "depths": (2, 2, 18, 2),
-            "num_heads": (3, 6, 12, 24),
-            "drop_path_rate": 0.3,
-        },
-        "base": {
-            "embed_dims": 128,
-            "depths": (2, 2, 18, 2),
-            "num_heads": (4, 8, 16, 32),
-            "drop_path_rate": 0.5,
-        },
-    }
+    title: ClassVar = "Shuffle Transformer"
+    short_name: ClassVar = "shuffle"
+    paper: ClassVar = (
+        "Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer",
+        "https://arxiv.org/abs/2106.03650",
+    )
+    arch_settings: ClassVar = swin_sizes(tiny=0.1, small=0.3, base=0.5)  # drop path rates
     official_layout: ClassVar = (
         (r"^head\.|relative_position_index$", None),
         (r"^to_token\.conv(\d)\.0\.", r"stem.conv\1."),
@@ -96,7 +83,7 @@ class ShuffleTransformer(LocalViT):
         (r"\.attn\.to_qkv\.", ".mixer.qkv."),
         (r"\.attn\.", ".mixer."),
     )
-    resizers: ClassVar = (*LocalViT.resizers, (r"\.local\.weight$", resize_kernel))
+    resizable_weights: ClassVar = (*LocalViT.resizable_weights, (r"\.local\.weight$", "kernel"))
     default_act_cfg: ClassVar = {"type": "ReLU6"}
     stem_channels: ClassVar = 32  # also in the base size
 

@@ -1,10 +1,6 @@
-"""Checkpoints in and out: official layouts, a report of every load, resized tables, published files.
+"""Checkpoints in and out: all that is known of them, and the only place that reads one.
 
-Only what is pure stands here, because the backbones declare their layouts with it; what needs models is in
-`families`, `load` and `publish`.
+In: an address of MMEngine's (`entrances`) -> the file, of which nothing is run (`read`, `records`) -> the model it was
+made for (`identify`) -> our names and shapes (`layouts`) -> into the model, or a sentence why not (`load`, `report`).
+Out: `convert` official files, `publish` trained detectors.
 """
-
-from .layouts import Rule, fit_shapes, rename_key, rename_keys
-from .resize import Resizer
-
-__all__ = ["Resizer", "Rule", "fit_shapes", "rename_key", "rename_keys"]

@@ -11,14 +11,12 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..compat.checkpoint_files import sha256
-from ..compat.checkpoint_loading import load_weights_only
 from ..errors import CheckpointError, RequirementError
-from . import reasons
-from .container import weights_in
-from .families import find_origin
+from .identify import find_origin
+from .layouts import weights_in
 from .load import prepare
-from .report import LoadReport
+from .read import load_weights_only, sha256
+from .report import LoadReport, no_weights
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[str, Any] | None = None) -> LoadReport:
@@ -43,7 +41,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
     content = load_weights_only(source)
     weights = weights_in(content)
     if weights is None:
-        raise CheckpointError(reasons.no_weights(str(source), "any model", content))
+        raise CheckpointError(no_weights(str(source), "any model", content))
     with torch.device("meta"):  # only names and shapes are needed
         module = MODELS.build(dict(model)) if model else _backbone_for(weights, source)
     state, report = prepare(module, weights, source=str(source))

@@ -1,17 +1,34 @@
-"""Official key layouts -> ours: pure functions over state dicts; the maps stand beside each family."""
+"""The forms that weights have in files: where they stand, what they are called, and their shapes.
+
+Pure functions over state dicts; the maps from official names to ours stand beside each family.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Size, Tensor
 
-# A sed script over names: every rule is applied in turn. A rule without replacement drops the tensor.
-Rule = tuple[str, str | Callable[[re.Match], str] | None]
+if TYPE_CHECKING:  # read before there are any operators to import backbones with
+    from ..backbones.base import Rename
+
+# MMEngine's own key, and the one of the official classification codes.
+_KEYS = ("state_dict", "model")
 
 
-def rename_key(name: str, rules: Sequence[Rule]) -> str | None:
+def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    """The state dict in a checkpoint or the checkpoint itself where it is one; None without any tensors."""
+    for content in (*(checkpoint.get(key) for key in _KEYS), checkpoint):
+        if isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values()):
+            return content
+    return None
+
+
+def rename_key(name: str, rules: Sequence[Rename]) -> str | None:
     """Rename one tensor.
 
     Args:
@@ -29,7 +46,7 @@ def rename_key(name: str, rules: Sequence[Rule]) -> str | None:
     return name
 
 
-def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
+def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[str, Tensor]:
     """Rename the tensors of a state dict.
 
     Args:
@@ -61,3 +78,48 @@ def fit_shapes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dic
         is_linear = wanted is not None and tensor.ndim == 2 and wanted.shape == (*tensor.shape, 1, 1)
         fitted[key] = tensor[..., None, None] if is_linear else tensor
     return fitted
+
+
+def resize_position_bias(table: Tensor, shape: Size) -> Tensor | None:
+    """Interpolate a relative position bias table (bicubic), as Swin's loader does.
+
+    Args:
+        table: Of shape ((2·ws-1)², heads).
+        shape: The wanted one, for another ws.
+
+    Returns:
+        The new table, None where the heads differ or a side is no whole number.
+    """
+    if table.ndim != 2 or len(shape) != 2 or table.shape[1] != shape[1]:
+        return None
+    old, new = math.isqrt(table.shape[0]), math.isqrt(shape[0])
+    if old**2 != table.shape[0] or new**2 != shape[0]:
+        return None
+    image = table.float().T.reshape(1, -1, old, old)  # 1, heads, 2·ws-1, 2·ws-1
+    image = F.interpolate(image, size=(new, new), mode="bicubic", align_corners=False)
+    return image.flatten(2)[0].T.to(table.dtype).contiguous()
+
+
+def resize_kernel(kernel: Tensor, shape: Size) -> Tensor | None:
+    """Surround a depth-wise kernel with zeros, which computes the same, or keep its middle.
+
+    Its places are distances in tokens, so stretching it, as one stretches a table, would move what it looks at.
+
+    Args:
+        kernel: Of shape (channels, 1, k, k), k odd.
+        shape: The wanted one, for another k.
+
+    Returns:
+        The new kernel, None where more than k differs.
+    """
+    if kernel.ndim != 4 or kernel.shape[:2] != shape[:2]:
+        return None
+    (top, odd), (left, odd_too) = (divmod(shape[i] - kernel.shape[i], 2) for i in (2, 3))
+    return None if odd or odd_too else F.pad(kernel, (left, left, top, top)).contiguous()  # negative: cut off
+
+
+# Gives a tensor the shape that it has for another window size; None where it cannot. By the names that families use.
+RESIZERS: dict[str, Callable[[Tensor, Size], Tensor | None]] = {
+    "position_bias": resize_position_bias,
+    "kernel": resize_kernel,
+}

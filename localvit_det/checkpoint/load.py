@@ -19,13 +19,10 @@ from torch import Tensor, nn
 
 from ..backbones.base import LocalViT
 from ..errors import CheckpointError
-from . import reasons
-from .classes import common_class_counts
-from .container import label_of, weights_in
-from .families import Origin, backbones_in
-from .layouts import fit_shapes, rename_key
-from .policy import Policy
-from .report import LoadReport
+from .entrances import Policy, label_of
+from .identify import Origin, backbones_in, common_class_counts
+from .layouts import RESIZERS, fit_shapes, rename_key, weights_in
+from .report import LoadReport, misfit, no_weights
 
 _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
 
@@ -80,7 +77,7 @@ def prepare(
     """
     weights = weights_in(content)
     if weights is None:
-        raise CheckpointError(reasons.no_weights(source, _title(module), content))
+        raise CheckpointError(no_weights(source, _title(module), content))
     weights = {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
     report, state = compare(module, weights, source)
     counts = common_class_counts(module, ((name, *shapes) for name, shapes in report.mismatched.items()))
@@ -88,7 +85,7 @@ def prepare(
         report.new |= set(report.mismatched)
         report.mismatched = {}
     if report.problems and (policy != "partial" or not report.found):
-        raise CheckpointError(reasons.sentence(report, module, weights))
+        raise CheckpointError(misfit(report, module, weights))
     return {name: state[name] for name in report.found}, report
 
 
@@ -148,8 +145,8 @@ def _convert_backbone(
     report.converted |= {name for name, tensor in fitted.items() if tensor is not converted[name]}
     for name, tensor in fitted.items():
         if name.startswith(prefix) and name in target and tensor.shape != target[name].shape:
-            for pattern, resize in backbone.resizers:
-                if re.search(pattern, name) and (resized := resize(tensor, target[name].shape)) is not None:
+            for pattern, kind in backbone.resizable_weights:
+                if re.search(pattern, name) and (resized := RESIZERS[kind](tensor, target[name].shape)) is not None:
                     fitted[name] = resized
                     report.resized.add(name)
     report.converted &= set(target)

@@ -17,10 +17,10 @@ import mmengine
 import torch
 from mmengine.config import Config
 
-from ..compat.checkpoint_files import sha256
-from ..compat.checkpoint_loading import load_weights_only
+from ..config_parts import walk
 from ..errors import CheckpointError
-from .container import weights_in
+from .layouts import weights_in
+from .read import load_weights_only, sha256
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
 # How a run was started says nothing about the model.
@@ -125,8 +125,6 @@ def _config_of(content: Mapping[str, Any], path: str | os.PathLike) -> str:
     cfg = Config.fromstring(text, ".py")
     for key in _OF_THE_RUN:
         cfg.pop(key, None)
-    from ..config import walk
-
     for _, node in walk(cfg.get("model")):
         if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
             node["init_cfg"] = None

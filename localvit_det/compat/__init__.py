@@ -1,6 +1,7 @@
 """What stock MMDetection 3.3 needs to run on today's PyTorch; each file mends one defect.
 
-Nothing here imports `mmdet.models`: the operators have to be in place before it does.
+Nothing here imports `mmdet.models`: the operators have to be in place before it does. How checkpoints are read stands
+in :mod:`localvit_det.checkpoint`.
 """
 
 
@@ -17,8 +18,11 @@ def apply() -> None:
     check_requirements()
 
     # Imported only now: these modules need the packages that were just checked.
-    from . import checkpoint_schemes, mmcv_ops, roi_align_layout
+    from . import mmcv_ops, roi_align_layout
 
     mmcv_ops.install()
     roi_align_layout.install()
-    checkpoint_schemes.install()
+
+    from ..checkpoint import entrances
+
+    entrances.install()

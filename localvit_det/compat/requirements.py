@@ -10,7 +10,7 @@ from types import ModuleType
 
 from packaging.version import Version
 
-from ..errors import RequirementError
+from ..errors import RequirementError, first_line
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,3 @@ def _check_torchvision() -> None:
             f"The operators of torchvision do not load with torch {torch.__version__} ({first_line(error)}): "
             "run `pip install --force-reinstall torch torchvision` to get two that match."
         ) from error
-
-
-def first_line(error: BaseException | str) -> str:
-    """The first line of an error's message, to stand inside a sentence."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -2,7 +2,8 @@
 
 from .curves import CurvesHook
 from .epoch_seed import EpochSeedHook
+from .fused_evaluation import FusedEvaluationHook
 from .progress_bar import ProgressBarHook
 from .training_report import TrainingReportHook
 
-__all__ = ["CurvesHook", "EpochSeedHook", "ProgressBarHook", "TrainingReportHook"]
+__all__ = ["CurvesHook", "EpochSeedHook", "FusedEvaluationHook", "ProgressBarHook", "TrainingReportHook"]

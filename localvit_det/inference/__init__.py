@@ -9,6 +9,7 @@ from .detector import fuse_detector
 from .dwnet import FusedConvMixer
 from .folding import fuse_conv_bn
 from .packed import PackedConv1x1
+from .twin import fused_twin
 
 __all__ = [
     "FusedBlock",
@@ -19,4 +20,5 @@ __all__ = [
     "PackedConv1x1",
     "fuse_conv_bn",
     "fuse_detector",
+    "fused_twin",
 ]

@@ -7,7 +7,7 @@ input for backward, and so each of them would cost a map of memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-_in_checkpoint: ContextVar[bool] = ContextVar("in_checkpoint", default=False)
+# Whether outputs are kept, or kept by nobody: switched off by a setting, or inside an activation checkpoint.
+_off: ContextVar[bool] = ContextVar("off", default=False)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def lean(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     out = cheap(x)
     # Other processes take part in a synchronised norm, and may not be there in backward.
     free = isinstance(cheap, (nn.SyncBatchNorm, nn.Identity))
-    if free or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _in_checkpoint.get():
+    if free or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _off.get():
         return then(out)
     kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # meta has none
     autocast = {
@@ -88,6 +89,11 @@ def lean(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     }
     with _Recomputed(out, _Recipe(cheap, x, autocast)):
         return then(out)
+
+
+def recomputing(enabled: bool) -> AbstractContextManager:
+    """A part of a forward pass in which :func:`lean` computes again, or only keeps: faster, in more memory."""
+    return nullcontext() if enabled or torch.compiler.is_compiling() else _without_recomputing()
 
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return _first_run(), _second_run(block)
+        return _without_recomputing(), _second_run(block)
 
     if torch.compiler.is_compiling():
         return checkpoint(block, x, use_reentrant=False)
@@ -113,12 +119,12 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _first_run() -> Iterator[None]:
-    token = _in_checkpoint.set(True)
+def _without_recomputing() -> Iterator[None]:
+    token = _off.set(True)
     try:
         yield
     finally:
-        _in_checkpoint.reset(token)
+        _off.reset(token)
 
 
 @contextmanager
@@ -130,7 +136,7 @@ def _second_run(module: nn.Module) -> Iterator[None]:
     for norm in norms:
         norm.momentum = 0.0
     try:
-        with _first_run():
+        with _without_recomputing():
             yield
     finally:
         for norm, momentum, count in zip(norms, momenta, counts, strict=True):

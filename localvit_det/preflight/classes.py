@@ -5,8 +5,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..annotations import Annotations
-from ..config import did_you_mean, find_datasets, heads_with_classes, registered
-from ..errors import ConfigError, DataError
+from ..config_parts import find_datasets, heads_with_classes, registered
+from ..errors import ConfigError, DataError, did_you_mean
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..annotations import Annotations, read_annotations, what_is_there
-from ..config import dataset_paths, did_you_mean, find_datasets, prepare_dataset, registered, walk
-from ..errors import ConfigError, DataError
+from ..config_parts import dataset_paths, find_datasets, prepare_dataset, registered, walk
+from ..errors import ConfigError, DataError, did_you_mean
 from .classes import dataset_classes
 
 _ROOT_HINT = "set data_root (--cfg-options data_root=…) to the folder with annotations and images"

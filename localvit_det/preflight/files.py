@@ -6,8 +6,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..annotations import what_is_there
-from ..compat.checkpoint_files import check_is_checkpoint
-from ..config import walk
+from ..checkpoint.read import check_is_checkpoint
+from ..config_parts import walk
 from ..errors import CheckpointError, ConfigError
 
 

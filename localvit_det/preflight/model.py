@@ -9,8 +9,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ..config import did_you_mean, first_neck, known_channels, registered, walk
-from ..errors import ConfigError
+from ..config_parts import first_neck, known_channels, registered, walk
+from ..errors import ConfigError, did_you_mean
 
 _PARTS = re.compile(r"(?:model|backbone|neck|data_preprocessor|\w+_head)(?:\.\d+)?$")
 _PACKAGE = __name__.partition(".")[0] + "."

@@ -62,7 +62,18 @@ class TestContract:
         for plain, recomputed in zip(*results, strict=True):
             torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)
 
-    def test_checkpointing_keeps_less_for_backward(self, family):
+    def test_recomputing_changes_neither_maps_nor_gradients(self, family):
+        results = []
+        for lean in (False, True):
+            torch.manual_seed(1)
+            net = build(family, lean=lean).train()
+            maps = net(torch.randn(2, 3, 45, 50))
+            total(maps).backward()
+            results.append((maps, [p.grad for p in net.parameters()], list(net.buffers())))
+        for kept, recomputed in zip(*results, strict=True):
+            torch.testing.assert_close(recomputed, kept, rtol=1e-5, atol=1e-6)
+
+    def test_recomputing_keeps_less_for_backward(self, family):
         def saved_bytes(net: LocalViT) -> int:
             saved: dict[int, int] = {}
 
@@ -77,8 +88,10 @@ class TestContract:
             return sum(saved.values())
 
         parameters = sum(p.nbytes for p in build(family).parameters())
-        full, lean = (saved_bytes(build(family, with_cp=cp).train()) - parameters for cp in (False, True))
-        assert lean < 0.5 * full
+        options = {"lean": False}, {"lean": True}, {"with_cp": True}
+        full, lean, checkpointed = (saved_bytes(build(family, **o).train()) - parameters for o in options)
+        assert lean < 0.85 * full
+        assert checkpointed < 0.5 * lean
 
     def test_freezing_holds_from_the_first_moment(self, family):
         net = build(family, frozen_stages=2)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from localvit_det.benchmark.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
+from benchmarking.memory import Peak, allocator_peak, held_bytes, in_fresh_process, measure_peak
 from localvit_det.ops import lean
+
+pytestmark = pytest.mark.measuring
 
 
 class TestHeldBytes:

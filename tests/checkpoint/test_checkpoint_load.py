@@ -12,9 +12,9 @@ from official_layouts import PAIRS, cascade_v2, dwnet, shuffle
 from torch import nn
 
 import localvit_det  # noqa: F401
-from localvit_det.checkpoint.families import find_origin
+from localvit_det.checkpoint.identify import families, find_origin
+from localvit_det.checkpoint.layouts import RESIZERS, resize_kernel, resize_position_bias
 from localvit_det.checkpoint.load import prepare
-from localvit_det.checkpoint.resize import resize_kernel, resize_position_bias
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 
@@ -185,8 +185,13 @@ def test_another_window_size_is_resized_and_told():
     name = "stages.0.blocks.0.mixer.relative_position_bias_table"
     table = official["stage1.layers.0.0.attn.relative_position_bias_table"]
     torch.testing.assert_close(state[name], resize_position_bias(table, torch.Size((81, 2))))
-    # Only tables that stand for places are resized.
+    # Only weights that a family lists are resized.
     assert "(32, 1, 7, 7) instead of (32, 1, 5, 5)" in refusal(prepare, backbone("DWNet", window_size=5), dwnet())
+
+
+def test_families_name_resizers_that_exist():
+    for family in families():
+        assert {kind for _, kind in family.resizable_weights} <= RESIZERS.keys()
 
 
 # ---------------------------------------------------------------------------------------------- what does not fit

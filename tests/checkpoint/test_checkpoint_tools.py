@@ -11,8 +11,7 @@ from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from official_layouts import dwnet, shuffle
 
-from localvit_det.compat.checkpoint_files import sha256
-from localvit_det.compat.checkpoint_loading import load_weights_only
+from localvit_det.checkpoint.read import load_weights_only, sha256
 from localvit_det.config import load_config
 from localvit_det.datasets.shapes import CLASSES, make_shapes
 

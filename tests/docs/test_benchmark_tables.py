@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from localvit_det.benchmark.timing import quartiles
+from benchmarking.timing import quartiles
+
+pytestmark = pytest.mark.measuring
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(ROOT.glob("docs/benchmark/*/benchmark.json"))

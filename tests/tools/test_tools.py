@@ -36,7 +36,7 @@ def tool(name: str, *arguments: object, ok: bool = True) -> subprocess.Completed
 
 
 def weights(work_dir: Path, epoch: int) -> dict[str, torch.Tensor]:
-    from localvit_det.compat.checkpoint_loading import load_weights_only
+    from localvit_det.checkpoint.read import load_weights_only
 
     return load_weights_only(work_dir / f"epoch_{epoch}.pth")["state_dict"]
 

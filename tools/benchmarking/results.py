@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 
-from .floor import floor_seconds
 from .memory import Peak
+from .roofline import roofline_seconds
 from .timing import quartiles
 
 
@@ -66,9 +66,9 @@ class Table:
     def _record(self, result: Result, first: Result) -> dict[str, object]:
         latency = quartiles(result.samples) if result.samples else None
         first_latency = quartiles(first.samples).median if first.samples else None
-        floor = None
+        roofline = None
         if result.multiply_adds and result.dtype in self.gemm:
-            floor = floor_seconds(result.multiply_adds, self.rate(result.dtype), self.mode)
+            roofline = roofline_seconds(result.multiply_adds, self.rate(result.dtype), self.mode)
         return {
             **asdict(result),
             # JSON has no infinity; `note` tells it.
@@ -79,9 +79,9 @@ class Table:
             "device": self.device,
             "latency": asdict(latency) if latency else None,
             "images_per_second": self.batch / latency.median if latency else None,
-            "floor": floor,
+            "roofline": roofline,
             "speed_to_first": _ratio(first_latency, latency and latency.median),
-            "time_to_floor": _ratio(latency and latency.median, floor),
+            "time_to_roofline": _ratio(latency and latency.median, roofline),
             "saved_to_first": _ratio(result.saved_bytes, first.saved_bytes),
             "peak_to_first": _ratio(result.memory and result.memory.peak, first.memory and first.memory.peak),
         }

@@ -12,22 +12,12 @@ from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import did_you_mean
-from ..errors import ConfigError
+from localvit_det.backbones import LocalViT
+from localvit_det.backbones.sizes import SWIN_SIZES
+from localvit_det.checkpoint.identify import families
+from localvit_det.errors import ConfigError, did_you_mean
 
-_FAMILIES = {
-    "shuffle": "ShuffleTransformer",
-    "gg": "GGTransformer",
-    "dwnet": "DWNet",
-    "ddwnet": "DynamicDWNet",
-    "iddwnet": "IDynamicDWNet",
-}
-_ARCHS = {"t": "tiny", "s": "small", "b": "base"}
-_SWIN = {
-    "t": {"embed_dims": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
-    "s": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
-    "b": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
-}
+_ARCHS = {arch[0]: arch for arch in SWIN_SIZES}
 
 
 @dataclass(frozen=True)
@@ -38,23 +28,26 @@ class Row:
         name: A key of `named_rows()`, or the user's name for an official implementation.
         official: `FILE.py:FUNCTION`, where the function takes nothing and returns the network.
         channels_last: Weights and images in channels-last memory, for networks that do not see to it themselves.
-        with_cp: Activations are computed again in backward.
+        with_cp: Whole blocks are computed again in backward.
+        lean: Norms and activations are, as is our networks' default.
     """
 
     name: str
     official: str | None = None
     channels_last: bool = False
     with_cp: bool = False
+    lean: bool = True
 
     @property
     def label(self) -> str:
         """The name with what was changed."""
-        return self.name + " (channels-last)" * self.channels_last + " (with_cp)" * self.with_cp
+        changes = {"channels-last": self.channels_last, "with_cp": self.with_cp, "lean=False": not self.lean}
+        return self.name + "".join(f" ({change})" for change, made in changes.items() if made)
 
     @property
     def is_ours(self) -> bool:
         """Whether the network is of this package."""
-        return self.official is None and self.name.partition("_")[0] in _FAMILIES
+        return self.official is None and self.name.rpartition("_")[0] in _short_names()
 
     @property
     def takes_with_cp(self) -> bool:
@@ -68,7 +61,7 @@ class Row:
             ConfigError: The official file or function is missing, or the package of the network is not installed.
         """
         torch.manual_seed(0)
-        net = _load_official(self.official) if self.official else _build_named(self.name, self.with_cp)
+        net = _load_official(self.official) if self.official else _build_named(self)
         _randomise_norms(net)
         return net.to(memory_format=torch.channels_last) if self.channels_last else net
 
@@ -76,10 +69,10 @@ class Row:
 def named_rows() -> list[str]:
     """All names that `Row` knows by itself and that can be built here."""
     ours = []
-    for prefix, kind in _FAMILIES.items():
-        ours += [f"{prefix}_{key}" for key, arch in _ARCHS.items() if arch in MODELS.get(kind).arch_settings]
+    for name, family in _short_names().items():
+        ours += [f"{name}_{key}" for key, arch in _ARCHS.items() if arch in family.arch_settings]
     others = ["swin", *(f"{name}_swin" for name in ("torchvision", "timm") if importlib.util.find_spec(name))]
-    return ours + [f"{name}_{key}" for name in others for key in _SWIN]
+    return ours + [f"{name}_{key}" for name in others for key in _ARCHS]
 
 
 def make_rows(
@@ -94,7 +87,7 @@ def make_rows(
         names: Named rows; those of `official` may stand among them and otherwise follow.
         official: `NAME=FILE.py:FUNCTION` each.
         channels_last: Rows that also run in channels-last memory; empty: all that are not ours; None: none.
-        with_cp: Rows that have the switch also run with it.
+        with_cp: Rows that have the switch also run with it, and ours with nothing recomputed.
 
     Raises:
         ConfigError: A name is unknown or `official` is misspelt.
@@ -116,6 +109,8 @@ def make_rows(
         rows.append(row)
         if channels_last is not None and (name in channels_last or (not channels_last and not row.is_ours)):
             rows.append(replace(row, channels_last=True))
+        if with_cp and row.is_ours:
+            rows.append(replace(row, lean=False))
         if with_cp and row.takes_with_cp:
             rows.append(replace(row, with_cp=True))
     if not rows:
@@ -123,20 +118,24 @@ def make_rows(
     return rows
 
 
-def _build_named(name: str, with_cp: bool) -> nn.Module:
-    family, _, size = name.rpartition("_")
-    if family in _FAMILIES:
-        return MODELS.build({"type": _FAMILIES[family], "arch": _ARCHS[size], "with_cp": with_cp})
+def _short_names() -> dict[str, type[LocalViT]]:
+    """Our families by their short names; those that somebody else registers may have none."""
+    return {name: family for family in families() if (name := vars(family).get("short_name"))}
+
+
+def _build_named(row: Row) -> nn.Module:
+    family, _, size = row.name.rpartition("_")
+    if family in _short_names():
+        return _short_names()[family](arch=_ARCHS[size], with_cp=row.with_cp, lean=row.lean)
     if family == "swin":
-        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": with_cp, **_SWIN[size]})
+        return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": row.with_cp, **SWIN_SIZES[_ARCHS[size]]})
     if family == "torchvision_swin":
         from torchvision import models
 
         return getattr(models, f"swin_{size}")().features
     import timm
 
-    full = {"t": "tiny", "s": "small", "b": "base"}[size]
-    return timm.create_model(f"swin_{full}_patch4_window7_224", features_only=True, strict_img_size=False)
+    return timm.create_model(f"swin_{_ARCHS[size]}_patch4_window7_224", features_only=True, strict_img_size=False)
 
 
 def _load_official(source: str) -> nn.Module:

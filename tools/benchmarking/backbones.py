@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import UserError
-from .floor import Gemm
+from localvit_det.errors import UserError
+
 from .memory import Peak, in_fresh_process, measure_peak
 from .results import Result, Table
+from .roofline import Gemm
 from .rows import Row
 from .steps import TOLERANCES, Reference, Setting, Step, Variant, make_reference, relative_error
 from .timing import time_interleaved
@@ -109,8 +110,6 @@ def _measure_table(
 
 def peak_of_step(variant: Variant, setting: Setting, fuse: bool, threads: int) -> Peak:
     """Memory of one step; to be called in a fresh process."""
-    import localvit_det  # noqa: F401 - registers the backbones there
-
     torch.set_num_threads(threads)
     step = Step(variant, setting, fuse)
     return measure_peak(step, setting.device, warmup=variant.execution == "compile")
@@ -118,14 +117,14 @@ def peak_of_step(variant: Variant, setting: Setting, fuse: bool, threads: int) -
 
 def _applies(variant: Variant, setting: Setting) -> bool:
     """Recomputing activations is about backward only."""
-    return setting.mode == "training" or not variant.row.with_cp
+    return setting.mode == "training" or (variant.row.lean and not variant.row.with_cp)
 
 
 def _checked_step(
     variant: Variant, setting: Setting, fuse: bool, references: dict[Row, Reference], result: Result
 ) -> Step | None:
     """Make a step and compare its outputs with plain eager fp32; None where it is not to be timed."""
-    plain = replace(variant.row, channels_last=False, with_cp=False)
+    plain = replace(variant.row, channels_last=False, with_cp=False, lean=True)
     try:
         reference = references.get(plain) or references.setdefault(plain, make_reference(plain, setting))
         result.multiply_adds, result.parameters = reference.multiply_adds, reference.parameters

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import inhomogeneous_conv
+from localvit_det.ops import inhomogeneous_conv
+
+from .markdown import markdown_table
 from .memory import allocator_peak
 from .steps import TOLERANCES, relative_error
 from .timing import Quartiles, quartiles, time_interleaved
@@ -106,13 +108,10 @@ def measure_inhomogeneous(
 
 def operator_table(results: Sequence[OperatorResult], batch: int, device: str) -> str:
     """A table in Markdown."""
-    lines = [
-        f"Inhomogeneous convolution, forward and backward, batch {batch}, fp32, {device}; a 512x512 image",
-        "",
-        "| stage | map | ours ms (quartiles) | unfold ms (quartiles) | speed ÷ unfold "
-        "| ours peak / extra MiB | unfold peak / extra MiB | extra ÷ unfold |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    caption = f"Inhomogeneous convolution, forward and backward, batch {batch}, fp32, {device}; a 512x512 image"
+    head = ["stage", "map", "ours ms (quartiles)", "unfold ms (quartiles)", "speed ÷ unfold"]
+    head += ["ours peak / extra MiB", "unfold peak / extra MiB", "extra ÷ unfold"]
+    rows = []
     for result in results:
         record = result.record()
         times = [f"{t.median * 1e3:.1f} ({t.low * 1e3:.1f} to {t.high * 1e3:.1f})" for t in result.latency]
@@ -120,11 +119,9 @@ def operator_table(results: Sequence[OperatorResult], batch: int, device: str) -
             f"{peak / 2**20:.1f} / {extra / 2**20:.1f}"
             for peak, extra in zip(result.peak_bytes, result.extra_bytes, strict=True)
         ]
-        lines.append(
-            f"| {result.stage} | {result.channels}x{result.side}x{result.side} | {times[0]} | {times[1]} "
-            f"| {record['speed_to_unfold']:.2f} | {sizes[0]} | {sizes[1]} | {record['extra_to_unfold']:.3f} |"
-        )
-    return "\n".join(lines)
+        speed, extra = f"{record['speed_to_unfold']:.2f}", f"{record['extra_to_unfold']:.3f}"
+        rows.append([str(result.stage), f"{result.channels}x{result.side}x{result.side}", *times, speed, *sizes, extra])
+    return "\n\n".join([caption, markdown_table(head, rows, left=2)])
 
 
 def _step(

@@ -10,7 +10,11 @@ from types import SimpleNamespace
 import pytest
 from conftest import REPOSITORY
 
+from benchmarking import families
 from localvit_det import config as config_module
+from localvit_det.errors import ConfigError, UserError
+
+pytestmark = pytest.mark.measuring
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("mask_rcnn_*_nano_shapes.py"))
 TOOL = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools/compare_families.py")))
@@ -42,7 +46,7 @@ def write_log(folder: Path, epochs: range, bbox: float, **step: float) -> None:
 
 
 def finish(config: Path, work_dir: Path, **changes: object) -> None:
-    record = dict(digest=TOOL.digest(load_config(config)), environment=ENVIRONMENT, resident_mib=2000.0)
+    record = dict(digest=families.digest(load_config(config)), environment=ENVIRONMENT, resident_mib=2000.0)
     (work_dir / config.stem / "run.json").write_text(json.dumps(record | changes))
 
 
@@ -75,7 +79,7 @@ def test_table_and_image(trained):
 def test_resumed_training_is_one_run(trained):
     folder = trained / CONFIGS[0].stem
     write_log(folder / "20260102_000000", range(5, 9), bbox=0.1, memory=700)
-    run = TOOL.read_run(load_config(CONFIGS[0]), folder)
+    run = families.read_run(load_config(CONFIGS[0]), folder)
     assert run.mean_ap[:, 0].tolist() == list(range(1, 9))
     assert run.mean_ap[[3, 4], 1].tolist() == [0.2, 0.5]  # the later log holds from epoch 5 on
     assert len(run.loss) == 80
@@ -117,14 +121,14 @@ def test_only_unfinished_ones_are_trained(trained, monkeypatch):
 def test_a_failed_training_is_not_finished(tmp_path, monkeypatch):
     config = tmp_path / "broken.py"
     config.write_text("1 / 0")
-    with pytest.raises(TOOL.UserError, match=r"broken\.py failed"):
-        TOOL.train(config, load_config(CONFIGS[0]), tmp_path)
+    with pytest.raises(UserError, match=r"broken\.py failed"):
+        families.train(config, load_config(CONFIGS[0]), tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 
 def test_unequal_budgets_are_refused():
     configs = {path: load_config(path) for path in CONFIGS[:2]}
-    TOOL.check_equal_budgets(configs)
+    families.check_equal_budgets(configs)
     configs[CONFIGS[1]].train_cfg.max_epochs += 1
-    with pytest.raises(TOOL.ConfigError, match="train_cfg"):
-        TOOL.check_equal_budgets(configs)
+    with pytest.raises(ConfigError, match="train_cfg"):
+        families.check_equal_budgets(configs)

@@ -10,10 +10,12 @@ import yaml
 from conftest import REPOSITORY
 from torch import nn
 
+from benchmarking.complexity import backbone_complexity, count_multiply_adds
 from localvit_det.backbones.dwnet import DynamicDWConv, InhomogeneousDWConv
 from localvit_det.backbones.gg_transformer import GlanceGazeAttention
-from localvit_det.complexity import backbone_complexity, count_multiply_adds
 from localvit_det.layers import ConvMlp, WindowAttention
+
+pytestmark = pytest.mark.measuring
 
 BN = {"type": "BN"}
 B, C, H, W = 2, 8, 14, 21

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .markdown import markdown_table
 from .results import Table
 from .timing import quartiles
 
@@ -31,7 +32,7 @@ def document(environment: dict, tables: Sequence[Table]) -> dict[str, object]:
 
 
 def table(measured: Table) -> str:
-    """A table in Markdown: medians with quartiles, and ratios to the first row and to the floor."""
+    """A table in Markdown: medians with quartiles, and ratios to the first row and to the roofline."""
     height, width = measured.size
     rates = ", ".join(
         f"{dtype} {measured.rate(dtype) / 1e9:.1f} G multiply-adds/s" for dtype in sorted(measured.gemm, reverse=True)
@@ -43,8 +44,8 @@ def table(measured: Table) -> str:
     )
     columns = _columns(measured)
     records = measured.records()
-    lines = [caption, "", "| " + " | ".join(columns) + " |", "|---" * 3 + "|---:" * (len(columns) - 3) + "|"]
-    lines += ["| " + " | ".join(cell(record) for cell in columns.values()) + " |" for record in records]
+    rows = [[cell(record) for cell in columns.values()] for record in records]
+    lines = [caption, "", markdown_table(list(columns), rows, left=3)]
     notes = [f"- {record['row']} {record['dtype']}: {record['note']}" for record in records if record["note"]]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
@@ -57,7 +58,7 @@ def _columns(measured: Table) -> dict[str, Callable[[dict], str]]:
         "ms (quartiles)": _latency,
         "images/s": lambda r: _number(r["images_per_second"], ".2f"),
         "speed ÷ first": lambda r: _number(r["speed_to_first"], ".2f"),
-        "time ÷ floor": lambda r: _number(r["time_to_floor"], ".2f"),
+        "time ÷ roofline": lambda r: _number(r["time_to_roofline"], ".2f"),
         "peak MiB (over start)": _memory,
     }
     if measured.mode == "training":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from ..complexity import count_multiply_adds
+from .complexity import count_multiply_adds
 from .memory import held_bytes
 from .rows import Row
 

@@ -1,4 +1,4 @@
-"""The floor: the time that a network's multiply-adds would take as matrix products alone, on this machine, now."""
+"""The roofline: the time that a network's multiply-adds would take as matrix products alone, on this machine, now."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Gemm:
         torch.mm(self._left, self._right, out=self._out)
 
 
-def floor_seconds(multiply_adds: int, rate: float, mode: str) -> float:
-    """The floor of one step.
+def roofline_seconds(multiply_adds: int, rate: float, mode: str) -> float:
+    """The roofline of one step.
 
     Args:
         multiply_adds: Of the forward pass.

@@ -1,4 +1,4 @@
-"""Which family, layout and size a backbone's state dict belongs to, read off its names and shapes."""
+"""What weights were made for, read off their names and shapes: family, layout and size, number of classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
 from .layouts import rename_keys
@@ -80,6 +80,35 @@ def backbones_in(module: nn.Module) -> dict[str, LocalViT]:
     return {f"{n}." if n else "": m for n, m in module.named_modules() if isinstance(m, LocalViT)}
 
 
+def class_counts(module: nn.Module, name: str, old: Size, new: Size) -> set[tuple[int, int]]:
+    """The class counts (of the file, of the model) that explain why a tensor has another shape.
+
+    A head has k numbers per class, with or without one more class for the background, in its first dimension:
+    k = 1 for class scores, 4 for boxes of each class, one per anchor in one-stage detectors.
+
+    Args:
+        module: The model.
+        name: Of the tensor in the model.
+        old: Its shape in the file.
+        new: Its shape in the model.
+    """
+    wanted = _num_classes(module, name)
+    if not wanted or len(old) != len(new) or old[1:] != new[1:]:
+        return set()
+    counts = set()
+    for background in (0, 1):
+        per_class, rest = divmod(new[0], wanted + background)
+        if not rest and old[0] % per_class == 0 and old[0] // per_class > background:
+            counts.add((old[0] // per_class - background, wanted))
+    return counts
+
+
+def common_class_counts(module: nn.Module, shapes: Iterable[tuple[str, Size, Size]]) -> tuple[int, int] | None:
+    """The one pair of class counts that explains all these differences; None if there is none."""
+    explanations = [class_counts(module, *entry) for entry in shapes]
+    return min(set.intersection(*explanations), default=None) if explanations else None
+
+
 def _patterns(names: Iterable[str]) -> set[str]:
     """Names without the numbers of stages and blocks, and without output norms."""
     return {re.sub(r"\.\d+(?=\.)", "", name) for name in names if not name.startswith("out_norms.")}
@@ -90,3 +119,14 @@ def _patterns_of(family: type[LocalViT]) -> set[str]:
     # On the meta device nothing is allocated or drawn.
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return _patterns(family(arch=next(iter(family.arch_settings))).state_dict())
+
+
+def _num_classes(module: nn.Module, name: str) -> int | None:
+    """`num_classes` of the innermost head that a tensor belongs to."""
+    found = None
+    for child in name.split("."):
+        module = getattr(module, child, None)
+        if not isinstance(module, nn.Module):
+            break
+        found = getattr(module, "num_classes", found)
+    return found if isinstance(found, int) else None

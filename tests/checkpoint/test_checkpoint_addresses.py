@@ -10,7 +10,7 @@ compat.apply()
 from checkpoint_cases import refusal  # noqa: E402
 from mmengine.runner import CheckpointLoader  # noqa: E402
 
-from localvit_det.compat.checkpoint_loading import load_weights_only  # noqa: E402
+from localvit_det.checkpoint.read import load_weights_only  # noqa: E402
 
 
 @pytest.fixture
@@ -80,4 +80,4 @@ def test_aliases(tmp_path, remote):
     pages["https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"] = weights(tmp_path)
     # Its content is not AlexNet: what matters is the address and the one loader behind it.
     assert "weight" in CheckpointLoader.load_checkpoint("torchvision://alexnet")
-    assert "did you mean torchvision://alexnet" in refusal(CheckpointLoader.load_checkpoint, "torchvision://alexnett")
+    assert "did you mean 'torchvision://alexnet'" in refusal(CheckpointLoader.load_checkpoint, "torchvision://alexnett")

@@ -1,0 +1,181 @@
+"""Where MMEngine brings weights in: by an address, by an `init_cfg`, by `load_from`; and what they may lack there.
+
+Since PyTorch 2.6 its own `torch.load`, one for each kind of address, cannot read its own checkpoints, and with
+TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD set it runs whatever a pickle says. Here all addresses lead to `load_weights_only`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from mmdet.registry import HOOKS
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.model import PretrainedInit as MMEnginePretrainedInit
+from mmengine.model import update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import nn
+
+from ..errors import CheckpointError, did_you_mean
+from .layouts import weights_in
+from .read import MapLocation, download, load_weights_only
+
+# strict: everything must fit; finetune: heads for other classes start new; partial: whatever fits is taken.
+Policy = Literal["strict", "finetune", "partial"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+# MMEngine rebuilds a state dict on the way and keeps only its `_metadata`, so the label travels there.
+_LABEL = "localvit_det"
+_ALIASES = {
+    "torchvision": mmengine_checkpoint.get_torchvision_models,
+    "modelzoo": mmengine_checkpoint.get_torchvision_models,
+    "open-mmlab": mmengine_checkpoint.get_external_models,
+    "openmmlab": mmengine_checkpoint.get_external_models,
+    "mmcls": mmengine_checkpoint.get_mmcls_models,
+}
+
+
+def install() -> None:
+    """Makes every address that MMEngine knows load through `load_weights_only`."""
+    loaders = {
+        "": load_from_local,
+        ("http://", "https://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://"): load_from_remote,
+        tuple(f"{alias}://" for alias in _ALIASES): load_from_alias,
+    }
+    for prefixes, loader in loaders.items():
+        mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes, loader, force=True)
+
+
+def label(state: Mapping[str, Any], **facts: str) -> OrderedDict[str, Any]:
+    """A copy of a state dict that carries facts about itself, such as its file (`source`)."""
+    metadata = getattr(state, "_metadata", {})
+    labelled = OrderedDict(state)
+    labelled._metadata = OrderedDict(metadata)
+    labelled._metadata[_LABEL] = {**metadata.get(_LABEL, {}), **facts}
+    return labelled
+
+
+def label_of(state: Mapping[str, Any]) -> dict[str, str]:
+    """The facts that :func:`label` attached."""
+    return getattr(state, "_metadata", {}).get(_LABEL, {})
+
+
+def announce(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """Give a checkpoint the form that MMEngine expects, with the weights under `state_dict`, and label them.
+
+    Args:
+        checkpoint: What a file holds; a bare state dict stays one.
+        source: The file's name.
+    """
+    weights = weights_in(checkpoint)
+    if weights is checkpoint or weights is None:
+        return label(checkpoint, source=source)
+    checkpoint["state_dict"] = label(weights, source=source)
+    return checkpoint
+
+
+# MMEngine's log line cuts the first ten characters off a loader's name, hence "load_from_".
+def load_from_local(filename: str | os.PathLike, map_location: MapLocation | None = None) -> dict:
+    """Loads a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
+    checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
+    return announce(checkpoint, source=os.fspath(filename))
+
+
+def load_from_remote(filename: str, map_location: MapLocation | None = None) -> dict:
+    """Downloads a checkpoint once, in the first process, and loads it in all."""
+    file = download(filename) if dist.get_rank() == 0 else None
+    dist.barrier()
+    return load_from_local(file or download(filename), map_location)
+
+
+def load_from_alias(filename: str, map_location: MapLocation | None = None) -> dict:
+    """Loads a model that MMEngine knows by a name, such as torchvision://resnet50."""
+    scheme, name = filename.split("://", 1)
+    name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    addresses = _ALIASES[scheme]()
+    if name not in addresses:
+        hint = did_you_mean(filename, (f"{scheme}://{known}" for known in addresses))
+        raise CheckpointError(f"No model has the name {filename}{hint}: give a known one, an https address or a path.")
+    address = addresses[name]
+    load = load_from_remote if "://" in address else load_from_local
+    if load is load_from_local:
+        address = f"{mmengine_checkpoint._get_mmengine_home()}/{address}"
+    checkpoint = load(address, map_location)
+    return mmengine_checkpoint._process_mmcls_checkpoint(checkpoint) if scheme == "mmcls" else checkpoint
+
+
+@HOOKS.register_module()
+class LoadPolicyHook(Hook):
+    """Applies the config's `load_policy` to the checkpoint of `load_from`; `load_config` adds it.
+
+    Resuming and testing never start new heads: there 'finetune' counts as 'strict'.
+    """
+
+    priority = "VERY_HIGH"  # before EMAHook, which loads the checkpoint, too
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Labels the weights on their way into the model.
+
+        Raises:
+            CheckpointError: A training cannot go on from what is no training's checkpoint.
+        """
+        if runner._resume and not {"message_hub", "meta"} <= set(checkpoint):
+            raise CheckpointError(
+                f"{label_of(weights_in(checkpoint) or {}).get('source', 'The checkpoint')} was not saved in a training "
+                "of MMEngine, so there is nothing to resume: start from its weights with --load-from instead."
+            )
+        policy = runner.cfg.get("load_policy") or "strict"
+        training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        if policy == "finetune" and not training:
+            policy = "strict"
+        weights = weights_in(checkpoint)
+        if weights is not None:
+            checkpoint["state_dict"] = label(weights, policy=policy)
+
+
+@WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
+class PretrainedInit(MMEnginePretrainedInit):
+    """MMEngine's `dict(type='Pretrained', ...)`, with one more key and sentences instead of assertions.
+
+    Args:
+        checkpoint: Path or https address.
+        prefix: Take only tensors whose names begin so, without that beginning; 'backbone.' for a detector's.
+        map_location: As in `torch.load`.
+        partial: Take what fits and leave the rest as initialised.
+    """
+
+    def __init__(
+        self, checkpoint: str, prefix: str | None = None, map_location: str = "cpu", partial: bool = False
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.partial = partial
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the file into ``module``.
+
+        Raises:
+            CheckpointError: It has no tensor under the prefix, or does not fit.
+        """
+        content = mmengine_checkpoint.CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
+        state = weights_in(content)
+        if state is None:
+            state = content
+        source = label_of(state).get("source", self.checkpoint)
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+        if self.prefix:
+            prefix = self.prefix.rstrip(".") + "."
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            if not state:
+                raise CheckpointError(
+                    f"{source} has no tensor whose name begins with {prefix}: correct the prefix of the init_cfg, or "
+                    "leave it out if the file holds a backbone alone."
+                )
+        state = label(state, source=source, policy="partial" if self.partial else "strict")
+        mmengine_checkpoint.load_state_dict(module, state, strict=False, logger="current")
+        if hasattr(module, "_params_init_info"):
+            update_init_info(module, init_info=self._get_init_info())
