@@ -33,6 +33,6 @@ def form_like(module: nn.Module, kind: type[Form]) -> Form:
 def _fused_part(part: nn.Module | None) -> nn.Module | None:
     if part is None:
         return None
-    if type(part) in (nn.ModuleList, nn.Sequential):
+    if isinstance(part, (nn.ModuleList, nn.Sequential)):
         return form_like(part, type(part))
     return part.fuse() if hasattr(part, "fuse") else fused(part)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import wrappers
 from torch import Tensor, nn
 
 from ..layers import form_of
@@ -13,6 +14,10 @@ from .folding import fuse_conv_bn
 from .packed import NO_ACTIVATION, PackedConv1x1, in_place, onednn_activation, product_dtype, weight_key
 from .winograd import transform_weight, winograd_conv
 
+# MMCV's own classes differ in what they do with empty batches under PyTorch 1.4 only.
+PLAIN_CONVS = (nn.Conv2d, wrappers.Conv2d)
+PLAIN_UPSAMPLES = (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
+PLAIN_LINEARS = (nn.Linear, wrappers.Linear)
 # Where a Winograd convolution was faster than a direct one: enough channels, enough tiles of 4×4.
 _WINOGRAD_CHANNELS = 128
 _WINOGRAD_TILES = 24
@@ -148,7 +153,7 @@ class FusedConvModule(ConvModule):
 
 def can_pack(conv: nn.Module) -> bool:
     """Whether :func:`pack_conv` takes this layer."""
-    plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
+    plain = type(conv) in PLAIN_CONVS and conv.groups == 1 and conv.padding_mode == "zeros"
     return plain and not isinstance(conv.padding, str)
 
 

@@ -16,7 +16,7 @@ from ..ops import cpu_inference
 from ..ops.roi_align import roi_align_levels
 from .forms import at_least_fp32, form_like
 from .masks import FusedMaskHead
-from .packed_conv import PackedLinear
+from .packed_conv import PLAIN_LINEARS, PackedLinear
 
 
 class FusedRoIExtractor(SingleRoIExtractor):
@@ -189,7 +189,7 @@ def _fuse_bbox_head(head: ConvFCBBoxHead) -> nn.Module:
         Shared4Conv1FCBBoxHead: FusedShared4Conv1FCBBoxHead,
     }
     dense = [*head.shared_fcs, *head.cls_fcs, *head.reg_fcs]
-    if any(type(layer) is not nn.Linear for layer in dense):
+    if any(type(layer) not in PLAIN_LINEARS for layer in dense):
         return head
     form = form_like(head, kinds[type(head)])
     area = 1 if head.with_avg_pool else head.roi_feat_area
@@ -200,7 +200,7 @@ def _fuse_bbox_head(head: ConvFCBBoxHead) -> nn.Module:
         packed = [PackedLinear(layer, nn.ReLU(), 1 if i else first) for i, layer in enumerate(layers)]
         setattr(form, name, nn.ModuleList(packed))
     for name in ("fc_cls", "fc_reg"):
-        if type(getattr(head, name, None)) is nn.Linear:
+        if type(getattr(head, name, None)) in PLAIN_LINEARS:
             setattr(form, name, PackedLinear(getattr(head, name)))
     return form
 
