@@ -27,6 +27,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="override settings of the config, for example data_root=/data/coco classes=auto "
         "train_dataloader.batch_size=4",
     )
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="where the config is the one inside a checkpoint: let it import modules and name types and addresses "
+        "outside MMDetection and this package",
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # torchrun sets the variable LOCAL_RANK; older launchers pass the argument.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -40,7 +46,7 @@ def config_from(args: argparse.Namespace) -> Config:
         UserError: The config is missing, broken or contradicts itself.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, args.trust_config)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg

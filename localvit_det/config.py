@@ -10,10 +10,13 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from .annotations import read_annotations
+from .checkpoint.embedded_config import read_config
 from .checkpoint.policy import POLICIES
-from .checkpoint.publish import CHECKPOINT_SUFFIXES, config_text
+from .checkpoint.publish import CHECKPOINT_SUFFIXES
+from .compat.checkpoint_loading import load_weights_only
 from .errors import ConfigError, UserError
 
 SPLITS = ("train", "val", "test")
@@ -28,19 +31,20 @@ _TOP_LEVEL = {
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "backbone")
 
 
-def load_config(path: str | Path, options: dict | None = None) -> Config:
+def load_config(path: str | Path, options: dict | None = None, trusted: bool = False) -> Config:
     """Reads a config, merges options and completes it.
 
     Args:
         path: A config file, or a checkpoint that carries its config.
         options: Dotted keys and values, as `--cfg-options` gives them.
+        trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
 
     Raises:
         ConfigError: The file is missing or cannot be read, or an option does not fit.
         DataError: `classes='auto'` and the annotation file is missing or unreadable.
     """
     options = options or {}
-    cfg = _read(Path(path))
+    cfg = _read(Path(path), trusted)
     old_root = cfg.get("data_root")
     for key in options:
         top = key.partition(".")[0]
@@ -269,7 +273,7 @@ def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> s
     return f" (did you mean '{lower[near[0]]}'?)" if near else ""
 
 
-def _read(path: Path) -> Config:
+def _read(path: Path, trusted: bool) -> Config:
     if not path.is_file():
         names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
@@ -277,7 +281,7 @@ def _read(path: Path) -> Config:
         raise ConfigError(f"The config {path.absolute()} does not exist{missing}{hint}.")
     try:
         if path.suffix in CHECKPOINT_SUFFIXES:
-            return Config.fromstring(config_text(path), ".py")
+            return _read_embedded(path, trusted)
         return Config.fromfile(path)
     except UserError:
         raise
@@ -286,6 +290,16 @@ def _read(path: Path) -> Config:
         if isinstance(error.__cause__, UserError):  # what importing our own package found
             raise error.__cause__ from error
         raise ConfigError(f"The config {path} cannot be read: {_one_line(error)}.") from error
+
+
+def _read_embedded(path: Path, trusted: bool) -> Config:
+    values, left_out = read_config(load_weights_only(path), path, trusted)
+    for sentence in left_out:
+        print_log(f"{path}: {sentence}", "current")
+    cfg = Config(values)
+    if cfg.get("custom_imports"):
+        import_modules_from_strings(**cfg.custom_imports)
+    return cfg
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from mmengine import dist
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..checkpoint.container import announce
+from ..checkpoint.embedded_config import defuse
 from ..errors import CheckpointError
 from .checkpoint_loading import MapLocation, download, load_weights_only
 
@@ -38,6 +39,7 @@ def install() -> None:
 def load_from_local(filename: str | os.PathLike, map_location: MapLocation | None = None) -> dict:
     """Loads a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
     checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
+    defuse(checkpoint, filename)  # MMEngine runs config texts where it resumes and where it infers
     return announce(checkpoint, source=os.fspath(filename))
 
 
