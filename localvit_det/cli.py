@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from .config import load_config
 from .errors import ConfigError, UserError
+from .options import HELP, OptionsAction
 from .preflight import check_config
 
 
@@ -22,10 +23,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=OptionsAction,
         metavar="KEY=VALUE",
-        help="override settings of the config, for example data_root=/data/coco classes=auto "
-        "train_dataloader.batch_size=4",
+        help=HELP,
+    )
+    parser.add_argument(
+        "--draw",
+        action="store_true",
+        help="let a data set of drawn shapes be drawn at its data_root; without this only at its default place",
     )
     parser.add_argument(
         "--trust-config",
@@ -46,7 +51,8 @@ def config_from(args: argparse.Namespace) -> Config:
         UserError: The config is missing, broken or contradicts itself.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options, args.trust_config)
+    options = {**({"draw": True} if args.draw else {}), **(args.cfg_options or {})}
+    cfg = load_config(args.config, options, args.trust_config)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg

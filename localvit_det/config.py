@@ -18,13 +18,14 @@ from .checkpoint.policy import POLICIES
 from .checkpoint.publish import CHECKPOINT_SUFFIXES
 from .compat.checkpoint_loading import load_weights_only
 from .errors import ConfigError, UserError
+from .options import read_options
 
 SPLITS = ("train", "val", "test")
 # Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
 # slip in its first word would otherwise be stored under a new name, in silence.
 _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
-    *("data_root", "classes", "sync_bn", "compile", "find_unused_parameters", "custom_imports"),
+    *("data_root", "classes", "draw", "sync_bn", "compile", "find_unused_parameters", "custom_imports"),
     *("vis_backends", "tta_model", "tta_pipeline", "pretrained", "load_policy"),
 }
 # Parts whose num_classes does not count object classes: RPN is class-agnostic, semantic heads count stuff.
@@ -36,7 +37,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
 
     Args:
         path: A config file, or a checkpoint that carries its config.
-        options: Dotted keys and values, as `--cfg-options` gives them.
+        options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
         trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
 
     Raises:
@@ -51,6 +52,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         known = {*cfg.keys(), *_TOP_LEVEL}
         if top not in known and (hint := did_you_mean(top, known, cutoff=0.8)):
             raise ConfigError(f"The option {key} sets {top}, which nothing reads{hint}.")
+    options = read_options(options, cfg._cfg_dict)
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
@@ -129,7 +131,7 @@ def use_dataset_classes(cfg: Config) -> None:
     classes = cfg.classes
     if classes == "auto":
         for dataset in datasets:
-            prepare_dataset(dataset)
+            prepare_dataset(dataset, cfg.get("draw", False))
         files = [file for dataset in datasets if (file := dataset_paths(dataset)[0])]
         if not files:
             raise ConfigError("classes='auto' needs train_dataloader.dataset.ann_file: name one, or the classes.")
@@ -214,11 +216,18 @@ def dataset_paths(dataset: dict) -> tuple[str | None, str | None]:
     return joined(dataset.get("ann_file")), joined(prefix)
 
 
-def prepare_dataset(dataset: dict) -> None:
-    """Lets a data set make its files, where its class has `prepare(data_root)`."""
+def prepare_dataset(dataset: dict, consent: bool) -> None:
+    """Lets a data set make its files, where its class has `prepare(data_root, consent)`.
+
+    Args:
+        consent: The user wants files to be made at whatever place the config names.
+
+    Raises:
+        DataError: They cannot be made, or not without consent.
+    """
     prepare = getattr(registered(DATASETS, dataset), "prepare", None)
     if prepare is not None:
-        prepare(dataset.get("data_root") or "")
+        prepare(dataset.get("data_root") or "", consent)
 
 
 def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict]]:

@@ -18,7 +18,7 @@ _TRUST = "pass --trust-config if you know who made the file"
 
 # How a run was started says nothing about the model.
 OF_THE_RUN = (
-    *("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained", "runner_type", "compile"),
+    *("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained", "runner_type", "compile", "draw"),
     *("strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "experiment_name"),
 )
 # Registered, but they write files where they are told to, send data away, fetch models by a name, or evaluate texts.

@@ -34,7 +34,7 @@ def check_data(cfg: Config, split: str, check_classes: Callable[[str, dict, Anno
             name = dataset.get("type")
             hint = did_you_mean(name, DATASETS.module_dict)
             raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
-        prepare_dataset(dataset)
+        prepare_dataset(dataset, cfg.get("draw", False))
         ann_file, image_dir = dataset_paths(dataset)
         _check_exists(path, "annotation file", ann_file)
         _check_exists(path, "image folder", image_dir)
