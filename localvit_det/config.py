@@ -1,6 +1,5 @@
 """Loads a config and completes what the user should not have to repeat: data root, neck, classes."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Iterable, Iterator
@@ -10,14 +9,12 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
 
 from .annotations import read_annotations
-from .checkpoint.embedded_config import read_config
 from .checkpoint.policy import POLICIES
-from .checkpoint.publish import CHECKPOINT_SUFFIXES
-from .compat.checkpoint_loading import load_weights_only
-from .errors import ConfigError, UserError
+from .config_file import did_you_mean, one_line, read_config_file
+from .datasets.load_image import ON_BROKEN
+from .errors import ConfigError
 from .options import read_options
 
 SPLITS = ("train", "val", "test")
@@ -25,8 +22,9 @@ SPLITS = ("train", "val", "test")
 # slip in its first word would otherwise be stored under a new name, in silence.
 _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
-    *("data_root", "classes", "draw", "sync_bn", "compile", "find_unused_parameters", "custom_imports"),
-    *("vis_backends", "tta_model", "tta_pipeline", "pretrained", "load_policy"),
+    *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
+    *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
+    "load_policy",
 }
 # Parts whose num_classes does not count object classes: RPN is class-agnostic, semantic heads count stuff.
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "backbone")
@@ -45,7 +43,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         DataError: `classes='auto'` and the annotation file is missing or unreadable.
     """
     options = options or {}
-    cfg = _read(Path(path), trusted)
+    cfg = read_config_file(Path(path), trusted)
     old_root = cfg.get("data_root")
     for key in options:
         top = key.partition(".")[0]
@@ -56,7 +54,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ConfigError(f"The options {options} do not fit {path}: {_one_line(error)}.") from error
+        raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), old_root)
     # Someone who types this option means it; preflight then says what does not fit.
@@ -67,6 +65,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     if cfg.get("pretrained"):
         use_pretrained(cfg)
     use_load_policy(cfg)
+    use_broken_images(cfg)
     return cfg
 
 
@@ -167,9 +166,29 @@ def use_load_policy(cfg: Config) -> None:
     policy = cfg.get("load_policy")
     if policy is not None and policy not in POLICIES:
         raise ConfigError(f"load_policy='{policy}' is none of {POLICIES}{did_you_mean(policy, POLICIES)}; correct it.")
+    _add_hook(cfg, "LoadPolicyHook")
+
+
+def use_broken_images(cfg: Config) -> None:
+    """Lets the top-level `broken_images`, `max_broken_images` and `max_pixels` decide on images that cannot be used.
+
+    Raises:
+        ConfigError: One of them makes no sense.
+    """
+    choice = cfg.get("broken_images", "skip")
+    if choice not in ON_BROKEN:
+        raise ConfigError(f"broken_images='{choice}' is none of {ON_BROKEN}{did_you_mean(choice, ON_BROKEN)}.")
+    for key in ("max_broken_images", "max_pixels"):
+        value = cfg.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(f"{key}={value!r} is no count: give a number from 0 on.")
+    _add_hook(cfg, "BrokenImagesHook")
+
+
+def _add_hook(cfg: Config, kind: str) -> None:
     hooks = cfg.get("custom_hooks") or []
-    if not any(hook.get("type") == "LoadPolicyHook" for hook in hooks):
-        cfg.custom_hooks = [*hooks, {"type": "LoadPolicyHook"}]
+    if not any(hook.get("type") == kind for hook in hooks):
+        cfg.custom_hooks = [*hooks, {"type": kind}]
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -273,43 +292,3 @@ def registered(registry, config: dict) -> object | None:
     """The class that `config['type']` means, None if the registry lacks it."""
     kind = config.get("type")
     return registry.get(kind) if isinstance(kind, str) else kind
-
-
-def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:
-    """Returns ` (did you mean 'x'?)` with the nearest candidate or nothing; upper case counts as lower."""
-    lower = {candidate.casefold(): candidate for candidate in sorted(map(str, candidates))}
-    near = difflib.get_close_matches(str(name).casefold(), lower, n=1, cutoff=cutoff)
-    return f" (did you mean '{lower[near[0]]}'?)" if near else ""
-
-
-def _read(path: Path, trusted: bool) -> Config:
-    if not path.is_file():
-        names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
-        hint = did_you_mean(path.name, names)
-        raise ConfigError(f"The config {path.absolute()} does not exist{missing}{hint}.")
-    try:
-        if path.suffix in CHECKPOINT_SUFFIXES:
-            return _read_embedded(path, trusted)
-        return Config.fromfile(path)
-    except UserError:
-        raise
-    # A config is a program: whatever it raises is a mistake in it.
-    except Exception as error:
-        if isinstance(error.__cause__, UserError):  # what importing our own package found
-            raise error.__cause__ from error
-        raise ConfigError(f"The config {path} cannot be read: {_one_line(error)}.") from error
-
-
-def _read_embedded(path: Path, trusted: bool) -> Config:
-    values, left_out = read_config(load_weights_only(path), path, trusted)
-    for sentence in left_out:
-        print_log(f"{path}: {sentence}", "current")
-    cfg = Config(values)
-    if cfg.get("custom_imports"):
-        import_modules_from_strings(**cfg.custom_imports)
-    return cfg
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")
