@@ -6,30 +6,54 @@ without a word.
 
 import gc
 import json
-import re
-from collections import Counter
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from .errors import DataError
+from .plain_polygons import without_plain_polygons
+from .segmentations import FAR, mask_fault
 
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
+MAX_PIXELS = 100_000_000  # 300 MB when decoded; more is a slip in a size, or an attack
 
+# What MMDetection drops without a word ...
 DEGENERATE = "are smaller than one pixel"
 OUTSIDE = "lie outside their image"
 NO_CATEGORY = "have a category_id that is not among the categories"
 NO_IMAGE = "have an image_id that is not among the images"
+IGNORED = "are marked with ignore"
+# ... and what it would break on, or learn nonsense from.
+NOT_NUMBERS = "have something else than numbers in bbox or area"
+NOT_FINITE = "have NaN or infinity in bbox or area"
+TOO_FAR = f"reach more than {FAR} sizes of their image beyond it"
+NOT_CROWD = "have an iscrowd other than 0 and 1"
 
-# Polygons are most of a file and none of the checks' business: without them COCO is parsed in 6 s instead of
-# 15 s, in a third of the memory.
-_POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]\d\s.,eE+-]+\]')
+_NAMED = 5  # ids that a sentence names
 
 _NEEDED = {
     "images": "id, file_name, width and height",
     "categories": "id and name",
     "annotations": "id, image_id, category_id, bbox [x, y, width, height] and area",
 }
+
+
+class Faults(dict):
+    """Ids of annotations by what is wrong with them."""
+
+    def add(self, reason: str, identity: object) -> None:
+        """Notes one annotation."""
+        self.setdefault(reason, []).append(identity)
+
+    def count(self) -> int:
+        """All of them."""
+        return sum(map(len, self.values()))
+
+    def told(self) -> str:
+        """`3 have NaN … (ids 4, 7, 9), 1 …`, the most frequent reason first."""
+        rows = sorted(self.items(), key=lambda row: -len(row[1]))
+        return ", ".join(f"{len(ids)} {reason} ({_ids(ids)})" for reason, ids in rows)
 
 
 @dataclass
@@ -39,14 +63,19 @@ class Annotations:
     Attributes:
         categories: Names in the order of the file, which is the order of MMDetection's labels.
         images: (file name, width, height) by image id.
-        annotated: For each category name the ids of the images with at least one usable box.
+        annotated: For each category name the ids of the images with at least one usable box that is no crowd.
         boxes: Number of annotations.
-        faults: Number of annotations that MMDetection drops, by reason.
+        crowds: Number of usable ones that mark a crowd, from which nothing is learnt.
+        faults: Annotations that MMDetection drops.
+        errors: Annotations that a training breaks on.
+        mask_faults: Annotations whose masks, or parts of them, MMDetection drops.
+        mask_errors: Annotations whose masks a training or an evaluation breaks on.
         over_edge: Boxes that run over the edge of their image.
         like_corners: Boxes that would be good ones as [x1, y1, x2, y2].
         like_fractions: Boxes inside the unit square.
         without_mask: Usable boxes without a segmentation.
         without_iscrowd: Annotations without the key that pycocotools needs for the evaluation.
+        same_files: Names of image files that stand under several ids.
     """
 
     path: Path
@@ -54,12 +83,17 @@ class Annotations:
     images: dict = field(default_factory=dict)
     annotated: dict[str, set] = field(default_factory=dict)
     boxes: int = 0
-    faults: Counter = field(default_factory=Counter)
+    crowds: int = 0
+    faults: Faults = field(default_factory=Faults)
+    errors: Faults = field(default_factory=Faults)
+    mask_faults: Faults = field(default_factory=Faults)
+    mask_errors: Faults = field(default_factory=Faults)
     over_edge: int = 0
     like_corners: int = 0
     like_fractions: int = 0
     without_mask: int = 0
     without_iscrowd: int = 0
+    same_files: list[str] = field(default_factory=list)
 
 
 def read_annotations(path: str | Path) -> Annotations:
@@ -98,27 +132,22 @@ def forget_annotations() -> None:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
-    try:
-        content = json.loads(_POLYGONS.sub(b'"segmentation":[[0]]', path.read_bytes()))
-    except ValueError as error:
-        raise DataError(f"The annotation file {path} is not JSON ({error}): give a COCO-format file.") from error
+    content = _parsed(path, size)
     found = Annotations(path)
     section = "images"
     item: object = None
     try:
         # COCO's files of test images have no annotations
         content.setdefault("annotations", [])
-        for item in content["images"]:
-            image = (str(item["file_name"]), float(item["width"]), float(item["height"]))
-            if item["id"] in found.images:
-                raise DataError(f"The annotation file {path} has the image id {item['id']} twice: renumber it.")
-            found.images[item["id"]] = image
+        _read_images(content["images"], found)
         section = "categories"
         names = {}
         for item in content["categories"]:
             if item["name"] in names.values() or item["id"] in names:
                 raise DataError(f"The annotation file {path} has the category {item} twice: remove one.")
-            names[item["id"]] = str(item["name"])
+            if not isinstance(item["name"], str):
+                raise TypeError(f"the name {item['name']!r} is no text")
+            names[item["id"]] = item["name"]
         found.categories = tuple(names.values())
         found.annotated = {name: set() for name in found.categories}
         section = "annotations"
@@ -138,25 +167,122 @@ def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
     return found
 
 
+def _parsed(path: Path, size: int) -> dict:
+    """The content without its plain polygons, as the tools that come later will be able to read it, too."""
+    if size > _memory() / 2:
+        raise DataError(
+            f"The annotation file {path} has {size / 1e9:.1f} GB, which this machine's memory cannot hold when it is "
+            "read: split it, or use a machine with more memory."
+        )
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\xef\xbb\xbf") or json.detect_encoding(content[:4]) != "utf-8":
+            kind = "begins with a byte order mark" if content[:1] == b"\xef" else "is written in UTF-16 or UTF-32"
+            raise DataError(
+                f"The annotation file {path} {kind}, which MMDetection cannot read: save it as UTF-8 without a "
+                "byte order mark."
+            )
+        return json.loads(without_plain_polygons(content))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The annotation file {path} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"The annotation file {path} is not JSON ({error}): give a COCO-format file.") from error
+    except RecursionError as error:
+        raise DataError(
+            f"The annotation file {path} is nested deeper than any COCO-format file: give another one."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"The annotation file {path} cannot be read ({error.strerror}): check its permissions."
+        ) from error
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinity where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return float("inf")
+
+
+def _read_images(items: list, found: Annotations) -> None:
+    seen = set()
+    for item in items:
+        name, width, height, identity = item["file_name"], item["width"], item["height"], item["id"]
+        here = f"The annotation file {found.path} has the image id {identity}"
+        if identity in found.images:
+            raise DataError(f"{here} twice: renumber it.")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{here} with the file_name {name!r:.80}: give the name of its file.")
+        if type(width) is not int or type(height) is not int or min(width, height) < 1:
+            raise DataError(
+                f"{here} ({name}) with the size {width!r:.40} x {height!r:.40}: width and height have to be whole "
+                "numbers of pixels."
+            )
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"{here} ({name}) with the size {width} x {height}, over {MAX_PIXELS:,} pixels: correct its size, or "
+                "cut the image into parts."
+            )
+        found.images[identity] = (name, width, height)
+        if name in seen:
+            found.same_files.append(name)
+        seen.add(name)
+
+
 def _add(annotation: dict, names: dict, found: Annotations) -> None:
-    x, y, w, h = map(float, annotation["bbox"])
-    area, category, image = annotation["area"], annotation["category_id"], annotation["image_id"]
+    identity, area, category, image = (annotation[key] for key in ("id", "area", "category_id", "image_id"))
+    x, y, w, h = annotation["bbox"]
     found.boxes += 1
-    found.without_iscrowd += "iscrowd" not in annotation
+    crowd = annotation.get("iscrowd")
+    if crowd not in (0, 1):
+        if crowd is not None:
+            found.errors.add(NOT_CROWD, identity)
+            return
+        found.without_iscrowd += 1
+    try:
+        total = x + y + w + h + area
+        if total - total != 0:
+            found.errors.add(NOT_FINITE, identity)
+            return
+    except (TypeError, OverflowError):
+        found.errors.add(NOT_NUMBERS, identity)
+        return
     found.like_fractions += min(w, h) > 0 and max(x + w, y + h) <= 1
     if image not in found.images:
-        found.faults[NO_IMAGE] += 1
+        found.faults.add(NO_IMAGE, identity)
         return
     _, width, height = found.images[image]
     right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
-    found.over_edge += min(x, y) < -EDGE_TOLERANCE or x + w > right or y + h > bottom
+    if x < -EDGE_TOLERANCE or y < -EDGE_TOLERANCE or x + w > right or y + h > bottom:
+        found.over_edge += 1
+        if max(abs(x) + abs(w), abs(y) + abs(h)) > FAR * (width + height):
+            found.errors.add(TOO_FAR, identity)
+            return
     found.like_corners += x < w <= right and y < h <= bottom
     if category not in names:
-        found.faults[NO_CATEGORY] += 1
+        found.faults.add(NO_CATEGORY, identity)
     elif w < 1 or h < 1 or area <= 0:
-        found.faults[DEGENERATE] += 1
+        found.faults.add(DEGENERATE, identity)
     elif x + w <= 0 or y + h <= 0 or x >= width or y >= height:
-        found.faults[OUTSIDE] += 1
-    elif not annotation.get("ignore"):
-        found.annotated[names[category]].add(image)
-        found.without_mask += not annotation.get("segmentation")
+        found.faults.add(OUTSIDE, identity)
+    elif annotation.get("ignore"):
+        found.faults.add(IGNORED, identity)
+    else:
+        if crowd:
+            found.crowds += 1
+        else:
+            found.annotated[names[category]].add(image)
+        mask = annotation.get("segmentation")
+        found.without_mask += not mask
+        fault = mask_fault(mask, width, height)
+        if fault:
+            reason, stops = fault
+            (found.mask_errors if stops else found.mask_faults).add(reason, identity)
+
+
+def _ids(ids: list) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"id{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:_NAMED]))}{more}"

@@ -7,29 +7,46 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from .config import load_config
 from .errors import ConfigError, UserError
+from .options import HELP, OptionsAction
 from .preflight import check_config
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Makes a parser with the arguments that MMDetection users know."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", help="config file")
+    parser = make_config_parser(description)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config, for example data_root=/data/coco classes=auto "
-        "train_dataloader.batch_size=4",
-    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # torchrun sets the variable LOCAL_RANK; older launchers pass the argument.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def make_config_parser(description: str) -> argparse.ArgumentParser:
+    """Makes a parser with the arguments that name and change a config."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=OptionsAction,
+        metavar="KEY=VALUE",
+        help=HELP,
+    )
+    parser.add_argument(
+        "--draw",
+        action="store_true",
+        help="let a data set of drawn shapes be drawn at its data_root; without this only at its default place",
+    )
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="where the config is the one inside a checkpoint: let it import modules and name types and addresses "
+        "outside MMDetection and this package",
+    )
     return parser
 
 
@@ -40,10 +57,20 @@ def config_from(args: argparse.Namespace) -> Config:
         UserError: The config is missing, broken or contradicts itself.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = read_arguments(args)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
+
+
+def read_arguments(args: argparse.Namespace) -> Config:
+    """Loads the config of `make_config_parser`'s arguments.
+
+    Raises:
+        UserError: As of `config_from`.
+    """
+    options = {**({"draw": True} if args.draw else {}), **(args.cfg_options or {})}
+    return load_config(args.config, options, args.trust_config)
 
 
 def enable_amp(cfg: Config) -> None:
@@ -69,7 +96,7 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
             main(argv)
         except UserError as error:
             if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-                sys.stderr.write(f"error: {error}\n")
+                sys.stderr.write(f"error: {sentence_of(error)}\n")
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             sys.stderr.write("Interrupted; `--resume` goes on from the last checkpoint in the work dir.\n")
@@ -78,4 +105,21 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
     return run
 
 
-__all__ = ["check_config", "config_from", "enable_amp", "make_parser", "tells_mistakes"]
+def sentence_of(error: UserError) -> str:
+    """The message of an error in one line, without what a data worker's way to the main process added to it."""
+    text = str(error).strip()
+    if text.startswith("Caught "):  # by torch: the worker's traceback follows, and the message behind its kind
+        text = text.rpartition(f"{UserError.__module__}.")[2].partition(": ")[2] or text
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+__all__ = [
+    "check_config",
+    "config_from",
+    "enable_amp",
+    "make_config_parser",
+    "make_parser",
+    "read_arguments",
+    "sentence_of",
+    "tells_mistakes",
+]

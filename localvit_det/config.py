@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from .annotations import read_annotations
 from .checkpoint.entrances import POLICIES
-from .checkpoint.publish import CHECKPOINT_SUFFIXES, config_text
+from .config_file import one_line, read_config_file
 from .config_parts import (
     dataset_paths,
     find_datasets,
@@ -20,41 +20,46 @@ from .config_parts import (
     prepare_dataset,
     walk,
 )
-from .errors import ConfigError, UserError, did_you_mean
+from .datasets.load_image import ON_BROKEN
+from .errors import ConfigError, did_you_mean
+from .options import read_options
 
 SPLITS = ("train", "val", "test")
 # Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
 # slip in its first word would otherwise be stored under a new name, in silence.
 _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
-    *("data_root", "classes", "sync_bn", "compile", "find_unused_parameters", "custom_imports"),
-    *("vis_backends", "tta_model", "tta_pipeline", "pretrained", "load_policy"),
+    *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
+    *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
+    "load_policy",
 }
 
 
-def load_config(path: str | Path, options: dict | None = None) -> Config:
+def load_config(path: str | Path, options: dict | None = None, trusted: bool = False) -> Config:
     """Reads a config, merges options and completes it.
 
     Args:
         path: A config file, or a checkpoint that carries its config.
-        options: Dotted keys and values, as `--cfg-options` gives them.
+        options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
+        trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
 
     Raises:
         ConfigError: The file is missing or cannot be read, or an option does not fit.
         DataError: `classes='auto'` and the annotation file is missing or unreadable.
     """
     options = options or {}
-    cfg = _read(Path(path))
+    cfg = read_config_file(Path(path), trusted)
     old_root = cfg.get("data_root")
     for key in options:
         top = key.partition(".")[0]
         known = {*cfg.keys(), *_TOP_LEVEL}
         if top not in known and (hint := did_you_mean(top, known, cutoff=0.8)):
             raise ConfigError(f"The option {key} sets {top}, which nothing reads{hint}.")
+    options = read_options(options, cfg._cfg_dict)
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ConfigError(f"The options {options} do not fit {path}: {_one_line(error)}.") from error
+        raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), old_root)
     # Someone who types this option means it; preflight then says what does not fit.
@@ -65,6 +70,7 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
     if cfg.get("pretrained"):
         use_pretrained(cfg)
     use_load_policy(cfg)
+    use_broken_images(cfg)
     return cfg
 
 
@@ -129,7 +135,7 @@ def use_dataset_classes(cfg: Config) -> None:
     classes = cfg.classes
     if classes == "auto":
         for dataset in datasets:
-            prepare_dataset(dataset)
+            prepare_dataset(dataset, cfg.get("draw", False))
         files = [file for dataset in datasets if (file := dataset_paths(dataset)[0])]
         if not files:
             raise ConfigError("classes='auto' needs train_dataloader.dataset.ann_file: name one, or the classes.")
@@ -165,29 +171,26 @@ def use_load_policy(cfg: Config) -> None:
     policy = cfg.get("load_policy")
     if policy is not None and policy not in POLICIES:
         raise ConfigError(f"load_policy='{policy}' is none of {POLICIES}{did_you_mean(policy, POLICIES)}; correct it.")
+    _add_hook(cfg, "LoadPolicyHook")
+
+
+def use_broken_images(cfg: Config) -> None:
+    """Lets the top-level `broken_images`, `max_broken_images` and `max_pixels` decide on images that cannot be used.
+
+    Raises:
+        ConfigError: One of them makes no sense.
+    """
+    choice = cfg.get("broken_images", "skip")
+    if choice not in ON_BROKEN:
+        raise ConfigError(f"broken_images='{choice}' is none of {ON_BROKEN}{did_you_mean(choice, ON_BROKEN)}.")
+    for key in ("max_broken_images", "max_pixels"):
+        value = cfg.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(f"{key}={value!r} is no count: give a number from 0 on.")
+    _add_hook(cfg, "BrokenImagesHook")
+
+
+def _add_hook(cfg: Config, kind: str) -> None:
     hooks = cfg.get("custom_hooks") or []
-    if not any(hook.get("type") == "LoadPolicyHook" for hook in hooks):
-        cfg.custom_hooks = [*hooks, {"type": "LoadPolicyHook"}]
-
-
-def _read(path: Path) -> Config:
-    if not path.is_file():
-        names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
-        hint = did_you_mean(path.name, names)
-        raise ConfigError(f"The config {path.absolute()} does not exist{missing}{hint}.")
-    try:
-        if path.suffix in CHECKPOINT_SUFFIXES:
-            return Config.fromstring(config_text(path), ".py")
-        return Config.fromfile(path)
-    except UserError:
-        raise
-    # A config is a program: whatever it raises is a mistake in it.
-    except Exception as error:
-        if isinstance(error.__cause__, UserError):  # what importing our own package found
-            raise error.__cause__ from error
-        raise ConfigError(f"The config {path} cannot be read: {_one_line(error)}.") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")
+    if not any(hook.get("type") == kind for hook in hooks):
+        cfg.custom_hooks = [*hooks, {"type": kind}]

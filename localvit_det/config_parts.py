@@ -55,11 +55,18 @@ def dataset_paths(dataset: dict) -> tuple[str | None, str | None]:
     return joined(dataset.get("ann_file")), joined(prefix)
 
 
-def prepare_dataset(dataset: dict) -> None:
-    """Lets a data set make its files, where its class has `prepare(data_root)`."""
+def prepare_dataset(dataset: dict, consent: bool) -> None:
+    """Lets a data set make its files, where its class has `prepare(data_root, consent)`.
+
+    Args:
+        consent: The user wants files to be made at whatever place the config names.
+
+    Raises:
+        DataError: They cannot be made, or not without consent.
+    """
     prepare = getattr(registered(DATASETS, dataset), "prepare", None)
     if prepare is not None:
-        prepare(dataset.get("data_root") or "")
+        prepare(dataset.get("data_root") or "", consent)
 
 
 def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict]]:

@@ -5,6 +5,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+import cv2
+import numpy as np
 from mmengine.config import Config
 
 NAMES = ("cat", "dog", "zebra")
@@ -30,7 +32,7 @@ def annotations(count: int = 4) -> dict:
 
 
 def write_coco(root: Path, train: dict | None = None, val: dict | None = None) -> Path:
-    """Writes a folder in COCO's layout; the images are empty files."""
+    """Writes a folder in COCO's layout; the images are gray."""
     good = annotations()
     for split, content in (("train", train or good), ("val", val or good)):
         folder = root / f"{split}2017"
@@ -38,8 +40,14 @@ def write_coco(root: Path, train: dict | None = None, val: dict | None = None) -
         (root / "annotations").mkdir(exist_ok=True)
         (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
         for image in content["images"]:
-            (folder / image["file_name"]).touch()
+            (folder / image["file_name"]).write_bytes(gray(image["width"], image["height"]))
     return root
+
+
+@cache
+def gray(width: int, height: int) -> bytes:
+    """A JPEG file of one color."""
+    return cv2.imencode(".jpg", np.full((max(height, 1), max(width, 1), 3), 114, np.uint8))[1].tobytes()
 
 
 def edited(change) -> dict:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from benchmarking.backbones import Options, measure_backbones
 from benchmarking.detector import measure_validation, validation_table
@@ -25,6 +24,7 @@ from localvit_det.cli import check_config, tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.errors import ConfigError, UserError
 from localvit_det.evaluation import use_fast_eval
+from localvit_det.options import OptionsAction
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--detector", metavar="CONFIG", help="measure the evaluation of this detector instead")
     parser.add_argument("--checkpoint", help="weights of --detector; random ones find nothing to paste or to match")
     parser.add_argument("--fast-eval", action="store_true", help="let --detector evaluate with faster-coco-eval")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="of --detector")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help="of --detector")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"), help="folder for JSON, table and plot")
     return parser.parse_args(argv)
 

@@ -20,8 +20,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="checkpoint of a training")
     parser.add_argument("--out-dir", help="folder of the published file (default: the checkpoint's)")
     parser.add_argument("--name", help="start of its name (default: the config's name)")
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="keep what the checkpoint's config names outside MMDetection and this package",
+    )
     args = parser.parse_args(argv)
-    print(publish(args.checkpoint, args.out_dir, args.name))
+    print(publish(args.checkpoint, args.out_dir, args.name, args.trust_config))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from ..errors import CheckpointError, did_you_mean
+from .embedded_config import defuse
 from .layouts import weights_in
 from .read import MapLocation, download, load_weights_only
 
@@ -83,6 +84,7 @@ def announce(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
 def load_from_local(filename: str | os.PathLike, map_location: MapLocation | None = None) -> dict:
     """Loads a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
     checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
+    defuse(checkpoint, filename)  # MMEngine runs config texts where it resumes and where it infers
     return announce(checkpoint, source=os.fspath(filename))
 
 

@@ -15,28 +15,22 @@ import mmcv
 import mmdet
 import mmengine
 import torch
-from mmengine.config import Config
+from mmengine.logging import print_log
 
-from ..config_parts import walk
 from ..errors import CheckpointError
+from .embedded_config import as_text, read_config
 from .layouts import weights_in
 from .read import load_weights_only, sha256
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
-# How a run was started says nothing about the model.
-_OF_THE_RUN = ("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained")
 
 
-def config_text(path: str | os.PathLike) -> str:
-    """The config inside a checkpoint, ready for `Config.fromstring`, without what belongs to its training run.
-
-    Raises:
-        CheckpointError: The file cannot be read, or has no config.
-    """
-    return _config_of(load_weights_only(path), path)
-
-
-def publish(checkpoint: str | os.PathLike, out_dir: str | os.PathLike | None = None, name: str | None = None) -> Path:
+def publish(
+    checkpoint: str | os.PathLike,
+    out_dir: str | os.PathLike | None = None,
+    name: str | None = None,
+    trusted: bool = False,
+) -> Path:
     """Write a training's checkpoint as `name-xxxxxxxx.pth`, x being the start of the file's SHA-256.
 
     With EMAHook the weights are the averaged ones: MMEngine keeps those in `state_dict`, and the others, which are
@@ -46,12 +40,13 @@ def publish(checkpoint: str | os.PathLike, out_dir: str | os.PathLike | None = N
         checkpoint: What MMEngine saved in a training.
         out_dir: Where the file goes; beside ``checkpoint`` by default.
         name: Start of the file's name; the config's name or the checkpoint's by default.
+        trusted: Keep imports, types and addresses of others in the config.
 
     Returns:
         The file.
 
     Raises:
-        CheckpointError: The file cannot be read, or has no weights, config or classes.
+        CheckpointError: The file cannot be read, has no weights, config or classes, or its config is no plain data.
     """
     path = Path(checkpoint)
     content = load_weights_only(path)
@@ -62,10 +57,13 @@ def publish(checkpoint: str | os.PathLike, out_dir: str | os.PathLike | None = N
     dataset_meta = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
     if not dataset_meta.get("classes"):
         raise CheckpointError(f"{path} does not say its classes: give a checkpoint that was saved in a training.")
+    config, left_out = read_config(content, path, trusted)
+    for sentence in left_out:
+        print_log(sentence, "current")
     published = {
         "state_dict": {key: value.detach().cpu().clone() for key, value in weights.items()},
         "meta": {
-            "cfg": _config_of(content, path),
+            "cfg": as_text(config),
             "dataset_meta": dataset_meta,
             "ema": "ema_state_dict" in content,
             "epoch": meta.get("epoch"),
@@ -74,8 +72,9 @@ def publish(checkpoint: str | os.PathLike, out_dir: str | os.PathLike | None = N
             "versions": versions(),
         },
     }
-    config_name = re.sub(r"_\d{8}_\d{6}$", "", meta.get("experiment_name", path.stem))  # without the time stamp
-    return write_hashed(published, Path(out_dir or path.parent), name or config_name)
+    config_name = re.sub(r"_\d{8}_\d{6}$", "", str(meta.get("experiment_name") or path.stem))  # without the time stamp
+    # A file says its experiment's name, but not in which folder something is written.
+    return write_hashed(published, Path(out_dir or path.parent), name or Path(config_name).name or path.stem)
 
 
 def write_hashed(content: Mapping[str, Any], folder: Path, stem: str) -> Path:
@@ -115,17 +114,3 @@ def versions() -> dict[str, str]:
     packages = {"torch": torch, "mmdet": mmdet, "mmengine": mmengine, "mmcv": mmcv}
     found = {name: str(package.__version__) for name, package in packages.items()}
     return {"localvit_det": __version__, "python": platform.python_version(), **found}
-
-
-def _config_of(content: Mapping[str, Any], path: str | os.PathLike) -> str:
-    info = (content.get("message_hub") or {}).get("runtime_info") or {}
-    text = (content.get("meta") or {}).get("cfg") or info.get("cfg")
-    if not text:
-        raise CheckpointError(f"{path} carries no config: give its config as well.")
-    cfg = Config.fromstring(text, ".py")
-    for key in _OF_THE_RUN:
-        cfg.pop(key, None)
-    for _, node in walk(cfg.get("model")):
-        if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
-            node["init_cfg"] = None
-    return cfg.pretty_text

@@ -1,5 +1,6 @@
-"""Data sets that MMDetection does not have."""
+"""Data sets and loading that MMDetection does not have."""
 
+from .load_image import LoadImageFromFile
 from .shapes_dataset import ShapesDataset
 
-__all__ = ["ShapesDataset"]
+__all__ = ["LoadImageFromFile", "ShapesDataset"]

@@ -4,13 +4,18 @@ from pathlib import Path
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
+from mmengine.logging import print_log
 
+from ..annotations import what_is_there
+from ..errors import DataError
 from .drawing import CLASSES, PALETTES
+
+DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py
 
 
 @DATASETS.register_module()
 class ShapesDataset(CocoDataset):
-    """COCO-format set of drawn shapes that can make itself.
+    """COCO-format set of drawn shapes that can make itself, at its default place or where it is told to.
 
     For a set with other classes give `metainfo=dict(classes=…)`, as for any `CocoDataset`.
     """
@@ -21,15 +26,26 @@ class ShapesDataset(CocoDataset):
     }
 
     @classmethod
-    def prepare(cls, data_root: str | Path) -> Path:
+    def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
         """Makes the default set under `data_root` unless a shapes set is there; any process may call it.
 
+        Args:
+            consent: Draw at another place than the default one, too: elsewhere a missing set is more likely a slip in
+                its path.
+
         Raises:
-            DataError: The folder cannot be written or holds something else.
+            DataError: The folder cannot be written, holds something else, or has no set and there is no consent.
         """
         # Imported late, else `python -m localvit_det.datasets.shapes` would find itself imported already.
         from .shapes import annotation_file, make_shapes
 
-        if annotation_file(data_root, "val").is_file():
-            return Path(data_root)
-        return make_shapes(data_root)
+        root = Path(data_root)
+        if annotation_file(root, "val").is_file():
+            return root
+        if not consent and root != Path(DEFAULT_ROOT):
+            raise DataError(
+                f"There is no set of drawn shapes at {root.absolute()} ({what_is_there(root.absolute())}): correct "
+                f"data_root, or draw a new set there with --draw."
+            )
+        print_log(f"Drawing the shapes set of 400 and 100 images into {root.absolute()}.", "current")
+        return make_shapes(root)

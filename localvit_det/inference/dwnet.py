@@ -99,9 +99,16 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
             return super().forward(x)
         reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
         groups = self.generate.out_channels // self.kernel_size**2
+        weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
+        workspace = reduced.new_empty(0)  # for all bands: new memory is paid for in page faults
 
         def kernels(start: int, stop: int) -> Tensor:
-            return self.kernels(reduced[:, :, start:stop])  # B, G·k², rows, W
+            rows = reduced[:, :, start:stop]  # B, C/4, rows, W
+            if rows.dtype != weight.dtype:  # autocast
+                return self.kernels(rows)
+            out = workspace.resize_(len(x), weight.shape[1], rows[0, 0].numel())
+            torch.baddbmm(self.generate.bias[None, :, None], weight, rows.flatten(2), out=out)
+            return out.unflatten(2, rows.shape[2:])  # B, G·k², rows, W
 
         return inhomogeneous_conv_by_rows(x, kernels, groups, self.kernel_size)
 

@@ -3,54 +3,87 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..annotations import Annotations, read_annotations, what_is_there
+from ..annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
 from ..config_parts import dataset_paths, find_datasets, prepare_dataset, registered, walk
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
+from .images import check_sample
 
+ClassCheck = Callable[[str, dict, Annotations], None]
+
+_MEND = "correct or remove them"
 _ROOT_HINT = "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
 
 
-def check_data(cfg: Config, split: str, check_classes: Callable[[str, dict, Annotations], None]) -> None:
+def check_data(cfg: Config, split: str, check_classes: ClassCheck) -> None:
     """Checks the data sets of a split and the annotations that its evaluators read.
 
     Raises:
         ConfigError: The type of a data set is unknown.
         DataError: Something is missing, empty or malformed.
     """
+    for mistake in mistakes(cfg, split, check_classes):
+        raise mistake
+
+
+def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[UserError]:
+    """Yields what `check_data` would raise, one mistake after the other."""
     evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
     scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
+    segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
     listed: set = set()
     for path, dataset in find_datasets(cfg, split):
-        cls = registered(DATASETS, dataset)
-        if cls is None:
-            name = dataset.get("type")
-            hint = did_you_mean(name, DATASETS.module_dict)
-            raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
-        prepare_dataset(dataset)
-        ann_file, image_dir = dataset_paths(dataset)
-        _check_exists(path, "annotation file", ann_file)
-        _check_exists(path, "image folder", image_dir)
-        if ann_file is None or not _is_plain_coco(cls):
+        try:
+            found = _annotations(path, dataset, cfg.get("draw", False))
+        except UserError as mistake:
+            yield mistake
             continue
-        found = read_annotations(ann_file)
+        if found is None:
+            continue
         listed |= found.images.keys()
-        if image_dir is not None:
-            _check_images(path, found, image_dir)
-        _check_boxes(path, found)
-        check_classes(path, dataset, found)
+        image_dir = dataset_paths(dataset)[1]
+        masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
+        checks = [
+            partial(_check_images, path, found, image_dir, cfg.get("max_pixels", MAX_PIXELS)),
+            partial(_check_boxes, path, found),
+            partial(_check_masks, path, found, masks),
+            partial(check_classes, path, dataset, found),
+            partial(_check_keys, path, found, masks, scored),
+        ]
         if split == "train" or scored:
-            _check_not_empty(path, dataset, found)
-        _check_keys(path, dataset, found, scored)
-    for path, node in evaluators:
-        _check_evaluator(path, node, listed)
+            checks.insert(4, partial(_check_not_empty, path, dataset, found))
+        yield from _raised(checks)
+    yield from _raised([partial(_check_evaluator, path, node, listed) for path, node in evaluators])
+
+
+def _raised(checks: list[Callable[[], None]]) -> Iterator[UserError]:
+    for check in checks:
+        try:
+            check()
+        except UserError as mistake:
+            yield mistake
+
+
+def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
+    """What the file of a data set says, once all is there; None where it is not read as COCO's or not local."""
+    cls = registered(DATASETS, dataset)
+    if cls is None:
+        name = dataset.get("type")
+        hint = did_you_mean(name, DATASETS.module_dict)
+        raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
+    prepare_dataset(dataset, consent)
+    ann_file, image_dir = dataset_paths(dataset)
+    _check_exists(path, "annotation file", ann_file)
+    _check_exists(path, "image folder", image_dir)
+    return read_annotations(ann_file) if ann_file is not None and _is_plain_coco(cls) else None
 
 
 def _is_plain_coco(cls: type) -> bool:
@@ -71,7 +104,16 @@ def _check_exists(path: str, what: str, place: str | None) -> None:
     raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {_ROOT_HINT}.")
 
 
-def _check_images(path: str, found: Annotations, image_dir: str) -> None:
+def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixels: int) -> None:
+    if image_dir is None:
+        return
+    if found.same_files:
+        print_log(
+            f"{found.path} lists {len(found.same_files)} image files under several ids, the first one is "
+            f"{found.same_files[0]}: each counts as an image.",
+            "current",
+            logging.WARNING,
+        )
     names = defaultdict(list)
     for file_name, _, _ in found.images.values():
         names[os.path.dirname(file_name)].append(file_name)
@@ -87,11 +129,11 @@ def _check_images(path: str, found: Annotations, image_dir: str) -> None:
             f"{len(absent)} of the {len(found.images)} images that {found.path} lists are absent, the "
             f"first one is {first}: complete them, or correct data_prefix.img of {path}."
         )
+    check_sample(path, found, image_dir, max_pixels)
 
 
 def _check_boxes(path: str, found: Annotations) -> None:
-    bad = sum(found.faults.values())
-    reasons = ", ".join(f"{count} {reason}" for reason, count in found.faults.most_common())
+    bad = found.faults.count() - len(found.faults.get(IGNORED, ()))
     if 2 * max(bad, found.over_edge, found.like_fractions) > found.boxes:
         if 2 * found.like_fractions > found.boxes:
             likely = "they look like fractions of the image's size: multiply them by its width and height"
@@ -102,11 +144,26 @@ def _check_boxes(path: str, found: Annotations) -> None:
         edge = f"{found.over_edge} run over the edge of their image"
         raise DataError(
             f"Most of the {found.boxes} annotations in {found.path} are unusable "
-            f"({', '.join(filter(None, (reasons, found.over_edge and edge)))}); {likely}."
+            f"({', '.join(filter(None, (found.faults.told(), found.over_edge and edge)))}); {likely}."
         )
-    if bad:
+    if found.errors:
+        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.told()}: {_MEND}.")
+    if found.faults:
         print_log(
-            f"MMDetection will skip {bad} of the {found.boxes} annotations in {found.path}: {reasons}.",
+            f"MMDetection will skip {found.faults.count()} of the {found.boxes} annotations in {found.path}: "
+            f"{found.faults.told()}.",
+            "current",
+            logging.WARNING,
+        )
+
+
+def _check_masks(path: str, found: Annotations, used: bool) -> None:
+    if found.mask_errors and used:
+        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.mask_errors.told()}: {_MEND}.")
+    if found.mask_faults and used:
+        print_log(
+            f"MMDetection will skip polygons of the {found.boxes} annotations in {found.path}: "
+            f"{found.mask_faults.told()}.",
             "current",
             logging.WARNING,
         )
@@ -116,7 +173,12 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
     if not found.images:
         raise DataError(f"{found.path} lists no images: give {path} another ann_file.")
     classes = dataset_classes(path, dataset) or found.categories
-    annotated = set().union(*(found.annotated[name] for name in classes))
+    annotated = set().union(*(found.annotated.get(name, ()) for name in classes))
+    if not annotated and found.crowds:
+        raise DataError(
+            f"All usable annotations of {found.path} mark crowds (iscrowd 1, {found.crowds} of them), from which "
+            f"nothing is learnt and on which nothing is scored: set iscrowd to 0 where one object is meant."
+        )
     if not annotated:
         raise DataError(f"{found.path} has no usable annotation of the classes of {path}: check both.")
     rules = {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
@@ -128,10 +190,10 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
         )
 
 
-def _check_keys(path: str, dataset: dict, found: Annotations, scored: bool) -> None:
-    if found.without_mask and any(node.get("with_mask") for _, node in walk(dataset.get("pipeline"))):
+def _check_keys(path: str, found: Annotations, masks: bool, scored: bool) -> None:
+    if found.without_mask and masks:
         raise DataError(
-            f"{found.without_mask} annotations in {found.path} have no segmentation, but {path} loads masks: "
+            f"{found.without_mask} annotations in {found.path} have no segmentation, but {path} loads or scores masks: "
             "add polygons, or use a config without a mask head, for example RetinaNet."
         )
     if scored and found.without_iscrowd:

@@ -212,4 +212,9 @@ def test_prepare_makes_the_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert dataset.prepare(own) == own  # any shapes set is good
 
     monkeypatch.setattr(shapes, "make_shapes", lambda root: make_shapes(root, **SMALL))
-    assert len(contents(dataset.prepare(str(tmp_path / "new")))) == 10 + 4 + 2
+    with pytest.raises(DataError, match=r"no set of drawn shapes at .*new .* holds .*own/.*--draw"):
+        dataset.prepare(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert len(contents(dataset.prepare(str(tmp_path / "new"), consent=True))) == 10 + 4 + 2
+    monkeypatch.chdir(tmp_path)
+    assert len(contents(dataset.prepare("data/shapes/"))) == 10 + 4 + 2

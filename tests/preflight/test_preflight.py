@@ -203,7 +203,7 @@ def test_data_set_prepares_itself_first(load, tmp_path):
 
     class SelfMade(CocoDataset):
         @classmethod
-        def prepare(cls, data_root):
+        def prepare(cls, data_root, consent):
             write_coco(Path(data_root))
 
     with DATASETS.switch_scope_and_registry("mmdet"):

@@ -74,7 +74,7 @@ def test_resumed_training_equals_uninterrupted(shapes, tmp_path):
 @pytest.mark.slow
 def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path):
     small = [
-        f"{split}_dataloader.dataset.pipeline.{step}.scale='(320,192)'"
+        f"{split}_dataloader.dataset.pipeline.{step}.scale=(320,192)"
         for split, step in (("train", 2), ("val", 1), ("test", 1))
     ]
     indices = [f"{split}_dataloader.dataset.indices={n}" for split, n in (("train", 4), ("val", 3), ("test", 3))]

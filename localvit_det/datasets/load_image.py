@@ -1,0 +1,111 @@
+"""Loads images where MMDetection's pipelines say `LoadImageFromFile`, and goes on where one of them is broken."""
+
+import logging
+import os
+
+import cv2
+import mmcv
+import numpy as np
+from mmcv.image.io import imread_flags
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmdet.registry import TRANSFORMS
+from mmengine import fileio
+from mmengine.logging import print_log
+
+from ..annotations import MAX_PIXELS
+from ..errors import DataError
+from ..images import BrokenImageError, decode, read_file, read_header
+
+ON_BROKEN = ("skip", "stop")
+MAX_BROKEN = 100
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(MMCVLoadImageFromFile):
+    """MMCV's transform, which also survives files that are no images, cut off, huge, or of another size than told.
+
+    In training such an image is skipped for another one; in an evaluation a gray one stands for it, in which nothing
+    is to be found. Each is named once. `BrokenImagesHook` sets `on_broken`, `max_broken`, `max_pixels` and `evaluates`.
+
+    Args:
+        to_float32: As in MMCV, like all others.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = "color",
+        imdecode_backend: str = "cv2",
+        file_client_args: dict | None = None,
+        ignore_empty: bool = False,
+        *,
+        backend_args: dict | None = None,
+    ) -> None:
+        super().__init__(
+            to_float32, color_type, imdecode_backend, file_client_args, ignore_empty, backend_args=backend_args
+        )
+        self.on_broken = "skip"
+        self.max_broken = MAX_BROKEN
+        self.max_pixels = MAX_PIXELS
+        self.evaluates = False
+        self._broken: set[str] = set()
+
+    def transform(self, results: dict) -> dict | None:
+        """Loads `results['img_path']`.
+
+        Returns:
+            The results with img (H×W×C), img_shape and ori_shape; None for an image to skip.
+
+        Raises:
+            DataError: The image is broken, and is to stop the run or is one too many.
+        """
+        try:
+            image = self._load(results)
+        except BrokenImageError as error:
+            self._tell(results["img_path"], str(error))
+            if not self.evaluates:
+                return None
+            height, width = results.get("height") or 32, results.get("width") or 32
+            image = np.full((height, width, 3), 114, np.uint8)
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results["img"] = image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+    def _load(self, results: dict) -> np.ndarray:
+        path = results["img_path"]
+        if self.backend_args is None and os.path.exists(path):
+            content = read_file(path, self.max_pixels)
+        else:
+            content = self._fetched(path)
+        size = (results["width"], results["height"]) if {"width", "height"} <= results.keys() else None
+        if self.imdecode_backend == "cv2":
+            return decode(content, size, imread_flags.get(self.color_type, cv2.IMREAD_COLOR), self.max_pixels)
+        read_header(content, self.max_pixels)
+        try:
+            return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+        except Exception as error:  # each decoder has its own
+            raise BrokenImageError(f"cannot be decoded ({type(error).__name__})") from error
+
+    def _fetched(self, path: str) -> bytes:
+        try:
+            return fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise BrokenImageError(f"cannot be read ({error.strerror or error})") from error
+
+    def _tell(self, path: str, reason: str) -> None:
+        """Names an image once in each process."""
+        if self.on_broken == "stop":
+            raise DataError(f"The image {path} {reason}: mend or remove it, or skip such images (broken_images=skip).")
+        if path in self._broken:
+            return
+        self._broken.add(path)
+        count = len(self._broken)
+        if count > self.max_broken:
+            raise DataError(
+                f"{count} images cannot be used, the last one, {path}, because it {reason}: look at all with "
+                "tools/check_data.py CONFIG --images, or allow more with max_broken_images."
+            )
+        what = "counts as one without detections" if self.evaluates else "is skipped"
+        print_log(f"The image {path} {reason}; it {what} ({count} so far here).", "current", logging.WARNING)

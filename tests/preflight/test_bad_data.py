@@ -1,0 +1,42 @@
+"""Every bad input ends in its sentence, or in a counted skip; none in a traceback, none in gigabytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bad_data import CASES
+from conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict:
+    """All cases in one process of limited memory, which may take a minute and takes seconds."""
+    folder = tmp_path_factory.mktemp("bad")
+    paths = (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests/preflight")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    script = Path(__file__).with_name("bad_data.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_there_are_enough():
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_named_or_survived(outcomes, case):
+    found, words = outcomes[case], CASES[case][1]
+    assert "traceback" not in found, found["traceback"]
+    if words.startswith("*"):
+        assert found["sentences"] == []
+        assert words[1:] in " ".join(found["warnings"])
+        assert found["loaded"] >= 3
+    else:
+        assert words in found["sentences"][0]
+        assert "\n" not in found["sentences"][0].replace("a\nb.jpg", "")

@@ -1,0 +1,114 @@
+"""tools/check_data.py, and what runs do with broken images."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from coco_folder import edited, write_coco, write_config
+from conftest import REPOSITORY
+from torch.utils.data import DataLoader
+
+from localvit_det.cli import sentence_of
+from localvit_det.datasets.shapes import make_shapes
+from localvit_det.errors import DataError, UserError
+
+
+def check(capsys, config: Path, root: Path, *arguments: str) -> tuple[int, str, list[str]]:
+    """Exit code, output and sentences of the tool."""
+    main = runpy.run_path(str(REPOSITORY / "tools/check_data.py"))["main"]
+    code = 0
+    try:
+        main([str(config), *arguments, "--cfg-options", f"data_root={root}", "classes=auto"])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, [line[7:] for line in captured.err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--images", "--workers", "2")])
+def test_good_data(capsys, tmp_path, arguments):
+    root = write_coco(tmp_path / "my data, good")
+    code, out, sentences = check(capsys, write_config(tmp_path), root, *arguments)
+    assert (code, sentences) == (0, [])
+    assert "are good" in out
+    assert out.count("4 images of") == (2 if arguments else 0)  # test and val are the same
+
+
+def test_every_mistake_is_named(capsys, tmp_path):
+    def spoil(content):
+        content["annotations"][0]["bbox"] = [float("nan"), 1, 2, 3]
+        content["annotations"][1]["segmentation"] = [["a", "b"]]
+        content["annotations"][2].pop("iscrowd")
+
+    root = write_coco(tmp_path / "mine", edited(spoil), edited(lambda c: c["images"][0].update(width=0)))
+    (root / "train2017/002.jpg").unlink()
+    (root / "train2017/003.jpg").write_bytes(b"")
+    code, out, sentences = check(capsys, write_config(tmp_path), root, "--images", "--workers", "2")
+    assert code == 1
+    *told, last = sentences
+    for words in (
+        "1 of the 4 images that",
+        "NaN or infinity in bbox or area (id 1)",
+        "something else than numbers in their polygons (id 2)",
+        "image id 1 (001.jpg) with the size 0 x 80",
+        "train2017/002.jpg cannot be read (No such file or directory)",
+        "train2017/003.jpg is empty",
+    ):
+        assert sum(words in sentence for sentence in told) == 1, words
+    assert last.startswith(f"{len(told)} things have to be mended")
+    assert "4 images of" in out
+
+
+def test_missing_data(capsys, tmp_path):
+    code, _, sentences = check(capsys, write_config(tmp_path), tmp_path / "nowhere")
+    assert code == 1
+    assert "nowhere" in sentences[0]
+
+
+class Bad:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise DataError("The image a.jpg is\nbroken: mend it.")
+
+
+def test_sentence_of_a_data_worker():
+    with pytest.raises(UserError) as caught:
+        next(iter(DataLoader(Bad(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert sentence_of(caught.value) == "The image a.jpg is broken: mend it."
+    assert sentence_of(DataError("a.jpg\nis\x1b broken.")) == "a.jpg is  broken."
+
+
+@pytest.mark.slow
+def test_runs_go_on_without_broken_images(tmp_path):
+    root = make_shapes(tmp_path / "shapes", num_train=12, num_val=3, size=96)
+    (root / "train2017/000000000001.jpg").write_bytes(b"")
+    broken = root / "val2017/000000000013.jpg"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    config = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
+
+    def train(*options: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(REPOSITORY / "tools/train.py"), str(config)]
+        command += ["--work-dir", str(tmp_path / "run"), "--cfg-options", f"data_root={root}", *options]
+        command += ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=4"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = train()
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told[-3000:]
+    assert "000000000001.jpg is empty; it is skipped (1 so far" in told
+    assert "000000000013.jpg is a JPEG that is cut off; it counts as one without detections" in told
+    assert "coco/bbox_mAP" in told
+
+    done = train("broken_images=stop")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    [sentence] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "000000000001.jpg is empty: mend or remove it" in sentence
