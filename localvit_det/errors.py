@@ -22,3 +22,15 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is unreadable, unsafe or made for another model."""
+
+
+class OutputError(UserError):
+    """A file cannot be written: no space, no permission, or no such place."""
+
+
+class NonFiniteError(UserError):
+    """A training has gone off into NaN, infinity or ever larger losses."""
+
+
+class ProcessError(UserError):
+    """Another process is in the way, or one of this run's own has ended."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from localvit_det.cli import check_config, config_from, enable_amp, make_parser, tells_mistakes
 from localvit_det.errors import ConfigError
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_config(cfg, train=True)
 
     setup_cache_size_limit_of_dynamo()
-    Runner.from_cfg(cfg).train()
+    cfg.setdefault("runner_type", "ReliableRunner")
+    RUNNERS.build(cfg).train()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
-"""Hooks that MMEngine and MMDetection do not have; all act on the first process only."""
+"""Hooks, loops and a runner that MMEngine and MMDetection do not have."""
 
+from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .epoch_seed import EpochSeedHook
 from .progress_bar import ProgressBarHook
+from .runner import ReliableRunner
 from .training_report import TrainingReportHook
 
-__all__ = ["CurvesHook", "EpochSeedHook", "ProgressBarHook", "TrainingReportHook"]
+__all__ = [
+    "CurvesHook",
+    "EpochSeedHook",
+    "ProgressBarHook",
+    "ReliableRunner",
+    "SafeCheckpointHook",
+    "TrainingReportHook",
+]
