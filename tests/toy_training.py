@@ -1,6 +1,7 @@
 """A training of a few thousand numbers in which everything is random that can be: images, dropout, the order."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from localvit_det.compat.checkpoint_loading import load_weights_only
 from localvit_det.engine import ReliableRunner
 
 LENGTH = 12  # images; 6 iterations an epoch
@@ -84,6 +86,7 @@ def toy_runner(
     validate: bool = False,
     optim: dict | None = None,
     batch_size: int = 2,
+    loader: dict | None = None,
     runner_class: type[Runner] = ReliableRunner,
     **options: object,
 ) -> Runner:
@@ -96,6 +99,7 @@ def toy_runner(
         "sampler": {"type": "DefaultSampler", "shuffle": True},
         "num_workers": workers,
         "persistent_workers": workers > 0,
+        **(loader or {}),
     }
     if validate:
         options |= {
@@ -119,20 +123,29 @@ def toy_runner(
             {"type": "MultiStepLR", "milestones": [2], "by_epoch": True},
         ],
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, **(checkpoint or {})}},
-        randomness={"seed": 3},
+        randomness={"seed": 3, **options.pop("randomness", {})},
         default_scope="mmdet",
         experiment_name=f"toy-{_count}",
         **options,
     )
 
 
-def weights_of(runner_or_file: Runner | Path) -> dict[str, torch.Tensor]:
-    """The weights of a trained runner or of a checkpoint."""
-    from localvit_det.compat.checkpoint_loading import load_weights_only
+def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint: weights, averaged weights, the states of the optimizer and the loss scaler."""
 
-    if isinstance(runner_or_file, Path):
-        return load_weights_only(runner_or_file)["state_dict"]
-    return {name: value.clone() for name, value in runner_or_file.model.state_dict().items()}
+    def leaves(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from leaves(item, f"{name}.{key}")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from leaves(item, f"{name}.{index}")
+        elif isinstance(value, (torch.Tensor, int, float)):
+            yield name, torch.as_tensor(value)
+
+    content = load_weights_only(checkpoint)
+    parts = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "gradients")
+    return dict(leaves({part: content[part] for part in parts if part in content}, ""))
 
 
 def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:

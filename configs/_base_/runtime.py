@@ -10,7 +10,6 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="auto"),
 )
 custom_hooks = [
-    dict(type="EpochSeedHook"),
     dict(type="LoadPolicyHook"),  # applies load_policy where MMDetection's own scripts run the config
     dict(type="ProgressBarHook"),
     dict(type="TrainingReportHook"),

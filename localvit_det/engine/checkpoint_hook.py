@@ -44,6 +44,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.every_minutes = every_minutes
         self._saved_at = time.monotonic()
         self._gradients: list | None = None
+        self.saved_iteration = -1  # after which the last checkpoint was saved
 
     # ---- start
 
@@ -161,6 +162,7 @@ class SafeCheckpointHook(CheckpointHook):
                 if interim.name != name:
                     interim.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
+        self.saved_iteration = meta["iter"]
         return Path(path)
 
     def _remove_old(self) -> None:
@@ -182,6 +184,8 @@ class SafeCheckpointHook(CheckpointHook):
             yield
         finally:
             removals, self.file_backend = self.file_backend.removals, backend
+        if not removals:
+            return
         best = {self.best_ckpt_path} if len(self.key_indicators) == 1 else set(self.best_ckpt_path_dict.values())
         for path in removals:
             if path not in best and Path(path).parent == Path(self.out_dir):
@@ -190,14 +194,19 @@ class SafeCheckpointHook(CheckpointHook):
     # ---- what goes into a checkpoint beside MMEngine's
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Adds gradients that wait for more, and the length of an epoch."""
-        checkpoint["meta"]["batches_per_epoch"] = len(runner.train_dataloader)
+        """Adds gradients that wait for more, and the place in the data."""
+        if hasattr(runner.train_loop, "position"):
+            checkpoint["meta"]["position"] = runner.train_loop.position(checkpoint["meta"])
         if self._gradients is not None:
             checkpoint["gradients"] = self._gradients
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts gradients back where a training goes on between two steps of the optimizer."""
-        if runner._resume and checkpoint.get("gradients") is not None:
+        """Puts back what `before_save_checkpoint` has added, where a training goes on."""
+        if not runner._resume:
+            return
+        if hasattr(runner.train_loop, "go_on"):
+            runner.train_loop.go_on(checkpoint["meta"])
+        if checkpoint.get("gradients") is not None:
             restore_gradients(runner, checkpoint["gradients"])
 
     # ---- helpers

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+from typing import Any
+
 from mmengine import dist
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint.find import nothing_to_resume, search
-from ..errors import UserError
+from ..errors import OutputError, ProcessError, UserError
 from .checkpoint_hook import SafeCheckpointHook
+from .lock import lock_work_dir, unlock_work_dir
+from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
+from .processes import agree, explain_loss, is_cpu_run, share_buffers, start_gloo
+from .signals import SignalWatch, Stopped
+from .workers import close_workers, guard_workers
 
-_STOCK_CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
+_CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
+_LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": ResumableIterLoop}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @RUNNERS.register_module()
@@ -21,16 +36,118 @@ class ReliableRunner(Runner):
     docs/reliability.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
     """
 
-    # ---- checkpoints
+    _signals: SignalWatch | None = None
+
+    def train(self) -> nn.Module:
+        """Trains.
+
+        Raises:
+            UserError: Something that the user has to mend has ended the training.
+            Stopped: A signal has; everything is saved.
+        """
+        if dist.is_main_process():
+            lock_work_dir(self.work_dir)
+        try:
+            with SignalWatch() as self._signals:
+                return self._train()
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise OutputError(
+                    f"The training cannot write to {error.filename or self.work_dir} ({error.strerror}): make room; "
+                    "the checkpoints in the work dir are whole, and --resume goes on from the newest."
+                ) from error
+            raise
+        finally:
+            for loop in (self._train_loop, self._val_loop):
+                if isinstance(loop, BaseLoop):
+                    close_workers(loop.dataloader)
+            unlock_work_dir(self.work_dir)
+
+    def _train(self) -> nn.Module:
+        try:
+            return super().train()
+        except Exception as error:
+            lost = explain_loss(error)
+            if lost is None:
+                raise
+            sentence = f"{lost}, so process {self.rank} ends, too: --resume goes on from the newest checkpoint."
+            if not dist.is_main_process():  # whose errors the tools tell
+                self.logger.error(sentence)
+            raise ProcessError(sentence) from error
+
+    # ---- stopping
+
+    def between_iterations(self) -> None:
+        """Saves and stops where a signal asks for it, and saves where `every_minutes` have passed.
+
+        Raises:
+            Stopped: A signal has asked for it, in any process.
+        """
+        hook = self.checkpoint_hook
+        received, due = agree(self._signals.received if self._signals else 0, int(bool(hook and hook.is_due())))
+        if received:
+            self.stop(received)
+        if due and hook is not None:
+            path = hook.save_interim(self, self.epoch, self.iter)
+            self.logger.info("Saved %s: %g minutes have passed.", path.name, hook.every_minutes)
+
+    def stop(self, received: int | None = None) -> None:
+        """Saves what there is and ends; all processes call it together.
+
+        Args:
+            received: The signal, if the processes have agreed on it.
+
+        Raises:
+            Stopped: Always.
+        """
+        if received is None:
+            received = agree(self._signals.received)[0]
+        hook = self.checkpoint_hook
+        saved = "no checkpoint could be saved, since the config has no CheckpointHook"
+        if hook is not None:
+            if hook.saved_iteration == self.iter:
+                saved = f"{hook.last_ckpt} has it"
+            else:
+                saved = f"saved {hook.save_interim(self, self.epoch, self.iter)}"
+            saved += "; --resume goes on from there"
+        # A signal to torchrun ends all processes as soon as one has: none may go while the first one still saves.
+        dist.barrier()
+        name = signal.Signals(received).name
+        self.logger.info("%s: stopped after iteration %d; %s.", name, self.iter, saved)
+        raise Stopped(128 + received)
+
+    # ---- what takes the place of MMEngine's parts
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
         """Registers the default hooks, with `SafeCheckpointHook` in the place of MMEngine's."""
         hooks = dict(hooks or {})
         hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
         for name, hook in hooks.items():
-            if isinstance(hook, dict) and hook.get("type") in _STOCK_CHECKPOINT_HOOKS:
+            if isinstance(hook, dict) and hook.get("type") in _CHECKPOINT_HOOKS:
                 hooks[name] = {**hook, "type": "SafeCheckpointHook", "_scope_": "mmdet"}
         super().register_default_hooks(hooks)
+        self.register_hook(_StopHook())
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Builds the loop, with those that can resume in the place of MMEngine's."""
+        if isinstance(loop, dict):
+            settings = dict(loop)
+            kind = settings.pop("type", None)
+            if kind is None:
+                kind = "EpochBasedTrainLoop" if settings.pop("by_epoch", True) else "IterBasedTrainLoop"
+            if isinstance(kind, str) and kind.removeprefix("mmengine.") in _LOOPS:
+                kind = _LOOPS[kind.removeprefix("mmengine.")]
+                return kind(runner=self, dataloader=self._train_dataloader, **settings)
+        return super().build_train_loop(loop)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Builds a loader, with workers that never outlive their process."""
+        return guard_workers(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
+
+    # ---- checkpoints
 
     @property
     def checkpoint_hook(self) -> SafeCheckpointHook | None:
@@ -79,3 +196,68 @@ class ReliableRunner(Runner):
             raise nothing_to_resume(found)
         self.logger.info("There is no checkpoint in %s to resume from: starting from the beginning.", found.folder)
         return None
+
+    # ---- several processes
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Connects the processes, on CPUs by gloo."""
+        if self.distributed and is_cpu_run() and not dist.is_distributed():
+            start_gloo(env_cfg.get("dist_cfg", {}).get("timeout"))
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for several processes; on CPUs without SyncBatchNorm, which PyTorch has on GPUs only."""
+        if not self.distributed or not is_cpu_run():
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = revert_sync_batchnorm(model)
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+            self.logger.info(
+                "SyncBatchNorm needs GPUs: each process normalises with its own images, and all keep the running "
+                "statistics of the first."
+            )
+        defaults = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": True,
+            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+        }
+        sync_bn = self.cfg.get("sync_bn")
+        self.cfg.sync_bn = None
+        try:
+            return super().wrap_model({**defaults, **(model_wrapper_cfg or {})}, model)
+        finally:
+            self.cfg.sync_bn = sync_bn
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """Builds an evaluator whose processes meet in the work dir, not in whatever folder the user is in."""
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
+                metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
+        return built
+
+    def test(self) -> dict:
+        """Tests; all processes with the same running statistics."""
+        share_buffers(self)
+        return super().test()
+
+
+class _StopHook(Hook):
+    """Ends a validation early where a signal asks the training to stop."""
+
+    priority = "LOWEST"
+
+    def after_val_iter(
+        self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Asks all processes, as long as all of them have images."""
+        signals = runner._signals
+        loader = runner.val_dataloader
+        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
+        if signals is None or batch_idx >= len(loader.dataset) // (batch_size * runner.world_size):
+            return
+        if agree(signals.received)[0]:
+            raise StopInValidation
+
+
+__all__ = ["ReliableRunner"]
