@@ -9,6 +9,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from localvit_det.compat.checkpoint_loading import load_weights_only
@@ -60,7 +61,7 @@ class NoisyImages(torch.utils.data.Dataset):
             image = image * random.random() + np.random.rand() + torch.rand(3, 6, 6)
         if index in self.poisoned:
             image = image * float("nan")
-        return {"inputs": image, "data_samples": {"img_path": f"image_{index}.jpg"}}
+        return {"inputs": image, "data_samples": BaseDataElement(metainfo={"img_path": f"image_{index}.jpg"})}
 
 
 class MeanMetric(BaseMetric):

@@ -79,13 +79,9 @@ class SafeCheckpointHook(CheckpointHook):
             target.mkdir(parents=True, exist_ok=True)
             for path in stale:
                 path.replace(target / path.name)
-            runner.logger.warning(
-                "%s in %s are not of this training%s: moved to %s.",
-                ", ".join(path.name for path in stale),
-                folder.folder,
-                f" up to iteration {runner.iter}" if runner.iter else "",
-                target,
-            )
+            names = ", ".join(path.name for path in stale)
+            past = f" up to iteration {runner.iter}" if runner.iter else ""
+            runner.logger.warning(f"{names} in {folder.folder}: not of this training{past}, moved to {target}.")
         if not runner.iter:
             Path(runner.work_dir, POINTER).unlink(missing_ok=True)
 

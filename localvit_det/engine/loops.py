@@ -18,7 +18,7 @@ from .processes import share_buffers
 VALIDATED = ".last_validation"  # the iteration after which the last validation was complete
 
 
-class StopInValidation(Exception):  # noqa: N818 - a request, not an error
+class StopInValidation(Exception):
     """A signal has come while the training was being validated."""
 
 
@@ -58,10 +58,8 @@ class _Resumable:
             # Another batch size or number of processes: the same share of the images.
             self._batch = round(self._batch * batches / found["batches"])
             self.runner.logger.warning(
-                "An epoch had %d batches when the checkpoint was saved and has %d now: going on after batch %d of it.",
-                found["batches"],
-                batches,
-                self._batch,
+                f"An epoch had {found['batches']} batches when the checkpoint was saved and has {batches} now: "
+                f"going on after batch {self._batch} of it."
             )
 
     def _seek(self) -> None:
@@ -70,8 +68,9 @@ class _Resumable:
         elif self._batch:
             self.runner.logger.warning("The data cannot be entered in the middle of an epoch: it begins anew.")
 
-    def _seed(self) -> None:
+    def _begin_iteration(self) -> None:
         seed_iteration(self.base_seed, self._iter)
+        self.runner.guard.remember()
 
     def _validate(self) -> None:
         share_buffers(self.runner)
@@ -130,7 +129,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Trains one batch."""
-        self._seed()
+        self._begin_iteration()
         super().run_iter(idx, data_batch)
 
     def _validation_is_due(self) -> bool:
@@ -173,7 +172,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     def run_iter(self, data_batch: Any) -> None:
         """Trains one batch."""
-        self._seed()
+        self._begin_iteration()
         super().run_iter(data_batch)
 
     def _stream(self) -> Iterator[Any]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
+import functools
 import signal
+from pathlib import Path
 from typing import Any
 
 from mmengine import dist
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint.find import nothing_to_resume, search
-from ..errors import OutputError, ProcessError, UserError
+from ..errors import NonFiniteError, OutputError, ProcessError, UserError
 from .checkpoint_hook import SafeCheckpointHook
+from .finite import FiniteGuard, GoBack, scale_learning_rates
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
 from .processes import agree, explain_loss, is_cpu_run, share_buffers, start_gloo
@@ -37,6 +41,11 @@ class ReliableRunner(Runner):
     """
 
     _signals: SignalWatch | None = None
+
+    @functools.cached_property
+    def guard(self) -> FiniteGuard:
+        """What looks at losses and gradients; set up by `non_finite` at the config's top level."""
+        return FiniteGuard(self, **(self.cfg.get("non_finite") or {}))
 
     def train(self) -> nn.Module:
         """Trains.
@@ -64,8 +73,14 @@ class ReliableRunner(Runner):
             unlock_work_dir(self.work_dir)
 
     def _train(self) -> nn.Module:
+        run = super().train
         try:
-            return super().train()
+            while True:
+                try:
+                    return run()
+                except GoBack as reason:
+                    self._go_back(str(reason))
+                    run = self._go_on
         except Exception as error:
             lost = explain_loss(error)
             if lost is None:
@@ -74,6 +89,31 @@ class ReliableRunner(Runner):
             if not dist.is_main_process():  # whose errors the tools tell
                 self.logger.error(sentence)
             raise ProcessError(sentence) from error
+
+    # ---- losses that are not finite
+
+    def _go_back(self, reason: str) -> None:
+        checkpoint = self._newest_checkpoint()
+        if checkpoint is None:
+            raise NonFiniteError(
+                f"{reason}, and there is no checkpoint yet to go back to: lower the learning rate, or look at these "
+                "images."
+            )
+        factor = self.guard.go_back(checkpoint)
+        self._resume, self._load_from = True, checkpoint
+        self.optim_wrapper.zero_grad()
+        self.resume(checkpoint)
+        scale_learning_rates(self, factor)
+        self.logger.warning(
+            f"{reason}: going back to {Path(checkpoint).name}, with {factor:g} times its learning rate."
+        )
+
+    def _go_on(self) -> nn.Module:
+        """The second half of MMEngine's `train`, for a runner that is built already."""
+        self.optim_wrapper.initialize_count_status(self.model, self.iter, self.max_iters)
+        model = self.train_loop.run()
+        self.call_hook("after_run")
+        return model
 
     # ---- stopping
 
@@ -126,7 +166,7 @@ class ReliableRunner(Runner):
             if isinstance(hook, dict) and hook.get("type") in _CHECKPOINT_HOOKS:
                 hooks[name] = {**hook, "type": "SafeCheckpointHook", "_scope_": "mmdet"}
         super().register_default_hooks(hooks)
-        self.register_hook(_StopHook())
+        self.register_hook(_GuardHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Builds the loop, with those that can resume in the place of MMEngine's."""
@@ -139,6 +179,13 @@ class ReliableRunner(Runner):
                 kind = _LOOPS[kind.removeprefix("mmengine.")]
                 return kind(runner=self, dataloader=self._train_dataloader, **settings)
         return super().build_train_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Builds the optimizer's wrapper, with the guard before its steps."""
+        built = super().build_optim_wrapper(optim_wrapper)
+        if not isinstance(built, OptimWrapperDict) and "update_params" not in vars(built):
+            self.guard.watch(built)
+        return built
 
     @staticmethod
     def build_dataloader(
@@ -242,15 +289,21 @@ class ReliableRunner(Runner):
         return super().test()
 
 
-class _StopHook(Hook):
-    """Ends a validation early where a signal asks the training to stop."""
+class _GuardHook(Hook):
+    """Asks after each iteration what has to end the training; the last of the hooks."""
 
     priority = "LOWEST"
+
+    def after_train_iter(
+        self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Reports losses that are not finite."""
+        runner.guard.report(data_batch, outputs)
 
     def after_val_iter(
         self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Asks all processes, as long as all of them have images."""
+        """Ends a validation early where a signal asks for it; all processes together, as long as all have images."""
         signals = runner._signals
         loader = runner.val_dataloader
         batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1

@@ -205,7 +205,7 @@ class TestFinding:
         assert names(trained) == ["epoch_1.pth"]
         aside = [path.name for path in trained.glob("set_aside/*/*")]
         assert sorted(aside) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
-        assert "not of this training" in log_of(runner)
+        assert "not of this training, moved to" in log_of(runner)
 
     def test_other_files_stay(self, tmp_path):
         torch.save({"state_dict": {}}, tmp_path / "pretrained.pth")
