@@ -27,6 +27,18 @@ class CheckpointError(UserError):
     """A checkpoint is unreadable, unsafe or made for another model."""
 
 
+class OutputError(UserError):
+    """A file cannot be written: no space, no permission, or no such place."""
+
+
+class NonFiniteError(UserError):
+    """A training has gone off into NaN, infinity or ever larger losses."""
+
+
+class ProcessError(UserError):
+    """Another process is in the way, or one of this run's own has ended."""
+
+
 def first_line(error: BaseException | str) -> str:
     """The first line of an error's message, to stand inside a sentence."""
     lines = str(error).strip().splitlines()

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
-from localvit_det.errors import CheckpointError, ConfigError
+from localvit_det.errors import ConfigError
 from localvit_det.evaluation import use_fast_eval
 
 
@@ -25,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmdet.evaluation import DumpDetResults
 
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", nargs="?", help="checkpoint file, or a work dir, whose last checkpoint is taken")
+    parser.add_argument(
+        "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
+    )
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
@@ -40,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = config_from(args)
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():
-        cfg.load_from = find_latest_checkpoint(args.checkpoint)
-        if cfg.load_from is None:
-            raise CheckpointError(f"The work dir {args.checkpoint} holds no checkpoint; name a file, or train first.")
+        cfg.load_from = str(newest_for_test(args.checkpoint))
     if args.show or args.show_dir:
         # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())

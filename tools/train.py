@@ -6,9 +6,11 @@ import _process  # noqa: F401 - settings that must stand before PyTorch starts
 from collections.abc import Sequence
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from localvit_det.cli import check_config, config_from, enable_amp, make_parser, tells_mistakes
+from localvit_det.engine.lock import lock_work_dir
+from localvit_det.engine.processes import launched_rank
 from localvit_det.errors import ConfigError
 
 
@@ -52,10 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+    if launched_rank() == 0:
+        lock_work_dir(cfg.work_dir)  # before anything is written there
     check_config(cfg, train=True)
 
     setup_cache_size_limit_of_dynamo()
-    Runner.from_cfg(cfg).train()
+    cfg.setdefault("runner_type", "ReliableRunner")
+    RUNNERS.build(cfg).train()
 
 
 if __name__ == "__main__":

@@ -26,11 +26,16 @@ MapLocation = str | torch.device | dict[str, str] | Callable[..., Any]
 _ALLOW_LIST_LOCK = threading.Lock()
 
 
-def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu") -> dict:
+def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu", mmap: bool = False) -> dict:
     """Reads a checkpoint (.pth, .pt, .safetensors) from a local path or an https address.
 
     Only tensors, plain Python values and what MMEngine's own checkpoints hold are read, whatever the
     environment variables or `torch.serialization.add_safe_globals` of others say.
+
+    Args:
+        path: The file or its address.
+        map_location: As in `torch.load`.
+        mmap: Leave the tensors on the disk until they are used, as far as the format allows it.
 
     Raises:
         CheckpointError: no such file, no checkpoint, or a pickle that would run code.
@@ -42,7 +47,7 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
     if file.suffix == ".safetensors":
         checkpoint = _load_safetensors(file, map_location)
     else:
-        checkpoint = _load_pickle(file, map_location)
+        checkpoint = _load_pickle(file, map_location, mmap and zipfile.is_zipfile(file))
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{file} holds a {type(checkpoint).__name__} instead of a dictionary of weights: save "
@@ -138,11 +143,11 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _load_pickle(file: Path, map_location: MapLocation) -> Any:
+def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
     try:
         with _only_allowed_globals():
             # An explicit weights_only wins over TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
-            return restore(torch.load(file, map_location=map_location, weights_only=True))
+            return restore(torch.load(file, map_location=map_location, weights_only=True, mmap=mmap))
     except Exception as error:  # a damaged or hostile pickle can raise anything
         refused = _refused_global(file, error)
         if refused:

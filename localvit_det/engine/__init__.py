@@ -1,10 +1,12 @@
-"""Hooks that MMEngine and MMDetection do not have; all act on the first process only."""
+"""Hooks, loops and a runner that MMEngine and MMDetection do not have."""
 
 from .broken_images import BrokenImagesHook
+from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .epoch_seed import EpochSeedHook
 from .fused_evaluation import FusedEvaluationHook
 from .progress_bar import ProgressBarHook
+from .runner import ReliableRunner
 from .training_report import TrainingReportHook
 
 __all__ = [
@@ -13,5 +15,7 @@ __all__ = [
     "EpochSeedHook",
     "FusedEvaluationHook",
     "ProgressBarHook",
+    "ReliableRunner",
+    "SafeCheckpointHook",
     "TrainingReportHook",
 ]

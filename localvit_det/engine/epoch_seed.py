@@ -12,7 +12,9 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Seeds every generator of the process at the start of each epoch, from the run's seed and the epoch.
+    """Seeds every generator of the process at the start of each epoch, for trainings with MMEngine's own Runner.
+
+    `ReliableRunner` needs no such hook: its loops seed every iteration and every image.
 
     MMEngine's checkpoints hold the seed but not the generators' states, so a resumed run would draw other
     samples than the uninterrupted one. With this hook both draw the same: stopping and resuming at the end of an

@@ -6,10 +6,10 @@ import runpy
 import pytest
 import torch
 from conftest import REPOSITORY
-from localvit_det.checkpoint.entrances import load_from_local
 from mmengine.config import Config
 
 from localvit_det.checkpoint.embedded_config import NotPlain, as_text, defuse, parse, read_config
+from localvit_det.checkpoint.entrances import load_from_local
 from localvit_det.checkpoint.publish import publish
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
@@ -53,7 +53,7 @@ def test_configs_as_mmengine_keeps_them(name):
     assert {key: value for key, value in values.items() if key != "model"} == {
         key: expected[key] for key in values if key != "model"
     }
-    assert expected.keys() - values.keys() <= {"load_from", "resume"}
+    assert expected.keys() - values.keys() <= {"load_from", "resume", "runner_type"}
     assert values["model"]["roi_head"] == expected["model"]["roi_head"]
     # what is published is run by MMDetection's own inference: the same values come out
     assert Config.fromstring(as_text(values), ".py").to_dict() == values

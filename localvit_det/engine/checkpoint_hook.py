@@ -1,0 +1,270 @@
+"""MMEngine's CheckpointHook with an order of steps in which nothing can be lost."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine import dist
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ..checkpoint.find import BEST, POINTER, search, steps_of
+from ..errors import NonFiniteError
+from ..files import remove_drafts, write_text
+from .gradients import gather_gradients, restore_gradients
+
+INTERIM = "interim_iter_{}.pth"  # checkpoints between two regular ones: on a signal, and every so many minutes
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """Saves as MMEngine's `CheckpointHook` does, and never removes a checkpoint before a newer one is in place.
+
+    `ReliableRunner` puts it in the place of every `CheckpointHook`. Beyond MMEngine's: weights that are not finite
+    are never saved; a checkpoint can be of the middle of an epoch; files that are not part of this training's past
+    (of an earlier training in the same folder, or damaged) are moved into `set_aside/` when it starts.
+
+    Args:
+        every_minutes: Save also when so much time has passed since the last checkpoint; kept until the next
+            regular one.
+        settings: Arguments of `CheckpointHook`.
+    """
+
+    def __init__(self, every_minutes: float | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._given = self.out_dir
+        self.every_minutes = every_minutes
+        self._saved_at = time.monotonic()
+        self._gradients: list | None = None
+        self.saved_iteration = -1  # after which the last checkpoint was saved
+
+    # ---- start
+
+    def folder(self, runner: Runner) -> Path:
+        """Where the checkpoints of a run go, also before MMEngine has decided it in `out_dir`."""
+        if self._given is None or str(self._given) == runner.work_dir:
+            return Path(runner.work_dir)
+        return Path(self._given, Path(runner.work_dir).name)
+
+    def before_train(self, runner: Runner) -> None:
+        """Clears the folder of what is not this training's, and takes over what is."""
+        super().before_train(runner)
+        self._saved_at = time.monotonic()
+        if dist.is_main_process() and self._is_local():
+            self._set_aside(runner)
+        if self.max_keep_ckpts > 0 and self._is_local():
+            # What the folder holds, not what the checkpoint remembers: a kill may have come between the two.
+            steps = sorted(step for step, _ in steps_of(self.filename_tmpl, Path(self.out_dir)))
+            self.keep_ckpt_ids = deque(steps)
+            self._remove_old()
+        if self.save_best and self._is_local():
+            self._move_best_paths(runner)
+
+    def _set_aside(self, runner: Runner) -> None:
+        remove_drafts(self.out_dir)
+        folder = search(self.out_dir)
+        ours = {path for _, path in self._all_steps()} | set(folder.folder.glob(f"{BEST}*.pth"))
+        stale = [one.path for one in folder.found if one.path in ours and self._is_not_past(one, runner)]
+        stale += [path for path in folder.damaged if path in ours]
+        if stale:
+            target = folder.folder / "set_aside" / runner.timestamp
+            target.mkdir(parents=True, exist_ok=True)
+            for path in stale:
+                path.replace(target / path.name)
+            names = ", ".join(path.name for path in stale)
+            past = f" up to iteration {runner.iter}" if runner.iter else ""
+            runner.logger.warning(f"{names} in {folder.folder}: not of this training{past}, moved to {target}.")
+        if not runner.iter:
+            Path(runner.work_dir, POINTER).unlink(missing_ok=True)
+
+    def _is_not_past(self, found: Any, runner: Runner) -> bool:
+        return runner.iter == 0 or found.iteration > runner.iter
+
+    def _move_best_paths(self, runner: Runner) -> None:
+        """A checkpoint remembers absolute paths: after a move they would lead to the original's files."""
+        keys = ["best_ckpt", *(f"best_ckpt_{key}" for key in self.key_indicators)]
+        for key in keys:
+            if key in runner.message_hub.runtime_info:
+                here = Path(self.out_dir, Path(runner.message_hub.get_info(key)).name)
+                runner.message_hub.update_info(key, str(here))
+                if len(self.key_indicators) == 1:
+                    self.best_ckpt_path = str(here)
+                else:
+                    self.best_ckpt_path_dict[key.removeprefix("best_ckpt_")] = str(here)
+
+    # ---- saving
+
+    def save_interim(self, runner: Runner, epoch: int, iteration: int) -> Path:
+        """Saves between two regular checkpoints; all processes call it together.
+
+        Args:
+            runner: The runner.
+            epoch: Whole epochs seen so far.
+            iteration: Iterations seen so far.
+
+        Returns:
+            The file.
+        """
+        return self._save(runner, INTERIM.format(iteration), {"epoch": epoch, "iter": iteration})
+
+    def is_due(self) -> bool:
+        """Whether `every_minutes` have passed since the last checkpoint."""
+        return self.every_minutes is not None and time.monotonic() - self._saved_at > 60 * self.every_minutes
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if self.max_keep_ckpts > 0:
+            if step not in self.keep_ckpt_ids:
+                self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids)[-self.max_keep_ckpts :])
+        self._save(runner, self.filename_tmpl.format(step), meta)
+        if self.max_keep_ckpts > 0:
+            self._remove_old()
+
+    def _save(self, runner: Runner, name: str, meta: dict) -> Path:
+        check_finite(runner)
+        self._gradients = gather_gradients(runner)
+        path = self.file_backend.join_path(self.out_dir, name)
+        previous, self.last_ckpt = self.last_ckpt, path
+        runner.message_hub.update_info("last_ckpt", path)
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+        except BaseException:
+            self.last_ckpt = previous
+            raise
+        finally:
+            self._gradients = None
+        if dist.is_main_process():
+            write_text(Path(runner.work_dir, POINTER), path)
+            # Everything older goes only now, when the new one and its pointer are on the disk.
+            for _, interim in steps_of(INTERIM, Path(self.out_dir)) if self._is_local() else ():
+                if interim.name != name:
+                    interim.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+        self.saved_iteration = meta["iter"]
+        return Path(path)
+
+    def _remove_old(self) -> None:
+        while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
+            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+            if dist.is_main_process():
+                _remove(self.file_backend, path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._removals_last():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        """MMEngine removes the previous best checkpoint before it writes the new one: turned round here."""
+        backend = self.file_backend
+        self.file_backend = _RemovesLater(backend)
+        try:
+            yield
+        finally:
+            removals, self.file_backend = self.file_backend.removals, backend
+        if not removals:
+            return
+        best = {self.best_ckpt_path} if len(self.key_indicators) == 1 else set(self.best_ckpt_path_dict.values())
+        for path in removals:
+            if path not in best and Path(path).parent == Path(self.out_dir):
+                _remove(backend, path)
+
+    # ---- what goes into a checkpoint beside MMEngine's
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adds gradients that wait for more, and the place in the data."""
+        if hasattr(runner.train_loop, "position"):
+            checkpoint["meta"]["position"] = runner.train_loop.position(checkpoint["meta"])
+        if self._gradients is not None:
+            checkpoint["gradients"] = self._gradients
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Puts back what `before_save_checkpoint` has added, where a training goes on."""
+        if not runner._resume:
+            return
+        if hasattr(runner.train_loop, "go_on"):
+            runner.train_loop.go_on(checkpoint["meta"])
+        if checkpoint.get("gradients") is not None:
+            restore_gradients(runner, checkpoint["gradients"])
+
+    # ---- helpers
+
+    def _is_local(self) -> bool:
+        return isinstance(self.file_backend, LocalBackend)
+
+    def _all_steps(self) -> Iterator[tuple[int, Path]]:
+        for template in ("epoch_{}.pth", "iter_{}.pth", INTERIM, self.filename_tmpl):
+            yield from steps_of(template, Path(self.out_dir))
+
+
+def check_finite(runner: Runner) -> None:
+    """Checks that no weight is NaN or infinite, in every process alike.
+
+    Raises:
+        NonFiniteError: One is: nothing is saved.
+    """
+    name = first_non_finite(runner.model)
+    bad = torch.tensor(int(name is not None), device=next(runner.model.parameters()).device)
+    dist.all_reduce(bad, "max")
+    if bad:
+        raise NonFiniteError(
+            f"The weights are not finite after iteration {runner.iter + 1} (first: {name or 'in another process'}), so "
+            "they are not saved and earlier checkpoints are intact: lower the learning rate or check the data, then "
+            "go on with --resume."
+        )
+
+
+def first_non_finite(model: torch.nn.Module) -> str | None:
+    """Name of the first parameter or running statistic that holds NaN or infinity."""
+    names, tensors = [], []
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and ("running_" in name or isinstance(tensor, torch.nn.Parameter)):
+            names.append(name)
+            tensors.append(tensor.detach())
+    # The sum of absolute values is NaN or infinite where one of them is: one reading of the weights, one number each.
+    # In float64, because half precision overflows.
+    norms = torch._foreach_norm(tensors, 1, dtype=torch.float64) if tensors else []
+    if not norms or torch.isfinite(torch.stack(norms)).all():
+        return None
+    return next(name for name, norm in zip(names, norms, strict=True) if not torch.isfinite(norm))
+
+
+class _RemovesLater:
+    """A file backend that notes what to remove instead of doing so."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.removals: list[str] = []
+
+    def remove(self, path: str) -> None:
+        self.removals.append(path)
+
+    rmtree = remove
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def _remove(backend: Any, path: str) -> None:
+    if backend.isfile(path):
+        backend.remove(path)
+    elif backend.isdir(path):  # DeepSpeed's checkpoints
+        backend.rmtree(path)

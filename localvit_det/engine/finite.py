@@ -1,0 +1,238 @@
+"""Losses and gradients that are NaN, infinite or running away: found before the step, named, and dealt with."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from ..errors import ConfigError, NonFiniteError
+from .diagnosis import first_layer, images_of
+from .processes import agree
+
+ACTIONS = ("stop", "go_back")
+_RECENT = 50  # iterations whose losses tell what is usual
+_SMALLEST_SCALE = 1e-4  # of a loss scaler: it halves its scale at each infinite gradient, without a word
+
+
+class GoBack(Exception):
+    """The training is to go on from its last good checkpoint."""
+
+
+class _BadGradients(Exception):
+    pass
+
+
+class FiniteGuard:
+    """Stands before every step of the optimizer: one that is not finite is not taken.
+
+    After `patience` of them in a row the training ends with a sentence, or goes back. Running statistics of BatchNorm,
+    which a forward pass spoils, are put back as well.
+
+    Args:
+        runner: The runner.
+        action: 'stop', or 'go_back' to the last good checkpoint with a lower learning rate.
+        patience: Iterations in a row after which that is done; 1 for the first.
+        runaway: A loss above this, and above so many times what is usual, counts, too.
+        lower_lr: Factor of the learning rate at each return.
+        returns: How often the training may go back.
+
+    Raises:
+        ConfigError: There is no such action, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        action: str = "stop",
+        patience: int = 3,
+        runaway: float = 1000.0,
+        lower_lr: float = 0.5,
+        returns: int = 3,
+    ) -> None:
+        if action not in ACTIONS or patience < 1 or runaway <= 1 or not 0 < lower_lr <= 1:
+            raise ConfigError(
+                f"non_finite has action='{action}', patience={patience}, runaway={runaway}, lower_lr={lower_lr}: the "
+                f"action is one of {ACTIONS}, patience at least 1, runaway above 1, and lower_lr at most 1."
+            )
+        self.runner, self.action, self.patience, self.runaway = runner, action, patience, runaway
+        self.lower_lr, self.returns = lower_lr, returns
+        self._went_back: Counter[str] = Counter()  # checkpoint: how often
+        self._in_row = 0
+        self._what = ""  # what was wrong in the present iteration
+        self._statistics: list[Tensor] = []
+        self._remembered: list[Tensor] = []
+
+    # ---- every iteration
+
+    def watch(self, wrapper: OptimWrapper) -> None:
+        """Puts the guard before a wrapper's steps."""
+        wrapper.update_params = self._guarded(wrapper, wrapper.update_params)
+        wrapper.optimizer.register_step_pre_hook(_check_gradients)
+
+    def remember(self) -> None:
+        """Notes running statistics at the start of an iteration."""
+        if not self._remembered:
+            self._statistics = list(_running_statistics(self.runner.model))
+            self._remembered = [torch.empty_like(tensor) for tensor in self._statistics]
+        if self._statistics:
+            torch._foreach_copy_(self._remembered, self._statistics)
+
+    def _guarded(self, wrapper: OptimWrapper, update_params: Callable) -> Callable:
+        def guarded(loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
+            value = loss.item()
+            own = _name(value) if not math.isfinite(value) else "runaway" if self._runs_away(value) else ""
+            if agree(int(bool(own)))[0]:
+                self._what = own or "elsewhere"
+                self._drop(wrapper)
+                wrapper._inner_count += 1  # as the backward pass would have done
+                return
+            try:
+                update_params(loss, step_kwargs, zero_kwargs)
+            except _BadGradients:
+                self._what = "gradients"
+                self._drop(wrapper)
+            scaler = getattr(wrapper, "loss_scaler", None)
+            if scaler is not None:
+                if self._what:
+                    scaler.update()  # its step was cut short
+                if scaler.get_scale() < _SMALLEST_SCALE:
+                    self._what = "gradients"
+
+        return guarded
+
+    def _drop(self, wrapper: OptimWrapper) -> None:
+        wrapper.zero_grad()  # with what had been accumulated
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._remembered:
+            with torch.no_grad():
+                torch._foreach_copy_(self._statistics, self._remembered)
+
+    def _runs_away(self, value: float) -> bool:
+        if value <= self.runaway or "train/loss" not in self.runner.message_hub.log_scalars:
+            return False
+        recent = self.runner.message_hub.get_scalar("train/loss").data[0][-_RECENT:]
+        recent = recent[np.isfinite(recent)]
+        return len(recent) >= 10 and value > self.runaway * max(0.0, float(np.median(recent)))
+
+    # ---- after an iteration that was not finite
+
+    def report(self, data_batch: Any, outputs: dict[str, Any] | None) -> None:
+        """Names what was wrong, if anything was; all processes call it together after each iteration.
+
+        Raises:
+            NonFiniteError: It has happened `patience` times in a row.
+            GoBack: Likewise, where the action is to go back.
+        """
+        if not self._what:
+            self._in_row = 0
+            return
+        own, self._what = self._what, ""
+        self._in_row += 1
+        cause = self._cause(own, data_batch, outputs or {})
+        causes = [text for text in dist.all_gather_object(cause) if text]
+        told = causes[0] if causes else "a process was not finite"
+        iteration = self.runner.iter + 1
+        if self._in_row < self.patience:
+            # Formatted here: MMEngine's logger drops a warning whose unformatted text it has seen.
+            self.runner.logger.warning(
+                f"Iteration {iteration}: {told}. The step is skipped ({self._in_row} of at most {self.patience - 1} "
+                "in a row)."
+            )
+            return
+        times = f", for the {_ordinal(self._in_row)} time in a row" if self._in_row > 1 else ""
+        text = f"Iteration {iteration}: {told}{times}"
+        self._in_row = 0
+        if self.action == "go_back":
+            raise GoBack(text)
+        raise NonFiniteError(
+            f"{text}: no such step was taken, and the checkpoints are good; lower the learning rate, or look at these "
+            "images, then go on with --resume."
+        )
+
+    def _cause(self, what: str, data_batch: Any, outputs: dict[str, Any]) -> str:
+        """What was wrong in this process; empty where it was in another one."""
+        values = {name: float(value) for name, value in outputs.items() if "loss" in name}
+        layer = ""
+        if what != "runaway":
+            # In all processes, because layers may talk to each other.
+            layer = first_layer(self.runner, data_batch)
+            self._restore()
+        if what == "elsewhere":
+            return ""
+        images = images_of(data_batch)
+        if what == "gradients":
+            told = "the gradients are not finite"
+        else:
+            terms = {name: value for name, value in values.items() if name != "loss"} or values
+            bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
+            if what == "runaway" and terms:
+                bad = dict([max(terms.items(), key=lambda item: item[1])])
+            told = ", ".join(f"{name} is {_name(value)}" for name, value in bad.items()) or f"the loss is {what}"
+            layer = layer or ("" if what == "runaway" else "every layer's output is finite: the loss itself is not")
+            if what == "runaway":
+                told += f", far above the usual (more than {self.runaway:g} times)"
+        details = [f"images {', '.join(images)}" if images else "", layer]
+        return f"{told} ({'; '.join(filter(None, details))})" if any(details) else told
+
+    # ---- going back
+
+    def go_back(self, checkpoint: str) -> float:
+        """Counts a return to a checkpoint.
+
+        Returns:
+            The factor for the learning rates in it.
+
+        Raises:
+            NonFiniteError: There have been enough.
+        """
+        if self._went_back.total() >= self.returns:
+            raise NonFiniteError(
+                f"The training has gone back {self.returns} times and is still not finite: lower the learning rate or "
+                "look at the images named in the log, then go on with --resume."
+            )
+        self._went_back[checkpoint] += 1
+        return self.lower_lr ** self._went_back[checkpoint]
+
+
+def scale_learning_rates(runner: Any, factor: float) -> None:
+    """Multiplies the learning rates, those to come included."""
+    for group in runner.optim_wrapper.param_groups:
+        for key in ("lr", "initial_lr"):
+            if key in group:
+                group[key] *= factor
+    schedulers: Sequence = runner.param_schedulers or []
+    for scheduler in schedulers if isinstance(schedulers, list) else ():
+        if scheduler.param_name == "lr":
+            scheduler.base_values = [value * factor for value in scheduler.base_values]
+
+
+def _check_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [grad for grad in gradients if not grad.is_sparse]
+    if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+        raise _BadGradients
+
+
+def _running_statistics(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            yield from (buffer for buffer in module.buffers(recurse=False))
+
+
+def _name(value: float) -> str:
+    return "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.4g}"
+
+
+def _ordinal(number: int) -> str:
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"

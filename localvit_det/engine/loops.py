@@ -1,0 +1,192 @@
+"""MMEngine's training loops, able to go on from the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine import dist
+from mmengine.hooks import EMAHook
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+
+from ..files import write_text
+from .batches import make_resumable, seed_iteration
+from .processes import share_buffers
+
+VALIDATED = ".last_validation"  # the iteration after which the last validation was complete
+
+
+class StopInValidation(Exception):
+    """A signal has come while the training was being validated."""
+
+
+class _Resumable:
+    """What both loops share: where in the data they are, random numbers, and validations.
+
+    All state of a loop is `_epoch`, `_iter` and the two numbers below; the rest follows from the run's seed.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
+        super().__init__(runner, dataloader, **settings)
+        self.batches = make_resumable(self.dataloader)
+        self._pass = 0  # passes over the data that are complete
+        self._batch = 0  # batches of the present pass that are done
+        self._resumed = False
+
+    @property
+    def base_seed(self) -> int:
+        """The run's seed, the same in all processes."""
+        own = self.runner._randomness_cfg.get("diff_rank_seed", False)
+        return self.runner.seed - (dist.get_rank() if own else 0)
+
+    def position(self, meta: dict[str, Any]) -> dict[str, int]:
+        """Where in the data a training goes on from a checkpoint with this `meta`."""
+        data = {"pass": self._pass, "batch": self._batch + meta["iter"] - self._iter}
+        if meta["epoch"] > self._epoch:  # saved at the end of an epoch, before the loop has counted it
+            data = {"pass": self._pass + 1, "batch": 0}
+        return {**data, "batches": len(self.dataloader)}
+
+    def go_on(self, meta: dict[str, Any]) -> None:
+        """Takes over a checkpoint's `meta`, which MMEngine takes epoch and iteration from."""
+        self._resumed = True
+        batches = len(self.dataloader)
+        found = meta.get("position") or self._guess(meta, batches)
+        self._pass, self._batch = found["pass"], found["batch"]
+        if found["batches"] != batches and self._batch:
+            # Another batch size or number of processes: the same share of the images.
+            self._batch = round(self._batch * batches / found["batches"])
+            self.runner.logger.warning(
+                f"An epoch had {found['batches']} batches when the checkpoint was saved and has {batches} now: "
+                f"going on after batch {self._batch} of it."
+            )
+
+    def _seek(self) -> None:
+        if self.batches is not None:
+            self.batches.seek(self.base_seed, self._pass, self._batch)
+        elif self._batch:
+            self.runner.logger.warning("The data cannot be entered in the middle of an epoch: it begins anew.")
+
+    def _begin_iteration(self) -> None:
+        seed_iteration(self.base_seed, self._iter)
+        self.runner.guard.remember()
+
+    def _validate(self) -> None:
+        share_buffers(self.runner)
+        try:
+            self.runner.val_loop.run()
+        except StopInValidation:
+            for hook in self.runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(self.runner)  # the training's own weights come back
+            self.runner.stop()
+        if dist.is_main_process():
+            write_text(Path(self.runner.work_dir, VALIDATED), str(self._iter))
+
+    def _catch_up(self) -> None:
+        """Validates what was saved and not validated before the training was stopped."""
+        note = Path(self.runner.work_dir, VALIDATED)
+        if not self._resumed and dist.is_main_process():
+            note.unlink(missing_ok=True)
+        owed = [False]
+        if self._resumed and dist.is_main_process():
+            owed[0] = not (note.is_file() and note.read_text().strip() == str(self._iter))
+        dist.broadcast_object_list(owed)
+        if owed[0] and self._validation_is_due():
+            self.runner.logger.info("The validation after iteration %d was not finished: running it.", self._iter)
+            self._validate()
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
+    """MMEngine's `EpochBasedTrainLoop`; arguments as there."""
+
+    def run(self) -> Any:
+        """Trains."""
+        self.runner.call_hook("before_train")
+        self._catch_up()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self._validation_is_due():
+                self._validate()
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Trains an epoch, or what is left of it."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        self._seek()
+        for index, data_batch in enumerate(self.dataloader, self._batch):
+            self.run_iter(index, data_batch)
+            self._batch = index + 1
+            self.runner.between_iterations()
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+        self._pass, self._batch = self._epoch, 0
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Trains one batch."""
+        self._begin_iteration()
+        super().run_iter(idx, data_batch)
+
+    def _validation_is_due(self) -> bool:
+        if self.runner.val_loop is None or self._batch or self._epoch < max(1, self.val_begin):
+            return False
+        return self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+
+    @staticmethod
+    def _guess(meta: dict[str, Any], batches: int) -> dict[str, int]:
+        """For checkpoints of MMEngine's own loop."""
+        batch = meta["iter"] - meta["epoch"] * batches
+        return {"pass": meta["epoch"], "batch": batch if 0 <= batch <= batches else 0, "batches": batches}
+
+
+@LOOPS.register_module()
+class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
+    """MMEngine's `IterBasedTrainLoop`; arguments as there."""
+
+    def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
+        super().__init__(runner, dataloader, **settings)
+        self.dataloader_iterator = None  # it has begun before it can be told where
+
+    def run(self) -> Any:
+        """Trains."""
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        self._catch_up()
+        stream = self._stream()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(stream))
+            self._batch += 1
+            self.runner.between_iterations()
+            self._decide_current_val_interval()
+            if self._validation_is_due():
+                self._validate()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_iter(self, data_batch: Any) -> None:
+        """Trains one batch."""
+        self._begin_iteration()
+        super().run_iter(data_batch)
+
+    def _stream(self) -> Iterator[Any]:
+        while True:
+            self._seek()
+            yield from self.dataloader
+            self._pass, self._batch = self._pass + 1, 0
+
+    def _validation_is_due(self) -> bool:
+        if self.runner.val_loop is None or self._iter < max(1, self.val_begin):
+            return False
+        return self._iter % self.val_interval == 0 or self._iter == self._max_iters
+
+    @staticmethod
+    def _guess(meta: dict[str, Any], batches: int) -> dict[str, int]:
+        """For checkpoints of MMEngine's own loop, with its `InfiniteSampler`."""
+        return {"pass": 0, "batch": meta["iter"], "batches": batches}

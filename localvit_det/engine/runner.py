@@ -1,0 +1,317 @@
+"""MMEngine's Runner for trainings that are left alone for days."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import signal
+from pathlib import Path
+from typing import Any
+
+from mmengine import dist
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..checkpoint.find import nothing_to_resume, search
+from ..errors import NonFiniteError, OutputError, ProcessError, UserError
+from .checkpoint_hook import SafeCheckpointHook
+from .finite import FiniteGuard, GoBack, scale_learning_rates
+from .lock import lock_work_dir, unlock_work_dir
+from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
+from .processes import agree, explain_loss, is_cpu_run, share_buffers, start_gloo
+from .signals import SignalWatch, Stopped
+from .workers import close_workers, guard_workers
+
+_CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
+_LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": ResumableIterLoop}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@RUNNERS.register_module()
+class ReliableRunner(Runner):
+    """Trains as MMEngine's Runner does, and loses nothing when it is stopped, killed or runs out of disk.
+
+    docs/reliability.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
+    """
+
+    _signals: SignalWatch | None = None
+
+    @functools.cached_property
+    def guard(self) -> FiniteGuard:
+        """What looks at losses and gradients; set up by `non_finite` at the config's top level."""
+        return FiniteGuard(self, **(self.cfg.get("non_finite") or {}))
+
+    def train(self) -> nn.Module:
+        """Trains.
+
+        Raises:
+            UserError: Something that the user has to mend has ended the training.
+            Stopped: A signal has; everything is saved.
+        """
+        if dist.is_main_process():
+            lock_work_dir(self.work_dir)
+        try:
+            with SignalWatch() as self._signals:
+                return self._train()
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise OutputError(
+                    f"The training cannot write to {error.filename or self.work_dir} ({error.strerror}): make room; "
+                    "the checkpoints in the work dir are whole, and --resume goes on from the newest."
+                ) from error
+            raise
+        finally:
+            for loop in (self._train_loop, self._val_loop):
+                if isinstance(loop, BaseLoop):
+                    close_workers(loop.dataloader)
+            unlock_work_dir(self.work_dir)
+
+    def _train(self) -> nn.Module:
+        run = super().train
+        try:
+            while True:
+                try:
+                    return run()
+                except GoBack as reason:
+                    self._go_back(str(reason))
+                    run = self._go_on
+        except Exception as error:
+            lost = explain_loss(error)
+            if lost is None:
+                raise
+            sentence = f"{lost}, so process {self.rank} ends, too: --resume goes on from the newest checkpoint."
+            if not dist.is_main_process():  # whose errors the tools tell
+                self.logger.error(sentence)
+            raise ProcessError(sentence) from error
+
+    # ---- losses that are not finite
+
+    def _go_back(self, reason: str) -> None:
+        checkpoint = self._newest_checkpoint()
+        if checkpoint is None:
+            raise NonFiniteError(
+                f"{reason}, and there is no checkpoint yet to go back to: lower the learning rate, or look at these "
+                "images."
+            )
+        factor = self.guard.go_back(checkpoint)
+        self._resume, self._load_from = True, checkpoint
+        self.optim_wrapper.zero_grad()
+        self.resume(checkpoint)
+        scale_learning_rates(self, factor)
+        self.logger.warning(
+            f"{reason}: going back to {Path(checkpoint).name}, with {factor:g} times its learning rate."
+        )
+
+    def _go_on(self) -> nn.Module:
+        """The second half of MMEngine's `train`, for a runner that is built already."""
+        self.optim_wrapper.initialize_count_status(self.model, self.iter, self.max_iters)
+        model = self.train_loop.run()
+        self.call_hook("after_run")
+        return model
+
+    # ---- stopping
+
+    def between_iterations(self) -> None:
+        """Saves and stops where a signal asks for it, and saves where `every_minutes` have passed.
+
+        Raises:
+            Stopped: A signal has asked for it, in any process.
+        """
+        hook = self.checkpoint_hook
+        received, due = agree(self._signals.received if self._signals else 0, int(bool(hook and hook.is_due())))
+        if received:
+            self.stop(received)
+        if due and hook is not None:
+            path = hook.save_interim(self, self.epoch, self.iter)
+            self.logger.info("Saved %s: %g minutes have passed.", path.name, hook.every_minutes)
+
+    def stop(self, received: int | None = None) -> None:
+        """Saves what there is and ends; all processes call it together.
+
+        Args:
+            received: The signal, if the processes have agreed on it.
+
+        Raises:
+            Stopped: Always.
+        """
+        if received is None:
+            received = agree(self._signals.received)[0]
+        hook = self.checkpoint_hook
+        saved = "no checkpoint could be saved, since the config has no CheckpointHook"
+        if hook is not None:
+            if hook.saved_iteration == self.iter:
+                saved = f"{hook.last_ckpt} has it"
+            else:
+                saved = f"saved {hook.save_interim(self, self.epoch, self.iter)}"
+            saved += "; --resume goes on from there"
+        # A signal to torchrun ends all processes as soon as one has: none may go while the first one still saves.
+        dist.barrier()
+        name = signal.Signals(received).name
+        self.logger.info("%s: stopped after iteration %d; %s.", name, self.iter, saved)
+        raise Stopped(128 + received)
+
+    # ---- what takes the place of MMEngine's parts
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
+        """Registers the default hooks, with `SafeCheckpointHook` in the place of MMEngine's."""
+        hooks = dict(hooks or {})
+        hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
+        for name, hook in hooks.items():
+            if isinstance(hook, dict) and hook.get("type") in _CHECKPOINT_HOOKS:
+                hooks[name] = {**hook, "type": "SafeCheckpointHook", "_scope_": "mmdet"}
+        super().register_default_hooks(hooks)
+        self.register_hook(_GuardHook())
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Builds the loop, with those that can resume in the place of MMEngine's."""
+        if isinstance(loop, dict):
+            settings = dict(loop)
+            kind = settings.pop("type", None)
+            settings.pop("_scope_", None)
+            if kind is None:
+                kind = "EpochBasedTrainLoop" if settings.pop("by_epoch", True) else "IterBasedTrainLoop"
+            if isinstance(kind, str) and kind.removeprefix("mmengine.") in _LOOPS:
+                kind = _LOOPS[kind.removeprefix("mmengine.")]
+                return kind(runner=self, dataloader=self._train_dataloader, **settings)
+        return super().build_train_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Builds the optimizer's wrapper, with the guard before its steps."""
+        built = super().build_optim_wrapper(optim_wrapper)
+        if not isinstance(built, OptimWrapperDict) and "update_params" not in vars(built):
+            self.guard.watch(built)
+        return built
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Builds a loader, with workers that never outlive their process."""
+        return guard_workers(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
+
+    # ---- checkpoints
+
+    @property
+    def checkpoint_hook(self) -> SafeCheckpointHook | None:
+        """The hook that saves, None where the config has switched it off."""
+        return next((hook for hook in self.hooks if isinstance(hook, SafeCheckpointHook)), None)
+
+    def load_or_resume(self) -> None:
+        """Loads what was asked for; `resume` without a file finds the newest usable checkpoint by itself.
+
+        Raises:
+            CheckpointError: There are checkpoints in the work dir, and none can be used.
+        """
+        if not self._has_loaded and self._resume and self._load_from is None:
+            self._load_from = self._newest_checkpoint()
+            self._resume = self._load_from is not None
+        super().load_or_resume()
+
+    def _newest_checkpoint(self) -> str | None:
+        """Decided by the first process for all: they may see a shared disk differently."""
+        answer: list[str | UserError | None] = [None]
+        if dist.is_main_process():
+            try:
+                answer[0] = self._search_newest()
+            except UserError as error:
+                answer[0] = error
+        dist.broadcast_object_list(answer)
+        if isinstance(answer[0], UserError):
+            raise answer[0]
+        return answer[0]
+
+    def _search_newest(self) -> str | None:
+        hook = self.checkpoint_hook
+        found = search(hook.folder(self) if hook else self.work_dir)
+        newest = found.newest(resumable=True)
+        if newest is not None:
+            ignored = found.complaints()
+            self.logger.info(
+                "Going on from %s (%s), the newest usable checkpoint of %s%s.",
+                newest.path.name,
+                newest.place,
+                found.folder,
+                f"; {ignored}" if ignored else "",
+            )
+            return str(newest.path)
+        if found.found or found.damaged:
+            raise nothing_to_resume(found)
+        self.logger.info("There is no checkpoint in %s to resume from: starting from the beginning.", found.folder)
+        return None
+
+    # ---- several processes
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Connects the processes, on CPUs by gloo."""
+        if self.distributed and is_cpu_run() and not dist.is_distributed():
+            start_gloo(env_cfg.get("dist_cfg", {}).get("timeout"))
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for several processes; on CPUs without SyncBatchNorm, which PyTorch has on GPUs only."""
+        if not self.distributed or not is_cpu_run():
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = revert_sync_batchnorm(model)
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+            self.logger.info(
+                "SyncBatchNorm needs GPUs: each process normalises with its own images, and all keep the running "
+                "statistics of the first."
+            )
+        defaults = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": True,
+            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+        }
+        sync_bn = self.cfg.get("sync_bn")
+        self.cfg.sync_bn = None
+        try:
+            return super().wrap_model({**defaults, **(model_wrapper_cfg or {})}, model)
+        finally:
+            self.cfg.sync_bn = sync_bn
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """Builds an evaluator whose processes meet in the work dir, not in whatever folder the user is in."""
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
+                metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
+        return built
+
+    def test(self) -> dict:
+        """Tests; all processes with the same running statistics."""
+        share_buffers(self)
+        return super().test()
+
+
+class _GuardHook(Hook):
+    """Asks after each iteration what has to end the training; the last of the hooks."""
+
+    priority = "LOWEST"
+
+    def after_train_iter(
+        self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Reports losses that are not finite."""
+        runner.guard.report(data_batch, outputs)
+
+    def after_val_iter(
+        self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Ends a validation early where a signal asks for it; all processes together, as long as all have images."""
+        signals = runner._signals
+        loader = runner.val_dataloader
+        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
+        if signals is None or batch_idx >= len(loader.dataset) // (batch_size * runner.world_size):
+            return
+        if agree(signals.received)[0]:
+            raise StopInValidation
+
+
+__all__ = ["ReliableRunner"]

@@ -1,0 +1,86 @@
+"""Data loader workers that end with their process, and leave signals to it."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from torch.utils.data import DataLoader
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_FOR_THE_PARENT = ("SIGINT", "SIGHUP", "SIGUSR1")
+
+
+def guard_workers(loader: DataLoader) -> DataLoader:
+    """Lets the workers of a loader begin with `WorkerGuard`."""
+    if loader.num_workers and not isinstance(loader.worker_init_fn, WorkerGuard):
+        loader.worker_init_fn = WorkerGuard(loader.worker_init_fn)
+    return loader
+
+
+def close_workers(loader: DataLoader) -> None:
+    """Ends persistent workers now, not when Python's garbage collector comes by; the next pass starts new ones."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        loader._iterator = None
+        iterator._shutdown_workers()
+
+
+class WorkerGuard:
+    """First thing that a worker does.
+
+    PyTorch's own watch over the parent comes too late where a worker waits for a full pipe: such a worker outlives a
+    killed training. And a signal to all processes of a job (Ctrl-C, SLURM, a shutdown) must not end the workers
+    before the training has finished its iteration.
+
+    Args:
+        then: The `worker_init_fn` that the loader had.
+    """
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self.then = then
+        self.parent = os.getpid()
+
+    def __call__(self, worker_id: int) -> None:
+        end_with_parent(self.parent)
+        leave_signals_to_parent(self.parent)
+        if self.then is not None:
+            self.then(worker_id)
+
+
+def end_with_parent(parent: int) -> None:
+    """Lets this process be killed when its parent ends, however that ends."""
+    if multiprocessing.get_start_method(allow_none=True) == "forkserver":
+        return  # the parent is the server, which ends by itself
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    elif hasattr(os, "getppid"):
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
+
+
+def leave_signals_to_parent(parent: int) -> None:
+    """Ignores what is sent to all processes of a job; SIGTERM counts where it comes from the parent."""
+    for name in _FOR_THE_PARENT:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_sigterm, args=(parent,), daemon=True).start()
+
+
+def _wait_for_sigterm(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,90 @@
+"""Files that are there whole or not at all, and outputs that are checked before the work that makes them."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import OutputError
+
+_DRAFT = re.compile(r"\..+\.\d+\.tmp")
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file that takes the place of `path` in one step when the block ends without an error.
+
+    It is written beside `path` and flushed to the disk first: after a crash there is the old file or the new one,
+    never a part of either. After an error nothing is left of it; after a SIGKILL `remove_drafts` takes it away.
+    """
+    path = Path(os.path.realpath(path))  # a link stays a link
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def remove_drafts(folder: str | os.PathLike) -> list[str]:
+    """Removes what killed processes left behind; call it only while no other process writes there.
+
+    Returns:
+        The names of the removed files.
+    """
+    drafts = [path for path in Path(folder).glob(".*.tmp") if _DRAFT.fullmatch(path.name)]
+    for path in drafts:
+        path.unlink(missing_ok=True)
+    return [path.name for path in drafts]
+
+
+def check_writable(path: str | os.PathLike, option: str) -> None:
+    """Checks that a file can be written at `path`, which need not exist; its folders are made.
+
+    Args:
+        path: The file of an output.
+        option: Where the user named it, for the sentence.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    path = Path(os.path.realpath(path))
+    reason = "it is a folder" if path.is_dir() else ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Trying is the only test that holds for root, read-only mounts and full disks alike.
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise OutputError(f"{option} {path} cannot be written ({reason}): name another place.")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Lets the new name survive a power cut, too, where the system allows it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(handle)

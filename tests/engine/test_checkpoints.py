@@ -1,0 +1,223 @@
+"""No checkpoint is ever torn or lost, and --resume finds the newest usable one."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from toy_training import toy_runner
+
+from localvit_det import files
+from localvit_det.checkpoint import write
+from localvit_det.checkpoint.find import newest_for_test, search
+from localvit_det.errors import CheckpointError, NonFiniteError, OutputError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def log_of(runner) -> str:
+    return (Path(runner.log_dir) / f"{runner.timestamp}.log").read_text()
+
+
+def resumed(work_dir: Path, **options):
+    runner = toy_runner(work_dir, resume=True, **options)
+    runner.train()
+    return runner
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with epoch_1 to epoch_3."""
+    toy_runner(tmp_path).train()
+    assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+    return tmp_path
+
+
+class TestWriting:
+    @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
+    def test_interrupted_write_leaves_the_old_file(self, tmp_path, monkeypatch, failing):
+        target = tmp_path / "epoch_1.pth"
+        write.save_checkpoint({"a": 1}, str(target))
+        before = target.read_bytes()
+
+        def fail(*args: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        if failing == "write":
+            monkeypatch.setattr(files, "open", lambda path, mode: _Full(path, mode), raising=False)
+        else:
+            monkeypatch.setattr(files.os, failing, fail)
+        with pytest.raises(OutputError, match=r"epoch_1\.pth of 0\.0 MB could not be written \(No space left"):
+            write.save_checkpoint({"a": 2}, str(target))
+        assert target.read_bytes() == before
+        assert os.listdir(tmp_path) == ["epoch_1.pth"]
+
+    def test_link_stays_a_link(self, tmp_path):
+        (tmp_path / "disk").mkdir()
+        link = tmp_path / "link.txt"
+        link.symlink_to(tmp_path / "disk/real.txt")
+        files.write_text(link, "new")
+        assert link.is_symlink()
+        assert (tmp_path / "disk/real.txt").read_text() == "new"
+
+    def test_drafts_of_killed_processes_go(self, tmp_path):
+        for name in (".epoch_1.pth.123.tmp", ".hidden", "notes.tmp"):
+            (tmp_path / name).touch()
+        assert files.remove_drafts(tmp_path) == [".epoch_1.pth.123.tmp"]
+        assert sorted(os.listdir(tmp_path)) == [".hidden", "notes.tmp"]
+
+    def test_outputs_are_checked(self, tmp_path):
+        files.check_writable(tmp_path / "new/folder/x.pkl", "--out")
+        (tmp_path / "file").touch()
+        with pytest.raises(OutputError, match=r"--out .*file/x\.pkl cannot be written"):
+            files.check_writable(tmp_path / "file/x.pkl", "--out")
+        with pytest.raises(OutputError, match="it is a folder"):
+            files.check_writable(tmp_path, "--out")
+
+    def test_order_of_steps(self, tmp_path, monkeypatch):
+        """The old checkpoint goes after the new one and the pointer are in place."""
+        seen = []
+        original = Path.unlink
+        monkeypatch.setattr(os, "remove", lambda path: (seen.append(state(tmp_path)), original(Path(path))))
+        toy_runner(tmp_path, checkpoint={"max_keep_ckpts": 1}).train()
+        assert names(tmp_path) == ["epoch_3.pth"]
+        assert seen == [
+            (["epoch_1.pth", "epoch_2.pth"], "epoch_2.pth"),
+            (["epoch_2.pth", "epoch_3.pth"], "epoch_3.pth"),
+        ]
+
+    def test_order_of_best(self, tmp_path, monkeypatch):
+        seen = []
+        original = Path.unlink
+        monkeypatch.setattr(os, "remove", lambda path: (seen.append(names(tmp_path)), original(Path(path))))
+        toy_runner(tmp_path, validate=True, checkpoint={"save_best": "mAP", "rule": "greater"}).train()
+        assert len(seen) >= 1
+        for there in seen:
+            assert len([name for name in there if name.startswith("best_")]) == 2
+        assert len([name for name in names(tmp_path) if name.startswith("best_")]) == 1
+
+    def test_weights_that_are_not_finite_are_not_saved(self, trained):
+        runner = toy_runner(trained, resume=True, epochs=4)
+        runner.model.norm.register_forward_hook(
+            lambda module, *_: (module.running_var.data.fill_(float("nan")), None)[1]
+        )
+        with pytest.raises(NonFiniteError, match=r"first: norm\.running_var"):
+            runner.train()
+        assert names(trained) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+
+
+def state(folder: Path) -> tuple[list[str], str]:
+    return names(folder), Path((folder / "last_checkpoint").read_text()).name
+
+
+class _Full:
+    """A file on a full disk."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._file = path.open(mode)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class TestFinding:
+    @pytest.mark.parametrize("pointer", [None, "", "/elsewhere/epoch_9.pth", "epoch_1.pth", "\0\xff"])
+    def test_pointer_is_not_needed(self, trained, pointer):
+        (trained / "last_checkpoint").unlink()
+        if pointer is not None:
+            (trained / "last_checkpoint").write_text(pointer)
+        assert search(trained).newest(resumable=True).path.name == "epoch_3.pth"
+        assert newest_for_test(trained).name == "epoch_3.pth"
+        assert "Going on from epoch_3.pth (epoch 3, iteration 18)" in log_of(resumed(trained))
+
+    @pytest.mark.parametrize("damage", ["empty", "half", "flipped", "text", "zeros"])
+    def test_damaged_ones_are_passed_over(self, trained, damage):
+        file = trained / "epoch_3.pth"
+        content = file.read_bytes()
+        middle = content.index(b"/data/0") + 200
+        file.write_bytes(
+            {
+                "empty": b"",
+                "half": content[: len(content) // 2],
+                "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+                "text": b"hello",
+                "zeros": bytes(len(content)),
+            }[damage]
+        )
+        log = log_of(resumed(trained))
+        assert "Going on from epoch_2.pth (epoch 2, iteration 12)" in log
+        assert "; epoch_3.pth " in log
+        assert names(trained) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+        assert search(trained).newest(resumable=True).path.name == "epoch_3.pth"  # trained anew
+        assert [path.name for path in trained.glob("set_aside/*/*")] == ["epoch_3.pth"]
+
+    def test_nothing_usable_is_refused(self, trained):
+        for path in trained.glob("*.pth"):
+            path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(CheckpointError, match=r"no usable checkpoint in .*epoch_1\.pth is cut off"):
+            resumed(trained)
+        assert names(trained) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+        with pytest.raises(CheckpointError, match="no checkpoint that can be read"):
+            newest_for_test(trained)
+
+    def test_empty_folder_starts_from_the_beginning(self, tmp_path):
+        assert "starting from the beginning" in log_of(resumed(tmp_path, epochs=1))
+
+    def test_moved_work_dir(self, trained, tmp_path_factory):
+        copy = tmp_path_factory.mktemp("other") / "moved"
+        shutil.copytree(trained, copy)
+        assert newest_for_test(copy).parent == copy
+        runner = resumed(copy, epochs=4, checkpoint={"max_keep_ckpts": 1})
+        assert f"usable checkpoint of {copy}" in log_of(runner)
+        assert names(copy) == ["epoch_4.pth"]
+        assert len(names(trained)) == 3
+
+    def test_pointer_elsewhere_is_told_not_followed(self, trained, tmp_path_factory):
+        empty = tmp_path_factory.mktemp("empty")
+        shutil.copy(trained / "last_checkpoint", empty)
+        with pytest.raises(CheckpointError, match=r"points to .*epoch_3\.pth"):
+            newest_for_test(empty)
+
+    def test_best_checkpoints_follow_a_move(self, tmp_path, tmp_path_factory):
+        options = {"validate": True, "checkpoint": {"save_best": "mAP", "rule": "greater"}}
+        toy_runner(tmp_path, **options).train()
+        copy = tmp_path_factory.mktemp("other") / "moved"
+        shutil.copytree(tmp_path, copy)
+        resumed(copy, epochs=9, **options)
+        best = [name for name in names(copy) if name.startswith("best_")]
+        assert len(best) == 1
+        assert len([name for name in names(tmp_path) if name.startswith("best_")]) == 1
+
+    def test_new_training_keeps_the_old_one_aside(self, trained):
+        runner = toy_runner(trained, epochs=1)
+        runner.train()
+        assert names(trained) == ["epoch_1.pth"]
+        aside = [path.name for path in trained.glob("set_aside/*/*")]
+        assert sorted(aside) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+        assert "not of this training, moved to" in log_of(runner)
+
+    def test_other_files_stay(self, tmp_path):
+        torch.save({"state_dict": {}}, tmp_path / "pretrained.pth")
+        toy_runner(tmp_path, epochs=1).train()
+        assert names(tmp_path) == ["epoch_1.pth", "pretrained.pth"]
+
+    def test_going_back_by_name(self, trained):
+        runner = toy_runner(trained, resume=True, load_from=str(trained / "epoch_1.pth"), epochs=2)
+        runner.train()
+        assert names(trained) == ["epoch_1.pth", "epoch_2.pth"]
+        assert sorted(path.name for path in trained.glob("set_aside/*/*")) == ["epoch_2.pth", "epoch_3.pth"]
+
+    def test_killed_before_the_old_one_went(self, trained):
+        resumed(trained, epochs=3, checkpoint={"max_keep_ckpts": 1})
+        assert names(trained) == ["epoch_3.pth"]

@@ -1,0 +1,74 @@
+"""Runs a function in a process of its own without importing everything again."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Forked:
+    """A forked process, the first of a group of its own; its output goes to a file."""
+
+    def __init__(self, function: Callable[[], object], output: Path) -> None:
+        self.output, self.code = output, None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
+            code = 0
+            try:
+                function()
+            except SystemExit as stop:
+                code = stop.code
+            except BaseException:
+                traceback.print_exc()
+                code = 99
+            os._exit(code)
+
+    def wait(self, seconds: float = 30) -> int:
+        """The exit code, or minus the signal; fails the test where the process does not end in time."""
+        end = time.monotonic() + seconds
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError(f"still running after {seconds} s:\n{self.text()[-3000:]}")
+            else:
+                time.sleep(0.02)
+        return self.code
+
+    def text(self) -> str:
+        """What it has written so far."""
+        return self.output.read_text() if self.output.exists() else ""
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> object:
+    """Waits until a condition holds and returns its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def children(pid: int) -> list[int]:
+    """Living children of a process (Linux)."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not count."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

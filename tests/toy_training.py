@@ -1,0 +1,155 @@
+"""A training of a few thousand numbers in which everything is random that can be: images, dropout, the order."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from localvit_det.checkpoint.read import load_weights_only
+from localvit_det.engine import ReliableRunner
+
+LENGTH = 12  # images; 6 iterations an epoch
+_count = 0
+
+
+class ToyModel(BaseModel):
+    """A convolution, a BatchNorm and dropout; two losses."""
+
+    def __init__(self, norm: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(8, 2)
+
+    def init_weights(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            for layer in (self.conv, self.head):
+                layer.reset_parameters()
+
+    def forward(self, inputs: list[torch.Tensor], data_samples: list | None = None, mode: str = "tensor") -> object:
+        x = self.drop(self.norm(self.conv(torch.stack(inputs))).relu().mean((2, 3)))
+        out = self.head(x)
+        if mode == "loss":
+            keep = torch.randperm(len(out))[: max(1, len(out) // 2)]  # as the samplers of detectors
+            return {"loss_cls": out[keep].square().mean(), "loss_bbox": (out - 1).abs().mean()}
+        return [{"value": row.sum().item()} for row in out]
+
+
+class NoisyImages(torch.utils.data.Dataset):
+    """Images that ask every generator for random numbers."""
+
+    metainfo = {"classes": ("thing",)}  # noqa: RUF012 - as MMEngine declares it
+
+    def __init__(self, length: int = LENGTH, noise: bool = True, poisoned: tuple[int, ...] = ()) -> None:
+        self.length, self.noise, self.poisoned = length, noise, poisoned
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        image = torch.full((3, 6, 6), index / self.length)
+        if self.noise:
+            image = image * random.random() + np.random.rand() + torch.rand(3, 6, 6)
+        if index in self.poisoned:
+            image = image * float("nan")
+        return {"inputs": image, "data_samples": BaseDataElement(metainfo={"img_path": f"image_{index}.jpg"})}
+
+
+class MeanMetric(BaseMetric):
+    """The mean of the outputs, which depends on every image once."""
+
+    def process(self, data_batch: object, data_samples: list) -> None:
+        self.results.extend(sample["value"] for sample in data_samples)
+
+    def compute_metrics(self, results: list) -> dict:
+        return {"mAP": float(np.mean(results)), "images": len(results)}
+
+
+def toy_runner(
+    work_dir: Path,
+    *,
+    workers: int = 0,
+    epochs: int = 3,
+    train_cfg: dict | None = None,
+    accumulation: int = 1,
+    checkpoint: dict | None = None,
+    model: nn.Module | None = None,
+    dataset: torch.utils.data.Dataset | None = None,
+    validate: bool = False,
+    optim: dict | None = None,
+    batch_size: int = 2,
+    loader: dict | None = None,
+    runner_class: type[Runner] = ReliableRunner,
+    **options: object,
+) -> Runner:
+    """Builds a runner; its records in MMEngine get a name of their own, as in a new process."""
+    global _count
+    _count += 1
+    loader = {
+        "dataset": dataset or NoisyImages(),
+        "batch_size": batch_size,
+        "sampler": {"type": "DefaultSampler", "shuffle": True},
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        **(loader or {}),
+    }
+    if validate:
+        options |= {
+            "val_dataloader": {**loader, "dataset": NoisyImages(7, noise=False), "num_workers": 0}
+            | {"persistent_workers": False, "sampler": {"type": "DefaultSampler", "shuffle": False}},
+            "val_cfg": {},
+            "val_evaluator": {"type": MeanMetric},
+        }
+    return runner_class(
+        model or ToyModel(),
+        str(work_dir),
+        train_dataloader=loader,
+        train_cfg=train_cfg or {"by_epoch": True, "max_epochs": epochs},
+        optim_wrapper={
+            "optimizer": {"type": "AdamW", "lr": 0.02},
+            "accumulative_counts": accumulation,
+            **(optim or {}),
+        },
+        param_scheduler=[
+            {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 10},
+            {"type": "MultiStepLR", "milestones": [2], "by_epoch": True},
+        ],
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, **(checkpoint or {})}},
+        randomness={"seed": 3, **options.pop("randomness", {})},
+        default_scope="mmdet",
+        experiment_name=f"toy-{_count}",
+        **options,
+    )
+
+
+def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint: weights, averaged weights, the states of the optimizer and the loss scaler."""
+
+    def leaves(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from leaves(item, f"{name}.{key}")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from leaves(item, f"{name}.{index}")
+        elif isinstance(value, (torch.Tensor, int, float)):
+            yield name, torch.as_tensor(value)
+
+    content = load_weights_only(checkpoint)
+    parts = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "gradients")
+    return dict(leaves({part: content[part] for part in parts if part in content}, ""))
+
+
+def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that are not equal to the bit."""
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
