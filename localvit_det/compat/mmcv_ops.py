@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..errors import RequirementError
+from ..ops import roi_align as on_cpu
 from .requirements import has_compiled_operators
 
 NAME = "mmcv._ext"
@@ -166,7 +166,7 @@ def roi_align_forward(
     values = _at_least_float32(input)
     size = (aligned_height, aligned_width)
     if input.is_cpu:
-        result = ops.roi_align(values, rois, size, spatial_scale, sampling_ratio, aligned)
+        result = on_cpu.roi_align(values, rois, size, spatial_scale, sampling_ratio, aligned)
         _give(output, result)
         return
     output.copy_(
@@ -192,7 +192,7 @@ def roi_align_backward(
     grads = _at_least_float32(grad_output)
     size = (aligned_height, aligned_width)
     if grads.is_cpu:
-        result = ops.roi_align_backward(grads, rois, tuple(grad_input.shape), spatial_scale, sampling_ratio, aligned)
+        result = on_cpu.roi_align_backward(grads, rois, tuple(grad_input.shape), spatial_scale, sampling_ratio, aligned)
         _give(grad_input, result)
         return
     grad_input.copy_(

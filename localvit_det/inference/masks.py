@@ -14,7 +14,7 @@ from ..layers import form_of
 from ..ops import cpu_inference
 from .forms import at_least_fp32, form_like
 from .packed import product_dtype, weight_key
-from .packed_conv import PLAIN_UPSAMPLES, can_pack
+from .packed_conv import PLAIN_UPSAMPLES, can_pack, pack_conv
 
 # RoIs whose upsampled features, 28·28·256 numbers each, are alive at a time.
 _ROIS = 8
@@ -154,5 +154,5 @@ def fuse_mask_head(head: FCNMaskHead) -> nn.Module:
     if not usual or not can_pack(head.conv_logits) or head.conv_logits.kernel_size != (1, 1):
         return head
     form = form_like(head, FusedMaskHead)
-    form.upsample = PackedUpsample(up)
+    form.upsample, form.conv_logits = PackedUpsample(up), pack_conv(head.conv_logits)
     return form

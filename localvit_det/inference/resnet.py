@@ -39,6 +39,10 @@ class FusedResidualBlock(Fused):
         return y.add_(identity).relu_() if cpu_inference(x) else (y + identity).relu()
 
 
+class FusedResNet(ResNet):
+    """A ResNet without norms."""
+
+
 def _packed(conv: nn.Module, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
     return pack_conv(fuse_conv_bn(conv, norm)[0], act)
 
@@ -63,7 +67,7 @@ def fuse_residual_block(block: BasicBlock | Bottleneck) -> nn.Module:
 @form_of(ResNet)
 def fuse_resnet(net: ResNet) -> nn.Module:
     """The fused form of a ResNet."""
-    form = form_like(net, ResNet)
+    form = form_like(net, FusedResNet)
     if not net.deep_stem and _folds(net.conv1, net.norm1):
         form.conv1 = _packed(net.conv1, net.norm1, nn.ReLU())
         setattr(form, net.norm1_name, nn.Identity())

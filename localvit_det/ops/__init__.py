@@ -4,7 +4,6 @@ from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
 from .modes import cpu_inference, traced
 from .recompute import checkpointed, lean, recomputing
-from .roi_align import roi_align, roi_align_backward, roi_align_levels
 
 __all__ = [
     "DepthwiseConv2d",
@@ -16,8 +15,5 @@ __all__ = [
     "inhomogeneous_conv_by_rows",
     "lean",
     "recomputing",
-    "roi_align",
-    "roi_align_backward",
-    "roi_align_levels",
     "traced",
 ]
