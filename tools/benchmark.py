@@ -1,10 +1,11 @@
 """Measures backbones side by side: `python tools/benchmark.py shuffle_t gg_t dwnet_t swin_t`.
 
-Or a single operator (`--operator inhomogeneous`), or where the evaluation of a detector spends its time
-(`--detector CONFIG --checkpoint FILE`). docs/performance.md says how to read the results.
+Or a single operator (`--operator inhomogeneous`), or whole detectors, from loading to metric and in training
+(`--detectors shuffle_t swin_t --data-root COCO`). docs/performance.md says how to read the results.
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -13,17 +14,16 @@ from pathlib import Path
 import torch
 
 from benchmarking.backbones import Options, measure_backbones
-from benchmarking.detector import measure_validation, validation_table
+from benchmarking.detector_rows import DetectorOptions, make_detector_rows
+from benchmarking.detectors import detector_table, measure_detectors
 from benchmarking.environment import describe, headline
 from benchmarking.operators import OPERATORS, measure_inhomogeneous, operator_table
 from benchmarking.plot import draw
 from benchmarking.report import document, table
 from benchmarking.results import failed
 from benchmarking.rows import make_rows
-from localvit_det.cli import check_config, tells_mistakes
-from localvit_det.config import load_config
+from localvit_det.cli import tells_mistakes
 from localvit_det.errors import ConfigError, UserError
-from localvit_det.evaluation import use_fast_eval
 from localvit_det.options import OptionsAction
 
 
@@ -60,10 +60,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: as PyTorch decides)")
     parser.add_argument("--no-memory", action="store_true", help="skip the peak of memory, a process for each row")
     parser.add_argument("--operator", choices=OPERATORS, help="measure this operator instead")
-    parser.add_argument("--detector", metavar="CONFIG", help="measure the evaluation of this detector instead")
-    parser.add_argument("--checkpoint", help="weights of --detector; random ones find nothing to paste or to match")
-    parser.add_argument("--fast-eval", action="store_true", help="let --detector evaluate with faster-coco-eval")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help="of --detector")
+    parser.add_argument(
+        "--detectors",
+        nargs="+",
+        metavar="NAME[=CONFIG[,CHECKPOINT]][:WAY]",
+        help="measure these instead, for example shuffle_t swin_t resnet50 mine=config.py,epoch_12.pth; WAY is fused "
+        "(ours), plain, or stock (as MMDetection runs it)",
+    )
+    parser.add_argument(
+        "--data-root", help="of --detectors: folder in COCO's layout, whose validation images are taken"
+    )
+    parser.add_argument("--images", type=int, default=8, help="of --detectors: how many of them; 0 for all")
+    parser.add_argument("--workers", type=int, default=0, help="of --detectors: data workers of an evaluation")
+    parser.add_argument("--fast-eval", action="store_true", help="let --detectors evaluate with faster-coco-eval")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help="of --detectors")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"), help="folder for JSON, table and plot")
     return parser.parse_args(argv)
 
@@ -80,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     environment = {**describe(args.device), "command": sys.argv[1:] if argv is None else list(argv)}
-    if args.detector:
-        _detector(args, environment)
+    if args.detectors:
+        _detectors(args, environment)
     elif args.operator:
         results = measure_inhomogeneous(args.rounds, args.warmup, args.batch, args.device)
         records = {"operator": args.operator, "results": [result.record() for result in results]}
@@ -116,15 +126,30 @@ def _backbones(args: argparse.Namespace, environment: dict) -> None:
         raise UserError(f"Not timed, because outputs differ from eager fp32 by more than allowed: {labels}.")
 
 
-def _detector(args: argparse.Namespace, environment: dict) -> None:
-    cfg = load_config(args.detector, args.cfg_options)
-    cfg.work_dir, cfg.load_from = str(args.out), args.checkpoint
-    if args.fast_eval:
-        use_fast_eval(cfg)
-    check_config(cfg, train=False)
-    found = measure_validation(cfg, args.device)
-    records = {"detector": args.detector, "fast_eval": args.fast_eval, **found.record()}
-    _write(args.out, environment, records, [validation_table(found, args.device)])
+def _detectors(args: argparse.Namespace, environment: dict) -> None:
+    if "inference" in args.modes and not args.data_root:
+        raise ConfigError("--detectors evaluates on real images: give --data-root, or only --modes training.")
+    options = DetectorOptions(
+        modes=["evaluation" if mode == "inference" else mode for mode in args.modes],
+        images=args.images or None,
+        workers=args.workers,
+        fast_eval=args.fast_eval,
+        size=args.sizes[0],
+        batch=args.batch,
+        dtypes=args.dtypes,
+        device=args.device,
+        rounds=args.rounds,
+        warmup=args.warmup,
+        threads=args.threads,
+        cfg_options={**({"data_root": args.data_root} if args.data_root else {}), **(args.cfg_options or {})},
+    )
+    tables = []
+    tell = functools.partial(print, file=sys.stderr, flush=True)
+    for measured in measure_detectors(make_detector_rows(args.detectors), options, tell):
+        tables.append(measured)
+        records = {"results": [record for one in tables for record in one.records()]}
+        texts = [detector_table(one) for one in tables]
+        _write(args.out, environment, records, texts, show=texts[-1:])
 
 
 def _write(out: Path, environment: dict, records: dict, texts: list[str], show: list[str] | None = None) -> None:
