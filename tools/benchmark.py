@@ -1,7 +1,7 @@
 """Measures backbones side by side: `python tools/benchmark.py shuffle_t gg_t dwnet_t swin_t`.
 
 Or a single operator (`--operator inhomogeneous`), or where the evaluation of a detector spends its time
-(`--detector CONFIG --checkpoint FILE`). docs/performance.md says how to read the results.
+(`--detector CONFIG --checkpoint FILE`). docs/measuring.md says how to read the results.
 """
 
 import argparse
