@@ -1,4 +1,6 @@
-"""Computes size and cost of every config: `python tools/model_zoo.py` writes docs/model_zoo.md and the metafiles.
+"""Computes size and cost of every config: `python tools/model_zoo.py`.
+
+Writes docs/model_zoo.md, the table of models in README.md, and the metafiles.
 
 With `--check` nothing is written, and a file that is not what the configs give ends with exit code 1.
 """
@@ -18,13 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes or checks the files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only check that the files are current")
     args = parser.parse_args(argv)
     logging.getLogger("mmengine").setLevel(logging.WARNING)
 
     stale = []
-    for name, content in generate(compute(sorted((ROOT / "configs").glob("*.py")))).items():
+    entries = compute(sorted((ROOT / "configs").glob("*.py")))
+    for name, content in generate(entries, (ROOT / "README.md").read_text(encoding="utf-8")).items():
         path = ROOT / name
         if path.is_file() and path.read_text(encoding="utf-8") == content:
             continue
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             path.write_text(content, encoding="utf-8")
             print(f"wrote {name}")
     if args.check and stale:
-        raise UserError(f"{' and '.join(stale)} does not fit the configs; run `python tools/model_zoo.py`.")
+        raise UserError(f"Not what the configs give: {', '.join(stale)}; run `python tools/model_zoo.py`.")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
 import json
 import re
-from pathlib import Path
+import runpy
+from typing import ClassVar
 
 import pytest
+from conftest import REPOSITORY
 
 from benchmarking.timing import quartiles
+from localvit_det.errors import UserError
 
 pytestmark = pytest.mark.measuring
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted(ROOT.glob("docs/benchmark/*/benchmark.json"))
+DOCUMENTS = sorted(REPOSITORY.glob("docs/benchmark/*/benchmark.json"))
 OF_BACKBONES = [file for file in DOCUMENTS if "gemm" in json.loads(file.read_text(encoding="utf-8"))]
 
 
@@ -27,29 +29,43 @@ def test_table_follows_from_the_samples(file):
         assert f"| {result['row']} | {result['dtype']} | {result['execution']} | {latency} |" in table
 
 
-def test_readme_table_is_a_piece_of_the_benchmarks():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in readme if "| eager |" in line]
-    measured = (ROOT / "docs/benchmark/inference/benchmark.md").read_text(encoding="utf-8")
-    assert len(rows) > 5
-    assert "\n".join(rows) in measured
+def test_summary_follows_from_the_samples():
+    runpy.run_path(str(REPOSITORY / "tools/benchmark_summary.py"))["main"](["--check"])
 
 
-PAIRS = [
-    ("shuffle_t", "official_shuffle_t"),
-    ("shuffle_t", "swin_t"),
-    ("gg_t", "swin_t"),
-    ("dwnet_t", "official_dwnet_t"),
-    ("dwnet_t", "swin_t"),
-    ("ddwnet_t", "official_ddwnet_t"),
-]
+def test_every_benchmark_stands_on_the_page():
+    page = (REPOSITORY / "docs/results.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(benchmark/(\w+)/benchmark\.md\)", page)) == {file.parent.name for file in DOCUMENTS}
 
 
-def test_ratios_of_repeated_runs_follow_from_their_samples():
-    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \[\d\d:\d\d\]\((benchmark/\w+)/benchmark\.md\) \| (.+) \|$", text, re.MULTILINE)
-    assert len(rows) == 3
-    for folder, ratios in rows:
-        results = json.loads((ROOT / "docs" / folder / "benchmark.json").read_text(encoding="utf-8"))["results"]
-        median = {r["row"]: quartiles(r["samples"]).median for r in results if r["size"] == [896, 1344]}
-        assert ratios.split(" | ") == [f"{median[other] / median[ours]:.2f}" for ours, other in PAIRS]
+class TestSummary:
+    ROW: ClassVar = {"size": [64, 96], "dtype": "fp32", "execution": "eager"}
+
+    @pytest.fixture
+    def summary(self, tmp_path, monkeypatch):
+        """Writes one benchmark and returns the rows that the summary makes of it, without the head."""
+        module = runpy.run_path(str(REPOSITORY / "tools/benchmark_summary.py"))
+        column = module["Column"]
+        columns = (column("speed", "one"), column("memory", "one", memory=True))
+        monkeypatch.setitem(module["summary"].__globals__, "COLUMNS", columns)
+
+        def summarize(*results: dict) -> list[str]:
+            (tmp_path / "one").mkdir()
+            (tmp_path / "one/benchmark.json").write_text(json.dumps({"results": [self.ROW | r for r in results]}))
+            return module["summary"](tmp_path).splitlines()[2:]
+
+        return summarize
+
+    def test_speed_and_memory_over_the_baseline(self, summary):
+        rows = summary(
+            {"row": "swin_t", "samples": [2.0, 4.0, 9.0], "memory": {"start": 100, "peak": 300}},
+            {"row": "a", "samples": [1.0, 2.0, 3.0], "memory": {"start": 100, "peak": 150}},
+            {"row": "failed", "samples": [], "memory": None},
+            {"row": "small", "size": [8, 8], "samples": [1.0], "memory": None},
+            {"row": "bf16", "dtype": "bf16", "samples": [1.0], "memory": None},
+        )
+        assert rows == ["| swin_t | 1.00 | 1.00 |", "| a | 2.00 | 0.25 |"]
+
+    def test_without_the_baseline(self, summary):
+        with pytest.raises(UserError, match="no row swin_t"):
+            summary({"row": "a", "samples": [1.0], "memory": None})

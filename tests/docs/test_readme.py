@@ -1,4 +1,12 @@
-"""Facts of the families in the README are those of the code."""
+"""README and pages: facts of the families are those of the code, commands and links are such as exist."""
+
+import argparse
+import importlib
+import re
+import runpy
+import shlex
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -6,11 +14,87 @@ from families import FAMILIES
 from mmdet.registry import MODELS
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_stands_in_the_readme(name):
     family = MODELS.get(name)
-    row = next(line for line in README.splitlines() if line.startswith("|") and f"`{name}`" in line)
-    assert ", ".join(family.arch_settings) in row
+    sizes = re.findall(rf"^\| `{name}` \| (\w+) \|", README, flags=re.MULTILINE)
+    assert sizes == list(family.arch_settings)
     assert family.paper[1] in README
+
+
+def commands() -> list[str]:
+    """All commands of the pages that start Python or make, on one line each."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+        lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+        for line in [*lines, *re.findall(r"`([^`\n]+)`", text)]:
+            command = re.sub(r"^(\w+=\S+ )+", "", line.strip())
+            if re.match(r"(python (?!-c)|make |tools/\w+\.sh )", command):
+                found[" ".join(shlex.split(command, comments=True))] = None
+    return list(found)
+
+
+class Parsed(Exception):
+    """Ends a tool once it has read its arguments."""
+
+
+@pytest.fixture
+def parses(monkeypatch) -> Callable[[str, list[str]], None]:
+    """Lets a script read its arguments and end there; one that takes none of them ends with SystemExit."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, args=None, namespace=None):
+        original(self, args, namespace)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+
+    def parse(script: str, arguments: list[str]) -> None:
+        # A module is imported and not run anew: what it registers is registered.
+        module = runpy.run_path(str(script)) if script.endswith(".py") else vars(importlib.import_module(script))
+        with pytest.raises(Parsed):
+            module["main"](arguments)
+
+    return parse
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_exists(command, parses):
+    words = shlex.split(command)
+    for word in words:
+        if word.startswith("configs/") and "*" not in word:
+            assert (REPOSITORY / word).is_file(), word
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+        assert [w for w in words[1:] if "=" not in w and w not in targets] == []
+    elif words[0].endswith(".sh"):
+        script = (REPOSITORY / words[0]).read_text()
+        assert len(words) > int(re.search(r"\$# -ge (\d+)", script)[1])
+    elif words[1] == "-m":
+        if words[2] != "pytest":
+            parses(words[2], words[3:])
+    else:
+        parses(str(REPOSITORY / words[1].removeprefix("../localvit_det/")), words[2:])
+
+
+def test_commands_are_found():
+    scripts = {word for command in commands() for word in command.split()[:2]}
+    assert {"tools/train.py", "tools/test.py", "tools/publish_model.py", "tools/benchmark.py", "demo"} <= scripts
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        if name.startswith(("http:", "https:")):
+            continue
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
