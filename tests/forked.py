@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -72,3 +74,23 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def forked_ranks(function: Callable[[int], object], folder: Path, processes: int = 2) -> list[Forked]:
+    """Starts the processes of a distributed run on CPUs, as torchrun does; `function` gets its rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(rank: int) -> None:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(processes),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        function(rank)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Forked(partial(start, rank), folder / f"rank{rank}.txt") for rank in range(processes)]

@@ -6,16 +6,18 @@ The config may be left out for a checkpoint that carries one: a published one, o
 import _process  # noqa: F401 - settings that must stand before PyTorch starts
 
 # isort: split
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
 from localvit_det.errors import ConfigError
 from localvit_det.evaluation import use_fast_eval
+from localvit_det.files import check_writable
 
 
 @tells_mistakes
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
+    if args.out:
+        check_writable(args.out, "--out")
 
     args.checkpoint = args.checkpoint or args.config
     cfg = config_from(args)
@@ -55,10 +59,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_config(cfg, train=False)
 
     setup_cache_size_limit_of_dynamo()
-    runner = Runner.from_cfg(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+    cfg.setdefault("runner_type", "ReliableRunner")
+    runner = RUNNERS.build(cfg)
+    draft = f"{args.out}.{os.getpid()}.tmp.pkl"
+    try:
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=draft))
+        runner.test()
+        if args.out and runner.rank == 0:
+            os.replace(draft, args.out)
+    finally:
+        Path(draft).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

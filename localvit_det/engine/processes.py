@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
 
 _WAIT = 10.0  # seconds that the processes give each other to say that they are alive
-_NOTE = "localvit_det/ended/{}"
+_NOTE = "localvit_det/ended/{}"  # in the store of the run, by rank
+_ALONE = "lost the others"
+_homes: list[tuple[str, int]] = []  # host and number of every process
 
 
 def agree(*numbers: int) -> list[int]:
@@ -52,6 +56,12 @@ def start_gloo(timeout: float | None = None) -> None:
     torch.distributed.init_process_group("gloo", **limit)
 
 
+def announce() -> None:
+    """Tells the other processes where this one lives, for `explain_loss`."""
+    if dist.get_world_size() > 1:
+        _homes[:] = dist.all_gather_object((socket.gethostname(), os.getpid()))
+
+
 def explain_loss(error: BaseException) -> str | None:
     """Which process has ended and left this one alone, None where `error` is this one's own.
 
@@ -61,38 +71,61 @@ def explain_loss(error: BaseException) -> str | None:
     if dist.get_world_size() == 1:
         return None
     alone = _is_connection_error(error)
-    own = "lost the others" if alone else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    own = _ALONE if alone else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     try:
-        store = torch.distributed.distributed_c10d._get_default_store()
-        store.set(_NOTE.format(dist.get_rank()), own)
+        _store().set(_NOTE.format(dist.get_rank()), own)
+        return _who_has_ended() if alone else None
+    except Exception:  # the store lives in a process, too: in the first one's, or torchrun's
         if not alone:
             return None
-        notes = _notes(store)
-    except Exception:  # the store lives in a process, too: in the first one's, or torchrun's
-        return "The process that connects the others has ended" if alone else None
-    missing = [rank for rank in range(dist.get_world_size()) if rank not in notes]
-    if missing:
-        ranks = ", ".join(map(str, missing))
-        return f"Process {ranks} of {dist.get_world_size()} has ended without a word (killed, or out of memory)"
-    causes = {rank: note for rank, note in notes.items() if note != "lost the others"}
-    if causes:
-        return "; ".join(
-            f"process {rank} of {dist.get_world_size()} ended with {note}" for rank, note in causes.items()
-        )
-    return "The connection between the processes is broken"
+        gone = [rank for rank in range(dist.get_world_size()) if _is_alive(rank) is False]
+        return _ended(gone) if gone else "The process that connects the others has ended"
 
 
-def _notes(store: Any) -> dict[int, str]:
-    """The notes of all processes, as far as they come in time."""
+def _who_has_ended() -> str:
+    store, processes = _store(), dist.get_world_size()
     end = time.monotonic() + _WAIT
-    notes: dict[int, str] = {}
-    while len(notes) < dist.get_world_size() and time.monotonic() < end:
-        for rank in range(dist.get_world_size()):
-            key = _NOTE.format(rank)
-            if rank not in notes and store.check([key]):
-                notes[rank] = store.get(key).decode()
-        time.sleep(0.2)
-    return notes
+    while True:
+        notes = {
+            rank: store.get(_NOTE.format(rank)).decode()
+            for rank in range(processes)
+            if store.check([_NOTE.format(rank)])
+        }
+        causes = [f"Process {rank} of {processes} ended with {note}" for rank, note in notes.items() if note != _ALONE]
+        if causes:
+            return "; ".join(causes)
+        silent = [rank for rank in range(processes) if rank not in notes]
+        # Others may wait in vain without having noticed; those of another machine count once the time is over.
+        late = time.monotonic() > end
+        gone = [rank for rank in silent if (alive := _is_alive(rank)) is False or (late and alive is None)]
+        if gone:
+            return f"{_ended(gone)} without a word (killed, or out of memory)"
+        if late or not silent:
+            return "The connection between the processes is broken"
+        time.sleep(0.1)
+
+
+def _ended(ranks: list[int]) -> str:
+    if len(ranks) == 1:
+        return f"Process {ranks[0]} of {dist.get_world_size()} has ended"
+    return f"Processes {', '.join(map(str, ranks))} of {dist.get_world_size()} have ended"
+
+
+def _is_alive(rank: int) -> bool | None:
+    """Whether a process lives, None where that cannot be seen from this machine."""
+    host, pid = _homes[rank] if rank < len(_homes) else ("", 0)
+    if host != socket.gethostname():
+        return None
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat")  # a dead process stays until its parent has looked
+        return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from .checkpoint_hook import SafeCheckpointHook
 from .finite import FiniteGuard, GoBack, scale_learning_rates
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
-from .processes import agree, explain_loss, is_cpu_run, share_buffers, start_gloo
+from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
 from .signals import SignalWatch, Stopped
 from .workers import close_workers, guard_workers
 
@@ -74,6 +74,7 @@ class ReliableRunner(Runner):
 
     def _train(self) -> nn.Module:
         run = super().train
+        announce()
         try:
             while True:
                 try:

@@ -18,7 +18,7 @@ _LAUNCHERS = {
 
 
 def check_processes(cfg: Config) -> None:
-    """Checks that the processes of a distributed run find each other and a GPU each.
+    """Checks that the processes of a distributed run find each other, and a GPU each where there are any.
 
     Raises:
         ConfigError: They were not started by their launcher, or there are fewer GPUs.
@@ -35,10 +35,12 @@ def check_processes(cfg: Config) -> None:
     if is_npu_available() or is_mlu_available() or is_musa_available():
         return
     gpus = torch.cuda.device_count()
+    if not gpus and launcher == "pytorch":
+        return  # on CPUs, by gloo
     if not gpus:
         raise ConfigError(
-            "A distributed run needs GPUs, and PyTorch finds none here: run tools/train.py or tools/test.py by itself, "
-            "without --launcher."
+            f"--launcher {launcher} needs GPUs, and PyTorch finds none here: start the processes with "
+            "tools/dist_train.sh or tools/dist_test.sh, which also work on CPUs."
         )
     processes = int(os.environ.get(together, 1))
     if processes > gpus:

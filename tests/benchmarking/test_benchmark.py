@@ -11,7 +11,6 @@ from conftest import REPOSITORY
 from torch import nn
 
 from benchmarking.complexity import count_multiply_adds
-from benchmarking.detector import PARTS, Stopwatch
 from benchmarking.memory import Peak
 from benchmarking.operators import measure_inhomogeneous, operator_table, unfold_form
 from benchmarking.report import table
@@ -19,6 +18,7 @@ from benchmarking.results import Result, Table
 from benchmarking.roofline import Gemm
 from benchmarking.rows import make_rows
 from benchmarking.steps import Setting, Step, Variant, relative_error, still
+from benchmarking.stopwatch import Stopwatch
 from benchmarking.timing import quartiles, time_interleaved
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import ConfigError
@@ -250,7 +250,12 @@ class TestTool:
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
-        [(["dwnet_t", "--rounds", "0"], "at least"), (["dwnet"], "did you mean"), (["--detector", "x.py"], "x.py")],
+        [
+            (["dwnet_t", "--rounds", "0"], "at least"),
+            (["dwnet"], "did you mean"),
+            (["--detectors", "dwnet"], "--data-root"),
+            (["--detectors", "dwnet", "--modes", "training"], "did you mean"),
+        ],
     )
     def test_mistakes_in_one_sentence(self, arguments, words, tmp_path, capsys):
         main = runpy.run_path(str(REPOSITORY / "tools/benchmark.py"))["main"]
@@ -260,30 +265,32 @@ class TestTool:
         assert words in capsys.readouterr().err
 
     @pytest.mark.slow
-    def test_detector(self, tmp_path):
+    def test_detectors(self, tmp_path):
         make_shapes(tmp_path / "shapes", num_train=4, num_val=4, size=96)
         config = REPOSITORY / "configs/mask_rcnn_dwnet_nano_shapes.py"
-        options = ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
-        options.append(f"data_root={tmp_path}/shapes")
-        found = benchmark(
-            tmp_path, "--detector", config, "--cfg-options", *options, "model.test_cfg.rcnn.score_thr=0.0"
-        )
-        assert found["images"] == 4
-        assert found["detections"] > 0
-        assert tuple(found["shares"]) == PARTS
-        assert sum(found["shares"].values()) == pytest.approx(1)
-        assert all(share > 0 for share in found["shares"].values())
-        assert "coco/segm_mAP" in found["metrics"]
+        rows = [f"a={config}", f"b={config}:stock"]
+        arguments = ("--images", "2", "--sizes", "64x64", "--data-root", str(tmp_path / "shapes"))
+        results = benchmark(tmp_path, "--detectors", *rows, *arguments)["results"]
+        assert [(r["mode"], r["row"], r["way"], r["note"]) for r in results] == [
+            (mode, row, way, "")
+            for mode in ("evaluation", "training")
+            for row, way in (("a", "fused"), ("b (stock)", "stock"))
+        ]
+        for result in results:
+            assert result["found"] > 0
+            assert len(result["samples"]) == 3
+            for i, sample in enumerate(result["samples"]):
+                assert sum(seconds[i] for seconds in result["parts"].values()) == pytest.approx(sample, rel=0.05)
 
 
 def test_inner_part_is_taken_from_the_outer(monkeypatch):
     times = iter([0.0, 1.0, 4.0, 6.0])
-    monkeypatch.setattr("benchmarking.detector.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("benchmarking.stopwatch.time.perf_counter", lambda: next(times))
     watch = Stopwatch("cpu")
     with watch.part("network"), watch.part("mask pasting"):
         pass
-    assert watch.seconds["network"] == 1 + 2
-    assert watch.seconds["mask pasting"] == 3
+    assert watch.read() == {"network": 3, "mask pasting": 3}
+    assert watch.read() == {}
 
 
 def test_operator_beside_its_unfold_form():

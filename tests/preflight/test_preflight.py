@@ -257,14 +257,16 @@ def test_launcher_that_started_nothing(load, monkeypatch, launcher, variable):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "words"), [(0, ["needs GPUs", "without --launcher"]), (2, ["4 processes", "start 2"])]
+    ("launcher", "gpus", "words"),
+    [("slurm", 0, ["needs GPUs", "tools/dist_train.sh"]), ("pytorch", 2, ["4 processes", "start 2"])],
 )
-def test_more_processes_than_gpus(load, monkeypatch, gpus, words):
+def test_more_processes_than_gpus(load, monkeypatch, launcher, gpus, words):
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     cfg = load()
-    cfg.launcher = "pytorch"
+    cfg.launcher = launcher
     fails(cfg, ConfigError, *words)
 
 
