@@ -143,7 +143,11 @@ class TrainingJob(Job):
                 loss.backward()
             for name, outputs, inner in reversed(cuts):
                 with self.watch.part(f"{name} backward"):
-                    pairs = [(o, i.grad) for o, i in zip(outputs, inner, strict=True) if i.grad is not None]
+                    pairs = [
+                        (o, i.grad)
+                        for o, i in zip(outputs, inner, strict=True)
+                        if o.requires_grad and i.grad is not None
+                    ]
                     torch.autograd.backward(*zip(*pairs, strict=True))
         with self.watch.part("optimizer"):
             self.optimizer.step()
