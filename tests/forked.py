@@ -6,16 +6,27 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
 
 
 class Forked:
-    """A forked process, the first of a group of its own; its output goes to a file."""
+    """A forked process, the first of a group of its own; its output goes to a file.
+
+    Threads of OpenMP do not survive a fork: see the fixture below.
+    """
+
+    started: ClassVar[list["Forked"]] = []
 
     def __init__(self, function: Callable[[], object], output: Path) -> None:
         self.output, self.code = output, None
+        self.started.append(self)
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
@@ -94,3 +105,17 @@ def forked_ranks(function: Callable[[int], object], folder: Path, processes: int
 
     folder.mkdir(parents=True, exist_ok=True)
     return [Forked(partial(start, rank), folder / f"rank{rank}.txt") for rank in range(processes)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_no_process_left() -> Iterator[None]:
+    """For modules that fork and import this: they run on one thread, and end what they have started."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    while Forked.started:
+        process = Forked.started.pop()
+        if process.code is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

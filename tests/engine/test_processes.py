@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import Forked, forked_ranks, wait_for
+from forked import Forked, _one_thread_and_no_process_left, forked_ranks, wait_for  # noqa: F401 - a fixture
 from mmengine.hooks import Hook
 from toy_training import MeanMetric, NoisyImages, ToyModel, different, tensors_of, toy_runner
 

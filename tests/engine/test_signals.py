@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import Forked, children, is_alive, wait_for
+from forked import Forked, _one_thread_and_no_process_left, children, is_alive, wait_for  # noqa: F401 - a fixture
 from mmengine.hooks import Hook
 from toy_training import NoisyImages, different, tensors_of, toy_runner
 
