@@ -2,7 +2,7 @@
 _base_ = "mmdet::_base_/default_runtime.py"
 
 custom_imports = dict(imports=["localvit_det"], allow_failed_imports=False)
-runner_type = "ReliableRunner"  # nothing is lost by kills, full disks or NaN: docs/reliability.md
+runner_type = "ReliableRunner"  # nothing is lost by kills, full disks or NaN: docs/training.md
 # Plain BatchNorm in the model; MMEngine makes it SyncBatchNorm in distributed runs only.
 sync_bn = "torch"
 

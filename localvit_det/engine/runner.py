@@ -37,7 +37,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 class ReliableRunner(Runner):
     """Trains as MMEngine's Runner does, and loses nothing when it is stopped, killed or runs out of disk.
 
-    docs/reliability.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
+    docs/training.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
     """
 
     _signals: SignalWatch | None = None
