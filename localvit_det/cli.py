@@ -10,8 +10,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .config import load_config
+from .config.options import HELP, OptionsAction
 from .errors import ConfigError, UserError
-from .options import HELP, OptionsAction
 from .preflight import check_config
 
 

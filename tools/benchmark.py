@@ -23,8 +23,8 @@ from benchmarking.report import document, table
 from benchmarking.results import failed
 from benchmarking.rows import make_rows
 from localvit_det.cli import tells_mistakes
+from localvit_det.config.options import OptionsAction
 from localvit_det.errors import ConfigError, UserError
-from localvit_det.options import OptionsAction
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 from tqdm import tqdm
 
-from localvit_det.annotations import MAX_PIXELS, read_annotations
 from localvit_det.cli import make_config_parser, read_arguments, sentence_of, tells_mistakes
 from localvit_det.config import SPLITS
-from localvit_det.config_parts import dataset_paths, find_datasets
+from localvit_det.config.parts import dataset_paths, find_datasets
+from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
 from localvit_det.errors import DataError, UserError
 from localvit_det.preflight.classes import check_classes
 from localvit_det.preflight.data import mistakes

@@ -12,9 +12,9 @@ from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from ..annotations import MAX_PIXELS
 from ..errors import DataError
-from ..images import BrokenImageError, decode, read_file, read_header
+from .annotations import MAX_PIXELS
+from .images import BrokenImageError, decode, read_file, read_header
 
 ON_BROKEN = ("skip", "stop")
 MAX_BROKEN = 100

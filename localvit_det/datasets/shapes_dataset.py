@@ -6,8 +6,8 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
-from ..annotations import what_is_there
 from ..errors import DataError
+from .annotations import what_is_there
 from .drawing import CLASSES, PALETTES
 
 DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py

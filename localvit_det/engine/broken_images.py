@@ -6,7 +6,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
-from ..annotations import MAX_PIXELS
+from ..datasets.annotations import MAX_PIXELS
 from ..datasets.load_image import MAX_BROKEN, LoadImageFromFile
 
 

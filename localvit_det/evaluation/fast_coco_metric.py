@@ -11,7 +11,7 @@ from mmdet.evaluation.metrics import coco_metric
 from mmdet.registry import METRICS
 from mmengine.config import Config
 
-from ..config_parts import walk
+from ..config.parts import walk
 from ..errors import ConfigError, RequirementError
 
 

@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from ..annotations import forget_annotations
+from ..datasets.annotations import forget_annotations
 from .classes import check_classes, check_num_classes
 from .data import check_data
 from .files import check_checkpoints, check_work_dir

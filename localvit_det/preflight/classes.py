@@ -4,8 +4,8 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..annotations import Annotations
-from ..config_parts import find_datasets, heads_with_classes, registered
+from ..config.parts import find_datasets, heads_with_classes, registered
+from ..datasets.annotations import Annotations
 from ..errors import ConfigError, DataError, did_you_mean
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"

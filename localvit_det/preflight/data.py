@@ -11,8 +11,8 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
-from ..config_parts import dataset_paths, find_datasets, prepare_dataset, registered, walk
+from ..config.parts import dataset_paths, find_datasets, prepare_dataset, registered, walk
+from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
 from .images import check_sample

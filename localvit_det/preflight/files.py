@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..annotations import what_is_there
 from ..checkpoint.read import check_is_checkpoint
-from ..config_parts import walk
+from ..config.parts import walk
+from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError
 
 

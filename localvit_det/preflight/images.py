@@ -10,9 +10,9 @@ from functools import partial
 import cv2
 from mmengine.logging import print_log
 
-from ..annotations import Annotations
+from ..datasets.annotations import Annotations
+from ..datasets.images import BrokenImageError, decode, read_file, read_header, same_size, size_difference
 from ..errors import DataError
-from ..images import BrokenImageError, decode, read_file, read_header, same_size, size_difference
 
 _SAMPLE = 50
 _ALL = "tools/check_data.py CONFIG --images looks at all of them"

@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ..config_parts import first_neck, known_channels, registered, walk
+from ..config.parts import first_neck, known_channels, registered, walk
 from ..errors import ConfigError, did_you_mean
 
 _PARTS = re.compile(r"(?:model|backbone|neck|data_preprocessor|\w+_head)(?:\.\d+)?$")

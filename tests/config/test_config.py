@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 import localvit_det  # noqa: F401
 from localvit_det.config import load_config, set_data_root
-from localvit_det.config_parts import find_datasets
+from localvit_det.config.parts import find_datasets
 from localvit_det.errors import ConfigError, DataError
 
 SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', arch='{}'{}))"
@@ -200,7 +200,7 @@ def test_heads_that_do_not_count_objects_are_left_alone(tmp_path):
 
 
 def test_polygons_are_not_needed_to_know_that_they_are_there(tmp_path):
-    from localvit_det.annotations import read_annotations
+    from localvit_det.datasets.annotations import read_annotations
 
     content = annotations()
     shapes = [[], [[1.5, 2e1, 3]], {"counts": [1, 2], "size": [3, 4]}, [[1, 2], [3, -4]], None]

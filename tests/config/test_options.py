@@ -5,9 +5,10 @@ import argparse
 import pytest
 from coco_folder import write_coco, write_config
 
-from localvit_det.config import find_datasets, load_config
+from localvit_det.config import load_config
+from localvit_det.config.options import HELP, OptionsAction, read_options
+from localvit_det.config.parts import find_datasets
 from localvit_det.errors import ConfigError
-from localvit_det.options import HELP, OptionsAction, read_options
 
 CONFIG = {
     "classes": ("a", "b"),

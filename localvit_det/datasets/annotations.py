@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import DataError
+from ..errors import DataError
 from .plain_polygons import without_plain_polygons
 from .segmentations import FAR, mask_fault
 

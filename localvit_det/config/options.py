@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .checkpoint.embedded_config import parse
-from .errors import ConfigError
+from ..checkpoint.embedded_config import parse
+from ..errors import ConfigError
 
 HELP = """override settings of the config: data_root="/data/my set" classes=auto optim_wrapper.optimizer.lr=1e-4.
 VALUE is a number, True, False or None; a [list], a (tuple) or a {dict: of them}, in which words need no quotes;

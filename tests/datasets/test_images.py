@@ -10,12 +10,12 @@ from engine_runner import make_runner  # noqa: F401 - a fixture
 from mmdet.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
-from localvit_det.annotations import read_annotations
 from localvit_det.datasets import load_image
+from localvit_det.datasets.annotations import read_annotations
+from localvit_det.datasets.images import BrokenImageError, decode, read_header
 from localvit_det.datasets.load_image import LoadImageFromFile
 from localvit_det.engine.broken_images import loading_transforms
 from localvit_det.errors import DataError
-from localvit_det.images import BrokenImageError, decode, read_header
 from localvit_det.preflight.images import header_fault, pixel_fault
 
 BOX = (10, 5, 25, 15)  # left, top, right, bottom of what is bright, in the upright image

@@ -6,10 +6,10 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
-from .checkpoint.embedded_config import read_config
-from .checkpoint.publish import CHECKPOINT_SUFFIXES
-from .checkpoint.read import load_weights_only
-from .errors import ConfigError, UserError, did_you_mean
+from ..checkpoint.embedded_config import read_config
+from ..checkpoint.publish import CHECKPOINT_SUFFIXES
+from ..checkpoint.read import load_weights_only
+from ..errors import ConfigError, UserError, did_you_mean
 
 
 def read_config_file(path: Path, trusted: bool) -> Config:

@@ -8,10 +8,13 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from .annotations import read_annotations
-from .checkpoint.entrances import POLICIES
-from .config_file import one_line, read_config_file
-from .config_parts import (
+from ..checkpoint.entrances import POLICIES
+from ..datasets.annotations import read_annotations
+from ..datasets.load_image import ON_BROKEN
+from ..errors import ConfigError, did_you_mean
+from .file import one_line, read_config_file
+from .options import read_options
+from .parts import (
     dataset_paths,
     find_datasets,
     first_neck,
@@ -20,9 +23,6 @@ from .config_parts import (
     prepare_dataset,
     walk,
 )
-from .datasets.load_image import ON_BROKEN
-from .errors import ConfigError, did_you_mean
-from .options import read_options
 
 SPLITS = ("train", "val", "test")
 # Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
