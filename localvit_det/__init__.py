@@ -2,17 +2,22 @@
 
 Importing this package is all that is needed: it checks the installation, mends what stock OpenMMLab lacks on
 today's PyTorch (see :mod:`localvit_det.compat`), and registers everything in MMDetection's registries.
+
+An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as maps for
+MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
+`inference` replaces layers by faster forms. `config`, `preflight` and `checkpoint` read and check what the user brings,
+`engine` trains and validates, `evaluation` counts.
 """
 
 from . import compat
 
 compat.apply()  # before anything that imports mmcv.ops
 
-from . import backbones, datasets, engine, evaluation, inference  # noqa: E402
+from . import backbones, datasets, engine, evaluation, heads, inference  # noqa: E402
 from .checkpoint import load, write  # noqa: E402
 
 load.install()  # every load is converted, reported and checked
 write.install()  # every checkpoint is written whole or not at all
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "backbones", "datasets", "engine", "evaluation", "inference"]
+__all__ = ["__version__", "backbones", "datasets", "engine", "evaluation", "heads", "inference"]

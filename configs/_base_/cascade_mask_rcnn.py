@@ -6,6 +6,7 @@ model = dict(
     backbone=dict(_delete_=True, type="ShuffleTransformer"),
     neck=dict(in_channels=[96, 192, 384, 768]),
     roi_head=dict(
+        mask_head=dict(type="LeanFCNMaskHead"),
         # Lists are replaced, not merged, so the three stages are written out; only their target_stds differ.
         bbox_head=[
             dict(
@@ -25,6 +26,6 @@ model = dict(
                 loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
             )
             for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
-        ]
+        ],
     ),
 )

@@ -18,14 +18,21 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """Another module with the same parameters, buffers and parts, any of which can be replaced in one of the two."""
+    twin = copy.copy(module)
+    for name in ("_parameters", "_buffers", "_modules"):
+        setattr(twin, name, dict(getattr(module, name)))
+    return twin
+
+
 def form_like(module: nn.Module, kind: type[Form]) -> Form:
-    """The module as one of class ``kind``, a subclass of its own, with its parts fused; it is left as it is.
+    """The module as one of class ``kind``, which has the same attributes, with its parts fused; it is left as it is.
 
     Settings, parameters, buffers and hooks are shared.
     """
-    form = copy.copy(module)
+    form = shallow_copy(module)
     form.__class__ = kind
-    form._parameters, form._buffers = dict(module._parameters), dict(module._buffers)
     form._modules = {name: _fused_part(part) for name, part in module._modules.items()}
     return form
 

@@ -10,11 +10,13 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from ..heads import LeanFCNMaskHead
+from ..heads.mask_head import ends_usually
 from ..layers import form_of
 from ..ops import cpu_inference
 from .forms import at_least_fp32, form_like
 from .packed import product_dtype, weight_key
-from .packed_conv import PLAIN_UPSAMPLES, can_pack, pack_conv
+from .packed_conv import pack_conv
 
 # RoIs whose upsampled features, 28·28·256 numbers each, are alive at a time.
 _ROIS = 8
@@ -146,13 +148,11 @@ def _bilinear(start: int, stop: int, low: float, high: float, count: int) -> Ten
 
 
 @form_of(FCNMaskHead)
+@form_of(LeanFCNMaskHead)
 def fuse_mask_head(head: FCNMaskHead) -> nn.Module:
     """The fused form of a mask head that ends in a 2×2 transposed convolution and a 1×1 one; others as they are."""
-    up = head.upsample
-    usual = type(up) in PLAIN_UPSAMPLES and up.kernel_size == up.stride == (2, 2) and up.groups == 1
-    usual = usual and up.padding == up.output_padding == (0, 0) and up.dilation == (1, 1)
-    if not usual or not can_pack(head.conv_logits) or head.conv_logits.kernel_size != (1, 1):
+    if not ends_usually(head):
         return head
     form = form_like(head, FusedMaskHead)
-    form.upsample, form.conv_logits = PackedUpsample(up), pack_conv(head.conv_logits)
+    form.upsample, form.conv_logits = PackedUpsample(head.upsample), pack_conv(head.conv_logits)
     return form

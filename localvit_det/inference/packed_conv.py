@@ -16,7 +16,6 @@ from .winograd import transform_weight, winograd_conv
 
 # MMCV's own classes differ in what they do with empty batches under PyTorch 1.4 only.
 PLAIN_CONVS = (nn.Conv2d, wrappers.Conv2d)
-PLAIN_UPSAMPLES = (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
 PLAIN_LINEARS = (nn.Linear, wrappers.Linear)
 # Where a Winograd convolution was faster than a direct one: enough channels, enough tiles of 4×4.
 _WINOGRAD_CHANNELS = 128

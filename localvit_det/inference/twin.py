@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from .detector import fuse_detector
+from .forms import shallow_copy
 
 
 def fused_twin(model: nn.Module) -> nn.Module:
@@ -27,8 +26,6 @@ def fused_twin(model: nn.Module) -> nn.Module:
 def _twin(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     """Copy the tree of modules, but nothing in it."""
     if id(module) not in made:
-        twin = copy.copy(module)
-        twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
-        made[id(module)] = twin
+        made[id(module)] = twin = shallow_copy(module)
         twin._modules = {name: None if child is None else _twin(child, made) for name, child in module._modules.items()}
     return made[id(module)]

@@ -48,6 +48,8 @@ class DetectorRow:
         if self.name == _RESNET:
             cfg.model.backbone, cfg.model.neck.in_channels = _resnet50(), [256, 512, 1024, 2048]
         cfg.model.backbone.init_cfg = None
+        if self.way == "stock" and cfg.model.get("roi_head", {}).get("mask_head"):
+            cfg.model.roi_head.mask_head.type = "FCNMaskHead"
         cfg.load_from = self.checkpoint
         return cfg
 

@@ -1,0 +1,129 @@
+"""MMDetection's FCNMaskHead, trained in less memory: only the mask of the object's own class, a few RoIs at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import wrappers
+from mmcv.ops import roi_align
+from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.registry import MODELS
+from mmdet.structures.mask import BitmapMasks
+from mmdet.utils import InstanceList
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+from torch.utils.checkpoint import checkpoint
+
+# RoIs whose upsampled features, 28·28·256 numbers each, are alive at a time, forward and backward.
+_ROIS = 32
+
+
+@MODELS.register_module()
+class LeanFCNMaskHead(FCNMaskHead):
+    """An :class:`FCNMaskHead` with the same parameters, predictions and loss, whose training needs less memory.
+
+    The loss reads one map for each RoI, that of its class; FCNMaskHead computes all of them, and keeps the upsampled
+    features of all RoIs for backward. Here the last two layers run in :meth:`loss_and_target`, for the class of each
+    RoI, and are computed again in backward a few RoIs at a time. So in training :meth:`forward` returns features, not
+    masks, and the head is not for RoI heads that look at the masks before the loss.
+
+    Where the last two layers or the loss are not the usual ones (transposed convolution of kernel and stride 2, ReLU,
+    1×1 convolution, cross entropy without class weights), it is an FCNMaskHead in every respect.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of RoIs (R, C, h, w) -> logits (R, classes, 2h, 2w), or in training features (R, C', h, w)."""
+        if not (self.training and self._usual()):
+            return super().forward(x)
+        for conv in self.convs:
+            x = conv(x)
+        return x
+
+    def loss_and_target(
+        self,
+        mask_preds: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        rcnn_train_cfg: ConfigDict,
+    ) -> dict:
+        """As in FCNMaskHead, but ``mask_preds`` is what :meth:`forward` returns in training: (R, C', h, w)."""
+        if not (self.training and self._usual()):
+            return super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
+        targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
+        labels = torch.cat([result.pos_gt_labels for result in sampling_results])
+        only = torch.zeros_like(labels)
+        if not len(labels):  # a zero that all parameters are part of, as DistributedDataParallel wants
+            loss = self.conv_logits(self.relu(self.upsample(mask_preds))).sum()
+        else:
+            logits = self._logits(mask_preds, only if self.class_agnostic else labels)
+            loss = self.loss_mask(logits, targets, only)
+        return {"loss_mask": {"loss_mask": loss}, "mask_targets": targets}
+
+    def get_targets(
+        self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
+    ) -> Tensor:
+        """As in FCNMaskHead, (R, 2h, 2w), but without a copy of a whole image's mask for each RoI."""
+        masks = [instances.masks for instances in batch_gt_instances]
+        if rcnn_train_cfg.get("soft_mask_target") or not all(type(m) is BitmapMasks and len(m) for m in masks):
+            return super().get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
+        size = _pair(rcnn_train_cfg.mask_size)
+        return torch.cat(
+            [
+                _cut(m, result.pos_priors, result.pos_assigned_gt_inds, size)
+                for m, result in zip(masks, sampling_results, strict=True)
+            ]
+        )
+
+    def _logits(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(R, C', h, w), (R,) -> logits of one class each, (R, 1, 2h, 2w)."""
+        weight = self.conv_logits.weight.flatten(1)[labels]  # R, C'
+        logits = torch.cat(
+            [
+                checkpoint(self._cells, rois, some, use_reentrant=False)
+                for rois, some in zip(x.split(_ROIS), weight.split(_ROIS), strict=True)
+            ]
+        )
+        if self.conv_logits.bias is not None:
+            logits = logits + self.conv_logits.bias[labels][:, None]
+        height, width = x.shape[2:]
+        logits = logits.view(-1, height, width, 2, 2).permute(0, 1, 3, 2, 4)  # R, h, 2, w, 2
+        return logits.reshape(-1, 1, 2 * height, 2 * width)
+
+    def _cells(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(R, C', h, w), (R, C'') -> (R, h·w·4), the four cells that each cell becomes after each other."""
+        up = self.upsample
+        matrix = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4·C'', C'
+        bias = None if up.bias is None else up.bias.repeat(4)
+        cells = F.linear(x.permute(0, 2, 3, 1).flatten(1, 2), matrix, bias).relu_()  # R, h·w, 4·C''
+        return (cells.view(len(x), -1, weight.shape[1]) @ weight[:, :, None])[:, :, 0]
+
+    def _usual(self) -> bool:
+        loss = self.loss_mask
+        return ends_usually(self) and type(loss) is CrossEntropyLoss and loss.use_mask and loss.class_weight is None
+
+
+def _cut(masks: BitmapMasks, boxes: Tensor, owners: Tensor, size: tuple[int, int]) -> Tensor:
+    """Zeros and ones (R, *size): what lies in boxes (R, 4) of their owners (R,) among the masks (G, H, W)."""
+    if not len(boxes):
+        return boxes.new_zeros((0, *size))
+    bitmaps = torch.from_numpy(masks.masks).to(boxes.device, boxes.dtype)[:, None]  # G, 1, H, W
+    limits = boxes.new_tensor([masks.width, masks.height]).repeat(2)
+    rois = torch.cat((owners[:, None].to(boxes.dtype), torch.minimum(boxes.clamp(min=0), limits)), dim=1)
+    return (roi_align(bitmaps, rois, size, 1.0, 0, "avg", True)[:, 0] >= 0.5).to(boxes.dtype)
+
+
+def ends_usually(head: FCNMaskHead) -> bool:
+    """Whether a mask head ends in a 2×2 transposed convolution of stride 2 and a 1×1 convolution."""
+    up, last = head.upsample, head.conv_logits
+    return (
+        type(up) in (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
+        and up.kernel_size == up.stride == (2, 2)
+        and up.padding == up.output_padding == (0, 0)
+        and (up.dilation, up.groups) == ((1, 1), 1)
+        and type(last) in (nn.Conv2d, wrappers.Conv2d)
+        and last.kernel_size == last.stride == (1, 1)
+        and (last.padding, last.groups) == ((0, 0), 1)
+    )
