@@ -3,7 +3,6 @@
 from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
-from .epoch_seed import EpochSeedHook
 from .fused_evaluation import FusedEvaluationHook
 from .progress_bar import ProgressBarHook
 from .runner import ReliableRunner
@@ -12,7 +11,6 @@ from .training_report import TrainingReportHook
 __all__ = [
     "BrokenImagesHook",
     "CurvesHook",
-    "EpochSeedHook",
     "FusedEvaluationHook",
     "ProgressBarHook",
     "ReliableRunner",

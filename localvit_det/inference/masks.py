@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -15,14 +13,14 @@ from ..heads.mask_head import ends_usually
 from ..layers import form_of
 from ..ops import cpu_inference
 from .forms import at_least_fp32, form_like
-from .packed import product_dtype, weight_key
+from .packed import KeepsPacked, pack_matrix, product_dtype
 from .packed_conv import pack_conv
 
 # RoIs whose upsampled features, 28·28·256 numbers each, are alive at a time.
 _ROIS = 8
 
 
-class PackedUpsample(nn.ConvTranspose2d):
+class PackedUpsample(KeepsPacked, nn.ConvTranspose2d):
     """A 2×2 transposed convolution of stride 2 that can be had as a product of matrices, with the ReLU after it.
 
     Args:
@@ -32,7 +30,6 @@ class PackedUpsample(nn.ConvTranspose2d):
     def __init__(self, conv: nn.ConvTranspose2d) -> None:
         super().__init__(conv.in_channels, conv.out_channels, 2, 2, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
-        self._packed: tuple[Any, Tensor] | None = None
         self.train(conv.training)
 
     def quarters(self, x: Tensor) -> Tensor:
@@ -41,16 +38,11 @@ class PackedUpsample(nn.ConvTranspose2d):
         bias = None if self.bias is None else self.bias.detach().repeat(4).to(dtype or self.bias.dtype)
         if dtype is None:
             return nn.functional.linear(rows, self._matrix(), bias).relu_()
-        key = (weight_key(self.weight), dtype)
-        if self._packed is None or self._packed[0] != key:
-            self._packed = key, torch.ops.mkldnn._reorder_linear_weight(self._matrix().to(dtype), None)
-        return torch.ops.mkldnn._linear_pointwise(rows.to(dtype), self._packed[1], bias, "relu", [], "")
+        weight = self.packed(dtype, lambda: pack_matrix(self._matrix(), dtype))
+        return torch.ops.mkldnn._linear_pointwise(rows.to(dtype), weight, bias, "relu", [], "")
 
     def _matrix(self) -> Tensor:
         return self.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)  # 4·C', C
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
 
 
 class FusedMaskHead(FCNMaskHead):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -15,7 +16,25 @@ from ..ops import cpu_inference
 _Activation = tuple[str, list[float], str]
 
 
-class PackedConv1x1(nn.Conv2d):
+class KeepsPacked:
+    """A layer that keeps its weights as products want them, besides the weights themselves."""
+
+    weight: Tensor
+
+    def packed(self, way: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The weights as ``make`` lays them out, of the last time if they are the same since; ``way`` names how."""
+        kept = self.__dict__.setdefault("_packed", {})
+        key = weight_key(self.weight)
+        if way not in kept or kept[way][0] != key:
+            kept[way] = key, make()
+        return kept[way][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights can be neither copied nor saved.
+        return {**self.__dict__, "_packed": {}}
+
+
+class PackedConv1x1(KeepsPacked, nn.Conv2d):
     """A 1×1 convolution and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
 
     oneDNN lays the weights of a product out in blocks. An ordinary convolution does so anew in each call; here the
@@ -32,7 +51,6 @@ class PackedConv1x1(nn.Conv2d):
         super().__init__(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.act = act or nn.Identity()
-        self._packed: tuple[Any, Tensor] | None = None
         self.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,21 +60,10 @@ class PackedConv1x1(nn.Conv2d):
             return self.act(super().forward(x))
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
         bias = None if self.bias is None else self.bias.to(dtype)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or NO_ACTIVATION))
+        weight = self.packed(dtype, lambda: pack_matrix(self.weight.detach().flatten(1), dtype))  # C', C
+        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *(activation or NO_ACTIVATION))
         y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
         return y if activation else self.act(y)
-
-    def _weight(self, dtype: torch.dtype) -> Tensor:
-        """The weights in oneDNN's own layout; made again when they have changed."""
-        key = (weight_key(self.weight), dtype)
-        if self._packed is None or self._packed[0] != key:
-            matrix = self.weight.detach().flatten(1).to(dtype)  # C', C
-            self._packed = key, torch.ops.mkldnn._reorder_linear_weight(matrix, None)
-        return self._packed[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Packed weights can be neither copied nor saved.
-        return {**self.__dict__, "_packed": None}
 
 
 @form_of(nn.Conv2d)
@@ -64,6 +71,11 @@ def pack(conv: nn.Module) -> nn.Module:
     """A packed layer for a 1×1 convolution in one group; anything else as it is."""
     plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding == (0, 0)
     return PackedConv1x1(conv) if plain and conv.kernel_size == conv.stride == (1, 1) else conv
+
+
+def pack_matrix(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights (C', C) of a product in oneDNN's own layout."""
+    return torch.ops.mkldnn._reorder_linear_weight(matrix.to(dtype).contiguous(), None)
 
 
 def in_place(act: nn.Module) -> nn.Module:

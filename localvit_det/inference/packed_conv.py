@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import wrappers
@@ -11,7 +9,15 @@ from torch import Tensor, nn
 
 from ..layers import form_of
 from .folding import fuse_conv_bn
-from .packed import NO_ACTIVATION, PackedConv1x1, in_place, onednn_activation, product_dtype, weight_key
+from .packed import (
+    NO_ACTIVATION,
+    KeepsPacked,
+    PackedConv1x1,
+    in_place,
+    onednn_activation,
+    pack_matrix,
+    product_dtype,
+)
 from .winograd import transform_weight, winograd_conv
 
 # MMCV's own classes differ in what they do with empty batches under PyTorch 1.4 only.
@@ -22,7 +28,7 @@ _WINOGRAD_CHANNELS = 128
 _WINOGRAD_TILES = 24
 
 
-class PackedConv2d(nn.Conv2d):
+class PackedConv2d(KeepsPacked, nn.Conv2d):
     """A convolution in one group and the activation after it; 3×3 ones in fp32 multiply in Winograd's way.
 
     The copy of the weights that this needs is made on first use, four times as large as the weights for Winograd's
@@ -39,7 +45,6 @@ class PackedConv2d(nn.Conv2d):
         super().__init__(conv.in_channels, conv.out_channels, *geometry, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.act = in_place(act or nn.Identity())
-        self._packed: dict[str, tuple[Any, Tensor]] = {}
         self.train(conv.training)
         plain = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1)
         self._winograd = plain and min(conv.in_channels, conv.out_channels) >= _WINOGRAD_CHANNELS
@@ -50,35 +55,23 @@ class PackedConv2d(nn.Conv2d):
         if dtype is None or self.weight.dtype != torch.float32 or not len(x):
             return self.act(super().forward(x))
         x = x.to(dtype, memory_format=torch.channels_last)
-        if self._winograd and dtype == torch.float32 and _tiles(x) >= _WINOGRAD_TILES:
-            y = winograd_conv(x, self._weight("winograd", x), self.bias, relu=type(self.act) is nn.ReLU)
+        if self._winograd and dtype == torch.float32 and _count_tiles(x) >= _WINOGRAD_TILES:
+            weight = self.packed("winograd", lambda: transform_weight(self.weight.detach()))
+            y = winograd_conv(x, weight, self.bias, relu=type(self.act) is nn.ReLU)
             return y if type(self.act) is nn.ReLU else self.act(y)
         bias = None if self.bias is None else self.bias.to(dtype)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        weight = self._weight(str(dtype), x)
+        weight = self.packed(dtype, lambda: self._reorder(x))
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *(activation or NO_ACTIVATION))
         return y if activation else self.act(y)
 
-    def _weight(self, way: str, x: Tensor) -> Tensor:
-        """The weights as ``way`` wants them; made again when they have changed."""
-        key = weight_key(self.weight)
-        if way not in self._packed or self._packed[way][0] != key:
-            weight = self.weight.detach()
-            if way == "winograd":
-                packed = transform_weight(weight)
-            else:
-                weight = weight.to(x.dtype, memory_format=torch.channels_last)
-                geometry = (self.padding, self.stride, self.dilation, self.groups)
-                packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(x.shape))
-            self._packed[way] = key, packed
-        return self._packed[way][1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Packed weights can be neither copied nor saved.
-        return {**self.__dict__, "_packed": {}}
+    def _reorder(self, x: Tensor) -> Tensor:
+        weight = self.weight.detach().to(x.dtype, memory_format=torch.channels_last)
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(x.shape))
 
 
-class PackedLinear(nn.Linear):
+class PackedLinear(KeepsPacked, nn.Linear):
     """A dense layer and the activation after it.
 
     Args:
@@ -93,7 +86,6 @@ class PackedLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.act = in_place(act or nn.Identity())
         self.area = area
-        self._packed: tuple[Any, Tensor] | None = None
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,20 +96,13 @@ class PackedLinear(nn.Linear):
             return self.act(super().forward(x.flatten(1)))
         rows = (x.permute(0, 2, 3, 1) if by_position else x).flatten(1).to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self._weight(dtype), bias, *(activation or NO_ACTIVATION))
+        weight = self.packed(dtype, lambda: pack_matrix(self._by_position(), dtype))
+        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *(activation or NO_ACTIVATION))
         return y if activation else self.act(y)
 
-    def _weight(self, dtype: torch.dtype) -> Tensor:
-        key = (weight_key(self.weight), dtype)
-        if self._packed is None or self._packed[0] != key:
-            weight = self.weight.detach()
-            if self.area > 1:
-                weight = weight.unflatten(1, (-1, self.area)).transpose(1, 2).flatten(1)  # C', h·w, C
-            self._packed = key, torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
-        return self._packed[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+    def _by_position(self) -> Tensor:
+        weight = self.weight.detach()  # C', C·h·w
+        return weight.unflatten(1, (-1, self.area)).transpose(1, 2).flatten(1)  # C', h·w·C
 
 
 class FusedConvModule(ConvModule):
@@ -169,5 +154,5 @@ def fuse_conv_module(module: ConvModule) -> nn.Module:
     return FusedConvModule(module) if usual and not module.with_spectral_norm and can_pack(module.conv) else module
 
 
-def _tiles(x: Tensor) -> int:
+def _count_tiles(x: Tensor) -> int:
     return x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
