@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.optim import build_optim_wrapper
@@ -27,16 +23,10 @@ from torch import Tensor, nn
 from localvit_det.evaluation import use_fast_eval
 from localvit_det.inference import fuse_detector
 
+from .detector_inputs import as_list, calibrate, limit_images, make_proposals, make_sample, seeded
 from .detector_rows import DetectorOptions, DetectorRow
 from .steps import DTYPES
 from .stopwatch import Stopwatch
-
-# Of random weights every class is about as likely: so many of an image's scores count as found, about as many as
-# a trained detector has above its threshold.
-_CANDIDATES = 1000
-# Boxes that stand for the proposals of a training step: of each object's surroundings, and anywhere.
-_NEAR, _ANYWHERE = 60, 580
-_OBJECTS = 7
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ class EvaluationJob(Job):
         if options.fast_eval:
             use_fast_eval(cfg)
         self._folder = tempfile.TemporaryDirectory()
-        _limit_images(cfg, options.images, Path(self._folder.name))
+        limit_images(cfg, options.images, Path(self._folder.name))
         cfg.test_dataloader.num_workers = options.workers
         cfg.test_dataloader.persistent_workers = options.workers > 0
         self.device, self.watch = options.device, Stopwatch(options.device)
@@ -87,7 +77,7 @@ class EvaluationJob(Job):
         self.evaluator = Evaluator(cfg.test_evaluator)
         self.evaluator.dataset_meta = self.loader.dataset.metainfo
         if row.checkpoint is None:
-            _calibrate(self.model, next(iter(self.loader)))
+            calibrate(self.model, next(iter(self.loader)))
         if row.way == "fused":
             fuse_detector(self.model)
         _time_inference(self.model, self.watch)
@@ -125,7 +115,7 @@ class TrainingJob(Job):
         self.model = make_detector(cfg, row).to(self.device)
         self.model.train()
         classes = _number_of_classes(self.model)
-        self.images = torch.randn(options.batch, 3, *options.size, generator=_generator()).to(self.device)
+        self.images = torch.randn(options.batch, 3, *options.size, generator=seeded()).to(self.device)
         self.samples = [make_sample(options.size, i, classes).to(self.device) for i in range(options.batch)]
         self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.positives = 0
@@ -167,7 +157,7 @@ class TrainingJob(Job):
             return [InstanceData(bboxes=p.clone(), scores=p[:, 0], labels=p[:, 0].long() * 0) for p in proposals]
 
         rpn.predict_by_feat = predict_by_feat
-        for sampler in _as_list(roi.bbox_sampler):
+        for sampler in as_list(roi.bbox_sampler):
             sampler.sample = self._counting(sampler.sample)
 
     def _counting(self, sample):
@@ -198,72 +188,9 @@ def make_detector(cfg: Config, row: DetectorRow) -> nn.Module:
     return model
 
 
-def make_sample(size: tuple[int, int], seed: int, classes: int) -> DetDataSample:
-    """Drawn objects, boxes and masks, of an image."""
-    generator, scale = _generator(seed), torch.tensor((size[1], size[0])) * 0.6
-    corner = torch.rand(_OBJECTS, 2, generator=generator) * scale
-    far = corner + torch.rand(_OBJECTS, 2, generator=generator) ** 2 * scale + 10
-    boxes = torch.cat((corner, torch.minimum(far, torch.tensor((size[1], size[0])) - 1.0)), dim=1)
-    masks = np.zeros((_OBJECTS, *size), dtype=np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
-        mask[y1:y2, x1:x2] = 1
-    labels = torch.randint(classes, (_OBJECTS,), generator=generator)
-    meta = {"img_shape": size, "ori_shape": size, "pad_shape": size, "batch_input_shape": size}
-    sample = DetDataSample(metainfo={**meta, "scale_factor": (1.0, 1.0), "img_id": seed})
-    sample.gt_instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *size))
-    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-    return sample
-
-
-def make_proposals(objects: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes about objects (N, 4) and anywhere in an image, of the numbers that a trained RPN proposes: (K, 4)."""
-    generator = _generator()
-    near = objects.repeat(_NEAR, 1)
-    near = near + torch.randn(near.shape, generator=generator) * (near[:, 2:] - near[:, :2]).repeat(1, 2) * 0.12
-    extent = torch.tensor((size[1], size[0]), dtype=torch.float32)
-    corner = torch.rand(_ANYWHERE, 2, generator=generator) * extent * 0.9
-    side = torch.exp(torch.rand(_ANYWHERE, 2, generator=generator) * 3.4) * 12
-    boxes = torch.cat((near, torch.cat((corner, corner + side), dim=1)))
-    return torch.minimum(boxes.clamp(min=0), extent.repeat(2))
-
-
 def autocast(device: str, dtype: str) -> AbstractContextManager:
     """Autocast for bf16, nothing for fp32."""
     return nullcontext() if dtype == "fp32" else torch.autocast(device, DTYPES[dtype])
-
-
-def _limit_images(cfg: Config, count: int | None, folder: Path) -> None:
-    """Let data set and metric see the first images only: of an annotation file cut to them."""
-    dataset, evaluator = cfg.test_dataloader.dataset, cfg.test_evaluator
-    if count is None:
-        return
-    content = json.loads(Path(dataset.get("data_root") or "", dataset.ann_file).read_text(encoding="utf-8"))
-    content["images"] = content["images"][:count]
-    chosen = {image["id"] for image in content["images"]}
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
-    short = folder / "annotations.json"
-    short.write_text(json.dumps(content), encoding="utf-8")
-    dataset.ann_file = str(short)
-    for metric in _as_list(evaluator):
-        metric.ann_file = str(short)
-
-
-def _calibrate(model: nn.Module, batch: dict) -> None:
-    """Set the score threshold so that a detector with random weights finds as much as a trained one."""
-    head = model.roi_head.bbox_head if hasattr(model, "roi_head") else None
-    if head is None:
-        return
-    seen: list[Tensor] = []
-    cfg = model.roi_head.test_cfg
-    (head[-1] if isinstance(head, nn.ModuleList) else head).register_forward_hook(
-        lambda _, inputs, outputs: seen.append(outputs[0].softmax(-1)[:, :-1].flatten())
-    )
-    hooked = head[-1] if isinstance(head, nn.ModuleList) else head
-    with torch.no_grad():
-        model.test_step(batch)
-    hooked._forward_hooks.clear()
-    scores = seen[-1].sort(descending=True).values
-    cfg.score_thr = float(scores[min(_CANDIDATES * len(batch["inputs"]), len(scores) - 1)])
 
 
 def _time_inference(model: nn.Module, watch: Stopwatch) -> None:
@@ -276,7 +203,7 @@ def _time_inference(model: nn.Module, watch: Stopwatch) -> None:
         watch.wrap(model.roi_head, "predict_bbox", "box head")
         if model.with_mask:
             watch.wrap(model.roi_head, "predict_mask", "mask head")
-            for head in _as_list(model.roi_head.mask_head):
+            for head in as_list(model.roi_head.mask_head):
                 watch.wrap(head, "predict_by_feat", "mask pasting")
 
 
@@ -318,11 +245,3 @@ def _cut_at_maps(model: nn.Module) -> Iterator[list[tuple[str, list[Tensor], lis
 def _number_of_classes(model: nn.Module) -> int:
     head = model.roi_head.bbox_head if hasattr(model, "roi_head") else model.bbox_head
     return (head[0] if isinstance(head, nn.ModuleList) else head).num_classes
-
-
-def _as_list(value: object) -> list:
-    return list(value) if isinstance(value, (list, tuple, nn.ModuleList)) else [value]
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
