@@ -107,12 +107,11 @@ def draw_kills(count: int, seed: int, start_up: float) -> list[Kill]:
 
 
 def _spread(rng: random.Random, odds: dict[str, int], count: int) -> Iterator[str]:
-    """Draws without long droughts: a short test, too, has some of each."""
+    """Draws each as often as it should be, in any order."""
     deck: list[str] = []
     for _ in range(count):
         if not deck:
             deck = rng.sample([name for name, often in odds.items() for _ in range(often)], sum(odds.values()))
-            deck.sort(key=lambda name: rng.random() / odds[name])
         yield deck.pop()
 
 
