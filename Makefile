@@ -7,7 +7,8 @@ RUN := $(VENV)/bin/python
 CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 
 # make families: train every family's nano model under one budget; docs/families.md and .png.
-.PHONY: demo families test quick lint install clean
+# make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
+.PHONY: demo families chaos soak test quick lint install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt setup.py
@@ -23,6 +24,12 @@ demo: install
 
 families: install
 	$(RUN) tools/compare_families.py
+
+chaos: install
+	$(RUN) tools/chaos.py --kills 50 --seed 0
+
+soak: install
+	$(RUN) tools/soak.py --iterations 2000
 
 test: install
 	$(RUN) -m pytest

@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config
 
 from .config import load_config
 from .config.options import HELP, OptionsAction
 from .errors import ConfigError, UserError
+from .files import DISK_ERRORS
 from .preflight import check_config
 
 
@@ -95,14 +97,23 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
         try:
             main(argv)
         except UserError as error:
-            if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-                sys.stderr.write(f"error: {sentence_of(error)}\n")
-            raise SystemExit(1) from None
+            _tell(sentence_of(error))
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            where = f" to {error.filename}" if error.filename else ""
+            _tell(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
         except KeyboardInterrupt:
             sys.stderr.write("Interrupted; `--resume` goes on from the last checkpoint in the work dir.\n")
             raise SystemExit(130) from None
 
     return run
+
+
+def _tell(sentence: str) -> NoReturn:
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        sys.stderr.write(f"error: {sentence}\n")
+    raise SystemExit(1) from None
 
 
 def sentence_of(error: UserError) -> str:

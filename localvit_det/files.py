@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and outputs that are checked before the work that makes them."""
 
+import errno
 import os
 import re
 import tempfile
@@ -10,15 +11,19 @@ from typing import BinaryIO
 
 from .errors import OutputError
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _DRAFT = re.compile(r"\..+\.\d+\.tmp")
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike, flush: bool = True) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` in one step when the block ends without an error.
 
     It is written beside `path` and flushed to the disk first: after a crash there is the old file or the new one,
     never a part of either. After an error nothing is left of it; after a SIGKILL `remove_drafts` takes it away.
+
+    Args:
+        flush: Hold also where the machine itself stops; not worth the wait for each of thousands of images.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -26,18 +31,25 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with open(draft, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    if flush:
+        _flush_folder(path.parent)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
+    """Writes a file as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file as `atomic_file` does."""
-    with atomic_file(path) as file:
-        file.write(text.encode())
+    """Writes a text file in UTF-8 as `atomic_file` does."""
+    write_bytes(path, text.encode())
 
 
 def remove_drafts(folder: str | os.PathLike) -> list[str]:
@@ -63,17 +75,38 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
         OutputError: It cannot.
     """
     path = Path(os.path.realpath(path))
-    reason = "it is a folder" if path.is_dir() else ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Trying is the only test that holds for root, read-only mounts and full disks alike.
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    reason = "it is a folder" if path.is_dir() else _obstacle(path.parent)
     if reason:
         raise OutputError(f"{option} {path} cannot be written ({reason}): name another place.")
+
+
+def check_writable_folder(path: str | os.PathLike, option: str) -> None:
+    """Checks that files can be written into a folder, which is made.
+
+    Args:
+        path: The folder of an output.
+        option: Where the user named it, for the sentence.
+
+    Raises:
+        OutputError: They cannot.
+    """
+    path = Path(os.path.realpath(path))
+    if reason := _obstacle(path):
+        raise OutputError(f"Nothing can be written into {option} {path} ({reason}): name another place.")
+
+
+def _obstacle(folder: Path) -> str | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Trying is the only test that holds for root, read-only mounts and full disks alike.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except FileExistsError:
+        return os.strerror(errno.ENOTDIR)  # mkdir says "File exists", which is no explanation
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _flush_folder(folder: Path) -> None:

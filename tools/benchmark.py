@@ -25,6 +25,7 @@ from benchmarking.rows import make_rows
 from localvit_det.cli import tells_mistakes
 from localvit_det.config.options import OptionsAction
 from localvit_det.errors import ConfigError, UserError
+from localvit_det.files import check_writable_folder, write_text
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError("--batch, --rounds and --threads must be at least 1, and --warmup at least 0.")
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_writable_folder(args.out, "--out")
     environment = {**describe(args.device), "command": sys.argv[1:] if argv is None else list(argv)}
     if args.detectors:
         _detectors(args, environment)
@@ -154,8 +155,8 @@ def _detectors(args: argparse.Namespace, environment: dict) -> None:
 
 def _write(out: Path, environment: dict, records: dict, texts: list[str], show: list[str] | None = None) -> None:
     head = headline(environment)
-    out.joinpath("benchmark.json").write_text(json.dumps({"environment": environment, **records}, indent=1))
-    out.joinpath("benchmark.md").write_text("\n\n".join([head, *texts]) + "\n", encoding="utf-8")
+    write_text(out / "benchmark.json", json.dumps({"environment": environment, **records}, indent=1))
+    write_text(out / "benchmark.md", "\n\n".join([head, *texts]) + "\n")
     print("\n\n".join([head, *(texts if show is None else show)]), flush=True)
 
 

@@ -13,6 +13,7 @@ from benchmarking.markdown import markdown_table, with_block
 from benchmarking.timing import quartiles
 from localvit_det.cli import tells_mistakes
 from localvit_det.errors import UserError
+from localvit_det.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/results.md"
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.check and changed != page:
         raise UserError("docs/results.md is not what docs/benchmark gives; run `python tools/benchmark_summary.py`.")
     if changed != page:
-        PAGE.write_text(changed, encoding="utf-8")
+        write_text(PAGE, changed)
         print("wrote docs/results.md")
 
 

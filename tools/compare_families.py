@@ -12,6 +12,7 @@ from benchmarking.families import BASELINE, ROOT, check_equal_budgets, draw, is_
 from localvit_det.cli import tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.errors import UserError
+from localvit_det.files import check_writable_folder, write_text
 
 
 @tells_mistakes
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary-only", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
 
+    check_writable_folder(args.out, "--out")
     configs = {path: load_config(path) for path in sorted((ROOT / "configs").glob("mask_rcnn_*_nano_shapes.py"))}
     check_equal_budgets(configs)
     folders = {path: args.work_dir.resolve() / path.stem for path in configs}
@@ -35,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     runs = [read_run(cfg, folders[path]) for path, cfg in configs.items()]
     runs.sort(key=lambda run: run.name == BASELINE)
-    args.out.mkdir(parents=True, exist_ok=True)
     draw(runs, args.out / "families.png")
-    (args.out / "families.md").write_text(page(runs, next(iter(configs.values())), "families.png"), encoding="utf-8")
+    write_text(args.out / "families.md", page(runs, next(iter(configs.values())), "families.png"))
     print(f"wrote {args.out / 'families.md'} and families.png")
 
 

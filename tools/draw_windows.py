@@ -16,6 +16,7 @@ from torch import Tensor
 
 from localvit_det.cli import tells_mistakes
 from localvit_det.errors import ConfigError
+from localvit_det.files import atomic_file, check_writable
 from localvit_det.layers import Split, window_partition
 
 OUT = Path(__file__).resolve().parent.parent / "docs/windows.png"
@@ -51,7 +52,8 @@ def draw(path: Path, side: int, window_size: int) -> None:
         name, meaning = TITLES[split]
         figure.text(0.25 + 0.5 * column, 0.957, name, color=GREY, size=19, weight="bold", ha="center", va="center")
         figure.text(0.25 + 0.5 * column, 0.9, meaning, color=GREY, size=13, ha="center", va="center")
-    figure.savefig(path, dpi=130, transparent=True, metadata={"Software": None})
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=130, transparent=True, metadata={"Software": None})
 
 
 def draw_map(axes: Axes, numbers: Tensor) -> None:
@@ -80,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.window_size < 1 or args.side < 1 or args.side % args.window_size:
         raise ConfigError(f"--side {args.side} must be a multiple of --window-size {args.window_size}.")
+    check_writable(args.out, "--out")
     draw(args.out, args.side, args.window_size)
     print(f"wrote {args.out}")
 

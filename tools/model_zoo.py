@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarking.zoo import compute, generate
 from localvit_det.cli import tells_mistakes
 from localvit_det.errors import UserError
+from localvit_det.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stale.append(name)
         if not args.check:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+            write_text(path, content)
             print(f"wrote {name}")
     if args.check and stale:
         raise UserError(f"Not what the configs give: {', '.join(stale)}; run `python tools/model_zoo.py`.")

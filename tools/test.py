@@ -6,7 +6,6 @@ The config may be left out for a checkpoint that carries one: a published one, o
 import _process  # noqa: F401 - settings that must stand before PyTorch starts
 
 # isort: split
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
 from localvit_det.errors import ConfigError
 from localvit_det.evaluation import use_fast_eval
-from localvit_det.files import check_writable
+from localvit_det.files import check_writable, check_writable_folder
 
 
 @tells_mistakes
@@ -42,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
     if args.out:
         check_writable(args.out, "--out")
+    if args.show_dir:
+        check_writable_folder(args.show_dir, "--show-dir")
 
     args.checkpoint = args.checkpoint or args.config
     cfg = config_from(args)
@@ -61,15 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")
     runner = RUNNERS.build(cfg)
-    draft = f"{args.out}.{os.getpid()}.tmp.pkl"
-    try:
-        if args.out:
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=draft))
-        runner.test()
-        if args.out and runner.rank == 0:
-            os.replace(draft, args.out)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    if args.out:
+        # Written whole or not at all, as everything that MMEngine writes here: compat/local_files.py.
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
 
 
 if __name__ == "__main__":

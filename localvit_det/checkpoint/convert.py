@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, RequirementError
+from ..files import check_writable, write_bytes
 from .identify import find_origin
 from .layouts import weights_in
 from .load import prepare
@@ -33,11 +35,14 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
 
     Raises:
         CheckpointError: The file does not fit, or needs ``model`` to tell.
+        OutputError: The target cannot be written, which is found out first.
         RequirementError: A .safetensors file is wanted without the package that writes it.
     """
     source, target = Path(source), Path(target)
     if target.suffix not in (".pth", ".safetensors"):
         raise CheckpointError(f"{target} must end in .pth or .safetensors.")
+    save_safetensors = _safetensors_writer(target) if target.suffix == ".safetensors" else None
+    check_writable(target, "The converted file")
     content = load_weights_only(source)
     weights = weights_in(content)
     if weights is None:
@@ -48,13 +53,15 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
     names = [name for name in module.state_dict() if name in state]  # in the model's order
     facts = {"source": source.name, "source_sha256": sha256(source), "network": report.target}
     classes = (content.get("meta") or {}).get("CLASSES") if content is not weights else None
-    target.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: state[name].detach().clone().contiguous() for name in names}
-    if target.suffix == ".pth":
+    if save_safetensors is None:
         meta = facts | ({"dataset_meta": {"classes": tuple(classes)}} if classes else {})
-        torch.save({"state_dict": tensors, "meta": meta}, target)
+        file = io.BytesIO()
+        torch.save({"state_dict": tensors, "meta": meta}, file)
+        write_bytes(target, file.getbuffer())
     else:
-        _save_safetensors(tensors, target, facts | ({"classes": "\n".join(classes)} if classes else {}))
+        metadata = facts | ({"classes": "\n".join(classes)} if classes else {})
+        write_bytes(target, save_safetensors(tensors, metadata=metadata))
     return report
 
 
@@ -70,9 +77,9 @@ def _backbone_for(weights: Mapping[str, Tensor], source: Path) -> nn.Module:
     return origin.family(arch=origin.arch, **options)
 
 
-def _save_safetensors(tensors: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
+def _safetensors_writer(target: Path) -> Callable[..., bytes]:
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError as error:
         raise RequirementError(f"{target} needs the package safetensors: run `pip install safetensors`.") from error
-    save_file(tensors, target, metadata=metadata)
+    return save

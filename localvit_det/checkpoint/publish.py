@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
+from ..files import check_writable_folder, write_bytes
 from .embedded_config import as_text, read_config
 from .layouts import weights_in
-from .read import load_weights_only, sha256
+from .read import load_weights_only
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
 
@@ -47,8 +49,12 @@ def publish(
 
     Raises:
         CheckpointError: The file cannot be read, has no weights, config or classes, or its config is no plain data.
+        OutputError: The folder cannot be written, which is found out first.
     """
     path = Path(checkpoint)
+    folder = Path(out_dir or path.parent)
+    if path.is_file():
+        check_writable_folder(folder, "--out-dir" if out_dir else "the checkpoint's folder")
     content = load_weights_only(path)
     weights = weights_in(content)
     if weights is None:
@@ -74,18 +80,18 @@ def publish(
     }
     config_name = re.sub(r"_\d{8}_\d{6}$", "", str(meta.get("experiment_name") or path.stem))  # without the time stamp
     # A file says its experiment's name, but not in which folder something is written.
-    return write_hashed(published, Path(out_dir or path.parent), name or Path(config_name).name or path.stem)
+    return write_hashed(published, folder, name or Path(config_name).name or path.stem)
 
 
 def write_hashed(content: Mapping[str, Any], folder: Path, stem: str) -> Path:
     """Save under a name that ends in the first eight digits of the file's SHA-256, as torch.hub checks them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        # Into an open file: a file's name would become part of its content.
-        torch.save(content, file)
-    draft = Path(file.name)
-    draft.chmod(0o644)  # a temporary file is its owner's alone
-    return draft.replace(folder / f"{stem}-{sha256(draft)[:8]}.pth")
+    # Into memory, not under a name: a file's name would become part of its content.
+    file = io.BytesIO()
+    torch.save(content, file)
+    path = folder / f"{stem}-{hashlib.sha256(file.getbuffer()).hexdigest()[:8]}.pth"
+    write_bytes(path, file.getbuffer())
+    return path
 
 
 def measured_metrics(work_dir: Path, meta: Mapping[str, Any]) -> dict[str, float]:
@@ -99,7 +105,10 @@ def measured_metrics(work_dir: Path, meta: Mapping[str, Any]) -> dict[str, float
         if not meta.get("experiment_name", "").endswith(file.parts[-3]):
             continue
         for line in file.read_text().splitlines():
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the line at which a training was killed
+                continue
             step = entry.pop("step", None)
             # Lines of training have an epoch or a loss; validations have their step alone.
             if step in (meta.get("epoch"), meta.get("iter")) and not {"epoch", "loss"} & set(entry):

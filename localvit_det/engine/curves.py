@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..files import atomic_file, write_text
 from .coco_metrics import coco_rows
 
 CURVES_FILE = "curves.png"
@@ -74,7 +75,7 @@ class CurvesHook(Hook):
         try:
             if losses := _losses(runner):
                 folder = Path(runner.work_dir)
-                (folder / _POINTS_FILE).write_text(json.dumps(self._validations))
+                write_text(folder / _POINTS_FILE, json.dumps(self._validations))
                 draw_curves(losses, _mean_aps(self._validations), folder / CURVES_FILE)
         except Exception as error:  # an image is never worth a training
             runner.logger.warning("The curves could not be drawn: %r", error)
@@ -138,9 +139,8 @@ def draw_curves(losses: dict[str, Line], mean_aps: dict[str, Line], path: Path) 
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    draft = path.with_suffix(".tmp")
-    figure.savefig(draft, format="png", dpi=120)
-    draft.replace(path)  # someone may be looking at it
+    with atomic_file(path, flush=False) as file:  # someone may be looking at it
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _thin_out(x: np.ndarray, y: np.ndarray) -> Line:

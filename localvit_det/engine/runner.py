@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import signal
 from pathlib import Path
@@ -20,8 +19,10 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.find import nothing_to_resume, search
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError
+from ..files import DISK_ERRORS
 from .checkpoint_hook import SafeCheckpointHook
 from .finite import FiniteGuard, GoBack, scale_learning_rates
+from .free_memory import FreeMemoryHook
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
@@ -30,7 +31,6 @@ from .workers import close_workers, guard_workers
 
 _CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
 _LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": ResumableIterLoop}
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @RUNNERS.register_module()
@@ -60,7 +60,7 @@ class ReliableRunner(Runner):
             with SignalWatch() as self._signals:
                 return self._train()
         except OSError as error:
-            if error.errno in _DISK_ERRORS:
+            if error.errno in DISK_ERRORS:
                 raise OutputError(
                     f"The training cannot write to {error.filename or self.work_dir} ({error.strerror}): make room; "
                     "the checkpoints in the work dir are whole, and --resume goes on from the newest."
@@ -168,6 +168,7 @@ class ReliableRunner(Runner):
                 hooks[name] = {**hook, "type": "SafeCheckpointHook", "_scope_": "mmdet"}
         super().register_default_hooks(hooks)
         self.register_hook(_GuardHook())
+        self.register_hook(FreeMemoryHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Builds the loop, with those that can resume in the place of MMEngine's."""

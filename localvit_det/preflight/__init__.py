@@ -8,6 +8,7 @@ from .data import check_data
 from .files import check_checkpoints, check_work_dir
 from .model import check_backbone, check_keys, check_types
 from .processes import check_processes
+from .space import check_space
 
 __all__ = ["check_config"]
 
@@ -20,7 +21,7 @@ def check_config(cfg: Config, train: bool = True) -> None:
         train: Check what training needs (train and val); else what testing needs (test).
 
     Raises:
-        UserError: The mistake (ConfigError, DataError or CheckpointError).
+        UserError: The mistake (ConfigError, DataError, CheckpointError or OutputError).
     """
     splits = ("train", "val") if train else ("test",)
     check_processes(cfg)
@@ -36,3 +37,5 @@ def check_config(cfg: Config, train: bool = True) -> None:
             check_data(cfg, split, check_classes)
     finally:
         forget_annotations()
+    if train:
+        check_space(cfg)

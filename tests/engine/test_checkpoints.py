@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from toy_training import toy_runner
 
 from localvit_det import files
@@ -99,6 +100,35 @@ class TestWriting:
         for there in seen:
             assert len([name for name in there if name.startswith("best_")]) == 2
         assert len([name for name in names(tmp_path) if name.startswith("best_")]) == 1
+
+    def test_full_disk_ends_a_training_in_one_sentence(self, tmp_path, monkeypatch):
+        """The checkpoint before it is intact, nothing else is left, and the training goes on when there is room."""
+        with monkeypatch.context() as disk:
+            opened = []
+
+            def open_file(path: Path, mode: str) -> object:
+                opened.append(path)
+                return _Full(path, mode) if path.name.startswith(".epoch_2") else path.open(mode)
+
+            disk.setattr(files, "open", open_file, raising=False)
+            with pytest.raises(OutputError, match=r"epoch_2\.pth of .* could not be written \(No space left.*--resume"):
+                toy_runner(tmp_path, checkpoint={"max_keep_ckpts": 1}).train()
+            assert any(path.name.startswith(".epoch_2") for path in opened)
+        assert names(tmp_path) == ["epoch_1.pth"]
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert (tmp_path / "last_checkpoint").read_text().endswith("epoch_1.pth")
+        assert "Going on from epoch_1.pth" in log_of(resumed(tmp_path, checkpoint={"max_keep_ckpts": 1}))
+        assert names(tmp_path) == ["epoch_3.pth"]
+
+    def test_other_outputs_on_a_full_disk(self, tmp_path):
+        """What is not a checkpoint, as MMEngine's log of numbers."""
+
+        class Fills(Hook):
+            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device", "scalars.json")
+
+        with pytest.raises(OutputError, match=r"cannot write to scalars\.json \(No space left .*--resume goes on"):
+            toy_runner(tmp_path, custom_hooks=[Fills()]).train()
 
     def test_weights_that_are_not_finite_are_not_saved(self, trained):
         runner = toy_runner(trained, resume=True, epochs=4)

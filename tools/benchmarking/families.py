@@ -20,6 +20,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from localvit_det.errors import ConfigError, UserError
+from localvit_det.files import atomic_file, write_text
 
 from .environment import describe, headline
 from .markdown import markdown_table
@@ -81,7 +82,7 @@ def train(config: Path, cfg: Config, work_dir: Path) -> None:
         raise UserError(f"The training of {config.name} failed; what it printed last says why. Mend it and run again.")
     unit = 2**20 if sys.platform == "darwin" else 2**10
     record = {"digest": digest(cfg), "environment": environment, "resident_mib": usage.ru_maxrss / unit}
-    (work_dir / RUN_FILE).write_text(json.dumps(record, indent=1))
+    write_text(work_dir / RUN_FILE, json.dumps(record, indent=1))
 
 
 def is_finished(config: Path, cfg: Config, work_dir: Path) -> bool:
@@ -176,4 +177,5 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -10,6 +10,8 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from localvit_det.files import atomic_file
+
 from .results import Table
 
 _MARKERS = {("fp32", "eager"): "o", ("bf16", "eager"): "s", ("fp32", "compile"): "^", ("bf16", "compile"): "D"}
@@ -45,5 +47,6 @@ def draw(tables: Sequence[Table], file: Path) -> bool:
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
-    figure.savefig(file, dpi=120)
+    with atomic_file(file) as stream:
+        figure.savefig(stream, format="png", dpi=120)
     return True

@@ -1,0 +1,40 @@
+"""The page on what goes wrong names tests that exist."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+PAGE = (REPOSITORY / "docs/reliability.md").read_text(encoding="utf-8")
+CITED = re.findall(r"`((?:\w+/)?test_\w+\.py)::([\w:]+)`", PAGE)
+
+
+@cache
+def tests_in(file: str) -> set[str]:
+    """Names of a file's tests, those of classes as pytest writes them."""
+    path = REPOSITORY / "tests" / (file if "/" in file else f"engine/{file}")
+    names = set()
+    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return names
+
+
+@pytest.mark.parametrize(("file", "name"), CITED, ids=[name for _, name in CITED])
+def test_cited_test_exists(file, name):
+    assert name in tests_in(file)
+    assert name.rpartition("::")[2].startswith("test_")
+
+
+def test_every_case_has_a_proof():
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    cases = [row for row in rows if not row.startswith(("| case ", "| ---", "| what ", "| measured "))]
+    proofs = [row for row in cases if row.count("|") == 4 and "test_" in row]
+    assert len(proofs) > 45
+    missing = [row for row in cases if row.count("|") == 4 and "test_" not in row.split("|")[3]]
+    assert missing == []

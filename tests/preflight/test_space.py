@@ -1,0 +1,91 @@
+"""Room for the checkpoints of a training, asked for before it begins."""
+
+import io
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmdet.registry import MODELS
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from preflight_cases import fails
+
+from localvit_det.config import load_config
+from localvit_det.errors import OutputError
+from localvit_det.preflight.space import _on_no_device, check_space, checkpoint_bytes
+
+NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
+SGD = {"optim_wrapper.optimizer": {"_delete_": True, "type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}}
+EMA = {"custom_hooks": [{"type": "EMAHook"}]}
+
+
+def config(tmp_path, **options):
+    cfg = load_config(NANO, options)
+    cfg.work_dir = str(tmp_path / "run")
+    return cfg
+
+
+def free(monkeypatch, count: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=count))
+
+
+@pytest.mark.parametrize("options", [{}, SGD, EMA, {"model.backbone.frozen_stages": 4}], ids=str)
+def test_estimate_is_the_real_size(options, tmp_path):
+    cfg = config(tmp_path, **options)
+    init_default_scope("mmdet")
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    wrapper.optimizer.step()
+    copies = 2 if options is EMA else 1
+    content = {"optimizer": wrapper.state_dict()}
+    content |= {str(i): {k: v.clone() for k, v in model.state_dict().items()} for i in range(copies)}
+    file = io.BytesIO()
+    torch.save(content, file)
+    weights, full = checkpoint_bytes(cfg, cfg.default_hooks.checkpoint, _on_no_device(cfg))
+    assert full == pytest.approx(len(file.getvalue()), rel=0.05)
+    assert weights < full
+
+
+def test_too_little_is_refused(load, monkeypatch, tmp_path):
+    free(monkeypatch, 50_000_000)
+    hook = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 3}
+    schedule = {"train_cfg": {"max_epochs": 12}}
+    cfg = load(**{"default_hooks.checkpoint": hook, **schedule})
+    fails(cfg, OutputError, "50.0 MB are free at", tmp_path, "4 of", "max_keep_ckpts=1, or give another place")
+
+
+def test_how_many_there_are(tmp_path, monkeypatch):
+    """One file is 43 MB here, the best one 15 MB."""
+
+    def refused(count: int, **options) -> bool:
+        free(monkeypatch, count)
+        try:
+            check_space(config(tmp_path, **options))
+        except OutputError:
+            return True
+        return False
+
+    assert refused(95_000_000)
+    assert not refused(105_000_000)  # one, the next one, and the best one
+    every = {"default_hooks.checkpoint.max_keep_ckpts": -1}
+    assert refused(8 * 43_000_000, **every)
+    assert not refused(10 * 43_000_000, **every)
+    assert not refused(100_000_000, **every, **{"default_hooks.checkpoint.interval": 8})
+    assert refused(130_000_000, **{"default_hooks.checkpoint.every_minutes": 5})
+    assert not refused(0, **{"default_hooks.checkpoint.out_dir": "s3://elsewhere"})
+
+
+def test_what_a_resumed_training_replaces_counts(tmp_path, monkeypatch):
+    cfg = config(tmp_path)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/epoch_1.pth").open("wb") as file:
+        file.truncate(43_000_000)
+    free(monkeypatch, 70_000_000)
+    with pytest.raises(OutputError):
+        check_space(cfg)
+    cfg.resume = True
+    check_space(cfg)

@@ -1,0 +1,109 @@
+"""The chaos test, in short, and that it sees what it looks for."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from forked import _one_thread_and_no_process_left  # noqa: F401 - a fixture: trainings are forks of this process
+from toy_training import toy_runner
+
+import chaos
+from localvit_det.errors import UserError
+from reliability.checks import differences, drafts, newest, problems, stamp, torn
+from reliability.faults import DAMAGES, MOMENTS, damage, draw_kills
+from reliability.training import Task
+
+
+@pytest.mark.slow
+def test_two_kills(tmp_path, capsys):
+    """SIGTERM in an iteration, a full disk, SIGKILL in a write, and a checkpoint that is cut off."""
+    chaos.main(["--kills", "2", "--seed", "93", "--fork", "--work-dir", str(tmp_path)])
+    table = capsys.readouterr().out
+    for kind in ("SIGTERM at iteration", "full disk", "SIGKILL in a write", "newest cut off"):
+        assert kind in table
+    assert table.strip().endswith("to the bit: yes")
+
+
+def test_kills_are_drawn_from_the_seed():
+    kills = draw_kills(200, 0, 5.0)
+    assert kills == draw_kills(200, 0, 5.0) != draw_kills(200, 1, 5.0)
+    assert {kill.moment for kill in kills} == set(MOMENTS)
+    assert {kill.damage for kill in kills} == set(DAMAGES)
+    assert {kill.number for kill in kills} == {signal.SIGKILL, signal.SIGTERM}
+    assert all(0 <= kill.after <= 5 for kill in kills)
+
+
+class TestSees:
+    """Faults that the chaos test must find."""
+
+    @pytest.fixture
+    def work_dir(self, tmp_path: Path) -> Path:
+        toy_runner(tmp_path, epochs=2).train()
+        assert list(problems(tmp_path, {})) == []
+        return tmp_path
+
+    def test_torn_files(self, work_dir):
+        path = work_dir / "epoch_1.pth"
+        content = path.read_bytes()
+        for half in (b"", content[:-1], content[: len(content) // 2]):
+            path.write_bytes(half)
+            assert torn(path)
+            assert [problem[:20] for problem in problems(work_dir, {})] == ["epoch_1.pth is torn "]
+        mine = {path.name: stamp(path)}
+        assert not list(problems(work_dir, mine))
+        path.write_bytes(content[:-2])  # another torn file under the same name
+        assert list(problems(work_dir, mine))
+
+    def test_pointer_to_nothing(self, work_dir):
+        (work_dir / "epoch_2.pth").unlink()
+        assert list(problems(work_dir, {})) == ["last_checkpoint names epoch_2.pth, which is not there"]
+
+    def test_a_bit(self, work_dir):
+        first, second = work_dir / "epoch_2.pth", work_dir / "changed.pth"
+        content = torch.load(first, weights_only=False)
+        torch.save(content, second)
+        assert differences(first, second) == []
+        content["state_dict"]["head.bias"].view(torch.int32)[0] ^= 1
+        torch.save(content, second)
+        assert differences(first, second) == [".state_dict.head.bias"]
+
+    def test_losses(self, work_dir):
+        """What is looked at after each round, for a training that has logged more than it has saved."""
+        run = chaos.Chaos(Task(work_dir, 24), 0, 0.1)
+        run.work_dir = work_dir
+        for logged, wrong in (((7, 12), 0), ((7, 14), 0), ((7, 15), 1), ((8, 14), 1)):
+            one = chaos.Round("a kill", base=6)
+            run._look(one, type("Training", (), {"logged": lambda self, logged=logged: logged})())
+            assert len(one.wrong) == wrong, one.wrong
+        assert one.saved == 12
+
+
+@pytest.mark.parametrize("kind", sorted(set(DAMAGES) - {"none", "full disk"}))
+def test_damage_is_done(kind, tmp_path):
+    toy_runner(tmp_path, epochs=1).train()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    names, content = damage(kind, tmp_path, newest(tmp_path), random.Random(0))
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after != before
+    assert all(torn(tmp_path / name) for name in names)
+    assert (content is None) == (kind != "newest cut off")
+    assert bool(drafts(tmp_path)) == (kind == "left draft")
+
+
+def test_undisturbed_training_that_fails_is_told(tmp_path):
+    class Ends:
+        started = 0.0
+
+        def until(self, condition) -> bool:
+            return False
+
+        def done(self) -> int:
+            return 0
+
+        def wait(self) -> int:
+            return 1
+
+    with pytest.raises(UserError, match="ended with exit code 1"):
+        chaos.measure(Ends())
