@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from torch import Tensor, nn
 
 from ..backbones.shuffle_transformer import ShuffleBlock
+from ..backbones.twins import PositionBlock
 from ..layers import Block, ConvMlp, ConvStem, Fused, form_of, fused
 from ..ops import cpu_inference
 from .bands import Banded, add_branch
@@ -73,6 +77,20 @@ class FusedShuffleBlock(FusedBlock):
         return add_branch(x, self.norm2, self.mlp, overwrite=True)
 
 
+class FusedPositionBlock(FusedBlock):
+    """A :class:`PositionBlock`; its convolution adds the map by itself."""
+
+    def __init__(self, block: PositionBlock) -> None:
+        super().__init__(block)
+        self.position = copy.deepcopy(block.position).requires_grad_(False)
+        with torch.no_grad():
+            self.position.weight[:, :, 1, 1] += 1  # x + conv(x) is a convolution, too
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.position(super().forward(x))
+
+
 def _fused_branch(norm: nn.Module, branch: nn.Module) -> tuple[nn.Module, nn.Module]:
     branch = branch.fuse() if hasattr(branch, "fuse") else fused(branch)
     fold = getattr(branch, "fold_input_norm", None)
@@ -104,4 +122,5 @@ class FusedConvStem(Fused):
 form_of(ConvMlp)(FusedMlp)
 form_of(Block)(FusedBlock)
 form_of(ShuffleBlock)(FusedShuffleBlock)
+form_of(PositionBlock)(FusedPositionBlock)
 form_of(ConvStem)(FusedConvStem)
