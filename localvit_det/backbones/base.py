@@ -19,6 +19,8 @@ from .sizes import for_each_stage, stage_widths
 
 # A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
 Rename = tuple[str, str | Callable[[re.Match], str] | None]
+# The name of a tensor that is several in our layout; their names, and how many equal shares of its rows each takes.
+Parting = tuple[str, Sequence[tuple[str, int]]]
 
 
 class Stage(nn.Module):
@@ -88,6 +90,7 @@ class LocalViT(BaseModule):
     paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
     official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
+    joint_weights: ClassVar[Sequence[Parting]] = ()  # parted before that
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
     # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
     resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)

@@ -117,8 +117,17 @@ class Twins(LocalViT):
         "Twins: Revisiting the Design of Spatial Attention in Vision Transformers",
         "https://arxiv.org/abs/2104.13840",
     )
+    joint_weights: ClassVar = ((r"\.attn\.attn\.in_proj_(weight|bias)$", ((r".attn.q.\1", 1), (r".attn.kv.\1", 2))),)
     official_layout: ClassVar = (
-        (r"^head\.|^norm\.", None),  # of the classifier
+        (r"^head\.|^norm\.|^norm_after_stage3\.", None),  # of the classifier
+        # MMPretrain's and MMSegmentation's names, where they have others
+        (r"^(patch_embeds\.\d)\.projection\.", r"\1.proj."),
+        (r"^(?:stages|layers)\.(\d)\.(\d+)\.", r"blocks.\1.\2."),
+        (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+        (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+        (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+        (r"^position_encodings\.(\d)\.proj\.", r"pos_block.\1.proj.0."),
+        # and the official ones, which are timm's, too
         (r"^patch_embeds\.0\.", "stem."),
         (r"^patch_embeds\.(\d)\.", r"stages.\1.downsample."),
         (r"^blocks\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),

@@ -50,14 +50,14 @@ MEASURED_COSTS = {
     ("TwinsSVT", "large"): 15.112e9,
 }
 COSTS = [
-    pytest.param(kind, arch, cost, marks=pytest.mark.slow if arch == "base" else ())
+    pytest.param(kind, arch, cost, marks=pytest.mark.slow if arch in ("base", "large") else ())
     for (kind, arch), (_, cost) in PUBLISHED_CLASSIFIERS.items()
     if kind != "SwinTransformer" and cost != NOTHING
 ]
 DETECTORS = [
-    pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config else ())
+    pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config or "_l_" in config else ())
     for config, (parameters, cost, _) in PUBLISHED_DETECTORS.items()
-    if config != "mask_rcnn_swin_t_3x_coco"  # the model of the 1x recipe
+    if "_3x" not in config or "cascade" in config  # else the model of the 1x recipe
 ]
 
 
@@ -99,7 +99,16 @@ def test_multiply_adds_of_official_code(net, measured):
 
 @pytest.mark.parametrize(("config", "size", "cost"), DETECTORS)
 def test_detector_at_1280_by_800(config, size, cost):
-    _, detector = detector_complexity(load_config(REPOSITORY / f"configs/{config}.py").model)
-    assert round(detector.parameters, -6) == number(size)
-    # Without its attention products, Swin would fall short by 1%: 2% would not tell.
-    assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if "swin" in config else 0.02)
+    cfg = load_config(REPOSITORY / f"configs/{config}.py").model
+    _, detector = detector_complexity(cfg)
+    if "pcpvt" in config or "svt" in config:
+        width = MODELS.get(cfg.backbone.type).out_channels_of(cfg.backbone)[-1]
+        unused = 1000 * (width + 1) + 2 * width  # head and last norm of the classifier, which Twins counts
+        # Of all twelve only one is not what its own code has, by 0.2M.
+        off = 0.25e6 if config == "mask_rcnn_svt_s_coco" else 0.06e6
+        assert detector.parameters + unused == pytest.approx(number(size), abs=off)
+    else:
+        assert round(detector.parameters, -6) == number(size)
+    if cost != NOTHING:
+        # Without its attention products, Swin would fall short by 1%: 2% would not tell.
+        assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if "swin" in config else 0.02)
