@@ -72,6 +72,47 @@ def dwnet(
     return state if detection else state | affine("norm", 8 * channels) | affine("head", 10, 8 * channels)
 
 
+def swin(channels: int = 24, depth: int = 2, heads: int = 2, window: int = 7, timm: bool = False) -> dict:
+    """`swin_transformer.py` of microsoft/Swin-Transformer, or of timm, whose steps down belong to the next stage."""
+    state = affine("patch_embed.proj", channels, 3, 4, 4) | affine("patch_embed.norm", channels)
+    for stage in range(4):
+        c = channels * 2**stage
+        for block in range(depth):
+            name = f"layers.{stage}.blocks.{block}"
+            state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c)
+            state |= affine(f"{name}.attn.qkv", 3 * c, c) | affine(f"{name}.attn.proj", c, c)
+            state[f"{name}.attn.relative_position_bias_table"] = torch.randn((2 * window - 1) ** 2, heads * 2**stage)
+            if not timm:
+                state[f"{name}.attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+            if block % 2 and stage < 3 and not timm:
+                state[f"{name}.attn_mask"] = torch.zeros(4, window**2, window**2)
+            state |= affine(f"{name}.mlp.fc1", 4 * c, c) | affine(f"{name}.mlp.fc2", c, 4 * c)
+        if stage < 3:
+            name = f"layers.{stage + timm}.downsample"
+            state |= affine(f"{name}.norm", 4 * c) | {f"{name}.reduction.weight": torch.randn(2 * c, 4 * c)}
+    return state | affine("norm", 8 * channels) | affine("head.fc" if timm else "head", 10, 8 * channels)
+
+
+def pvt(channels: tuple = (16, 32, 80, 128), ratios: tuple = (8, 8, 4, 4), pixels: int = 224) -> dict:
+    """`classification/pvt.py` of whai362/PVT, one block a stage."""
+    state = {"cls_token": torch.randn(1, 1, channels[-1])}
+    for stage, (c, sr) in enumerate(zip(channels, (8, 4, 2, 1), strict=True)):
+        tokens = (pixels // (4 * 2**stage)) ** 2 + (stage == 3)  # one for the class
+        state[f"pos_embed{stage + 1}"] = torch.randn(1, tokens, c)
+        patch = (3, 4, 4) if stage == 0 else (channels[stage - 1], 2, 2)
+        state |= affine(f"patch_embed{stage + 1}.proj", c, *patch) | affine(f"patch_embed{stage + 1}.norm", c)
+        name = f"block{stage + 1}.0"
+        state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c)
+        state |= (
+            affine(f"{name}.attn.q", c, c) | affine(f"{name}.attn.kv", 2 * c, c) | affine(f"{name}.attn.proj", c, c)
+        )
+        if sr > 1:
+            state |= affine(f"{name}.attn.sr", c, c, sr, sr) | affine(f"{name}.attn.norm", c)
+        hidden = ratios[stage] * c
+        state |= affine(f"{name}.mlp.fc1", hidden, c) | affine(f"{name}.mlp.fc2", c, hidden)
+    return state | affine("norm", channels[-1]) | affine("head", 10, channels[-1])
+
+
 def twins(
     kind: str,
     channels: tuple = (32, 64, 128, 256),
