@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
-import torch
 from torch import Tensor, nn
 
 from ..backbones.shuffle_transformer import ShuffleBlock
@@ -72,23 +69,26 @@ class FusedShuffleBlock(FusedBlock):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = add_branch(x, self.norm1, self.mixer)
-        local = self.local(self.norm_local(x))
-        x = local.add_(x) if cpu_inference(x) and x.dtype == local.dtype else x + local
+        x = _add_new(x, self.local(self.norm_local(x)))
         return add_branch(x, self.norm2, self.mlp, overwrite=True)
 
 
 class FusedPositionBlock(FusedBlock):
-    """A :class:`PositionBlock`; its convolution adds the map by itself."""
+    """A :class:`PositionBlock`."""
 
     def __init__(self, block: PositionBlock) -> None:
         super().__init__(block)
-        self.position = copy.deepcopy(block.position).requires_grad_(False)
-        with torch.no_grad():
-            self.position.weight[:, :, 1, 1] += 1  # x + conv(x) is a convolution, too
+        self.position = block.position
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return self.position(super().forward(x))
+        x = super().forward(x)
+        return _add_new(x, self.position(x))
+
+
+def _add_new(x: Tensor, new: Tensor) -> Tensor:
+    """Compute ``x + new``, in the memory of ``new`` where it may be overwritten."""
+    return new.add_(x) if cpu_inference(x) and x.dtype == new.dtype else x + new
 
 
 def _fused_branch(norm: nn.Module, branch: nn.Module) -> tuple[nn.Module, nn.Module]:
