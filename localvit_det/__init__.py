@@ -14,9 +14,10 @@ from . import compat
 compat.apply()  # before anything that imports mmcv.ops
 
 from . import backbones, datasets, engine, evaluation, heads, inference  # noqa: E402
-from .checkpoint import load, write  # noqa: E402
+from .checkpoint import baselines, load, write  # noqa: E402
 
 load.install()  # every load is converted, reported and checked
+baselines.install()  # also into the two backbones of MMDetection that ours are compared with
 write.install()  # every checkpoint is written whole or not at all
 
 __version__ = "0.1.0"

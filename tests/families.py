@@ -14,5 +14,6 @@ def build(family: str, **options) -> LocalViT:
     arch = {"embed_dims": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "drop_path_rate": 0.0}
     if "num_heads" not in MODELS.get(family).accepted_arguments():
         del arch["num_heads"]
-    options = {"window_size": 3, "mlp_ratio": 2.0, **options}
+    # Output norms by name: not all families have them by default.
+    options = {"window_size": 3, "mlp_ratio": 2.0, "out_norm_cfg": "default", **options}
     return MODELS.build({"type": family, "arch": arch, **options})

@@ -1,5 +1,7 @@
 """State dicts with the names of the official codes, written down from their published formats, values random."""
 
+import re
+
 import torch
 
 
@@ -70,6 +72,109 @@ def dwnet(
     return state if detection else state | affine("norm", 8 * channels) | affine("head", 10, 8 * channels)
 
 
+def swin(channels: int = 24, depth: int = 2, heads: int = 2, window: int = 7, timm: bool = False) -> dict:
+    """`swin_transformer.py` of microsoft/Swin-Transformer, or of timm, whose steps down belong to the next stage."""
+    state = affine("patch_embed.proj", channels, 3, 4, 4) | affine("patch_embed.norm", channels)
+    for stage in range(4):
+        c = channels * 2**stage
+        for block in range(depth):
+            name = f"layers.{stage}.blocks.{block}"
+            state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c)
+            state |= affine(f"{name}.attn.qkv", 3 * c, c) | affine(f"{name}.attn.proj", c, c)
+            state[f"{name}.attn.relative_position_bias_table"] = torch.randn((2 * window - 1) ** 2, heads * 2**stage)
+            if not timm:
+                state[f"{name}.attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+            if block % 2 and stage < 3 and not timm:
+                state[f"{name}.attn_mask"] = torch.zeros(4, window**2, window**2)
+            state |= affine(f"{name}.mlp.fc1", 4 * c, c) | affine(f"{name}.mlp.fc2", c, 4 * c)
+        if stage < 3:
+            name = f"layers.{stage + timm}.downsample"
+            state |= affine(f"{name}.norm", 4 * c) | {f"{name}.reduction.weight": torch.randn(2 * c, 4 * c)}
+    return state | affine("norm", 8 * channels) | affine("head.fc" if timm else "head", 10, 8 * channels)
+
+
+def pvt(channels: tuple = (16, 32, 80, 128), ratios: tuple = (8, 8, 4, 4), pixels: int = 224) -> dict:
+    """`classification/pvt.py` of whai362/PVT, one block a stage."""
+    state = {"cls_token": torch.randn(1, 1, channels[-1])}
+    for stage, (c, sr) in enumerate(zip(channels, (8, 4, 2, 1), strict=True)):
+        tokens = (pixels // (4 * 2**stage)) ** 2 + (stage == 3)  # one for the class
+        state[f"pos_embed{stage + 1}"] = torch.randn(1, tokens, c)
+        patch = (3, 4, 4) if stage == 0 else (channels[stage - 1], 2, 2)
+        state |= affine(f"patch_embed{stage + 1}.proj", c, *patch) | affine(f"patch_embed{stage + 1}.norm", c)
+        name = f"block{stage + 1}.0"
+        state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c)
+        state |= (
+            affine(f"{name}.attn.q", c, c) | affine(f"{name}.attn.kv", 2 * c, c) | affine(f"{name}.attn.proj", c, c)
+        )
+        if sr > 1:
+            state |= affine(f"{name}.attn.sr", c, c, sr, sr) | affine(f"{name}.attn.norm", c)
+        hidden = ratios[stage] * c
+        state |= affine(f"{name}.mlp.fc1", hidden, c) | affine(f"{name}.mlp.fc2", c, hidden)
+    return state | affine("norm", channels[-1]) | affine("head", 10, channels[-1])
+
+
+def twins(
+    kind: str,
+    channels: tuple = (32, 64, 128, 256),
+    depths: tuple = (2, 2, 2, 2),
+    ratios: tuple = (4, 4, 4, 4),
+    detection: bool = False,
+) -> dict:
+    """`gvt.py` of Meituan-AutoML/Twins and `twins.py` of timm, or the copy in its detection folder."""
+    state = {}
+    for stage, (c, depth, sr) in enumerate(zip(channels, depths, (8, 4, 2, 1), strict=True)):
+        patch = (3, 4, 4) if stage == 0 else (channels[stage - 1], 2, 2)
+        state |= affine(f"patch_embeds.{stage}.proj", c, *patch) | affine(f"patch_embeds.{stage}.norm", c)
+        state |= affine(f"pos_block.{stage}.proj.0", c, 1, 3, 3)
+        for block in range(depth):
+            name = f"blocks.{stage}.{block}"
+            state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c) | affine(f"{name}.attn.proj", c, c)
+            if kind == "TwinsSVT" and block % 2 == 0:
+                state |= affine(f"{name}.attn.qkv", 3 * c, c)
+            else:
+                state |= affine(f"{name}.attn.q", c, c) | affine(f"{name}.attn.kv", 2 * c, c)
+                if sr > 1:
+                    state |= affine(f"{name}.attn.sr", c, c, sr, sr) | affine(f"{name}.attn.norm", c)
+            hidden = ratios[stage] * c
+            state |= affine(f"{name}.mlp.fc1", hidden, c) | affine(f"{name}.mlp.fc2", c, hidden)
+        if detection and kind == "TwinsSVT":
+            state |= affine(f"norm_list.{stage}", c)
+    return state | affine("norm", channels[-1]) | affine("head", 10, channels[-1])
+
+
+def openmmlab_twins(official: dict, library: str) -> dict:
+    """The same tensors as MMPretrain's classifier or MMSegmentation's backbone calls them."""
+    blocks = {"mmpretrain": "stages", "mmseg": "layers"}[library]
+    rules = [
+        (r"^patch_embeds\.(\d)\.proj\.", r"patch_embeds.\1.projection."),
+        (r"^pos_block\.(\d)\.proj\.0\.", r"position_encodings.\1.proj."),
+        (r"^blocks\.", f"{blocks}."),
+        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+    ]
+    state = {}
+    for name, tensor in official.items():
+        if library == "mmseg" and name.startswith(("norm.", "head.")):
+            continue
+        if library == "mmseg" and f"{name.rpartition('.attn.')[0]}.attn.q.bias" in official and ".attn." in name:
+            name = name.replace(".attn.proj.", ".attn.attn.out_proj.")
+            if ".attn.kv." in name:
+                continue
+            if ".attn.q." in name:
+                tensor = torch.cat((tensor, official[name.replace(".q.", ".kv.")]))
+                name = name.replace(".attn.q.", ".attn.attn.in_proj_")
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        state[name] = tensor
+    if library == "mmpretrain":
+        own = {"norm.": "norm_after_stage3.", "head.": "head.fc."}
+        state = {
+            next((n + k.removeprefix(o) for o, n in own.items() if k.startswith(o)), k): v for k, v in state.items()
+        }
+        state = {name if name.startswith("head.") else f"backbone.{name}": tensor for name, tensor in state.items()}
+    return state
+
+
 def conv(name: str, *shape: int, with_norm: bool = False) -> dict[str, torch.Tensor]:
     """ConvModule of mmcv: without a bias before its norm."""
     if with_norm:
@@ -126,5 +231,21 @@ PAIRS = {
         "layers.1.blocks.0.attn2conv.conv.conv1.0.bias": "stages.1.blocks.0.mixer.conv.reduce.bias",
         "layers.1.blocks.0.attn2conv.conv.conv1.1.bias": "stages.1.blocks.0.mixer.conv.norm.bias",
         "layers.1.blocks.0.attn2conv.conv.conv2.0.bias": "stages.1.blocks.0.mixer.conv.generate.bias",
+    },
+    "TwinsPCPVT": {
+        "patch_embeds.0.norm.bias": "stem.norm.bias",
+        "patch_embeds.2.norm.bias": "stages.2.downsample.norm.bias",
+        "blocks.0.0.norm1.weight": "stages.0.blocks.0.norm1.weight",
+        "blocks.1.1.attn.norm.weight": "stages.1.blocks.1.mixer.norm.weight",  # no output norm, for all its name
+        "blocks.1.1.attn.q.weight": "stages.1.blocks.1.mixer.query.weight",
+        "blocks.1.1.attn.proj.weight": "stages.1.blocks.1.mixer.proj.weight",
+        "pos_block.2.proj.0.weight": "stages.2.blocks.0.position.weight",
+    },
+    "TwinsSVT": {
+        "blocks.0.0.attn.qkv.weight": "stages.0.blocks.0.mixer.qkv.weight",
+        "blocks.0.1.attn.kv.bias": "stages.0.blocks.1.mixer.key_value.bias",
+        "blocks.2.1.attn.norm.bias": "stages.2.blocks.1.mixer.norm.bias",
+        "blocks.3.0.attn.proj.bias": "stages.3.blocks.0.mixer.proj.bias",
+        "pos_block.3.proj.0.bias": "stages.3.blocks.0.position.bias",
     },
 }

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarking.families import BASELINE, ROOT, check_equal_budgets, draw, is_finished, page, read_run, train
+from benchmarking.families import BASELINES, ROOT, check_equal_budgets, draw, is_finished, page, read_run, train
 from localvit_det.cli import tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.errors import UserError
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(path, configs[path], folders[path])
 
     runs = [read_run(cfg, folders[path]) for path, cfg in configs.items()]
-    runs.sort(key=lambda run: run.name == BASELINE)
+    runs.sort(key=lambda run: run.name in BASELINES)
     draw(runs, args.out / "families.png")
     write_text(args.out / "families.md", page(runs, next(iter(configs.values())), "families.png"))
     print(f"wrote {args.out / 'families.md'} and families.png")

@@ -4,5 +4,15 @@ from .base import LocalViT
 from .dwnet import DWNet, DynamicDWNet, IDynamicDWNet
 from .gg_transformer import GGTransformer
 from .shuffle_transformer import ShuffleTransformer
+from .twins import TwinsPCPVT, TwinsSVT
 
-__all__ = ["DWNet", "DynamicDWNet", "GGTransformer", "IDynamicDWNet", "LocalViT", "ShuffleTransformer"]
+__all__ = [
+    "DWNet",
+    "DynamicDWNet",
+    "GGTransformer",
+    "IDynamicDWNet",
+    "LocalViT",
+    "ShuffleTransformer",
+    "TwinsPCPVT",
+    "TwinsSVT",
+]

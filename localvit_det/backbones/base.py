@@ -15,9 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children
 from ..ops import checkpointed, recomputing
+from .sizes import for_each_stage, stage_widths
 
 # A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
 Rename = tuple[str, str | Callable[[re.Match], str] | None]
+# The name of a tensor that is several in our layout; their names, and how many equal shares of its rows each takes.
+Parting = tuple[str, Sequence[tuple[str, int]]]
 
 
 class Stage(nn.Module):
@@ -60,10 +63,11 @@ class LocalViT(BaseModule):
     Args:
         arch: Name of a published size (a key of ``arch_settings``), or a dict with the same keys.
         in_channels: Channels of the image.
-        embed_dims: Channels of the first stage, doubled by each later one. Default: as ``arch`` says.
+        embed_dims: Channels of each stage, or of the first one, doubled by each later one. Default: as ``arch`` says.
         depths: Blocks per stage. Default: as ``arch`` says.
         window_size: Side of a window or kernel, in tokens.
-        mlp_ratio: Width of the MLP's hidden layer over its input.
+        mlp_ratio: Width of the MLP's hidden layer over its input, per stage or one for all. Default: as ``arch`` says,
+            else 4.
         drop_rate: Dropout in MLPs and after projections.
         drop_path_rate: Largest probability of dropping a residual branch. Default: as ``arch`` says.
         norm_cfg: Norms inside blocks. Default: the family's ``default_norm_cfg``.
@@ -78,7 +82,7 @@ class LocalViT(BaseModule):
         init_cfg: How MMEngine initialises weights, for example ``dict(type='Pretrained', checkpoint=...)``.
 
     Raises:
-        ValueError: If ``arch`` is unknown, or ``depths``, ``out_indices`` or ``frozen_stages`` do not fit.
+        ValueError: If ``arch`` is unknown, or ``out_indices``, ``frozen_stages`` or what stands per stage does not fit.
     """
 
     title: ClassVar[str] = ""  # as the paper calls the family
@@ -86,6 +90,7 @@ class LocalViT(BaseModule):
     paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
     official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
+    joint_weights: ClassVar[Sequence[Parting]] = ()  # parted before that
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
     # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
     resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
@@ -102,10 +107,10 @@ class LocalViT(BaseModule):
         self,
         arch: str | dict = "tiny",
         in_channels: int = 3,
-        embed_dims: int | None = None,
+        embed_dims: int | Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
         window_size: int = 7,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: float | Sequence[float] | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float | None = None,
         norm_cfg: dict | None = None,
@@ -121,10 +126,13 @@ class LocalViT(BaseModule):
         super().__init__(init_cfg)
         self.arch = self.resolve_arch(arch)
         self.in_channels = in_channels
-        self.embed_dims: int = self.setting("embed_dims", embed_dims)
+        widths = self.setting("embed_dims", embed_dims)
         self.depths: tuple[int, ...] = tuple(self.setting("depths", depths))
+        self.channels = stage_widths(widths, len(self.depths))  # of each stage
+        self.embed_dims = self.channels[0]
         self.window_size = window_size
-        self.mlp_ratio = mlp_ratio
+        ratios = self.arch.get("mlp_ratio", 4.0) if mlp_ratio is None else mlp_ratio
+        self.mlp_ratios = for_each_stage("mlp_ratio", ratios, len(self.depths))
         self.drop_rate = drop_rate
         self.drop_path_rate: float = self.setting("drop_path_rate", drop_path_rate)
         self.norm_cfg = norm_cfg or self.default_norm_cfg
@@ -177,14 +185,10 @@ class LocalViT(BaseModule):
     @classmethod
     def out_channels_of(cls, cfg: dict) -> tuple[int, ...]:
         """Channels of the maps that a backbone with this config returns, without building it."""
-        arch = cls.resolve_arch(cfg.get("arch", "tiny"))
-        embed_dims = cfg.get("embed_dims") or arch["embed_dims"]
-        return tuple(embed_dims * 2**i for i in sorted(cfg.get("out_indices", (0, 1, 2, 3))))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of each stage."""
-        return tuple(self.embed_dims * 2**i for i in range(len(self.depths)))
+        arch = cls.resolve_arch(cfg.get("arch", inspect.signature(cls).parameters["arch"].default))
+        out_indices = sorted(cfg.get("out_indices", (0, 1, 2, 3)))
+        widths = stage_widths(cfg.get("embed_dims") or arch["embed_dims"], len(cfg.get("depths") or arch["depths"]))
+        return tuple(widths[i] for i in out_indices)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -206,16 +210,18 @@ class LocalViT(BaseModule):
             downsample = self.make_downsample(stage) if stage else nn.Identity()
             blocks = [self.make_block(stage, index, rate) for index, rate in enumerate(rates)]
             self.stages.append(Stage(downsample, blocks, self.with_cp))
-        self.out_norms = nn.ModuleDict()
-        if self.out_norm_cfg is not None:
-            for i in self.out_indices:
-                self.out_norms[str(i)] = build_norm(self.out_norm_cfg, self.channels[i])
+        normed = () if self.out_norm_cfg is None else self.normed_stages()
+        self.out_norms = nn.ModuleDict({str(i): build_norm(self.out_norm_cfg, self.channels[i]) for i in normed})
         self.reset_parameters()
         self.to(memory_format=torch.channels_last)
         self._freeze()
 
     def reset_parameters(self) -> None:
         """Initialise what the layers do not initialise by themselves as the family's official code does."""
+
+    def normed_stages(self) -> Sequence[int]:
+        """Stages that end in an output norm, where there are any: those whose maps are returned."""
+        return self.out_indices
 
     def drop_path_rates(self) -> list[list[float]]:
         """Probability of dropping each block's branches: rising linearly over all blocks, as in Swin."""
@@ -237,7 +243,7 @@ class LocalViT(BaseModule):
             norm1=self.make_mixer_norm(channels),
             mixer=self.make_mixer(channels, stage, index),
             norm2=build_norm(self.norm_cfg, channels),
-            mlp=self.make_mlp(channels),
+            mlp=self.make_mlp(channels, stage),
             drop_path_rate=drop_path_rate,
         )
 
@@ -249,9 +255,9 @@ class LocalViT(BaseModule):
         """The token mixer of block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W) for any H×W."""
         raise NotImplementedError(f"{type(self).__name__} must define make_mixer().")
 
-    def make_mlp(self, channels: int) -> nn.Module:
-        """The MLP of a block."""
-        return ConvMlp(channels, int(channels * self.mlp_ratio), self.act_cfg, self.drop_rate)
+    def make_mlp(self, channels: int, stage: int) -> nn.Module:
+        """The MLP of a block of ``stage``."""
+        return ConvMlp(channels, int(channels * self.mlp_ratios[stage]), self.act_cfg, self.drop_rate)
 
     # ------------------------------------------------------------------ running
 
@@ -261,10 +267,14 @@ class LocalViT(BaseModule):
         with recomputing(self.lean):
             x = self.stem(x.contiguous(memory_format=torch.channels_last))
             for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
-                x = stage(x)
+                x, out = self.end_stage(stage(x), i)
                 if i in self.out_indices:
-                    maps.append(self.out_norms[str(i)](x) if self.out_norms else x)
+                    maps.append(out)
         return tuple(maps)
+
+    def end_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """What goes on to the next stage, and what leaves the backbone: by default only that is normed."""
+        return x, self.out_norms[str(stage)](x) if str(stage) in self.out_norms else x
 
     def fuse(self) -> LocalViT:
         """Prepare for inference: the same maps, faster.

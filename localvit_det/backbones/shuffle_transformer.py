@@ -129,7 +129,7 @@ class ShuffleTransformer(LocalViT):
             norm1=build_norm(self.norm_cfg, channels),
             mixer=self.make_mixer(channels, stage, index),
             norm2=build_norm(self.norm_cfg, channels),
-            mlp=self.make_mlp(channels),
+            mlp=self.make_mlp(channels, stage),
             drop_path_rate=drop_path_rate,
         )
 

@@ -1,6 +1,11 @@
-"""Swin's sizes, which the families here share."""
+"""Sizes: Swin's, which many families here share, and how settings stand for stages."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 SWIN_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dims": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -21,3 +26,27 @@ def swin_sizes(heads: bool = True, **drop_path_rates: float) -> dict[str, dict[s
         name: {key: value for key, value in SWIN_SIZES[name].items() if key not in dropped} | {"drop_path_rate": rate}
         for name, rate in drop_path_rates.items()
     }
+
+
+def stage_widths(embed_dims: int | Sequence[int], stages: int) -> tuple[int, ...]:
+    """Channels of each stage: as given, or doubled from stage to stage where only the first one's are.
+
+    Raises:
+        ValueError: If there is not one width per stage.
+    """
+    if isinstance(embed_dims, int):
+        return tuple(embed_dims * 2**i for i in range(stages))
+    return for_each_stage("embed_dims", embed_dims, stages)
+
+
+def for_each_stage(name: str, value: Number | Sequence[Number], stages: int) -> tuple[Number, ...]:
+    """A setting that is given per stage, or once for all.
+
+    Raises:
+        ValueError: If there are neither one nor ``stages`` of them.
+    """
+    if isinstance(value, (int, float)):
+        return (value,) * stages
+    if len(value) != stages:
+        raise ValueError(f"{name}={tuple(value)} must be one number, or {stages}: one per stage.")
+    return tuple(value)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, RequirementError
 from ..files import check_writable, write_bytes
-from .identify import find_origin
-from .layouts import weights_in
+from .identify import find_origin, official_names
+from .layouts import plain_names, weights_in
 from .load import prepare
 from .read import load_weights_only, sha256
 from .report import LoadReport, no_weights
@@ -66,15 +66,14 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
 
 
 def _backbone_for(weights: Mapping[str, Tensor], source: Path) -> nn.Module:
-    origin = find_origin({name.removeprefix("module."): tensor for name, tensor in weights.items()})
+    weights = plain_names(weights, backbone_alone=True)
+    origin = find_origin(weights)
     if origin is None or origin.arch is None:
         what = "is none of the published backbones" if origin is None else f"is a {origin}, no published size"
         raise CheckpointError(f"{source} {what}: name the config of its model with --config.")
-    names = set(weights)
-    options: dict[str, Any] = (
-        {} if any("out_norms." in n or n.startswith("norm0.") for n in names) else {"out_norm_cfg": None}
-    )
-    return origin.family(arch=origin.arch, **options)
+    names = official_names(weights, origin.family) if origin.official else weights
+    normed = any(name.startswith("out_norms.") for name in names)
+    return origin.family(arch=origin.arch, out_norm_cfg="default" if normed else None)
 
 
 def _safetensors_writer(target: Path) -> Callable[..., bytes]:

@@ -12,7 +12,8 @@ from mmdet.registry import MODELS
 from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
-from .layouts import rename_keys
+from ..backbones.sizes import stage_widths
+from .layouts import part_joint, rename_keys
 
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 _WIDTH = "stages.0.blocks.0.mlp.fc1.weight"  # every block has this MLP, embed_dims channels wide
@@ -24,14 +25,15 @@ class Origin:
 
     family: type[LocalViT]
     official: bool
-    embed_dims: int
+    embed_dims: int  # of the first stage
     depths: tuple[int, ...]
 
     @property
     def arch(self) -> str | None:
         """The published size, None for any other."""
         for name, arch in self.family.arch_settings.items():
-            if (arch["embed_dims"], tuple(arch["depths"])) == (self.embed_dims, self.depths):
+            widths = stage_widths(arch["embed_dims"], len(arch["depths"]))
+            if (widths[0], tuple(arch["depths"])) == (self.embed_dims, self.depths):
                 return name
         return None
 
@@ -63,7 +65,7 @@ def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
     candidates = []
     for family in families():
         for official in (False, True) if family.official_layout else (False,):
-            renamed = rename_keys(state, family.official_layout) if official else state
+            renamed = official_names(state, family) if official else state
             names, wanted = _patterns(renamed), _patterns_of(family)
             candidates.append((len(names & wanted) / len(names | wanted), family, official, renamed))
     # At equal scores the first, so our own layout before an official one that changes nothing.
@@ -73,6 +75,11 @@ def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
     blocks = {tuple(map(int, match.groups())) for name in renamed if (match := _BLOCK.match(name))}
     depths = tuple(sum(s == stage for s, _ in blocks) for stage in range(1 + max(s for s, _ in blocks)))
     return Origin(family, official, renamed[_WIDTH].shape[1], depths)
+
+
+def official_names(state: Mapping[str, Tensor], family: type[LocalViT]) -> dict[str, Tensor]:
+    """Tensors of an official layout of a family, under our names."""
+    return rename_keys(part_joint(state, family.joint_weights), family.official_layout)
 
 
 def backbones_in(module: nn.Module) -> dict[str, LocalViT]:

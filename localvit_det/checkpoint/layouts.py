@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 
 if TYPE_CHECKING:  # read before there are any operators to import backbones with
-    from ..backbones.base import Rename
+    from ..backbones.base import Parting, Rename
 
 # MMEngine's own key, and the one of the official classification codes.
 _KEYS = ("state_dict", "model")
@@ -58,6 +58,42 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[st
     """
     renamed = {rename_key(key, rules): tensor for key, tensor in state.items()}
     return {name: tensor for name, tensor in renamed.items() if name is not None}
+
+
+def part_joint(state: Mapping[str, Tensor], partings: Sequence[Parting]) -> dict[str, Tensor]:
+    """Part tensors that other layouts keep as one, such as the projections to queries, keys and values.
+
+    Args:
+        state: Tensors by name.
+        partings: Regular expression, and the parts: a replacement of the name and its shares of the rows.
+
+    Returns:
+        The tensors with the parts in place of what they were; one that cannot be cut into equal shares stays whole.
+    """
+    parted = {}
+    for name, tensor in state.items():
+        pattern, parts = next((p for p in partings if re.search(p[0], name)), (None, ()))
+        shares = sum(share for _, share in parts)
+        if pattern is None or not tensor.ndim or len(tensor) % shares:
+            parted[name] = tensor
+            continue
+        rows = tensor.split([len(tensor) // shares * share for _, share in parts])
+        parted |= {re.sub(pattern, new, name): part for (new, _), part in zip(parts, rows, strict=True)}
+    return parted
+
+
+def plain_names(state: Mapping[str, Tensor], backbone_alone: bool) -> dict[str, Tensor]:
+    """Names without the prefix of parallel training, and without the one of a classifier around a backbone.
+
+    Args:
+        state: Tensors by name.
+        backbone_alone: Whether a backbone is wanted. MMPretrain's classifiers keep theirs under `backbone.`, beside
+            nothing but `head.`; whole detectors have more parts and stay as they are.
+    """
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if backbone_alone and {name.partition(".")[0] for name in plain} in ({"backbone"}, {"backbone", "head"}):
+        return {name.removeprefix("backbone."): tensor for name, tensor in plain.items()}
+    return plain
 
 
 def fit_shapes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:

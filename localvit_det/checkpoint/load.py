@@ -21,7 +21,7 @@ from ..backbones.base import LocalViT
 from ..errors import CheckpointError
 from .entrances import Policy, label_of
 from .identify import Origin, backbones_in, common_class_counts
-from .layouts import RESIZERS, fit_shapes, rename_key, weights_in
+from .layouts import RESIZERS, fit_shapes, part_joint, plain_names, rename_key, weights_in
 from .report import LoadReport, misfit, no_weights
 
 _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
@@ -78,7 +78,8 @@ def prepare(
     weights = weights_in(content)
     if weights is None:
         raise CheckpointError(no_weights(source, _title(module), content))
-    weights = {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    weights = plain_names(weights, backbone_alone="" in backbones_in(module))
     report, state = compare(module, weights, source)
     counts = common_class_counts(module, ((name, *shapes) for name, shapes in report.mismatched.items()))
     if policy == "finetune" and counts:
@@ -123,6 +124,9 @@ def _convert_backbone(
     state: dict[str, Tensor], prefix: str, backbone: LocalViT, target: Mapping[str, Tensor], report: LoadReport
 ) -> dict[str, Tensor]:
     """Rename, reshape and resize what belongs to a backbone; notes in ``report`` what it did."""
+    others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    own = {name: tensor for name, tensor in state.items() if name not in others}
+    state = part_joint(own, backbone.joint_weights) | others
     inside = {name: name.removeprefix(prefix) for name in state if name.startswith(prefix)}
     renamed = {name: rename_key(short, backbone.official_layout) for name, short in inside.items()}
     ours, official = (

@@ -102,6 +102,9 @@ def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
             return None
     if name == "SwinTransformer":
         return tuple(backbone.get("embed_dims", 96) * 2**i for i in indices)
+    if name in ("PyramidVisionTransformer", "PyramidVisionTransformerV2"):
+        heads = backbone.get("num_heads", (1, 2, 5, 8))
+        return tuple(backbone.get("embed_dims", 64) * heads[i] for i in indices)
     if name in ("ResNet", "ResNetV1d", "ResNeXt"):
         expansion = 1 if backbone.get("depth") in (18, 34) else 4
         return tuple(backbone.get("base_channels", 64) * expansion * 2**i for i in indices)

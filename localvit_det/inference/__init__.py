@@ -3,8 +3,8 @@
 Importing this package makes its forms known to the layers (see `localvit_det.layers.fusible`).
 """
 
-from .attention import FusedGlanceGaze, FusedWindowAttention
-from .blocks import FusedBlock, FusedShuffleBlock
+from .attention import FusedGlanceGaze, FusedSubsampledAttention, FusedWindowAttention
+from .blocks import FusedBlock, FusedPositionBlock, FusedShuffleBlock
 from .detector import fuse_detector
 from .dwnet import FusedConvMixer
 from .folding import fuse_conv_bn
@@ -15,7 +15,9 @@ __all__ = [
     "FusedBlock",
     "FusedConvMixer",
     "FusedGlanceGaze",
+    "FusedPositionBlock",
     "FusedShuffleBlock",
+    "FusedSubsampledAttention",
     "FusedWindowAttention",
     "PackedConv1x1",
     "fuse_conv_bn",

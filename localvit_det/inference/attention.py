@@ -6,11 +6,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..backbones.gg_transformer import GlanceGazeAttention
-from ..layers import WindowAttention, form_of, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from ..backbones.twins import SubsampledAttention
+from ..layers import (
+    Fused,
+    WindowAttention,
+    form_of,
+    key_padding_mask,
+    pad_to_multiple,
+    window_partition,
+    window_reverse,
+)
 from ..ops import attention
 from ..ops.cpu_kernels import one_kernel
 from .bands import Banded, Reach
 from .folding import fuse_bn_conv, split_outputs
+from .forms import form_like
 from .packed import PackedConv1x1, pack
 
 
@@ -24,6 +34,7 @@ class FusedWindowAttention(Banded):
     def __init__(self, mixer: WindowAttention) -> None:
         super().__init__()
         self.num_heads, self.window_size, self.split = mixer.num_heads, mixer.window_size, mixer.split
+        self.mask_padding = mixer.mask_padding
         self.qkv = pack(mixer.qkv)
         self.proj = pack(mixer.proj)
         table = mixer.relative_position_bias_table
@@ -69,7 +80,7 @@ class FusedWindowAttention(Banded):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor, padded: Tensor) -> Tensor:
         """Attention and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W')."""
-        mask = key_padding_mask(x, self.window_size, self.split)
+        mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
         if mask is not None and mask.shape[0] > 1:
             mask = mask.repeat(len(x), 1, 1, 1)  # windows -> B·windows
         if self.position_bias is not None:
@@ -114,6 +125,16 @@ class FusedGlanceGaze(FusedWindowAttention):
         value = window_partition(value, self.window_size, self.split, self.num_heads)[0]
         mixed = self.attend(query, key, value, x, padded)[..., : x.shape[2], : x.shape[3]]  # B, C, rows, W
         return self.proj(mixed + gaze)
+
+
+class FusedSubsampledAttention(Fused, SubsampledAttention):
+    """A :class:`SubsampledAttention` with packed products."""
+
+
+@form_of(SubsampledAttention)
+def fuse_subsampled(mixer: SubsampledAttention) -> FusedSubsampledAttention:
+    """The same attention, with packed products."""
+    return form_like(mixer, FusedSubsampledAttention)
 
 
 form_of(WindowAttention)(FusedWindowAttention)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..backbones.shuffle_transformer import ShuffleBlock
+from ..backbones.twins import PositionBlock
 from ..layers import Block, ConvMlp, ConvStem, Fused, form_of, fused
 from ..ops import cpu_inference
 from .bands import Banded, add_branch
@@ -68,9 +69,26 @@ class FusedShuffleBlock(FusedBlock):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = add_branch(x, self.norm1, self.mixer)
-        local = self.local(self.norm_local(x))
-        x = local.add_(x) if cpu_inference(x) and x.dtype == local.dtype else x + local
+        x = _add_new(x, self.local(self.norm_local(x)))
         return add_branch(x, self.norm2, self.mlp, overwrite=True)
+
+
+class FusedPositionBlock(FusedBlock):
+    """A :class:`PositionBlock`."""
+
+    def __init__(self, block: PositionBlock) -> None:
+        super().__init__(block)
+        self.position = block.position
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x = super().forward(x)
+        return _add_new(x, self.position(x))
+
+
+def _add_new(x: Tensor, new: Tensor) -> Tensor:
+    """Compute ``x + new``, in the memory of ``new`` where it may be overwritten."""
+    return new.add_(x) if cpu_inference(x) and x.dtype == new.dtype else x + new
 
 
 def _fused_branch(norm: nn.Module, branch: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -104,4 +122,5 @@ class FusedConvStem(Fused):
 form_of(ConvMlp)(FusedMlp)
 form_of(Block)(FusedBlock)
 form_of(ShuffleBlock)(FusedShuffleBlock)
+form_of(PositionBlock)(FusedPositionBlock)
 form_of(ConvStem)(FusedConvStem)

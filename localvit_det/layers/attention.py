@@ -14,8 +14,8 @@ from .window import Split, key_padding_mask, pad_to_multiple, window_partition, 
 class WindowAttention(Fusible):
     """Multi-head self-attention among the tokens of each window, for maps of any size.
 
-    Sizes that windows do not divide are padded; padded tokens are masked out, so they never change what real
-    tokens see.
+    Sizes that windows do not divide are padded; padded tokens are masked out unless ``mask_padding`` says otherwise,
+    so they never change what real tokens see.
 
     Args:
         channels: Channels in and out.
@@ -24,6 +24,8 @@ class WindowAttention(Fusible):
         split: Which tokens share a window.
         qkv_bias: Whether query, key and value have a bias.
         position_bias: Whether logits get a learned bias by relative position inside the window.
+        mask_padding: Whether real tokens do not look at padding. It is zero before the projection, so its keys and
+            values are the biases.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
 
@@ -39,6 +41,7 @@ class WindowAttention(Fusible):
         split: Split,
         qkv_bias: bool = False,
         position_bias: bool = True,
+        mask_padding: bool = True,
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
     ) -> None:
@@ -48,6 +51,7 @@ class WindowAttention(Fusible):
         self.num_heads = num_heads
         self.window_size = window_size
         self.split: Split = split
+        self.mask_padding = mask_padding
         self.attn_drop_rate = attn_drop_rate
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=qkv_bias)
         self.proj = nn.Conv2d(channels, channels, 1)
@@ -89,7 +93,7 @@ class WindowAttention(Fusible):
 
     def attn_mask(self, x: Tensor) -> Tensor | None:
         """Position bias plus the mask of padded keys: (1 | windows, heads | 1, ws² | 1, ws²), or None."""
-        mask = key_padding_mask(x, self.window_size, self.split)
+        mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
         if self.relative_position_bias_table is None:
             return mask
         bias = self.relative_position_bias_table[self.relative_position_index]  # ws², ws², heads

@@ -22,6 +22,7 @@ def total(maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 def test_all_families_are_found():
     assert {"DWNet", "DynamicDWNet", "GGTransformer", "IDynamicDWNet", "ShuffleTransformer"} <= set(FAMILIES)
+    assert {"TwinsPCPVT", "TwinsSVT"} <= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,6 +40,17 @@ class TestContract:
     def test_channels_are_known_without_building(self, family):
         net = build(family, embed_dims=64, out_indices=(1, 3))
         assert net.out_channels == MODELS.get(family).out_channels_of({"embed_dims": 64, "out_indices": (1, 3)})
+
+    def test_widths_and_ratios_may_be_given_per_stage(self, family):
+        widths = (32, 48, 96, 160)
+        if "num_heads" in MODELS.get(family).accepted_arguments():
+            widths = (32, 64, 160, 256)
+        net = build(family, embed_dims=widths, mlp_ratio=(1, 2, 3, 4), out_indices=(0, 2, 3)).eval()
+        maps = net(torch.randn(1, 3, 48, 70))
+        assert tuple(m.shape[1] for m in maps) == net.out_channels == (widths[0], *widths[2:])
+        assert MODELS.get(family).out_channels_of({"embed_dims": widths, "out_indices": (0, 3)}) == widths[::3]
+        hidden = [stage.blocks[0].mlp.fc1.out_channels for stage in net.stages]
+        assert hidden == [ratio * width for ratio, width in zip((1, 2, 3, 4), widths, strict=True)]
 
     def test_every_parameter_gets_a_gradient(self, family):
         net = build(family, drop_path_rate=0.0).train()
@@ -124,7 +136,7 @@ class TestContract:
         assert not net.training
 
     def test_state_survives_a_round_trip(self, family, tmp_path):
-        net, other = build(family).eval(), build(family, out_norm_cfg="default").eval()
+        net, other = build(family).eval(), build(family).eval()
         x = torch.randn(1, 3, 40, 52)
         assert not torch.equal(net(x)[-1], other(x)[-1])
         torch.save(net.state_dict(), tmp_path / "state.pth")
@@ -168,6 +180,8 @@ class TestContract:
             build(family, out_indices=(0, 4))
         with pytest.raises(ValueError, match="frozen_stages"):
             build(family, frozen_stages=5)
+        with pytest.raises(ValueError, match="one per stage"):
+            build(family, embed_dims=(32, 64))
         with pytest.raises(TypeError, match="windowsize"):
             build(family, windowsize=7)
         with pytest.raises(ValueError, match="needs 'depths'"):

@@ -1,6 +1,7 @@
 """Sizes and costs that papers and official repositories publish, computed again."""
 
 import pytest
+import torch
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 
@@ -14,6 +15,15 @@ DETECTION_BACKBONES = [
     ("DynamicDWNet", "tiny", "default", 50_364_096),
     ("ShuffleTransformer", "tiny", None, 27_763_482),
     ("ShuffleTransformer", "small", None, 49_307_178),
+    ("TwinsPCPVT", "small", None, 23_592_192),
+    ("TwinsPCPVT", "base", None, 43_314_432),
+    ("TwinsPCPVT", "large", None, 60_475_648),
+    ("TwinsSVT", "small", None, 23_546_752),
+    ("TwinsSVT", "base", None, 55_300_416),
+    ("TwinsSVT", "large", None, 98_244_352),
+    ("TwinsSVT", "small", "default", 23_548_672),
+    ("TwinsSVT", "base", "default", 55_303_296),
+    ("TwinsSVT", "large", "default", 98_248_192),
     pytest.param("DWNet", "base", "default", 73_323_904, marks=pytest.mark.slow),
     pytest.param("DynamicDWNet", "base", "default", 160_574_720, marks=pytest.mark.slow),
     pytest.param("ShuffleTransformer", "base", None, 87_373_560, marks=pytest.mark.slow),
@@ -30,15 +40,24 @@ CLASSIFIERS = [
     pytest.param("IDynamicDWNet", "base", True, 80_253_608, marks=pytest.mark.slow),
     pytest.param("ShuffleTransformer", "base", False, 88_398_560, marks=pytest.mark.slow),
 ]
+# Of Twins the papers' rounded numbers, and what their code does at 224×224, measured by running it: in multiply-adds.
+MEASURED_COSTS = {
+    ("TwinsPCPVT", "small"): 3.809e9,
+    ("TwinsPCPVT", "base"): 6.653e9,
+    ("TwinsPCPVT", "large"): 9.808e9,
+    ("TwinsSVT", "small"): 2.927e9,
+    ("TwinsSVT", "base"): 8.563e9,
+    ("TwinsSVT", "large"): 15.112e9,
+}
 COSTS = [
-    pytest.param(kind, arch, cost, marks=pytest.mark.slow if arch == "base" else ())
+    pytest.param(kind, arch, cost, marks=pytest.mark.slow if arch in ("base", "large") else ())
     for (kind, arch), (_, cost) in PUBLISHED_CLASSIFIERS.items()
     if kind != "SwinTransformer" and cost != NOTHING
 ]
 DETECTORS = [
-    pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config else ())
+    pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config or "_l_" in config else ())
     for config, (parameters, cost, _) in PUBLISHED_DETECTORS.items()
-    if config != "mask_rcnn_swin_t_3x_coco"  # the model of the 1x recipe
+    if "_3x" not in config or "cascade" in config  # else the model of the 1x recipe
 ]
 
 
@@ -53,7 +72,8 @@ def parameters(model) -> int:
 
 @pytest.mark.parametrize(("kind", "arch", "out_norm", "expected"), DETECTION_BACKBONES)
 def test_detection_backbone(kind, arch, out_norm, expected):
-    assert parameters(MODELS.build(dict(type=kind, arch=arch, out_norm_cfg=out_norm))) == expected
+    with torch.device("meta"):
+        assert parameters(MODELS.build(dict(type=kind, arch=arch, out_norm_cfg=out_norm))) == expected
 
 
 @pytest.mark.parametrize(("kind", "arch", "final_norm", "expected"), CLASSIFIERS)
@@ -71,9 +91,24 @@ def test_multiply_adds_at_224(kind, arch, published):
     assert computed == pytest.approx(number(published), rel=0.02)
 
 
+@pytest.mark.parametrize(("net", "measured"), MEASURED_COSTS.items(), ids=str)
+def test_multiply_adds_of_official_code(net, measured):
+    computed = backbone_complexity(dict(type=net[0], arch=net[1])).multiply_adds
+    assert computed == pytest.approx(measured, rel=0.01)
+
+
 @pytest.mark.parametrize(("config", "size", "cost"), DETECTORS)
 def test_detector_at_1280_by_800(config, size, cost):
-    _, detector = detector_complexity(load_config(REPOSITORY / f"configs/{config}.py").model)
-    assert round(detector.parameters, -6) == number(size)
-    # Without its attention products, Swin would fall short by 1%: 2% would not tell.
-    assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if "swin" in config else 0.02)
+    cfg = load_config(REPOSITORY / f"configs/{config}.py").model
+    _, detector = detector_complexity(cfg)
+    if "pcpvt" in config or "svt" in config:
+        width = MODELS.get(cfg.backbone.type).out_channels_of(cfg.backbone)[-1]
+        unused = 1000 * (width + 1) + 2 * width  # head and last norm of the classifier, which Twins counts
+        # Of all twelve only one is not what its own code has, by 0.2M.
+        off = 0.25e6 if config == "mask_rcnn_svt_s_coco" else 0.06e6
+        assert detector.parameters + unused == pytest.approx(number(size), abs=off)
+    else:
+        assert round(detector.parameters, -6) == number(size)
+    if cost != NOTHING:
+        # Without its attention products, Swin would fall short by 1%: 2% would not tell.
+        assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if "swin" in config else 0.02)

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
-from official_layouts import PAIRS, cascade_v2, dwnet, shuffle
+from official_layouts import PAIRS, cascade_v2, dwnet, openmmlab_twins, shuffle, twins
 from torch import nn
 
 import localvit_det  # noqa: F401
+from localvit_det.backbones.sizes import stage_widths
 from localvit_det.checkpoint.identify import families, find_origin
 from localvit_det.checkpoint.layouts import RESIZERS, resize_kernel, resize_position_bias
 from localvit_det.checkpoint.load import prepare
@@ -24,11 +25,14 @@ OFFICIAL = {
     "DWNet": lambda **size: dwnet(**size),
     "DynamicDWNet": lambda **size: dwnet(kind="dynamic", **size),
     "IDynamicDWNet": lambda **size: dwnet(kind="inhomogeneous", **size),
+    "TwinsPCPVT": lambda **size: twins("TwinsPCPVT", **size),
+    "TwinsSVT": lambda **size: twins("TwinsSVT", **size),
 }
+TWINS = ("TwinsPCPVT", "TwinsSVT")
 
 
 def backbone(family: str, **options) -> nn.Module:
-    heads = family in ("ShuffleTransformer", "GGTransformer")
+    heads = "num_heads" in MODELS.get(family).accepted_arguments()
     arch = {key: value for key, value in NANO.items() if heads or key != "num_heads"}
     return MODELS.build({"type": family, "arch": arch, **options})
 
@@ -58,7 +62,8 @@ def test_official_classifier_loads_through_init_cfg(family, tmp_path):
     official = OFFICIAL[family]()
     path = tmp_path / "official.pth"
     torch.save({"model": official, "epoch": 299}, path)
-    net = backbone(family, init_cfg={"type": "Pretrained", "checkpoint": str(path)})
+    init = {"type": "Pretrained", "checkpoint": str(path)}
+    net = backbone(family, init_cfg=init, out_norm_cfg="default")
     before = net.out_norms["0"].weight.clone()
     net.init_weights()
     state = net.state_dict()
@@ -71,15 +76,19 @@ def test_official_classifier_loads_through_init_cfg(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", OFFICIAL)
-@pytest.mark.parametrize("arch", ["tiny", "small", "base"])
+@pytest.mark.parametrize("arch", ["tiny", "small", "base", "large"])
 def test_published_sizes_are_recognised(family, arch):
     cls = MODELS.get(family)
     if arch not in cls.arch_settings:
         pytest.skip("not published")
     size = cls.arch_settings[arch]
     with torch.device("meta"):
-        options = {"heads": size["num_heads"][0]} if "num_heads" in size else {}
-        official = OFFICIAL[family](channels=size["embed_dims"], depths=size["depths"], **options)
+        options = {"heads": size["num_heads"][0]} if family == "ShuffleTransformer" else {}
+        channels = size["embed_dims"]
+        if family in TWINS:
+            channels = stage_widths(channels, 4)
+            options = {"ratios": size.get("mlp_ratio", (4, 4, 4, 4))}
+        official = OFFICIAL[family](channels=channels, depths=size["depths"], **options)
         net = MODELS.build({"type": family, "arch": arch})
     origin = find_origin(official)
     assert (origin.family, origin.official, origin.arch) == (cls, True, arch)
@@ -89,6 +98,36 @@ def test_published_sizes_are_recognised(family, arch):
     assert not report.problems
     assert len(report.found) == report.size - len(report.missing)
     assert all(name.startswith("out_norms.") for name in report.missing)
+
+
+@pytest.mark.parametrize("family", TWINS)
+@pytest.mark.parametrize("library", ["mmpretrain", "mmseg"])
+def test_openmmlab_layouts_of_twins_load_alike(family, library):
+    official = twins(family)
+    net = backbone(family, out_norm_cfg=None)
+    expected, _ = prepare(net, official)
+    state, report = prepare(net, {"state_dict": openmmlab_twins(official, library), "meta": {}})
+    assert not report.missing
+    assert state.keys() == expected.keys() == net.state_dict().keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    inside = {name.removeprefix("backbone."): t for name, t in openmmlab_twins(official, library).items()}
+    assert find_origin(inside).family is MODELS.get(family)
+
+
+def test_norms_of_svt_are_those_of_its_detection_code():
+    official = twins("TwinsSVT", detection=True)
+    net = backbone("TwinsSVT")
+    state, report = prepare(net, {"state_dict": {f"backbone.{name}": t for name, t in official.items()}})
+    assert not report.missing
+    assert torch.equal(state["out_norms.2.bias"], official["norm_list.2.bias"])
+    assert torch.equal(state["stages.2.blocks.1.mixer.norm.bias"], official["blocks.2.1.attn.norm.bias"])
+
+
+def test_joint_weights_that_cannot_be_parted_are_refused():
+    state = openmmlab_twins(twins("TwinsPCPVT"), "mmseg")
+    name = "layers.0.0.attn.attn.in_proj_bias"
+    state[name] = state[name][:-1]
+    assert "stages.0.blocks.0.mixer.query.bias is missing" in refusal(prepare, backbone("TwinsPCPVT"), state)
 
 
 def test_swin_and_resnet_are_strangers():

@@ -88,14 +88,34 @@ def test_config_is_whole(path):
         assert f"_{backbone.short_name}_" in path.stem
 
 
-def test_no_decay_on_norms_and_position_bias():
-    cfg = load_config(REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py")
+@pytest.mark.parametrize("net", ["shuffle", "svt"])
+def test_no_decay_on_norms_and_positions(net):
+    cfg = load_config(REPOSITORY / f"configs/mask_rcnn_{net}_nano_shapes.py")
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.backbone.named_parameters():
-        free = "norm" in name or "relative_position_bias_table" in name
+        free = "norm" in name or "relative_position_bias_table" in name or ".position." in name
         assert decay[id(parameter)] == (0 if free else 0.05), name
+
+
+@pytest.mark.parametrize(
+    ("config", "rate", "decay", "warm_up"),
+    [
+        ("mask_rcnn_svt_b_coco", 2e-4, 1e-4, 500),
+        ("mask_rcnn_pvt_s_coco", 2e-4, 1e-4, 500),
+        ("retinanet_pcpvt_s_coco", 1e-4, 1e-4, 500),
+        ("mask_rcnn_pcpvt_l_3x_coco", 1e-4, 0.05, 1000),
+    ],
+)
+def test_recipe_of_twins(config, rate, decay, warm_up):
+    cfg = load_config(REPOSITORY / f"configs/{config}.py")
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == (rate, decay)
+    assert cfg.param_scheduler[0].end == warm_up
+    assert cfg.param_scheduler[1].milestones == ([27, 33] if "_3x" in config else [8, 11])
+    assert ("paramwise_cfg" in wrapper) is ("_3x" in config)
+    assert "clip_grad" not in wrapper
 
 
 @pytest.mark.parametrize(

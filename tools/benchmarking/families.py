@@ -26,7 +26,7 @@ from .environment import describe, headline
 from .markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
-BASELINE = "SwinTransformer"
+BASELINES = {"PyramidVisionTransformer": "gray", "SwinTransformer": "black"}  # MMDetection's, and their lines' colors
 BUDGET = ("train_cfg", "param_scheduler", "optim_wrapper", "train_dataloader", "randomness")
 RUN_FILE = "run.json"  # written when a training has ended well
 
@@ -135,7 +135,7 @@ def page(runs: Sequence[Run], cfg: Config, image: str) -> str:
     head = ["backbone", "bbox mAP", "segm mAP", "seconds per iteration", "peak memory, MiB", "parameters"]
     rows = []
     for run in runs:
-        name = f"{run.name} (MMDetection's, the baseline)" if run.name == BASELINE else run.name
+        name = f"{run.name} (MMDetection's, a baseline)" if run.name in BASELINES else run.name
         scores = [f"{score:.3f}" for score in run.mean_ap[-1, 1:]]
         rows.append([name, *scores, f"{run.seconds:.2f}", f"{run.memory:.0f}", f"{run.parameters / 1e6:.2f}M"])
     loads = [run.environment["load"] for run in runs]
@@ -167,7 +167,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for run in runs:
-        style = {"color": "black", "linestyle": "--"} if run.name == BASELINE else {}
+        style = {"color": BASELINES[run.name], "linestyle": "--"} if run.name in BASELINES else {}
         left.plot(*run.loss.T, label=run.name, linewidth=1.2, **style)
         label = f"{run.name}: {run.mean_ap[-1, 1]:.3f}"
         right.plot(run.mean_ap[:, 0], run.mean_ap[:, 1], label=label, marker="o", **style)

@@ -17,7 +17,12 @@ from localvit_det.backbones.sizes import SWIN_SIZES
 from localvit_det.checkpoint.identify import families
 from localvit_det.errors import ConfigError, did_you_mean
 
-_ARCHS = {arch[0]: arch for arch in SWIN_SIZES}
+_ARCHS = {arch[0]: arch for arch in (*SWIN_SIZES, "large")}
+_TIMM = {  # how timm calls the networks that it has, too
+    "timm_swin": ("swin_{}_patch4_window7_224", "tsb"),
+    "timm_pcpvt": ("twins_pcpvt_{}", "sbl"),
+    "timm_svt": ("twins_svt_{}", "sbl"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,12 @@ def named_rows() -> list[str]:
     ours = []
     for name, family in _short_names().items():
         ours += [f"{name}_{key}" for key, arch in _ARCHS.items() if arch in family.arch_settings]
-    others = ["swin", *(f"{name}_swin" for name in ("torchvision", "timm") if importlib.util.find_spec(name))]
-    return ours + [f"{name}_{key}" for name in others for key in _ARCHS]
+    others = dict.fromkeys(
+        ("swin", "torchvision_swin") if importlib.util.find_spec("torchvision") else ("swin",), "tsb"
+    )
+    if importlib.util.find_spec("timm"):
+        others |= {name: sizes for name, (_, sizes) in _TIMM.items()}
+    return ours + [f"{name}_{key}" for name, sizes in others.items() for key in sizes]
 
 
 def make_rows(
@@ -135,7 +144,8 @@ def _build_named(row: Row) -> nn.Module:
         return getattr(models, f"swin_{size}")().features
     import timm
 
-    return timm.create_model(f"swin_{_ARCHS[size]}_patch4_window7_224", features_only=True, strict_img_size=False)
+    options = {"strict_img_size": False} if family == "timm_swin" else {}
+    return timm.create_model(_TIMM[family][0].format(_ARCHS[size]), features_only=True, **options)
 
 
 def _load_official(source: str) -> nn.Module:

@@ -1,0 +1,3 @@
+_base_ = "./_base_/retinanet_pvt_1x.py"
+
+model = dict(backbone=dict(type="TwinsPCPVT", arch="small"))

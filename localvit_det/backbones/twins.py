@@ -1,0 +1,268 @@
+"""Twins (arXiv:2104.13840; official code: Meituan-AutoML/Twins): attention to a subsampled map, and in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from einops import rearrange
+from mmdet.registry import MODELS
+from mmengine.model import trunc_normal_init
+from torch import Tensor, nn
+
+from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, pad_to_multiple
+from ..ops import DepthwiseConv2d, lean
+from .base import LocalViT
+from .sizes import for_each_stage
+
+
+class SubsampledAttention(Fusible):
+    """Multi-head attention of all tokens to a map that a strided convolution made smaller.
+
+    "Spatial reduction attention" in PVT, "global sub-sampled attention" in Twins. Our reading: where ``ratio`` does not
+    divide a side, the convolution sees zeros beyond the border, as in the patch embeddings, so that every token is
+    looked at. The official code leaves the rest out, and cannot run maps smaller than ``ratio``.
+
+    Args:
+        channels: Channels in and out.
+        num_heads: Attention heads; divides ``channels``.
+        ratio: Side and stride of the convolution, in tokens; 1 for none.
+        qkv_bias: Whether query, key and value have a bias.
+        attn_drop_rate: Dropout on the attention weights.
+        drop_rate: Dropout on the output.
+
+    Raises:
+        ValueError: If ``num_heads`` does not divide ``channels``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        ratio: int,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide {channels} channels.")
+        self.num_heads = num_heads
+        self.ratio = ratio
+        self.attn_drop_rate = attn_drop_rate
+        self.query = nn.Conv2d(channels, channels, 1, bias=qkv_bias)
+        self.key_value = nn.Conv2d(channels, 2 * channels, 1, bias=qkv_bias)
+        self.proj = nn.Conv2d(channels, channels, 1)
+        self.proj_drop = nn.Dropout(drop_rate)
+        for layer in (self.query, self.key_value, self.proj):
+            trunc_normal_init(layer, std=0.02)
+        if ratio > 1:
+            self.reduce = nn.Conv2d(channels, channels, ratio, stride=ratio)
+            self.norm = build_norm({"type": "LN2d"}, channels)
+        else:
+            self.reduce, self.norm = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        reduced = self.reduce(pad_to_multiple(x, self.ratio))  # B, C, ⌈H/r⌉, ⌈W/r⌉
+        key, value = self.split_heads(lean(self.norm, self.key_value, reduced), parts=2)
+        (query,) = self.split_heads(self.query(x), parts=1)
+        drop_rate = self.attn_drop_rate if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop_rate)  # B, heads, H·W, d
+        mixed = rearrange(mixed, "b heads (h w) d -> b h w (heads d)", w=x.shape[3]).permute(0, 3, 1, 2)
+        return self.proj_drop(self.proj(mixed))
+
+    def split_heads(self, x: Tensor, parts: int) -> Tensor:
+        """(B, parts·C, H, W), channels-last -> (parts, B, heads, H·W, d), a view."""
+        axes = "b h w (parts heads d) -> parts b heads (h w) d"
+        return rearrange(x.permute(0, 2, 3, 1), axes, parts=parts, heads=self.num_heads)
+
+
+class PositionBlock(Block):
+    """A block whose result passes a depth-wise convolution: the only place where Twins knows positions.
+
+    The "position encoding generator" of CPVT (arXiv:2102.10882): the zeros beyond the border tell a token where it is.
+
+    Args:
+        channels: Channels in and out.
+        branches: Norms, mixer, MLP and drop path rate, as :class:`Block` takes them.
+    """
+
+    def __init__(self, channels: int, **branches: Any) -> None:
+        super().__init__(**branches)
+        self.position = DepthwiseConv2d(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x = super().forward(x)
+        return x + self.position(x)
+
+
+class Twins(LocalViT):
+    """What both kinds of Twins share; takes all arguments of :class:`LocalViT`, and those below.
+
+    Args:
+        arch: 'small', 'base', 'large' or a dict with embed_dims, depths, num_heads and drop_path_rate. Its rates are
+            those of the official detection code; the classifiers were trained with 0.2, 0.3 and 0.5.
+        num_heads: Heads per stage. Default: as ``arch`` says.
+        sr_ratios: How many tokens a side the map is reduced by that tokens attend to, per stage.
+        qkv_bias: Whether query, key and value have a bias.
+        attn_drop_rate: Dropout on the attention weights.
+        common: Arguments of :class:`LocalViT`.
+    """
+
+    title: ClassVar = "Twins"
+    paper: ClassVar = (
+        "Twins: Revisiting the Design of Spatial Attention in Vision Transformers",
+        "https://arxiv.org/abs/2104.13840",
+    )
+    joint_weights: ClassVar = ((r"\.attn\.attn\.in_proj_(weight|bias)$", ((r".attn.q.\1", 1), (r".attn.kv.\1", 2))),)
+    official_layout: ClassVar = (
+        (r"^head\.|^norm\.|^norm_after_stage3\.", None),  # of the classifier
+        # MMPretrain's and MMSegmentation's names, where they have others
+        (r"^(patch_embeds\.\d)\.projection\.", r"\1.proj."),
+        (r"^(?:stages|layers)\.(\d)\.(\d+)\.", r"blocks.\1.\2."),
+        (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+        (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+        (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+        (r"^position_encodings\.(\d)\.proj\.", r"pos_block.\1.proj.0."),
+        # and the official ones, which are timm's, too
+        (r"^patch_embeds\.0\.", "stem."),
+        (r"^patch_embeds\.(\d)\.", r"stages.\1.downsample."),
+        (r"^blocks\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+        (r"^pos_block\.(\d)\.proj\.0\.", r"stages.\1.blocks.0.position."),
+        (r"^norm_list\.(\d)\.", r"out_norms.\1."),
+        (r"\.attn\.q\.", ".mixer.query."),
+        (r"\.attn\.kv\.", ".mixer.key_value."),
+        (r"\.attn\.sr\.", ".mixer.reduce."),
+        (r"\.attn\.", ".mixer."),
+    )
+    # The patch embeddings and the norms inside attention keep PyTorch's epsilon, as in the official code.
+    default_norm_cfg: ClassVar = {"type": "LN2d", "eps": 1e-6}
+
+    def __init__(
+        self,
+        arch: str | dict = "small",
+        num_heads: Sequence[int] | None = None,
+        sr_ratios: Sequence[int] | int = (8, 4, 2, 1),
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(arch, **common)
+        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
+        self.sr_ratios = for_each_stage("sr_ratios", sr_ratios, len(self.depths))
+        self.qkv_bias = qkv_bias
+        self.attn_drop_rate = attn_drop_rate
+
+    def reset_parameters(self) -> None:
+        """Convolutions over neighbours by their fan-out, as the official code does."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+                height, width = module.kernel_size
+                fan_out = height * width * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+                nn.init.zeros_(module.bias)
+
+    def make_downsample(self, stage: int) -> nn.Module:
+        """Patches of 2×2 tokens; the norm follows."""
+        return PatchEmbed(self.channels[stage - 1], self.channels[stage], patch_size=2)
+
+    def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
+        """The first block of each stage tells positions."""
+        channels = self.channels[stage]
+        branches = {
+            "norm1": build_norm(self.norm_cfg, channels),
+            "mixer": self.make_mixer(channels, stage, index),
+            "norm2": build_norm(self.norm_cfg, channels),
+            "mlp": self.make_mlp(channels, stage),
+            "drop_path_rate": drop_path_rate,
+        }
+        return Block(**branches) if index else PositionBlock(channels, **branches)
+
+    def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
+        """Attention to the subsampled map."""
+        return SubsampledAttention(
+            channels,
+            self.num_heads[stage],
+            self.sr_ratios[stage],
+            qkv_bias=self.qkv_bias,
+            attn_drop_rate=self.attn_drop_rate,
+            drop_rate=self.drop_rate,
+        )
+
+
+@MODELS.register_module()
+class TwinsPCPVT(Twins):
+    """Twins-PCPVT: PVT with conditional positions; every block attends to the subsampled map.
+
+    Arguments as in :class:`Twins`. There are no windows, so ``window_size`` changes nothing. As published, the returned
+    maps have no norms; ``out_norm_cfg='default'`` gives them some.
+    """
+
+    short_name: ClassVar = "pcpvt"
+    arch_settings: ClassVar = {
+        size: {
+            "embed_dims": (64, 128, 320, 512),
+            "depths": depths,
+            "num_heads": (1, 2, 5, 8),
+            "mlp_ratio": (8, 8, 4, 4),
+            "drop_path_rate": 0.2,
+        }
+        for size, depths in {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}.items()
+    }
+
+    def __init__(self, arch: str | dict = "small", out_norm_cfg: dict | str | None = None, **common: Any) -> None:
+        super().__init__(arch, out_norm_cfg=out_norm_cfg, **common)
+
+
+@MODELS.register_module()
+class TwinsSVT(Twins):
+    """Twins-SVT: attention in local windows and attention to the subsampled map, in turn.
+
+    The output norms stand in the trunk, as in the official detection code: the next stage takes the normed map. With
+    ``out_norm_cfg=None`` this is the classifier's trunk. Arguments as in :class:`Twins`, and those below.
+
+    Args:
+        arch: 'small', 'base', 'large' or a dict, as in :class:`Twins`.
+        mask_padding: Whether tokens do not look at the padding of their window. The official code, and timm's, let
+            them: switch it off to compute exactly the same at sizes that windows do not divide.
+        common: Arguments of :class:`Twins`.
+    """
+
+    short_name: ClassVar = "svt"
+    arch_settings: ClassVar = {
+        "small": {"embed_dims": 64, "depths": (2, 2, 10, 4), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2},
+        "base": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.2},
+        "large": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.2},
+    }
+
+    def __init__(self, arch: str | dict = "small", mask_padding: bool = True, **common: Any) -> None:
+        super().__init__(arch, **common)
+        self.mask_padding = mask_padding
+
+    def normed_stages(self) -> Sequence[int]:
+        """Those that end in a norm: all that run."""
+        return range(self.out_indices[-1] + 1)
+
+    def end_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """The normed map goes both ways."""
+        _, normed = super().end_stage(x, stage)
+        return normed, normed
+
+    def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
+        """Even blocks attend in windows, odd ones to the subsampled map."""
+        if index % 2:
+            return super().make_mixer(channels, stage, index)
+        return WindowAttention(
+            channels,
+            self.num_heads[stage],
+            self.window_size,
+            split="local",
+            qkv_bias=self.qkv_bias,
+            position_bias=False,
+            mask_padding=self.mask_padding,
+            attn_drop_rate=self.attn_drop_rate,
+            drop_rate=self.drop_rate,
+        )

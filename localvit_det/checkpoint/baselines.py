@@ -1,0 +1,105 @@
+"""Published weights of MMDetection's own Swin and PVT load as they are, with the report that ours have.
+
+MMDetection takes Swin's official files only with `convert_weights=True`, timm's not at all, and its own only out of a
+detector; whatever is missing then it does not tell.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmdet.models.backbones.pvt import PyramidVisionTransformer, pvt_convert
+from mmdet.models.backbones.swin import SwinTransformer, swin_converter
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .entrances import label_of
+from .layouts import plain_names, resize_position_bias, weights_in
+from .load import compare
+from .report import LoadReport, no_weights, shortened
+
+# What a classifier lacks, or has beyond a backbone.
+_OPTIONAL = re.compile(r"^norm\d\.|^layers\.\d\.2\.|attn_mask$|^(head|norm|cls_token|mask_token)(\.|$)")
+_BIAS, _INDEX = "relative_position_bias_table", "relative_position_index"  # the second one follows from the settings
+
+
+def install() -> None:
+    """Lets MMDetection's Swin and PVT start from any published file; doing so again changes nothing."""
+    for kind in (SwinTransformer, PyramidVisionTransformer):
+        if not hasattr(kind.init_weights, "__wrapped__"):
+            kind.init_weights = _or_published(kind.init_weights)
+
+
+def _or_published(original: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
+    @functools.wraps(original)
+    def init_weights(self: nn.Module) -> None:
+        init = self.init_cfg
+        if isinstance(init, Mapping) and init.get("checkpoint"):
+            content = CheckpointLoader.load_checkpoint(init["checkpoint"], map_location="cpu")
+            source = label_of(weights_in(content) or {}).get("source", init["checkpoint"])
+            print_log(str(load_published(self, content, source)), "current")
+        else:
+            original(self)
+
+    return init_weights
+
+
+def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:
+    """Load a published file into a Swin or PVT of MMDetection.
+
+    Args:
+        backbone: The backbone.
+        content: What the file holds: weights in the official layout, timm's or MMDetection's, alone or in a detector.
+        source: The file's name.
+
+    Returns:
+        What happened to every tensor.
+
+    Raises:
+        CheckpointError: The file has no weights, or they do not fit.
+    """
+    weights = weights_in(content)
+    if weights is None:
+        raise CheckpointError(no_weights(source, type(backbone).__name__, content))
+    weights = plain_names({n: t for n, t in weights.items() if isinstance(t, Tensor)}, backbone_alone=True)
+    inside = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
+    weights = inside or weights
+    state = {name: t for name, t in converted(backbone, weights).items() if not name.endswith(_INDEX)}
+    target = backbone.state_dict()
+    resized = {}
+    for name, tensor in state.items():
+        if name.endswith(_BIAS) and name in target and tensor.shape != target[name].shape:
+            table = resize_position_bias(tensor, target[name].shape)
+            resized |= {} if table is None else {name: table}
+    report, state = compare(backbone, state | resized, source)
+    report.parts = ()
+    report.missing = {name for name in report.missing if not name.endswith(_INDEX)}
+    report.converted = {name for name in report.found if name not in weights}
+    report.resized = set(resized)
+    report.allowed = {name for name in report.missing | report.unexpected if _OPTIONAL.search(name)}
+    if report.problems:
+        raise CheckpointError(
+            f"{source} does not fit {type(backbone).__name__} ({len(report.found)} of {report.size} tensors do; "
+            f"{shortened(report.problems)}): give the backbone the size and settings that the file was made for."
+        )
+    backbone.load_state_dict({name: state[name] for name in report.found}, strict=False)
+    return report
+
+
+def converted(backbone: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under MMDetection's names: from the official layouts, Swin's also from timm's, or as they are."""
+    if isinstance(backbone, PyramidVisionTransformer):  # the second version, too
+        official = any(re.match(r"block\d\.", name) for name in weights)
+        return dict(pvt_convert(weights) if official else weights)
+    if not any(name.startswith("layers.") for name in weights):
+        return dict(weights)
+    if not any(name.startswith("layers.0.downsample.") for name in weights):
+        # timm's steps down belong to the stage that they lead to.
+        step = re.compile(r"^layers\.(\d+)\.downsample\.")
+        weights = {step.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample.", n): t for n, t in weights.items()}
+    return {name.removeprefix("backbone."): tensor for name, tensor in swin_converter(weights).items()}
