@@ -3,6 +3,15 @@
 from .base import LocalViT
 from .dwnet import DWNet, DynamicDWNet, IDynamicDWNet
 from .gg_transformer import GGTransformer
+from .msg_transformer import MSGTransformer
 from .shuffle_transformer import ShuffleTransformer
 
-__all__ = ["DWNet", "DynamicDWNet", "GGTransformer", "IDynamicDWNet", "LocalViT", "ShuffleTransformer"]
+__all__ = [
+    "DWNet",
+    "DynamicDWNet",
+    "GGTransformer",
+    "IDynamicDWNet",
+    "LocalViT",
+    "MSGTransformer",
+    "ShuffleTransformer",
+]

@@ -263,8 +263,13 @@ class LocalViT(BaseModule):
             for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
                 x = stage(x)
                 if i in self.out_indices:
-                    maps.append(self.out_norms[str(i)](x) if self.out_norms else x)
+                    feature = self.map_of(x)
+                    maps.append(self.out_norms[str(i)](feature) if self.out_norms else feature)
         return tuple(maps)
+
+    def map_of(self, x: Any) -> Tensor:
+        """The map (B, C, H, W) in what the stages carry: the map itself, unless stem, steps and blocks carry more."""
+        return x
 
     def fuse(self) -> LocalViT:
         """Prepare for inference: the same maps, faster.
