@@ -127,7 +127,9 @@ def test_what_padding_holds_reaches_no_real_token(size, fused, monkeypatch):
         def garbage(y: Tensor, divisor: int) -> Tensor:
             pad = (0, -y.shape[-1] % divisor, 0, -y.shape[-2] % divisor)
             padded.append(any(pad))
-            return F.pad(y, pad, value=50.0) if any(pad) else y
+            outside = F.pad(torch.zeros_like(y), pad, value=50.0)
+            # Different in each channel, or a norm would make zeros of them.
+            return F.pad(y, pad) + outside * torch.randn_like(outside)
 
         monkeypatch.setattr(messengers, "pad_to_multiple", garbage)
         for a, b in zip(net(x), zeros, strict=True):
