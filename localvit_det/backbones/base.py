@@ -21,7 +21,7 @@ Rename = tuple[str, str | Callable[[re.Match], str] | None]
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after the step down that leads there."""
+    """Blocks at one resolution, after the step down; what they carry beside the map is passed on with it."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
         super().__init__()
