@@ -1,8 +1,11 @@
 """The registered backbones, and small ones of each."""
 
-from mmdet.registry import MODELS
+from typing import Any
 
-from localvit_det.backbones import LocalViT
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from localvit_det.backbones import LocalViT, MSGTransformer
 
 FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
@@ -17,3 +20,8 @@ def build(family: str, **options) -> LocalViT:
     # Output norms by name: not all families have them by default.
     options = {"window_size": 3, "mlp_ratio": 2.0, "out_norm_cfg": "default", **options}
     return MODELS.build({"type": family, "arch": arch, **options})
+
+
+def block_input(net: LocalViT, x: Tensor) -> Any:
+    """A map as the blocks of the first stage take it: some families carry more than the map."""
+    return net.stem.accompany(x) if isinstance(net, MSGTransformer) else x

@@ -175,6 +175,26 @@ def openmmlab_twins(official: dict, library: str) -> dict:
     return state
 
 
+def msg(channels: int = 32, depths: tuple = (2, 2, 2, 2), window: int = 7, heads: int = 2, region: int = 4) -> dict:
+    """`models/msg_transformer.py` of hustvl/MSG-Transformer."""
+    state = {"msg_tokens": torch.randn(1, region**2, 1, channels)}
+    state |= affine("patch_embed.proj", channels, 3, 7, 7) | affine("patch_embed.norm", channels)
+    for stage, depth in enumerate(depths):
+        c = channels * 2**stage
+        for block in range(depth):
+            name = f"layers.{stage}.blocks.{block}"
+            state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c)
+            state[f"{name}.attn.relative_position_bias_table"] = torch.randn((2 * window - 1) ** 2, heads * 2**stage)
+            state[f"{name}.attn.rel_pos_msg"] = torch.randn(heads * 2**stage, 2, 1, 1)
+            state[f"{name}.attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+            state |= affine(f"{name}.attn.qkv", 3 * c, c) | affine(f"{name}.attn.proj", c, c)
+            state |= affine(f"{name}.mlp.fc1", 4 * c, c) | affine(f"{name}.mlp.fc2", c, 4 * c)
+        if stage < 3:
+            name = f"layers.{stage}.downsample"
+            state |= affine(f"{name}.reduction", 2 * c, c, 3, 3) | affine(f"{name}.norm", 2 * c)
+    return state | affine("norm", 8 * channels) | affine("head", 10, 8 * channels)
+
+
 def conv(name: str, *shape: int, with_norm: bool = False) -> dict[str, torch.Tensor]:
     """ConvModule of mmcv: without a bias before its norm."""
     if with_norm:

@@ -4,11 +4,12 @@ _base_ = "mmdet::_base_/schedules/schedule_1x.py"
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(
-        # Matched by substring: all our norms are called norm*, bias tables relative_position_bias_table, Twins' and
-        # CPVT's convolutions position.
+        # Matched by substring: all our norms are called norm*, bias tables relative_position_bias_table, Twins'
+        # convolutions position, the bias of MSG's messengers rel_pos_msg.
         custom_keys={
             "norm": dict(decay_mult=0.0),
             "position": dict(decay_mult=0.0),
+            "rel_pos_msg": dict(decay_mult=0.0),
         }
     ),
 )

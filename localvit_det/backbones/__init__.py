@@ -3,6 +3,7 @@
 from .base import LocalViT
 from .dwnet import DWNet, DynamicDWNet, IDynamicDWNet
 from .gg_transformer import GGTransformer
+from .msg_transformer import MSGTransformer
 from .shuffle_transformer import ShuffleTransformer
 from .twins import TwinsPCPVT, TwinsSVT
 
@@ -12,6 +13,7 @@ __all__ = [
     "GGTransformer",
     "IDynamicDWNet",
     "LocalViT",
+    "MSGTransformer",
     "ShuffleTransformer",
     "TwinsPCPVT",
     "TwinsSVT",

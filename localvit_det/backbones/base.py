@@ -24,7 +24,7 @@ Parting = tuple[str, Sequence[tuple[str, int]]]
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after the step down that leads there."""
+    """Blocks at one resolution, after the step down; what they carry beside the map is passed on with it."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
         super().__init__()
@@ -272,8 +272,8 @@ class LocalViT(BaseModule):
                     maps.append(out)
         return tuple(maps)
 
-    def end_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
-        """What goes on to the next stage, and what leaves the backbone: by default only that is normed."""
+    def end_stage(self, x: Any, stage: int) -> tuple[Any, Tensor]:
+        """What goes on to the next stage, and the map that leaves the backbone: by default only that is normed."""
         return x, self.out_norms[str(stage)](x) if str(stage) in self.out_norms else x
 
     def fuse(self) -> LocalViT:

@@ -8,6 +8,7 @@ from .blocks import FusedBlock, FusedPositionBlock, FusedShuffleBlock
 from .detector import fuse_detector
 from .dwnet import FusedConvMixer
 from .folding import fuse_conv_bn
+from .messengers import FusedMessengerAttention, FusedMessengerBlock
 from .packed import PackedConv1x1
 from .twin import fused_twin
 
@@ -15,6 +16,8 @@ __all__ = [
     "FusedBlock",
     "FusedConvMixer",
     "FusedGlanceGaze",
+    "FusedMessengerAttention",
+    "FusedMessengerBlock",
     "FusedPositionBlock",
     "FusedShuffleBlock",
     "FusedSubsampledAttention",

@@ -1,8 +1,16 @@
 """Read this to understand the networks: blocks, attention, windows, stems, norms. How they run fast is elsewhere."""
 
 from .attention import WindowAttention, relative_position_index
-from .block import Block, ConvMlp, add
+from .block import Block, ConvMlp, add, add_scaled, drop_scale
 from .fusible import Fused, Fusible, form_of, fuse_children, fused
+from .messengers import (
+    WithMessengers,
+    add_messenger_keys,
+    join_windows,
+    part_windows,
+    shuffle_messengers,
+    tile_messengers,
+)
 from .norm import LayerNorm2d, build_norm
 from .stem import ConvDownsample, ConvStem, PatchEmbed, PatchMerging
 from .window import Split, key_padding_mask, pad_to_multiple, window_partition, window_reverse
@@ -19,14 +27,22 @@ __all__ = [
     "PatchMerging",
     "Split",
     "WindowAttention",
+    "WithMessengers",
     "add",
+    "add_messenger_keys",
+    "add_scaled",
     "build_norm",
+    "drop_scale",
     "form_of",
     "fuse_children",
     "fused",
+    "join_windows",
     "key_padding_mask",
     "pad_to_multiple",
+    "part_windows",
     "relative_position_index",
+    "shuffle_messengers",
+    "tile_messengers",
     "window_partition",
     "window_reverse",
 ]

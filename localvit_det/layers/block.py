@@ -82,8 +82,17 @@ def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
     Returns:
         Map of shape (B, C, H, W).
     """
+    return add_scaled(x, branch, drop_scale(branch, drop_path))
+
+
+def drop_scale(branch: Tensor, drop_path: DropPath) -> Tensor | None:
+    """Draw which images keep a branch: its factor for each, (B, 1, 1, 1), or None where it is 1 for all."""
     if not drop_path.training or not drop_path.drop_prob:
-        return x + branch
+        return None
     keep = 1 - drop_path.drop_prob
-    scale = branch.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep)
-    return torch.addcmul(x, branch, scale)
+    return branch.new_empty(len(branch), 1, 1, 1).bernoulli_(keep).div_(keep)
+
+
+def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+    """``x + scale · branch``, scale as :func:`drop_scale` returns it."""
+    return x + branch if scale is None else torch.addcmul(x, branch, scale)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from families import FAMILIES, build
+from families import FAMILIES, block_input, build
 from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,6 +23,7 @@ def total(maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
 def test_all_families_are_found():
     assert {"DWNet", "DynamicDWNet", "GGTransformer", "IDynamicDWNet", "ShuffleTransformer"} <= set(FAMILIES)
     assert {"TwinsPCPVT", "TwinsSVT"} <= set(FAMILIES)
+    assert "MSGTransformer" in FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,7 +152,7 @@ class TestContract:
             direction = torch.randn(32, 4, 5, dtype=torch.float64)
             # Along one random direction each: all 640 inputs one by one would take minutes.
             assert torch.autograd.gradcheck(
-                lambda scale, x=x, d=direction, m=block.mixer: m(x + scale * d),
+                lambda scale, x=x, d=direction, m=block.mixer: m(block_input(net, x + scale * d)),
                 (torch.zeros((), dtype=torch.float64, requires_grad=True),),
             )
 

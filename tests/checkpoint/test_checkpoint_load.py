@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
-from official_layouts import PAIRS, cascade_v2, dwnet, openmmlab_twins, shuffle, twins
+from official_layouts import PAIRS, cascade_v2, dwnet, msg, openmmlab_twins, shuffle, twins
 from torch import nn
 
 import localvit_det  # noqa: F401
@@ -25,6 +25,7 @@ OFFICIAL = {
     "DWNet": lambda **size: dwnet(**size),
     "DynamicDWNet": lambda **size: dwnet(kind="dynamic", **size),
     "IDynamicDWNet": lambda **size: dwnet(kind="inhomogeneous", **size),
+    "MSGTransformer": lambda **size: msg(**size),
     "TwinsPCPVT": lambda **size: twins("TwinsPCPVT", **size),
     "TwinsSVT": lambda **size: twins("TwinsSVT", **size),
 }
@@ -157,7 +158,8 @@ def test_v2_cascade_lands_whole(cascade, kind):
     assert rows["roi_head"] == ["126", "0", "0", "0", "0", "0", "0"]
 
 
-def test_settings_beside_official_weights_are_no_obstacle(tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", ["DWNet", "MSGTransformer"])
+def test_settings_beside_official_weights_are_no_obstacle(family, tmp_path, monkeypatch):
     """The official training code saves its yacs config in the same file."""
     import sys
     import types
@@ -172,8 +174,9 @@ def test_settings_beside_official_weights_are_no_obstacle(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
         patch.setitem(sys.modules, "yacs.config", module)
-        torch.save({"model": dwnet(), "config": node}, tmp_path / "ckpt_epoch_299.pth")
-    net = backbone("DWNet", init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "ckpt_epoch_299.pth")})
+        record = {"model": OFFICIAL[family](), "optimizer": {}, "max_accuracy": 82.4, "epoch": 299, "config": node}
+        torch.save(record, tmp_path / "ckpt_epoch_299.pth")
+    net = backbone(family, init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "ckpt_epoch_299.pth")})
     net.init_weights()
 
 

@@ -88,14 +88,15 @@ def test_config_is_whole(path):
         assert f"_{backbone.short_name}_" in path.stem
 
 
-@pytest.mark.parametrize("net", ["shuffle", "svt"])
+@pytest.mark.parametrize("net", ["shuffle", "svt", "msg"])
 def test_no_decay_on_norms_and_positions(net):
     cfg = load_config(REPOSITORY / f"configs/mask_rcnn_{net}_nano_shapes.py")
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.backbone.named_parameters():
-        free = "norm" in name or "relative_position_bias_table" in name or ".position." in name
+        parts = ("norm", "relative_position_bias_table", ".position.", "rel_pos_msg")
+        free = any(part in name for part in parts)
         assert decay[id(parameter)] == (0 if free else 0.05), name
 
 

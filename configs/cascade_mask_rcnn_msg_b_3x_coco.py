@@ -1,0 +1,3 @@
+_base_ = "./_base_/cascade_mask_rcnn_3x.py"
+
+model = dict(backbone=dict(_delete_=True, type="MSGTransformer", arch="base"))

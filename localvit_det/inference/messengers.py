@@ -1,0 +1,128 @@
+"""MSG-Transformer's blocks for inference: whole rows of windows at a time, norms inside the bands."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..backbones.msg_transformer import MessengerAttention, MessengerBlock
+from ..layers import (
+    Fused,
+    WithMessengers,
+    add_messenger_keys,
+    form_of,
+    join_windows,
+    key_padding_mask,
+    part_windows,
+    shuffle_messengers,
+)
+from ..ops import attention, cpu_inference
+from . import bands
+from .blocks import FusedBlock
+from .folding import fuse_bn_conv
+from .packed import pack
+
+
+class FusedMessengerAttention(Fused):
+    """A :class:`MessengerAttention`, its position bias looked up once, for any number of rows of windows.
+
+    Args:
+        mixer: The attention.
+    """
+
+    def __init__(self, mixer: MessengerAttention) -> None:
+        super().__init__()
+        self.num_heads, self.window_size = mixer.num_heads, mixer.window_size
+        self.norm: nn.Module = nn.Identity()
+        self.qkv = pack(mixer.qkv)
+        self.proj = pack(mixer.proj)
+        self.register_buffer("position_bias", mixer.position_bias().detach().contiguous())
+
+    def fold_input_norm(self, norm: nn.Module) -> nn.Module:
+        """Take the norm before the attention, into the projection or at least into the bands."""
+        self.norm, qkv = fuse_bn_conv(norm, self.qkv)
+        self.qkv = pack(qkv)
+        return nn.Identity()
+
+    def forward(self, x: WithMessengers) -> WithMessengers:
+        """(B, C, rows, W) and (B, C, ⌈rows/ws⌉, ww) -> the same shapes."""
+        patches, messengers = x
+        mixed = self.mix(join_windows(patches, messengers, self.window_size), patches)
+        return part_windows(mixed, patches.shape[-2:], self.window_size)
+
+    def add(self, x: WithMessengers, out: WithMessengers) -> None:
+        """Add the branch to x, (B, C, rows, W) and (B, C, ⌈rows/ws⌉, ww), into the memory of ``out``; on a CPU."""
+        side = self.window_size
+        if x[0].shape[2] % side or x[0].shape[3] % side:
+            for base, branch, target in zip(x, self(x), out, strict=True):
+                torch.add(base, branch, out=target)
+            return
+        # Windows are views of a map without padding: one pass to cut, one to merge and add.
+        count, channels, rows, columns = x[1].shape
+        patches, sums = (_windows(part, side) for part in (x[0], out[0]))  # B, hh, ww, ws, ws, C
+        tokens = x[0].new_empty(count, rows, columns, 1 + side**2, channels)
+        tokens[:, :, :, 0] = x[1].permute(0, 2, 3, 1)
+        tokens[:, :, :, 1:].unflatten(3, (side, side)).copy_(patches)
+        mixed = self.mix(tokens.flatten(0, 2)[None].permute(0, 3, 1, 2), x[0])
+        mixed = mixed.permute(0, 2, 3, 1).reshape(tokens.shape)
+        torch.add(x[1], mixed[:, :, :, 0].permute(0, 3, 1, 2), out=out[1])
+        torch.add(patches, mixed[:, :, :, 1:].unflatten(3, (side, side)), out=sums)
+
+    def mix(self, tokens: Tensor, patches: Tensor) -> Tensor:
+        """Norm, attention, projection: tokens (1, C, B·windows, 1 + ws²) of this map -> the same shape."""
+        qkv = self.qkv(self.norm(tokens))
+        query, key, value = rearrange(qkv, "1 (p heads d) n t -> p n heads t d", p=3, heads=self.num_heads).unbind()
+        mask = add_messenger_keys(key_padding_mask(patches, self.window_size, "local"))
+        if mask is not None and mask.shape[0] > 1:
+            mask = mask.repeat(len(patches), 1, 1, 1)  # windows -> B·windows
+        mask = self.position_bias if mask is None else self.position_bias + mask
+        return self.proj(rearrange(attention(query, key, value, mask), "n heads t d -> 1 (heads d) n t"))
+
+
+class FusedMessengerBlock(FusedBlock):
+    """A :class:`MessengerBlock` whose branches run over bands of rows of windows on a CPU.
+
+    Args:
+        block: The block.
+    """
+
+    def __init__(self, block: MessengerBlock) -> None:
+        super().__init__(block)
+        self.region = block.region
+
+    def forward(self, x: WithMessengers) -> WithMessengers:
+        """(B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
+        patches, messengers = self.attend(*x)
+        messengers = shuffle_messengers(messengers, self.region)
+        patches = bands.add_branch(patches, self.norm2, self.mlp, overwrite=True)
+        return patches, bands.add_branch(messengers, self.norm2, self.mlp)
+
+    def attend(self, patches: Tensor, messengers: Tensor) -> WithMessengers:
+        """The first branch, added: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
+        if not cpu_inference(patches):
+            mixed, letters = self.mixer((patches, messengers))
+            return patches + mixed, messengers + letters
+        side = self.mixer.window_size
+        sums = torch.empty_like(patches), torch.empty_like(messengers)
+        cuts = bands.cut_into_bands(patches, side, "local")
+        if len(cuts) < 2:
+            self.mixer.add((patches, messengers), sums)
+            return sums
+        for image in range(len(patches)):
+            for (rows,) in cuts:
+                windows = slice(rows.start // side, -(-rows.stop // side))
+                self.mixer.add(
+                    (patches[image, None, :, rows], messengers[image, None, :, windows]),
+                    (sums[0][image, None, :, rows], sums[1][image, None, :, windows]),
+                )
+        return sums
+
+
+def _windows(x: Tensor, side: int) -> Tensor:
+    """A map of whole windows, seen as (B, hh, ww, ws, ws, C)."""
+    return x.permute(0, 2, 3, 1).unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+
+
+form_of(MessengerAttention)(FusedMessengerAttention)
+form_of(MessengerBlock)(FusedMessengerBlock)
