@@ -10,7 +10,9 @@ compat.apply()  # before anything that imports mmcv.ops
 
 from . import backbones, datasets, engine, evaluation, inference  # noqa: E402
 from .checkpoint import load, write  # noqa: E402
+from .config import packaged  # noqa: E402
 
+packaged.install()  # localvit_det:: in a config's _base_
 load.install()  # every load is converted, reported and checked
 write.install()  # every checkpoint is written whole or not at all
 

@@ -1,4 +1,4 @@
-"""What `tools/train.py` and `tools/test.py` share: arguments, the config, and how mistakes are told."""
+"""What the commands share: arguments, the config, and how mistakes are told."""
 
 import argparse
 import functools
