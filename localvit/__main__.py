@@ -14,6 +14,7 @@ from . import process
 COMMANDS = {
     "train": "train or fine-tune a detector",
     "test": "evaluate a checkpoint on a data set",
+    "predict": "find objects in images, videos, a webcam",
     "check": "name every mistake in a data set",
     "publish": "write weights, config and classes of a training into one file",
     "convert": "write an official checkpoint in this package's layout",

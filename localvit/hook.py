@@ -5,12 +5,16 @@ their place, but a script like `from mmdet.apis import DetInferencer` does not k
 file in the environment's site-packages, which `localvit hook off` removes, calls `install` when Python starts.
 """
 
-import importlib.util
+from __future__ import annotations
+
 import sys
-import warnings
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+# Every process of the environment pays for what is imported here, `typing` included.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
 class MMDetFinder:
@@ -22,6 +26,9 @@ class MMDetFinder:
         """Answers for mmdet only, and once."""
         if name != "mmdet":
             return None
+        import importlib.util
+        import warnings
+
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:

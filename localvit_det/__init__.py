@@ -4,6 +4,10 @@ Importing this package is all that is needed: it checks the installation, mends 
 today's PyTorch (see :mod:`localvit_det.compat`), and registers everything in MMDetection's registries.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from . import compat
 
 compat.apply()  # before anything that imports mmcv.ops
@@ -17,4 +21,16 @@ load.install()  # every load is converted, reported and checked
 write.install()  # every checkpoint is written whole or not at all
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "backbones", "datasets", "engine", "evaluation", "inference"]
+__all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "inference"]
+
+if TYPE_CHECKING:
+    from .predict import Detector
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `Detector` when it is first used: trainings do without it."""
+    if name == "Detector":
+        from .predict import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

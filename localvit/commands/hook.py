@@ -12,11 +12,8 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-# Says nothing where the package is gone: pip does not know of the file.
-LINE = (
-    'import importlib.util as u; u.find_spec("localvit") and '
-    '__import__("localvit.hook", fromlist=["install"]).install()\n'
-)
+# A line of such a file has to begin with `import`. It says nothing where the package is gone: pip does not know of it.
+LINE = r"import sys; exec('try:\n from localvit.hook import install\n install()\nexcept ImportError:\n pass')" + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
