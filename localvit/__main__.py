@@ -19,9 +19,10 @@ COMMANDS = {
     "publish": "write weights, config and classes of a training into one file",
     "convert": "write an official checkpoint in this package's layout",
     "configs": "list the configs that come with the package",
+    "doctor": "look at the installation and the machine",
     "hook": "let `import mmdet` import this package in every process",
 }
-WITHOUT_LIBRARY = ("hook",)  # these work where the library cannot be imported
+WITHOUT_LIBRARY = ("doctor", "hook")  # these work where the library cannot be imported
 HELP = "usage: localvit COMMAND [arguments]\n\n{}\n\n`localvit COMMAND --help` has the arguments of a command.\n"
 
 
