@@ -6,6 +6,7 @@ LOCALVIT_PROCESS=plain in the environment leaves everything as it is.
 import ctypes
 import os
 import sys
+import warnings
 
 # At the end of every parallel region PyTorch's threads wait for each other. GNU OpenMP lets them spin for that, by
 # default for milliseconds: where cores are shared, often on the very core that the awaited thread needs. With one other
@@ -38,6 +39,8 @@ def keep_memory() -> None:
 
 def set_up() -> None:
     """Applies all settings, unless the environment says to leave the process alone."""
+    # MMEngine's matter, which no user can mend; it comes dozens of times.
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     if os.environ.get("LOCALVIT_PROCESS") != "plain":
         share_cores()
         keep_memory()

@@ -1,11 +1,14 @@
 """Trains a detector: `localvit train mask_rcnn_shuffle_t_coco`."""
 
+import tempfile
 from collections.abc import Sequence
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from localvit_det.cli import check_config, config_from, enable_amp, make_parser, tells_mistakes
+from localvit_det.cli import check_config, config_from, enable_amp, make_parser, seed, tells_mistakes
+from localvit_det.engine.dry_run import DryRunDone, DryRunHook
 from localvit_det.engine.lock import lock_work_dir
 from localvit_det.engine.processes import launched_rank
 from localvit_det.errors import ConfigError
@@ -15,8 +18,11 @@ from localvit_det.errors import ConfigError
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, trains."""
     parser = make_parser(__doc__)
-    parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: float16 on GPUs, bfloat16 on CPUs")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same random numbers in each run")
+    parser.add_argument("--deterministic", action="store_true", help="the same sums in each run on a GPU, too: slower")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, try one batch, write nothing")
     parser.add_argument(
         "--pretrained",
         metavar="BACKBONE.pth",
@@ -44,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = config_from(args)
     if args.amp:
         enable_amp(cfg)
+    if args.seed is not None or args.deterministic:
+        seed(cfg, args.seed, args.deterministic)
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ConfigError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.")
@@ -51,10 +59,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
-    if launched_rank() == 0:
+    if launched_rank() == 0 and not args.dry_run:
         lock_work_dir(cfg.work_dir)  # before anything is written there
     check_config(cfg, train=True)
 
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")
-    RUNNERS.build(cfg).train()
+    if args.dry_run:
+        try_one_batch(cfg)
+    else:
+        RUNNERS.build(cfg).train()
+
+
+def try_one_batch(cfg: Config) -> None:
+    """Trains for one iteration in a temporary work dir, and tells how it went."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        cfg.work_dir = folder
+        cfg.visualizer = {"type": "DetLocalVisualizer", "vis_backends": None, "name": "dry run"}
+        runner = RUNNERS.build(cfg)
+        runner.register_hook(DryRunHook())
+        try:
+            runner.train()
+        except DryRunDone as done:
+            if runner.rank == 0:
+                print(done)

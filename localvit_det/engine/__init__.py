@@ -1,5 +1,6 @@
 """Hooks, loops and a runner that MMEngine and MMDetection do not have."""
 
+from .bf16 import CpuBf16OptimWrapper
 from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
@@ -11,6 +12,7 @@ from .training_report import TrainingReportHook
 
 __all__ = [
     "BrokenImagesHook",
+    "CpuBf16OptimWrapper",
     "CurvesHook",
     "EpochSeedHook",
     "FusedEvaluationHook",
