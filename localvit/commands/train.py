@@ -75,6 +75,7 @@ def try_one_batch(cfg: Config) -> None:
     """Trains for one iteration in a temporary work dir, and tells how it went."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cfg.work_dir = folder
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.get("type") != "CurvesHook"]  # it draws at exit
         cfg.visualizer = {"type": "DetLocalVisualizer", "vis_backends": None, "name": "dry run"}
         runner = RUNNERS.build(cfg)
         runner.register_hook(DryRunHook())
