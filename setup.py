@@ -1,12 +1,32 @@
 """Installation; `pip install .[lite]` on a machine without a compiled MMCV."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "localvit_det/__init__.py").read_text())[1]
+
+
+class BuildWithConfigs(build_py):
+    """Puts the configs where OpenMMLab's packages have theirs, and `mim` and MMEngine look for them."""
+
+    def run(self) -> None:
+        """Builds; an editable installation reads the checkout's own configs."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "localvit_det/.mim"
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+        shutil.copytree(here / "configs", target / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy2(here / "model-index.yml", target)
+        (target / "tools").mkdir()
+        for name in ("_process.py", "train.py", "test.py"):  # what `mim train` and `mim test` run
+            shutil.copy2(here / "tools" / name, target / "tools")
+
 
 setup(
     name="localvit_det",
@@ -16,7 +36,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["localvit_det", "localvit_det.*"]),
+    packages=find_packages(include=["localvit", "localvit.*", "localvit_det", "localvit_det.*"]),
+    entry_points={"console_scripts": ["localvit = localvit.__main__:main"]},
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "torch>=2.6,<2.16",
         "torchvision>=0.21,<0.30",

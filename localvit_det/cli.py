@@ -1,4 +1,4 @@
-"""What `tools/train.py` and `tools/test.py` share: arguments, the config, and how mistakes are told."""
+"""What the commands share: arguments, the config, and how mistakes are told."""
 
 import argparse
 import functools
@@ -21,6 +21,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """Makes a parser with the arguments that MMDetection users know."""
     parser = make_config_parser(description)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)")
+    parser.add_argument("--verbose", action="store_true", help="show all lines of the log on the screen, too")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # torchrun sets the variable LOCAL_RANK; older launchers pass the argument.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -61,6 +62,8 @@ def config_from(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = read_arguments(args)
     cfg.launcher = args.launcher
+    if args.verbose:
+        cfg.verbose = True
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
 
@@ -76,17 +79,38 @@ def read_arguments(args: argparse.Namespace) -> Config:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Switches mixed precision on.
+    """Switches mixed precision on: float16 on a GPU, bfloat16 on a CPU.
 
     Raises:
-        ConfigError: There is no GPU.
+        ConfigError: The config has an optimizer's wrapper of its own.
     """
     import torch
 
-    if not torch.cuda.is_available():
-        raise ConfigError("--amp needs a GPU, and PyTorch finds none here; leave it out.")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.loss_scale = "dynamic"
+    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if kind not in ("OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
+        raise ConfigError(f"--amp would replace the optim_wrapper of type {kind}: leave one of the two out.")
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        return
+    cfg.optim_wrapper.type = "CpuBf16OptimWrapper"
+    for key in ("loss_scale", "dtype"):  # of float16
+        cfg.optim_wrapper.pop(key, None)
+
+
+def seed(cfg: Config, number: int | None, deterministic: bool) -> None:
+    """Fixes the random numbers, and if wanted the ways to compute.
+
+    Args:
+        number: The seed; None keeps the config's, or MMEngine's random one.
+        deterministic: Take the same way through every operator each time; some are slower, a few refuse.
+    """
+    cfg.setdefault("randomness", {})
+    if number is not None:
+        cfg.randomness.seed = number
+    if deterministic:
+        cfg.randomness.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
 
 
 def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], None]:
@@ -131,6 +155,7 @@ __all__ = [
     "make_config_parser",
     "make_parser",
     "read_arguments",
+    "seed",
     "sentence_of",
     "tells_mistakes",
 ]

@@ -1,74 +1,9 @@
-"""Checks the data of a config: `python tools/check_data.py CONFIG --images`.
+"""Checks the data of a config: `python tools/check_data.py CONFIG`, the same as `localvit check`."""
 
-Names every mistake in annotations and files, where training stops at the first one; with --images all images are
-decoded, too. The exit code is 1 where something has to be mended.
-"""
+import _process  # noqa: F401 - settings that must stand before PyTorch starts
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-
-from mmengine.config import Config
-from tqdm import tqdm
-
-from localvit_det.cli import make_config_parser, read_arguments, sentence_of, tells_mistakes
-from localvit_det.config import SPLITS
-from localvit_det.config.parts import dataset_paths, find_datasets
-from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
-from localvit_det.errors import DataError, UserError
-from localvit_det.preflight.classes import check_classes
-from localvit_det.preflight.data import mistakes
-from localvit_det.preflight.images import all_faults
-
-SHOWN = 50  # images that are named
-
-
-@tells_mistakes
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, looks at everything, tells what it found."""
-    parser = make_config_parser(__doc__)
-    parser.add_argument("--images", action="store_true", help="decode every image")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of --images")
-    args = parser.parse_args(argv)
-    cfg = read_arguments(args)
-    found: dict[str, None] = {}  # val and test are often the same
-    for split in SPLITS:
-        for mistake in mistakes(cfg, split, check_classes):
-            found[sentence_of(mistake)] = None
-    for sentence in found:
-        sys.stderr.write(f"error: {sentence}\n")
-    count = len(found) + (broken_images(cfg, max(1, args.workers)) if args.images else 0)
-    if count:
-        raise DataError(f"{count} things have to be mended in the data of {args.config}.")
-    print(f"The data of {args.config} are good{'' if args.images else ' (images: not looked at, see --images)'}.")
-
-
-def broken_images(cfg: Config, workers: int) -> int:
-    """Decodes all images, names those that cannot be used, and counts them."""
-    count = 0
-    for ann_file, image_dir in image_sets(cfg):
-        try:
-            found = read_annotations(ann_file)
-        except UserError:  # told already where it is a mistake
-            print(f"The images of {image_dir} are not looked at: {ann_file} is not read as COCO's format.")
-            continue
-        faults = all_faults(found, image_dir, cfg.get("max_pixels", MAX_PIXELS), workers)
-        bar = tqdm(faults, image_dir, total=len(found.images), unit="image", disable=not sys.stderr.isatty())
-        bad = [f"{file} {fault}" for file, fault in bar if fault]
-        for line in bad[:SHOWN]:
-            sys.stderr.write(f"error: {line}\n")
-        if len(bad) > SHOWN:
-            sys.stderr.write(f"error: and {len(bad) - SHOWN} more images of {image_dir}\n")
-        print(f"{len(found.images)} images of {image_dir}: {len(bad)} cannot be used.")
-        count += len(bad)
-    return count
-
-
-def image_sets(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Annotation files with their folders of images, each once."""
-    paths = [dataset_paths(dataset) for split in SPLITS for _, dataset in find_datasets(cfg, split)]
-    return ((file, folder) for file, folder in dict.fromkeys(paths) if file and folder and os.path.isfile(file))
-
+# isort: split
+from localvit.commands.check import main
 
 if __name__ == "__main__":
     main()

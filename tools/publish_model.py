@@ -1,33 +1,9 @@
-"""Publishes a trained detector: `python tools/publish_model.py work_dirs/mine/epoch_12.pth`.
+"""Publishes a detector: `python tools/publish_model.py CHECKPOINT`, the same as `localvit publish`."""
 
-Writes NAME-xxxxxxxx.pth with weights (the averaged ones where the training had EMAHook), config, classes, versions
-and metrics. `python tools/test.py NAME-xxxxxxxx.pth` and `DetInferencer(weights='NAME-xxxxxxxx.pth')` need nothing
-else.
-"""
+import _process  # noqa: F401 - settings that must stand before PyTorch starts
 
-import argparse
-from collections.abc import Sequence
-
-import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
-from localvit_det.checkpoint.publish import publish
-from localvit_det.cli import tells_mistakes
-
-
-@tells_mistakes
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments and publishes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="checkpoint of a training")
-    parser.add_argument("--out-dir", help="folder of the published file (default: the checkpoint's)")
-    parser.add_argument("--name", help="start of its name (default: the config's name)")
-    parser.add_argument(
-        "--trust-config",
-        action="store_true",
-        help="keep what the checkpoint's config names outside MMDetection and this package",
-    )
-    args = parser.parse_args(argv)
-    print(publish(args.checkpoint, args.out_dir, args.name, args.trust_config))
-
+# isort: split
+from localvit.commands.publish import main
 
 if __name__ == "__main__":
     main()

@@ -1,72 +1,9 @@
-"""Evaluates a checkpoint: `python tools/test.py CONFIG CHECKPOINT`.
-
-The config may be left out for a checkpoint that carries one: a published one, or one of a training.
-"""
+"""Evaluates a checkpoint: `python tools/test.py CONFIG CHECKPOINT`, the same as `localvit test`."""
 
 import _process  # noqa: F401 - settings that must stand before PyTorch starts
 
 # isort: split
-from collections.abc import Sequence
-from pathlib import Path
-
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.registry import RUNNERS
-
-from localvit_det.checkpoint.find import newest_for_test
-from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
-from localvit_det.errors import ConfigError
-from localvit_det.evaluation import use_fast_eval
-from localvit_det.files import check_writable, check_writable_folder
-
-
-@tells_mistakes
-def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, checks everything that can be checked, evaluates."""
-    # Imported late: these need the operators that importing localvit_det puts in place.
-    from mmdet.engine.hooks.utils import trigger_visualization_hook
-    from mmdet.evaluation import DumpDetResults
-
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
-    )
-    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
-    parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
-    parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
-    parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
-    parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
-    args = parser.parse_args(argv)
-    if args.out and not args.out.endswith((".pkl", ".pickle")):
-        raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
-    if args.out:
-        check_writable(args.out, "--out")
-    if args.show_dir:
-        check_writable_folder(args.show_dir, "--show-dir")
-
-    args.checkpoint = args.checkpoint or args.config
-    cfg = config_from(args)
-    cfg.load_from = args.checkpoint
-    if Path(args.checkpoint).is_dir():
-        cfg.load_from = str(newest_for_test(args.checkpoint))
-    if args.show or args.show_dir:
-        # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
-        args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
-        trigger_visualization_hook(cfg, args)
-    if args.fast_eval:
-        use_fast_eval(cfg)
-    others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
-    cfg.custom_hooks = others if args.no_fuse else [*others, {"type": "FusedEvaluationHook"}]
-    check_config(cfg, train=False)
-
-    setup_cache_size_limit_of_dynamo()
-    cfg.setdefault("runner_type", "ReliableRunner")
-    runner = RUNNERS.build(cfg)
-    if args.out:
-        # Written whole or not at all, as everything that MMEngine writes here: compat/local_files.py.
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
-
+from localvit.commands.test import main
 
 if __name__ == "__main__":
     main()

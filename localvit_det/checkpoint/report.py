@@ -151,7 +151,7 @@ def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) 
     if counts and len(report.problems) == len(report.mismatched):
         return (
             f"it was trained for {counts[0]} classes and the model has {counts[1]}; test it with its own classes, or "
-            "fine-tune it with new heads by tools/train.py --load-from (in a config: load_policy='finetune')"
+            "fine-tune it with new heads by --load-from (in a config: load_policy='finetune')"
         )
     return (
         "it was made with other settings; use the config that it was trained with, or take what fits with "

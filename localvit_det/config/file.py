@@ -10,23 +10,29 @@ from ..checkpoint.embedded_config import read_config
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only
 from ..errors import ConfigError, UserError, did_you_mean
+from .packaged import config_names, find_config
 
 
 def read_config_file(path: Path, trusted: bool) -> Config:
     """Reads a config, or the one inside a checkpoint.
 
     Args:
+        path: A file, or what else `find_config` knows.
         trusted: Let a config inside a checkpoint name imports, types and addresses of others.
 
     Raises:
         ConfigError: The file is missing or cannot be read.
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
+    path = find_config(path)
     if not path.is_file():
         names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
-        hint = did_you_mean(path.name, names)
-        raise ConfigError(f"The config {path.absolute()} does not exist{missing}{hint}.")
+        hint = did_you_mean(path.name, [*names, *config_names()])
+        raise ConfigError(
+            f"The config {path.absolute()} does not exist{missing}{hint}; `localvit configs` lists those that are "
+            "known by their names."
+        )
     try:
         if path.suffix in CHECKPOINT_SUFFIXES:
             return _read_embedded(path, trusted)

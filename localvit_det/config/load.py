@@ -8,12 +8,14 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..checkpoint.embedded_config import parse
 from ..checkpoint.entrances import POLICIES
 from ..datasets.annotations import read_annotations
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
 from .file import one_line, read_config_file
 from .options import read_options
+from .packaged import config_folder
 from .parts import (
     dataset_paths,
     find_datasets,
@@ -24,6 +26,7 @@ from .parts import (
     walk,
 )
 
+RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
 SPLITS = ("train", "val", "test")
 # Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
 # slip in its first word would otherwise be stored under a new name, in silence.
@@ -31,7 +34,7 @@ _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
     *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
     *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
-    "load_policy",
+    *("load_policy", "omit_hooks", "verbose"),
 }
 
 
@@ -69,6 +72,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         use_dataset_classes(cfg)
     if cfg.get("pretrained"):
         use_pretrained(cfg)
+    keep_hooks(cfg)
     use_load_policy(cfg)
     use_broken_images(cfg)
     return cfg
@@ -160,6 +164,26 @@ def use_pretrained(cfg: Config) -> None:
         raise ConfigError(f"pretrained={cfg.pretrained} has no effect: the model of the config has no backbone.")
     for backbone in backbones:
         backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": cfg.pretrained}
+
+
+def keep_hooks(cfg: Config) -> None:
+    """Lets `custom_hooks` of a config that builds on ours add to ours instead of replacing them: lists do not merge.
+
+    The top-level `omit_hooks` names those of ours that are not wanted.
+
+    Raises:
+        ConfigError: It names one that there is not.
+    """
+    if cfg.get("runner_type") != RUNNER:
+        return
+    ours = parse((config_folder() / "_base_/runtime.py").read_text(encoding="utf-8"))["custom_hooks"]
+    known, omitted = [hook["type"] for hook in ours], cfg.get("omit_hooks") or []
+    omitted = [omitted] if isinstance(omitted, str) else omitted
+    if wrong := [name for name in omitted if name not in known]:
+        raise ConfigError(f"omit_hooks names {wrong[0]}, which is none of {known}{did_you_mean(wrong[0], known)}.")
+    own = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") not in omitted]
+    there = {hook.get("type") for hook in own}
+    cfg.custom_hooks = [*(hook for hook in ours if hook["type"] not in {*there, *omitted}), *own]
 
 
 def use_load_policy(cfg: Config) -> None:

@@ -105,7 +105,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if count > self.max_broken:
             raise DataError(
                 f"{count} images cannot be used, the last one, {path}, because it {reason}: look at all with "
-                "tools/check_data.py CONFIG --images, or allow more with max_broken_images."
+                "`localvit check CONFIG --images`, or allow more with max_broken_images."
             )
         what = "counts as one without detections" if self.evaluates else "is skipped"
         print_log(f"The image {path} {reason}; it {what} ({count} so far here).", "current", logging.WARNING)

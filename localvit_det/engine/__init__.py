@@ -1,5 +1,6 @@
 """Hooks, loops and a runner that MMEngine and MMDetection do not have."""
 
+from .bf16 import CpuBf16OptimWrapper
 from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
@@ -10,6 +11,7 @@ from .training_report import TrainingReportHook
 
 __all__ = [
     "BrokenImagesHook",
+    "CpuBf16OptimWrapper",
     "CurvesHook",
     "FusedEvaluationHook",
     "ProgressBarHook",

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine import dist
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import RUNNERS
@@ -26,6 +27,7 @@ from .free_memory import FreeMemoryHook
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
+from .quiet import quiet_screen
 from .signals import SignalWatch, Stopped
 from .workers import close_workers, guard_workers
 
@@ -158,6 +160,13 @@ class ReliableRunner(Runner):
         raise Stopped(128 + received)
 
     # ---- what takes the place of MMEngine's parts
+
+    def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
+        """Builds the logger; its long lists go to the file only, unless the config says `verbose`."""
+        logger = super().build_logger(*args, **settings)
+        if not self.cfg.get("verbose"):
+            quiet_screen(logger)
+        return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
         """Registers the default hooks, with `SafeCheckpointHook` in the place of MMEngine's."""

@@ -15,7 +15,7 @@ from ..datasets.images import BrokenImageError, decode, read_file, read_header, 
 from ..errors import DataError
 
 _SAMPLE = 50
-_ALL = "tools/check_data.py CONFIG --images looks at all of them"
+_ALL = "`localvit check CONFIG --images` looks at all of them"
 
 
 def check_sample(path: str, found: Annotations, image_dir: str, max_pixels: int) -> None:

@@ -168,7 +168,7 @@ def test_too_many_broken_images_stop(broken, told):
     transform = LoadImageFromFile()
     transform.max_broken = 2
     assert [transform(broken(f"{i}.jpg")) for i in (1, 2)] == [None, None]
-    with pytest.raises(DataError, match=r"^3 images cannot .*3.jpg.*check_data.py CONFIG --images"):
+    with pytest.raises(DataError, match=r"^3 images cannot .*3.jpg.*localvit check CONFIG --images"):
         transform(broken("3.jpg"))
 
 

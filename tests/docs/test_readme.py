@@ -26,7 +26,7 @@ def test_family_stands_in_the_readme(name):
 
 
 def commands() -> list[str]:
-    """All commands of the pages that start Python or make, on one line each."""
+    """All commands of the pages that start Python, localvit or make, on one line each."""
     found: dict[str, None] = {}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def commands() -> list[str]:
         lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
         for line in [*lines, *re.findall(r"`([^`\n]+)`", text)]:
             command = re.sub(r"^(\w+=\S+ )+", "", line.strip())
-            if re.match(r"(python (?!-c)|make |tools/\w+\.sh )", command):
+            if re.match(r"(python (?!-c)|localvit \w|make |tools/\w+\.sh )", command):
                 found[" ".join(shlex.split(command, comments=True))] = None
     return list(found)
 
@@ -75,6 +75,9 @@ def test_command_exists(command, parses):
     elif words[0].endswith(".sh"):
         script = (REPOSITORY / words[0]).read_text()
         assert len(words) > int(re.search(r"\$# -ge (\d+)", script)[1])
+    elif words[0] == "localvit":
+        if words[1] != "COMMAND":
+            parses(f"localvit.commands.{words[1]}", words[2:])
     elif words[1] == "-m":
         if words[2] != "pytest":
             parses(words[2], words[3:])

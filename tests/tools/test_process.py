@@ -21,7 +21,7 @@ print(os.environ.get("GOMP_SPINCOUNT"), (resident() - before) >> 20)
 def run(**environment: str) -> tuple[str, int]:
     """The spin count, and how many MiB of a freed block of 64 MiB the process keeps."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LOCALVIT_", "GOMP_", "OMP_", "MALLOC_"))}
-    environment = {**inherited, "PYTHONPATH": str(REPOSITORY / "tools"), **environment}
+    environment = {**inherited, "PYTHONPATH": f"{REPOSITORY / 'tools'}{os.pathsep}{REPOSITORY}", **environment}
     command = [sys.executable, "-c", KEEPS]
     spin, kept = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     return spin, int(kept)

@@ -189,10 +189,6 @@ class TestMistakes:
         assert stop.value.code == 1
         assert "mask_rcnn_shuffle_t_coco.py" in capsys.readouterr().err
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="the sentence is for machines without a GPU")
-    def test_amp_without_gpu(self, capsys):
-        assert "--amp needs a GPU" in train_fails(capsys, "--amp")
-
 
 @pytest.mark.slow
 def test_malicious_checkpoint_runs_nothing(shapes, tmp_path):

@@ -211,11 +211,11 @@ def giga(complexity: Complexity, digits: int = 2) -> str:
 def metafile(entries: Sequence[Entry]) -> str:
     """A family's metafile in OpenMMLab's format. No Results: there are none before they are measured."""
     family = entries[0].backbone_class
-    title, url = family.paper
+    collection = getattr(family, "title", f"{family.__name__} (MMDetection's)")
     models = [
         {
             "Name": entry.name,
-            "In Collection": family.title,
+            "In Collection": collection,
             "Config": f"configs/{entry.name}.py",
             "Metadata": {
                 "Training Data": "COCO" if entry.name.endswith("coco") else "drawn shapes",
@@ -223,12 +223,14 @@ def metafile(entries: Sequence[Entry]) -> str:
                 "Architecture": [entry.cfg.model.type, entry.cfg.model.backbone.type],
                 "Parameters": entry.detector.parameters,
                 "FLOPs": entry.detector.multiply_adds,
+                # As text of our own: `Results` in this format are such as the weights beside them reach.
+                **({"Published AP": PUBLISHED_DETECTORS[entry.name][2]} if entry.name in PUBLISHED_DETECTORS else {}),
             },
         }
         for entry in entries
     ]
-    paper = {"Title": title, "URL": url}
-    content = {"Collections": [{"Name": family.title, "Paper": paper}], "Models": models}
+    paper = {"Paper": dict(zip(("Title", "URL"), family.paper, strict=True))} if hasattr(family, "paper") else {}
+    content = {"Collections": [{"Name": collection, **paper}], "Models": models}
     note = f"# {GENERATED}\n# FLOPs are multiply-adds at 1280×800, counted as docs/model_zoo.md says.\n"
     return note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
@@ -244,6 +246,10 @@ def generate(entries: Sequence[Entry], readme: str) -> dict[str, str]:
         "docs/model_zoo.md": zoo_page(entries),
         "README.md": with_block(readme, "models", readme_table(entries)),
     }
-    for family in dict.fromkeys(entry.family for entry in entries if entry.family):
-        files[f"configs/metafiles/{family}.yml"] = metafile([entry for entry in entries if entry.family == family])
+    families: dict[str, list[Entry]] = {}
+    for entry in entries:
+        name = entry.backbone_class.__module__.rpartition(".")[2]
+        families.setdefault(f"configs/metafiles/{name}.yml", []).append(entry)
+    files |= {path: metafile(members) for path, members in families.items()}
+    files["model-index.yml"] = f"# {GENERATED}\n" + yaml.safe_dump({"Import": sorted(families)})
     return files

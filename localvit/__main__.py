@@ -1,0 +1,61 @@
+"""`localvit COMMAND`, or `python -m localvit COMMAND`: everything from a folder of images to a detector.
+
+A new command is a module in `localvit.commands` with a `main(argv)`, and a line in `COMMANDS`.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from . import process
+
+COMMANDS = {
+    "train": "train or fine-tune a detector",
+    "test": "evaluate a checkpoint on a data set",
+    "predict": "find objects in images, videos, a webcam",
+    "check": "name every mistake in a data set",
+    "publish": "write weights, config and classes of a training into one file",
+    "convert": "write an official checkpoint in this package's layout",
+    "configs": "list the configs that come with the package",
+    "doctor": "look at the installation and the machine",
+    "hook": "let `import mmdet` import this package in every process",
+}
+WITHOUT_LIBRARY = ("doctor", "hook")  # these work where the library cannot be imported
+HELP = "usage: localvit COMMAND [arguments]\n\n{}\n\n`localvit COMMAND --help` has the arguments of a command.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command; a mistake ends in one sentence and exit code 1."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help", "help"):
+        lines = (f"  {command:9}{purpose}" for command, purpose in COMMANDS.items())
+        sys.stdout.write(HELP.format("\n".join(lines)))
+        return
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"localvit_det {version('localvit_det')}\n")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        sys.stderr.write(f"error: There is no command '{name}'{hint}: `localvit --help` lists them.\n")
+        raise SystemExit(1)
+    process.set_up()
+    sys.argv[0] = f"localvit {name}"  # what argparse calls the program
+    try:
+        if name not in WITHOUT_LIBRARY:
+            importlib.import_module("localvit_det")  # before anything of MMDetection: it says what is missing
+        command = importlib.import_module(f"localvit.commands.{name}")
+    except ImportError as error:
+        # The class cannot be imported here: what it reports is that the package cannot be.
+        if type(error).__name__ != "RequirementError":
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
+    command.main(argv[1:])
+
+
+if __name__ == "__main__":
+    main()

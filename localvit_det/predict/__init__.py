@@ -1,0 +1,6 @@
+"""From images to objects in three lines; see `Detector`."""
+
+from .detector import Detector
+from .result import Result
+
+__all__ = ["Detector", "Result"]

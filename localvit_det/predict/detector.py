@@ -1,0 +1,192 @@
+"""A trained detector as one object: `Detector("file.pth").predict("folder")`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from ..checkpoint.find import newest_for_test
+from ..config import load_config
+from ..config.parts import find_datasets, heads_with_classes, walk
+from ..errors import CheckpointError, ConfigError
+from ..inference import fuse_detector
+from .result import Result
+from .sources import Frame, Source, Sources
+
+_LOG = logging.getLogger("localvit_det")  # how a checkpoint was loaded is told at the level INFO
+SCORE = 0.3  # objects below are not worth showing
+
+
+class Detector:
+    """A detector with its weights, ready to find objects.
+
+    Args:
+        checkpoint: A published file, a training's checkpoint, or a work dir, whose newest checkpoint is taken.
+        config: A config file, or the name of one that comes with the package; by default the one in the checkpoint.
+        device: Where it runs, 'cpu' or 'cuda:0'; by default a GPU where PyTorch finds one.
+        fuse: Run the fused form: the same numbers, faster on CPUs.
+        options: Changes of the config, by dotted keys.
+        trusted: Let the config in the checkpoint import and name code of others: see the README on safety.
+
+    Raises:
+        UserError: Something is missing, broken, or does not fit; the message is one sentence.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        config: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        fuse: bool = True,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> None:
+        file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
+        self.config = load_config(os.fspath(config or file), dict(options or {}), trusted)
+        self.device = _device(device)
+        init_default_scope(self.config.get("default_scope") or "mmdet")
+        self._pipeline = _pipeline(self.config)
+        self.model, meta = _load(self.config, os.fspath(file), self.device)
+        self.classes: tuple[str, ...] = _classes(meta, self.config)
+        self.fused = fuse
+        if fuse:
+            fuse_detector(self.model)
+        # Bounds that heads have, by the same name in all of MMDetection.
+        settings = [getattr(module, "test_cfg", None) for module in self.model.modules()]
+        self._bounds = [(one, one["score_thr"]) for one in settings if isinstance(one, dict) and "score_thr" in one]
+
+    def predict(
+        self,
+        source: Source | Sequence[Source] | Sources,
+        score: float = SCORE,
+        batch_size: int | None = None,
+    ) -> Iterator[Result]:
+        """Finds objects, one image after the other.
+
+        Args:
+            source: An image or video file, a folder, a glob, an https address, the number of a webcam, an array
+                (H×W×3, uint8, BGR), or a list of these.
+            score: Leave out objects with lower scores; the config's own bound (`score_thr`) holds, too.
+            batch_size: Images of equal sizes that run together; by default 1 on a CPU and 8 on a GPU.
+
+        Yields:
+            A result for each image or frame, in order.
+
+        Raises:
+            DataError: A source is missing, empty, or cannot be read; what is missing is told at once.
+        """
+        sources = source if isinstance(source, Sources) else Sources(source)
+        if batch_size is None:
+            batch_size = 1 if self.device.type == "cpu" or sources.live else 8
+        return self._results(sources, score, max(1, batch_size))
+
+    def __call__(self, source: Source, score: float = SCORE) -> Result:
+        """The result of a single image."""
+        return next(self.predict(source, score, batch_size=1))
+
+    def _results(self, sources: Sources, score: float, batch_size: int) -> Iterator[Result]:
+        batch: list[tuple[Frame, dict]] = []
+        for frame in sources:
+            prepared = self._prepare(frame)
+            # Images of other sizes would be padded, which changes what is found in them a little.
+            if batch and (len(batch) == batch_size or batch[0][1]["inputs"].shape != prepared["inputs"].shape):
+                yield from self._run(batch, score)
+                batch = []
+            batch.append((frame, prepared))
+        if batch:
+            yield from self._run(batch, score)
+
+    def _prepare(self, frame: Frame) -> dict:
+        size = frame.image.shape[:2]
+        return self._pipeline(
+            {"img": frame.image, "img_path": frame.source, "img_id": 0, "img_shape": size, "ori_shape": size}
+        )
+
+    def _run(self, batch: list[tuple[Frame, dict]], score: float) -> Iterator[Result]:
+        data = {key: [prepared[key] for _, prepared in batch] for key in ("inputs", "data_samples")}
+        for settings, bound in self._bounds:
+            settings["score_thr"] = max(bound, score)  # else masks of what is left out would be made
+        with torch.no_grad():
+            samples = self.model.test_step(data)
+        for (frame, _), sample in zip(batch, samples, strict=True):
+            found = sample.pred_instances.cpu()
+            found = found[found.scores >= score]
+            found = found[found.scores.argsort(descending=True, stable=True)]
+            masks = found.masks.numpy().astype(bool, copy=False) if "masks" in found else None
+            boxes, scores, labels = (found[key].numpy() for key in ("bboxes", "scores", "labels"))
+            yield Result(frame, boxes.astype(np.float32, copy=False), scores, labels, masks, self.classes)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.zeros(1, device=device)
+    # Whatever a driver says, the device cannot be used.
+    except Exception as error:
+        text = " ".join(str(error).split())[:120]
+        raise ConfigError(f"The device {device} cannot be used here ({text}): leave it out, or say cpu.") from error
+    return device
+
+
+def _pipeline(cfg: Config) -> Compose:
+    """The steps of the config's test pipeline between reading an image and the model."""
+    dataset = next((one for _, one in find_datasets(cfg, "test")), None)
+    steps = (dataset or {}).get("pipeline") or cfg.get("test_pipeline")
+    if not steps:
+        raise ConfigError("The config has no test pipeline: name a config with a test_dataloader.")
+    kinds = ("LoadImageFrom", "LoadAnnotations", "LoadPanoptic")
+    return Compose([step for step in steps if not str(step["type"]).rpartition(".")[2].startswith(kinds)])
+
+
+def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with its weights, in eval mode, and what the checkpoint says about itself."""
+    for _, node in walk(cfg.model):
+        if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
+            node["init_cfg"] = None  # the checkpoint has the weights: nothing else is read or downloaded
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    if not hasattr(model, "test_step"):
+        raise ConfigError(f"The config's model is a {type(model).__name__}, which finds no objects: name a detector's.")
+    content = load_checkpoint(model, file, map_location="cpu", logger=_LOG)
+    return model.to(device).eval(), content.get("meta") or {}
+
+
+def _classes(meta: Mapping[str, Any], cfg: Config) -> tuple[str, ...]:
+    """Names of the classes: as the checkpoint says, else as the config does, else as its data set's class does."""
+    counts = {node["num_classes"] for _, node in heads_with_classes(cfg)}
+    saved = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
+    classes = saved.get("classes") or cfg.get("classes") or _dataset_classes(cfg)
+    if classes is None:
+        classes = tuple(f"class {index}" for index in range(max(counts, default=0)))
+    if counts and len(classes) not in counts:
+        raise CheckpointError(
+            f"The checkpoint names {len(classes)} classes and the config's heads have {sorted(counts)}: give the "
+            "config that it was trained with."
+        )
+    return (classes,) if isinstance(classes, str) else tuple(map(str, classes))
+
+
+def _dataset_classes(cfg: Config) -> Sequence[str] | None:
+    from mmdet.registry import DATASETS
+
+    for _, dataset in find_datasets(cfg, "test"):
+        named = (dataset.get("metainfo") or {}).get("classes")
+        kind = DATASETS.get(dataset["type"]) if isinstance(dataset.get("type"), str) else dataset.get("type")
+        return named or getattr(kind, "METAINFO", {}).get("classes")
+    return None
+
+
+__all__ = ["SCORE", "Detector"]

@@ -1,0 +1,97 @@
+"""What was found in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .drawing import draw_objects
+from .sources import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Objects in one image, the surest first; all arrays are NumPy's.
+
+    Attributes:
+        frame: Where the image comes from.
+        boxes: (N, 4), float32: x1, y1, x2, y2 in pixels of the image.
+        scores: (N,), float32, from 0 to 1.
+        labels: (N,), int64: indices of `classes`.
+        masks: (N, H, W), bool; None where the detector finds boxes only.
+        classes: Names of all classes that the detector knows.
+    """
+
+    frame: Frame
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        """The number of objects."""
+        return len(self.scores)
+
+    @property
+    def image(self) -> np.ndarray:
+        """The image, H×W×3, uint8, BGR."""
+        return self.frame.image
+
+    @property
+    def path(self) -> str:
+        """The file or address of the image or its video; empty for an array."""
+        return self.frame.source
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each object."""
+        return [self.classes[label] for label in self.labels]
+
+    def plot(self) -> np.ndarray:
+        """A copy of the image with masks, boxes, classes and scores: H×W×3, uint8, BGR."""
+        texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        return draw_objects(self.image.copy(), self.boxes, self.labels, texts, self.masks)
+
+    def crops(self) -> list[np.ndarray]:
+        """What lies in each box, as views of the image; at least one pixel of each."""
+        height, width = self.image.shape[:2]
+        corners = np.column_stack((np.floor(self.boxes[:, :2]), np.ceil(self.boxes[:, 2:]))).astype(int)
+        found = []
+        for left, top, right, bottom in corners.tolist():
+            left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+            found.append(self.image[top : max(bottom, top + 1), left : max(right, left + 1)])
+        return found
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """The objects as in COCO's results: boxes as x, y, width, height, masks as RLE.
+
+        Args:
+            image_id: The id of the image in your set.
+
+        Returns:
+            One dict an object; `category_id` is the label plus 1, as in `categories`.
+        """
+        from pycocotools import mask as coco_masks
+
+        found = []
+        for index, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
+            one = {
+                "image_id": image_id,
+                "category_id": int(self.labels[index]) + 1,
+                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(float(self.scores[index]), 5),
+            }
+            if self.masks is not None:
+                encoded = coco_masks.encode(np.asfortranarray(self.masks[index], dtype=np.uint8))
+                one["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+            found.append(one)
+        return found
+
+
+def categories(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """COCO's list of categories for the ids that `to_coco` gives."""
+    return [{"id": index + 1, "name": name} for index, name in enumerate(classes)]

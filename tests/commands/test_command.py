@@ -1,0 +1,138 @@
+"""The command `localvit`: what it lists, how it ends, and that an installation has all it needs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+from localvit.__main__ import COMMANDS, main
+from localvit.commands import configs, hook
+from localvit_det.config import load_config
+from localvit_det.config.packaged import config_names
+from localvit_det.errors import ConfigError
+
+NAME = "mask_rcnn_shuffle_nano_shapes"
+
+
+def python(*arguments: object, cwd: object = REPOSITORY, path: object = REPOSITORY) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+def test_help_names_every_command_and_each_exists(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"  {name} " in out
+        assert (REPOSITORY / f"localvit/commands/{name}.py").is_file()
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("localvit_det ")
+
+
+def test_misspelt_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["trian"])
+    assert stop.value.code == 1
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+def test_help_needs_no_pytorch():
+    done = python("-c", "import sys, localvit.__main__ as m; m.main(['--help']); assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+class TestConfigs:
+    def test_all_are_listed(self, capsys):
+        configs.main([])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[1:]] == config_names()
+        (dwnet,) = (line for line in lines if line.startswith("cascade_mask_rcnn_dwnet_t_3x_coco "))
+        assert "DWNet" in dwnet
+        assert "49.9 / 43.4" in dwnet
+
+    def test_some_as_json(self, capsys):
+        configs.main(["shuffle", "nano", "--json"])
+        (one,) = json.loads(capsys.readouterr().out)
+        assert one["config"] == NAME
+        assert one["parameters"] > 1e6
+        assert load_config(one["file"]).model.backbone.type == one["backbone"]
+
+    def test_none(self, capsys):
+        with pytest.raises(SystemExit):
+            configs.main(["shufle"])
+        assert "No config has 'shufle'" in capsys.readouterr().err
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", [NAME, f"{NAME}.py", f"localvit_det::{NAME}.py", f"localvit_det::{NAME}"])
+    def test_config_by_name(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert load_config(name).model == load_config(REPOSITORY / f"configs/{NAME}.py").model
+
+    def test_own_file_comes_first(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / f"{NAME}.py").write_text("model = dict(type='Mine')\n")
+        assert load_config(f"{NAME}.py").model.type == "Mine"
+
+    def test_as_a_base(self, tmp_path):
+        config = tmp_path / "mine.py"
+        config.write_text(f"_base_ = 'localvit_det::{NAME}.py'\ntrain_cfg = dict(max_epochs=2)\n")
+        cfg = load_config(config)
+        assert cfg.train_cfg.max_epochs == 2
+        assert cfg.model == load_config(NAME).model
+        config.write_text("_base_ = ['localvit_det::_base_/mask_rcnn.py']\n")
+        assert load_config(config).model.type == "MaskRCNN"
+
+    def test_misspelt_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"did you mean 'mask_rcnn_shuffle_t_coco'.*localvit configs"):
+            load_config("mask_rcnn_shufle_t_coco")
+
+
+@pytest.mark.slow
+def test_installed_without_the_checkout(tmp_path):
+    """What `pip install .` copies is enough to find configs by name, from any folder."""
+    built = tmp_path / "site"
+    done = python("setup.py", "-q", "build_py", "--build-lib", built)
+    assert done.returncode == 0, done.stderr
+    done = python("-m", "localvit", "configs", "--json", "nano_shapes", cwd=tmp_path, path=built)
+    assert done.returncode == 0, done.stderr
+    files = [one["file"] for one in json.loads(done.stdout)]
+    assert files
+    assert all(file.startswith(str(built)) and os.path.isfile(file) for file in files)
+    index = (built / "localvit_det/.mim/model-index.yml").read_text()
+    assert all((built / "localvit_det/.mim" / line[2:]).is_file() for line in index.splitlines() if line[:2] == "- ")
+
+
+class TestHook:
+    def test_on_and_off(self, tmp_path, monkeypatch, capsys):
+        file = tmp_path / "localvit_hook.pth"
+        monkeypatch.setattr(hook, "hook_file", lambda: file)
+        hook.main(["on"])
+        assert f"The hook is on ({file})" in capsys.readouterr().out
+        line = file.read_text()
+        assert "\n" not in line.rstrip("\n")
+        code = f"{line}import sys; print([type(finder).__name__ for finder in sys.meta_path][0])"
+        assert python("-c", code).stdout.strip() == "MMDetFinder"
+        assert python("-S", "-c", line, cwd=tmp_path, path=tmp_path).returncode == 0  # the package is gone
+        hook.main(["off"])
+        assert not file.exists()
+        hook.main(["off"])
+        assert "The hook is off" in capsys.readouterr().out
+
+    def test_unwritable(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(hook, "hook_file", lambda: tmp_path / "none/localvit_hook.pth")
+        with pytest.raises(SystemExit):
+            hook.main(["on"])
+        assert "import localvit_det" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_mmdet_brings_the_library(self):
+        code = "import localvit.hook; localvit.hook.install(); from mmdet.apis import DetInferencer"
+        done = python("-c", f"{code}; import sys; assert 'localvit_det' in sys.modules")
+        assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,116 @@
+"""Options of `localvit train` that change how a training runs."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from localvit.commands import train
+from localvit_det.cli import enable_amp, seed
+from localvit_det.config import load_config
+from localvit_det.datasets.shapes import make_shapes
+from localvit_det.engine.quiet import ScreenFilter
+from localvit_det.errors import ConfigError
+
+NAME = "mask_rcnn_shuffle_nano_shapes"
+NO_WORKERS = [
+    f"{split}_dataloader.{key}" for split in ("train", "val") for key in ("num_workers=0", "persistent_workers=False")
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=8, num_val=2, size=96)
+
+
+def dry_run(capsys, shapes: Path, folder: Path, *arguments: str) -> str:
+    options = [*NO_WORKERS, f"data_root={shapes}", "train_dataloader.batch_size=2"]
+    train.main([NAME, "--dry-run", "--work-dir", str(folder / "run"), *arguments, "--cfg-options", *options])
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_dry_run_tries_everything_and_writes_nothing(capsys, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = dry_run(capsys, shapes, tmp_path, "--seed", "5")
+    assert "Everything works: one step with 2 images" in out
+    assert "2 images of the validation went through" in out
+    assert "paramwise_options" not in out
+    assert "GCC" not in out
+    assert list(tmp_path.iterdir()) == []
+    loss = out.rpartition("; ")[2]
+    assert "loss_mask" in loss
+    assert dry_run(capsys, shapes, tmp_path, "--seed", "5", "--deterministic").rpartition("; ")[2] == loss
+    torch.use_deterministic_algorithms(False)
+    other = dry_run(capsys, shapes, tmp_path, "--seed", "6", "--verbose")
+    assert other.rpartition("; ")[2] != loss
+    assert "paramwise_options" in other
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")
+def test_mixed_precision_on_a_cpu(capsys, shapes, tmp_path):
+    """Losses are near those of float32, and not the same."""
+    plain, mixed = (
+        dict(part.split() for part in dry_run(capsys, shapes, tmp_path, "--seed", "5", *options).rpartition("; ")[2]
+             .partition(".\n")[0].removesuffix(". Nothing was written").split(", "))
+        for options in ([], ["--amp"])
+    )  # fmt: skip
+    assert plain.keys() == mixed.keys()
+    assert plain != mixed
+    for name, value in plain.items():
+        assert float(mixed[name]) == pytest.approx(float(value), rel=0.1, abs=0.05), name
+
+
+def test_seed_and_determinism():
+    cfg = Config({"randomness": {"seed": 0}})
+    seed(cfg, None, True)
+    assert cfg.randomness == {"seed": 0, "deterministic": True}
+    seed(cfg, 3, False)
+    assert cfg.randomness.seed == 3
+
+
+def test_amp_replaces_no_wrapper_of_its_own():
+    with pytest.raises(ConfigError, match="type GanOptimWrapper"):
+        enable_amp(Config({"optim_wrapper": {"type": "GanOptimWrapper"}}))
+
+
+class TestHooks:
+    @pytest.fixture
+    def config(self, tmp_path) -> Path:
+        path = tmp_path / "own.py"
+        path.write_text(
+            f"_base_ = 'localvit_det::{NAME}.py'\n"
+            "custom_hooks = [dict(type='EMAHook', momentum=1e-3), dict(type='CurvesHook')]\n"
+        )
+        return path
+
+    def kinds(self, config: Path, **options: object) -> list[str]:
+        return [hook["type"] for hook in load_config(config, options).custom_hooks]
+
+    def test_own_hooks_are_added(self, config):
+        kinds = self.kinds(config)
+        assert {"EMAHook", "FusedEvaluationHook", "ProgressBarHook", "TrainingReportHook", "LoadPolicyHook"} <= {*kinds}
+        assert kinds.count("CurvesHook") == 1
+
+    def test_ours_can_be_left_out(self, config):
+        kinds = self.kinds(config, omit_hooks=["FusedEvaluationHook"])
+        assert "FusedEvaluationHook" not in kinds
+        assert "EMAHook" in kinds
+        with pytest.raises(ConfigError, match="did you mean 'CurvesHook'"):
+            self.kinds(config, omit_hooks="CurveHook")
+
+    def test_configs_of_others_are_left_alone(self, tmp_path):
+        path = tmp_path / "other.py"
+        path.write_text("custom_hooks = [dict(type='EMAHook')]\n")
+        assert "CurvesHook" not in self.kinds(path)
+
+
+def test_screen_filter():
+    shown = [
+        ScreenFilter().filter(logging.LogRecord("x", logging.INFO, "", 0, text, (), None))
+        for text in ("paramwise_options -- backbone.norm:lr=1", "\n---\nSystem environment:\n GCC", "Epoch(train) [1]")
+    ]
+    assert shown == [False, False, True]
