@@ -18,10 +18,11 @@ def apply() -> None:
     check_requirements()
 
     # Imported only now: these modules need the packages that were just checked.
-    from . import mmcv_ops, roi_align_layout
+    from . import mmcv_ops, panoptic, roi_align_layout
 
     mmcv_ops.install()
     roi_align_layout.install()
+    panoptic.install()
 
     from ..checkpoint import entrances
 
