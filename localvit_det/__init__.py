@@ -10,9 +10,11 @@ compat.apply()  # before anything that imports mmcv.ops
 
 from . import backbones, datasets, engine, evaluation, inference  # noqa: E402
 from .checkpoint import load, write  # noqa: E402
+from .registration import share_registrations  # noqa: E402
 
 load.install()  # every load is converted, reported and checked
 write.install()  # every checkpoint is written whole or not at all
+share_registrations()  # MMSegmentation and MMPretrain know our names, too
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "backbones", "datasets", "engine", "evaluation", "inference"]

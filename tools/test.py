@@ -17,16 +17,13 @@ from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
 from localvit_det.errors import ConfigError
 from localvit_det.evaluation import use_fast_eval
+from localvit_det.evaluation.showing import draw_predictions, dump_metric
 from localvit_det.files import check_writable
 
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, evaluates."""
-    # Imported late: these need the operators that importing localvit_det puts in place.
-    from mmdet.engine.hooks.utils import trigger_visualization_hook
-    from mmdet.evaluation import DumpDetResults
-
     parser = make_parser(__doc__)
     parser.add_argument(
         "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
@@ -51,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show or args.show_dir:
         # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
-        trigger_visualization_hook(cfg, args)
+        draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.fast_eval:
         use_fast_eval(cfg)
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
@@ -64,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     draft = f"{args.out}.{os.getpid()}.tmp.pkl"
     try:
         if args.out:
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=draft))
+            runner.test_evaluator.metrics.append(dump_metric(cfg, draft))
         runner.test()
         if args.out and runner.rank == 0:
             os.replace(draft, args.out)

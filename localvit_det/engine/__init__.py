@@ -5,6 +5,7 @@ from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .epoch_seed import EpochSeedHook
 from .fused_evaluation import FusedEvaluationHook
+from .layer_decay import LayerDecayConstructor
 from .progress_bar import ProgressBarHook
 from .runner import ReliableRunner
 from .training_report import TrainingReportHook
@@ -14,6 +15,7 @@ __all__ = [
     "CurvesHook",
     "EpochSeedHook",
     "FusedEvaluationHook",
+    "LayerDecayConstructor",
     "ProgressBarHook",
     "ReliableRunner",
     "SafeCheckpointHook",
