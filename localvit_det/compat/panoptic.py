@@ -42,7 +42,7 @@ def rgb2id(color: np.ndarray | tuple[int, int, int] | list[int]) -> np.ndarray |
     if isinstance(color, np.ndarray) and color.ndim == 3:
         red, green, blue = (color[..., channel].astype(np.int32) for channel in range(3))
         return red + 256 * green + 256**2 * blue
-    return int(color[0] + 256 * color[1] + 256**2 * color[2])
+    return sum(256**place * int(value) for place, value in enumerate(color))
 
 
 def id2rgb(segment: np.ndarray | int) -> np.ndarray | list[int]:

@@ -1,6 +1,6 @@
 """Pretraining through MMPretrain; skipped where the extra `pretrain` is not installed."""
 
-import sys
+import runpy
 
 import pytest
 import torch
@@ -100,10 +100,8 @@ def test_a_file_without_a_backbone(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_pretrained_starts_a_detector(root, tmp_path, monkeypatch):
-    import pretrain
-
-    monkeypatch.setattr(sys, "argv", ["pretrain"])
+def test_what_is_pretrained_starts_a_detector(root, tmp_path):
+    main = runpy.run_path(str(REPOSITORY / "tools/pretrain.py"))["main"]
     options = [
         f"data_root={root}",
         "train_cfg.max_epochs=1",
@@ -113,7 +111,7 @@ def test_what_is_pretrained_starts_a_detector(root, tmp_path, monkeypatch):
     for split in ("train", "val"):
         options += [f"{split}_dataloader.num_workers=0", f"{split}_dataloader.persistent_workers=False"]
     config = str(REPOSITORY / "configs/pretrain/gg_nano_shapes.py")
-    pretrain.main([config, "--work-dir", str(tmp_path / "run"), "--cfg-options", *options])
+    main([config, "--work-dir", str(tmp_path / "run"), "--cfg-options", *options])
     file = tmp_path / "run/backbone.pth"
     state = load_weights_only(file)["state_dict"]
     detector = load_config(REPOSITORY / "configs/mask_rcnn_gg_nano_shapes.py", {"pretrained": str(file)})

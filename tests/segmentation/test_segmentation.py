@@ -1,5 +1,9 @@
 """UPerNet and Semantic FPN through MMSegmentation; skipped where the extra `seg` is not installed."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -132,11 +136,16 @@ def test_wrong_channels_and_types(shapes):
         checked(shapes, **{"model.decode_head.type": "FPNHed"})
 
 
-@pytest.mark.slow
-def test_tools_train_and_test(shapes, monkeypatch, capsys):
-    import test as test_tool
-    import train as train_tool
+def tool(name: str, *arguments: str) -> None:
+    """Runs a tool as a user does."""
+    command = [sys.executable, str(REPOSITORY / f"tools/{name}.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
+
+@pytest.mark.slow
+def test_tools_train_and_test(shapes):
     config = str(REPOSITORY / "configs/upernet_shuffle_nano_shapes.py")
     options = [
         f"data_root={shapes}",
@@ -148,10 +157,10 @@ def test_tools_train_and_test(shapes, monkeypatch, capsys):
     options += ["train_dataloader.persistent_workers=False", "default_hooks.checkpoint.interval=2"]
     options += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
     work_dir = shapes / "run"
-    train_tool.main([config, "--work-dir", str(work_dir), "--cfg-options", *options])
+    tool("train", config, "--work-dir", str(work_dir), "--cfg-options", *options)
     assert (work_dir / "curves.png").is_file()
     out = shapes / "out.pkl"
     arguments = ["--work-dir", str(shapes / "test"), "--show-dir", str(shapes / "images"), "--out", str(out)]
-    test_tool.main([config, str(work_dir), *arguments, "--cfg-options", *options])
+    tool("test", config, str(work_dir), *arguments, "--cfg-options", *options)
     assert out.is_file()
     assert list((shapes / "images").rglob("*.png"))
