@@ -55,6 +55,9 @@ setup(
         # possibly a user's compiled build. Without any, importing the package says which command mends it.
         "lite": ["mmcv-lite>=2.1,<2.2"],
         "test": ["pytest>=8"],
+        # Of these, mmsegmentation imports the last two without requiring them.
+        "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
+        "pretrain": ["mmpretrain>=1.2,<1.3"],
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
         "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },

@@ -20,11 +20,13 @@ compat.apply()  # before anything that imports mmcv.ops
 from . import backbones, datasets, engine, evaluation, heads, inference  # noqa: E402
 from .checkpoint import baselines, load, write  # noqa: E402
 from .config import packaged  # noqa: E402
+from .registration import share_registrations  # noqa: E402
 
 packaged.install()  # localvit_det:: in a config's _base_
 load.install()  # every load is converted, reported and checked
 baselines.install()  # also into the two backbones of MMDetection that ours are compared with
 write.install()  # every checkpoint is written whole or not at all
+share_registrations()  # MMSegmentation and MMPretrain know our names, too
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "heads", "inference"]

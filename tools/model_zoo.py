@@ -1,4 +1,4 @@
-"""Computes size and cost of every config: `python tools/model_zoo.py`.
+"""Computes size and cost of the configs of Mask R-CNN, Cascade and RetinaNet: `python tools/model_zoo.py`.
 
 Writes docs/model_zoo.md, the table of models in README.md, and the metafiles.
 
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarking.zoo import compute, generate
+from benchmarking.zoo import compute, config_paths, generate
 from localvit_det.cli import tells_mistakes
 from localvit_det.errors import UserError
 from localvit_det.files import write_text
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("mmengine").setLevel(logging.WARNING)
 
     stale = []
-    entries = compute(sorted((ROOT / "configs").glob("*.py")))
+    entries = compute(config_paths(ROOT / "configs"))
     for name, content in generate(entries, (ROOT / "README.md").read_text(encoding="utf-8")).items():
         path = ROOT / name
         if path.is_file() and path.read_text(encoding="utf-8") == content:

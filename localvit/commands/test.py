@@ -13,16 +13,13 @@ from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
 from localvit_det.errors import ConfigError
 from localvit_det.evaluation import use_fast_eval
+from localvit_det.evaluation.showing import draw_predictions, dump_metric
 from localvit_det.files import check_writable, check_writable_folder
 
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, evaluates."""
-    # Imported late: these need the operators that importing localvit_det puts in place.
-    from mmdet.engine.hooks.utils import trigger_visualization_hook
-    from mmdet.evaluation import DumpDetResults
-
     parser = make_parser(__doc__)
     parser.add_argument(
         "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
@@ -49,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show or args.show_dir:
         # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
-        trigger_visualization_hook(cfg, args)
+        draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.fast_eval:
         use_fast_eval(cfg)
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
@@ -61,5 +58,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner = RUNNERS.build(cfg)
     if args.out:
         # Written whole or not at all, as everything that MMEngine writes here: compat/local_files.py.
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
     runner.test()

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from mmdet.registry import HOOKS
 from mmengine import dist
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import PretrainedInit as MMEnginePretrainedInit
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -142,20 +143,27 @@ class LoadPolicyHook(Hook):
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
 class PretrainedInit(MMEnginePretrainedInit):
-    """MMEngine's `dict(type='Pretrained', ...)`, with one more key and sentences instead of assertions.
+    """MMEngine's `dict(type='Pretrained', ...)`, with two more keys and sentences instead of assertions.
 
     Args:
         checkpoint: Path or https address.
         prefix: Take only tensors whose names begin so, without that beginning; 'backbone.' for a detector's.
         map_location: As in `torch.load`.
         partial: Take what fits and leave the rest as initialised.
+        warm_start: The file is of this other network ('swin'), from which whatever means the same is taken.
     """
 
     def __init__(
-        self, checkpoint: str, prefix: str | None = None, map_location: str = "cpu", partial: bool = False
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        map_location: str = "cpu",
+        partial: bool = False,
+        warm_start: str | None = None,
     ) -> None:
         super().__init__(checkpoint, prefix, map_location)
         self.partial = partial
+        self.warm_start = warm_start
 
     def __call__(self, module: nn.Module) -> None:
         """Load the file into ``module``.
@@ -177,7 +185,12 @@ class PretrainedInit(MMEnginePretrainedInit):
                     f"{source} has no tensor whose name begins with {prefix}: correct the prefix of the init_cfg, or "
                     "leave it out if the file holds a backbone alone."
                 )
-        state = label(state, source=source, policy="partial" if self.partial else "strict")
-        mmengine_checkpoint.load_state_dict(module, state, strict=False, logger="current")
+        if self.warm_start:
+            from .warm_start import warm_start  # needs the backbones, which are imported after this
+
+            print_log(str(warm_start(module, state, self.warm_start, source)), "current")
+        else:
+            state = label(state, source=source, policy="partial" if self.partial else "strict")
+            mmengine_checkpoint.load_state_dict(module, state, strict=False, logger="current")
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())

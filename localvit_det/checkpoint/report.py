@@ -20,7 +20,7 @@ COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mis
 class LoadReport:
     """The names of tensors, by what happened to them.
 
-    A name stands in one of found, new, missing and mismatched (all tensors of the model) or in unexpected.
+    A name stands in one of found, new, zeroed, missing and mismatched (all tensors of the model) or in unexpected.
 
     Args:
         source: The file.
@@ -28,6 +28,7 @@ class LoadReport:
         found: Taken from the file.
         converted: Those found under another name or in another form.
         resized: Those found that were made for another window size.
+        zeroed: Set to zero by a warm start.
         new: Left as initialised, because they depend on the number of classes.
         missing: Not in the file.
         unexpected: In the file only, under the file's names.
@@ -42,6 +43,7 @@ class LoadReport:
     converted: set[str] = field(default_factory=set)
     resized: set[str] = field(default_factory=set)
     new: set[str] = field(default_factory=set)
+    zeroed: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     unexpected: set[str] = field(default_factory=set)
     mismatched: dict[str, tuple[Size, Size]] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class LoadReport:
     @property
     def size(self) -> int:
         """Tensors of the model."""
-        return len(self.found) + len(self.new) + len(self.missing) + len(self.mismatched)
+        return len(self.found) + len(self.new) + len(self.zeroed) + len(self.missing) + len(self.mismatched)
 
     def __str__(self) -> str:
         rows = [("part", *COLUMNS), *self._rows()]
@@ -85,6 +87,7 @@ class LoadReport:
             ("not needed", self.unexpected & self.allowed),
             ("not in the file, left as initialised", self.missing & self.allowed),
             ("left as initialised for other classes", self.new),
+            ("set to zero", self.zeroed),
         ):
             if names:
                 yield f"{what}: {shortened(sorted(names))}"

@@ -18,11 +18,12 @@ def apply() -> None:
     check_requirements()
 
     # Imported only now: these modules need the packages that were just checked.
-    from . import local_files, mmcv_ops, roi_align_layout
+    from . import local_files, mmcv_ops, panoptic, roi_align_layout
 
     local_files.install()
     mmcv_ops.install()
     roi_align_layout.install()
+    panoptic.install()
 
     from ..checkpoint import entrances
 

@@ -1,7 +1,7 @@
 """A stand-in for `mmcv._ext`, the compiled operators that `mmcv-lite` does not have.
 
-Operators for Mask R-CNN, Cascade Mask R-CNN and RetinaNet come from torchvision or plain PyTorch, with the
-signatures of mmcv 2.1's C++ (`mmcv/ops/csrc/pytorch/pybind.cpp`); any other one raises when it is called.
+Operators of the detectors here come from torchvision or plain PyTorch, with the signatures of mmcv 2.1's C++
+(`mmcv/ops/csrc/pytorch/pybind.cpp`); any other one raises when it is called.
 """
 
 import sys
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import RequirementError
 from ..ops import roi_align as on_cpu
+from .deformable_attention import ms_deform_attn_backward, ms_deform_attn_forward
 from .requirements import has_compiled_operators
 
 NAME = "mmcv._ext"
@@ -274,6 +275,8 @@ OPERATORS = (
     roi_align_backward,
     sigmoid_focal_loss_forward,
     sigmoid_focal_loss_backward,
+    ms_deform_attn_forward,
+    ms_deform_attn_backward,
     get_compiler_version,
     get_compiling_cuda_version,
 )

@@ -9,6 +9,7 @@ from mmengine.utils import import_modules_from_strings
 from ..checkpoint.embedded_config import read_config
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only
+from ..compat.extras import require_named
 from ..errors import ConfigError, UserError, did_you_mean
 from .packaged import config_names, find_config
 
@@ -41,8 +42,10 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         raise
     # A config is a program: whatever it raises is a mistake in it.
     except Exception as error:
-        if isinstance(error.__cause__, UserError):  # what importing our own package found
-            raise error.__cause__ from error
+        if isinstance(error, ModuleNotFoundError):
+            require_named(str(error))  # a parent of the config is in a sister library
+        if reason := _told(error):  # what importing our own package found
+            raise reason from error
         raise ConfigError(f"The config {path} cannot be read: {one_line(error)}.") from error
 
 
@@ -54,6 +57,13 @@ def _read_embedded(path: Path, trusted: bool) -> Config:
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg.custom_imports)
     return cfg
+
+
+def _told(error: BaseException | None) -> UserError | None:
+    """The first error behind another one that is written for users; MMEngine wraps what imports raise."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def one_line(error: BaseException) -> str:

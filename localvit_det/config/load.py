@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from ..checkpoint.embedded_config import parse
@@ -13,15 +13,16 @@ from ..checkpoint.entrances import POLICIES
 from ..datasets.annotations import read_annotations
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
+from .channels import match_channels
 from .file import one_line, read_config_file
 from .options import read_options
 from .packaged import config_folder
 from .parts import (
     dataset_paths,
     find_datasets,
-    first_neck,
+    has_stuff,
     heads_with_classes,
-    known_channels,
+    is_semantic,
     prepare_dataset,
     walk,
 )
@@ -34,7 +35,7 @@ _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
     *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
     *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
-    *("load_policy", "omit_hooks", "verbose"),
+    *("load_policy", "warm_start", "omit_hooks", "verbose"),
 }
 
 
@@ -52,6 +53,8 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     """
     options = options or {}
     cfg = read_config_file(Path(path), trusted)
+    if cfg.get("default_scope"):
+        init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
     old_root = cfg.get("data_root")
     for key in options:
         top = key.partition(".")[0]
@@ -65,13 +68,14 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), old_root)
-    # Someone who types this option means it; preflight then says what does not fit.
-    if "model.neck.in_channels" not in options:
-        match_neck_channels(cfg)
+    # Someone who types such an option means it; preflight then says what does not fit.
+    match_channels(cfg, typed=tuple(options))
     if cfg.get("classes") is not None:
         use_dataset_classes(cfg)
     if cfg.get("pretrained"):
         use_pretrained(cfg)
+    elif cfg.get("warm_start"):
+        raise ConfigError(f"warm_start={cfg.warm_start} needs pretrained, the file to start from: give both.")
     keep_hooks(cfg)
     use_load_policy(cfg)
     use_broken_images(cfg)
@@ -112,19 +116,6 @@ def set_data_root(cfg: Config, root: str, old: str | None) -> None:
     cfg.data_root = root + "/"
 
 
-def match_neck_channels(cfg: Config) -> None:
-    """Lets `in_channels` of the neck follow, so that a backbone is swapped by its own entry alone."""
-    for path, node in walk(cfg.get("model"), "model"):
-        neck = first_neck(node)
-        channels = known_channels(node.get("backbone"))
-        if neck is None or channels is None or list(neck["in_channels"]) == list(channels):
-            continue
-        backbone = node["backbone"]["type"]
-        message = f"{path}.neck.in_channels follows the backbone {backbone}: {list(channels)}"
-        print_log(f"{message} instead of {list(neck['in_channels'])}.", "current")
-        neck["in_channels"] = list(channels)
-
-
 def use_dataset_classes(cfg: Config) -> None:
     """Applies the top-level `classes` to all data sets and heads.
 
@@ -133,9 +124,14 @@ def use_dataset_classes(cfg: Config) -> None:
 
     Raises:
         DataError: 'auto', and no annotation file can be read.
-        ConfigError: 'auto', and no data set of the config has an annotation file.
+        ConfigError: 'auto', and no data set of the config has an annotation file; or the data sets are panoptic.
     """
     datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
+    if any(map(has_stuff, datasets)):
+        raise ConfigError(
+            "The option classes names objects, and the data sets of this config are panoptic: set classes, "
+            "thing_classes and stuff_classes in their metainfo, and the counts of the heads."
+        )
     classes = cfg.classes
     if classes == "auto":
         for dataset in datasets:
@@ -148,13 +144,19 @@ def use_dataset_classes(cfg: Config) -> None:
     cfg.classes = classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes))
     for dataset in datasets:
         # no palette = random colours; the one of the dataset's class may be shorter than the classes
-        dataset["metainfo"] = {"palette": None, **(dataset.get("metainfo") or {}), "classes": classes}
-    for _, head in heads_with_classes(cfg):
-        head["num_classes"] = len(classes)
+        palette = {} if is_semantic(dataset) else {"palette": None}  # MMSegmentation looks after that by itself
+        dataset["metainfo"] = {**palette, **(dataset.get("metainfo") or {}), "classes": classes}
+    for _, head, key in heads_with_classes(cfg):
+        head[key] = len(classes)
+        weights = (head.get("loss_cls") or {}).get("class_weight")
+        if key == "num_things_classes" and weights:  # one for each class, then one for no object
+            head["loss_cls"]["class_weight"] = [1.0] * len(classes) + [weights[-1]]
 
 
 def use_pretrained(cfg: Config) -> None:
     """Lets the backbone start from the checkpoint that the top-level `pretrained` names.
+
+    With `warm_start` the checkpoint is of that other network.
 
     Raises:
         ConfigError: The model has no backbone.
@@ -164,6 +166,8 @@ def use_pretrained(cfg: Config) -> None:
         raise ConfigError(f"pretrained={cfg.pretrained} has no effect: the model of the config has no backbone.")
     for backbone in backbones:
         backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": cfg.pretrained}
+        if cfg.get("warm_start"):
+            backbone["init_cfg"]["warm_start"] = cfg.warm_start
 
 
 def keep_hooks(cfg: Config) -> None:
@@ -176,7 +180,7 @@ def keep_hooks(cfg: Config) -> None:
     """
     if cfg.get("runner_type") != RUNNER:
         return
-    ours = parse((config_folder() / "_base_/runtime.py").read_text(encoding="utf-8"))["custom_hooks"]
+    ours = parse((config_folder() / "_base_/plugin.py").read_text(encoding="utf-8"))["custom_hooks"]
     known, omitted = [hook["type"] for hook in ours], cfg.get("omit_hooks") or []
     omitted = [omitted] if isinstance(omitted, str) else omitted
     if wrong := [name for name in omitted if name not in known]:

@@ -45,7 +45,9 @@ def find_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
 def dataset_paths(dataset: dict) -> tuple[str | None, str | None]:
     """Annotation file and image folder, joined as MMEngine's `BaseDataset` does; None where not local."""
     root = dataset.get("data_root") or ""
-    prefix = (dataset.get("data_prefix") or {}).get("img")
+    prefixes = dataset.get("data_prefix") or {}
+    prefixes = prefixes if isinstance(prefixes, dict) else {"img": prefixes}  # MMPretrain has texts
+    prefix = prefixes.get("img", prefixes.get("img_path"))  # the latter in MMSegmentation
     backend = (dataset.get("backend_args") or {}).get("backend", "local")
 
     def joined(part: str | None) -> str | None:
@@ -69,13 +71,27 @@ def prepare_dataset(dataset: dict, consent: bool) -> None:
         prepare(dataset.get("data_root") or "", consent)
 
 
-def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict]]:
-    """Yields (dotted path, config) of the model's parts whose `num_classes` counts the object classes."""
+def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict, str]]:
+    """Yields (dotted path, config, key) of the model's parts in which a key counts the object classes."""
     if "language_model" in (cfg.get("model") or {}):  # there it is the length of the text
         return
     for path, node in walk(cfg.get("model"), "model"):
-        if "num_classes" in node and not set(path.split(".")) & set(_OTHER_CLASSES):
-            yield path, node
+        if set(path.split(".")) & set(_OTHER_CLASSES):
+            continue
+        # Mask2Former counts things and stuff apart, for instances, too; heads of panoptic models have both sorts.
+        for key in ("num_classes", "num_things_classes"):
+            if key in node:
+                yield path, node, key
+
+
+def has_stuff(dataset: dict) -> bool:
+    """Whether a data set tells things from stuff."""
+    return "thing_classes" in (getattr(registered(DATASETS, dataset), "METAINFO", None) or {})
+
+
+def is_semantic(dataset: dict) -> bool:
+    """Whether a data set is one of MMSegmentation's: a class at every pixel, in files of maps."""
+    return hasattr(registered(DATASETS, dataset), "get_label_map")
 
 
 def first_neck(node: dict) -> dict | None:
@@ -112,6 +128,12 @@ def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
 
 
 def registered(registry: Registry, config: dict) -> object | None:
-    """The class that `config['type']` means, None if the registry lacks it."""
+    """The class that `config['type']` means in the scope at hand, None if no registry has it."""
     kind = config.get("type")
-    return registry.get(kind) if isinstance(kind, str) else kind
+    return find_registered(registry, kind) if isinstance(kind, str) else kind
+
+
+def find_registered(registry: Registry, name: str) -> object | None:
+    """What a name means: in a config of MMSegmentation its own registries are asked first, and not MMDetection's."""
+    with registry.switch_scope_and_registry(None) as of_scope:
+        return of_scope.get(name)

@@ -25,6 +25,8 @@ PALETTES: dict[str, dict[str, RGB]] = {
         "star": (222, 208, 120),
     },
 }
+BACKGROUND = "background"  # what is behind them, in label maps
+BACKGROUND_COLOR: RGB = (120, 120, 120)
 
 _MAX_OBJECTS = 6
 _SCALES = (0.08, 0.78)  # side of the square of equal area, as a share of the image's side

@@ -1,14 +1,14 @@
-"""The drawn shapes as an MMDetection data set."""
+"""The drawn shapes as data sets of MMDetection."""
 
 from pathlib import Path
 
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
 from ..errors import DataError
 from .annotations import what_is_there
-from .drawing import CLASSES, PALETTES
+from .drawing import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES
 
 DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py
 
@@ -49,3 +49,28 @@ class ShapesDataset(CocoDataset):
             )
         print_log(f"Drawing the shapes set of 400 and 100 images into {root.absolute()}.", "current")
         return make_shapes(root)
+
+
+@DATASETS.register_module()
+class ShapesPanopticDataset(CocoPanopticDataset):
+    """The drawn shapes as things, and what is behind them as stuff."""
+
+    METAINFO = {  # noqa: RUF012 - declared so by mmengine
+        "classes": (*CLASSES, BACKGROUND),
+        "thing_classes": CLASSES,
+        "stuff_classes": (BACKGROUND,),
+        "palette": [*ShapesDataset.METAINFO["palette"], BACKGROUND_COLOR],
+    }
+
+    @classmethod
+    def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
+        """Makes the set as `ShapesDataset` does, and its panoptic maps.
+
+        Raises:
+            DataError: Likewise.
+        """
+        from .shape_maps import make_panoptic_maps
+
+        root = ShapesDataset.prepare(data_root, consent)
+        make_panoptic_maps(root)
+        return root

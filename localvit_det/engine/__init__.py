@@ -5,6 +5,7 @@ from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .fused_evaluation import FusedEvaluationHook
+from .layer_decay import LayerDecayConstructor
 from .progress_bar import ProgressBarHook
 from .runner import ReliableRunner
 from .training_report import TrainingReportHook
@@ -14,6 +15,7 @@ __all__ = [
     "CpuBf16OptimWrapper",
     "CurvesHook",
     "FusedEvaluationHook",
+    "LayerDecayConstructor",
     "ProgressBarHook",
     "ReliableRunner",
     "SafeCheckpointHook",

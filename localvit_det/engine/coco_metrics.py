@@ -1,10 +1,18 @@
-"""The names under which MMDetection's CocoMetric reports its numbers, e.g. `coco/bbox_mAP_50`."""
+"""The names under which metrics report their numbers, e.g. MMDetection's CocoMetric `coco/bbox_mAP_50`."""
 
 import re
 from collections.abc import Mapping
 
 COLUMNS = {"": "AP", "_50": "AP50", "_75": "AP75", "_s": "APs", "_m": "APm", "_l": "APl"}
 _KEY = re.compile(r"(?:coco/)?(?P<task>.*(?:bbox|segm|proposal))_mAP(?P<column>|_50|_75|_s|_m|_l)")
+# The one number of other tasks, and what it counts up to there (a curve goes to 1).
+_OTHERS = {"coco_panoptic/PQ": ("PQ", 100), "mIoU": ("mIoU", 100), "accuracy/top1": ("top-1 accuracy", 100)}
+
+
+def headline_metrics(metrics: Mapping[str, object]) -> dict[str, float]:
+    """The number of each task that its curve shows, from 0 to 1: COCO's AP, PQ, mIoU, accuracy."""
+    found = {task: row["AP"] for task, row in coco_rows(metrics).items() if "AP" in row}
+    return found | {name: float(metrics[key]) / full for key, (name, full) in _OTHERS.items() if key in metrics}
 
 
 def coco_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:

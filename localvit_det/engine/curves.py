@@ -1,4 +1,4 @@
-"""Loss and mAP curves of a training as one image."""
+"""Curves of a training as one image: losses, and mAP or what else the task is measured by."""
 
 import atexit
 import json
@@ -13,18 +13,19 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..files import atomic_file, write_text
-from .coco_metrics import coco_rows
+from .coco_metrics import headline_metrics
 
 CURVES_FILE = "curves.png"
 _POINTS_FILE = "curves.json"  # the validations so far: checkpoints lack the one that follows them
 _MAX_POINTS = 1000  # a line has no more points than the image has pixels
+_AP_TASKS = {"bbox", "segm", "proposal"}
 
 Line = tuple[np.ndarray, np.ndarray]  # iterations and values, both of shape (N,)
 
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Keeps `curves.png` in the work dir up to date: losses and mAP over the iterations.
+    """Keeps `curves.png` in the work dir up to date: losses and mAP (or PQ, mIoU, accuracy) over the iterations.
 
     Drawn after each validation, every `interval` iterations, at the end and when the program stops
     early. A resumed training continues its curves, a new one in the same folder starts new ones.
@@ -59,8 +60,7 @@ class CurvesHook(Hook):
         """Adds a point of mAP, if this validation is part of a training."""
         if not self._training:
             return
-        mean_aps = {task: row["AP"] for task, row in coco_rows(metrics or {}).items() if "AP" in row}
-        self._validations.append({"iteration": runner.iter, **mean_aps})
+        self._validations.append({"iteration": runner.iter, **headline_metrics(metrics or {})})
         self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -133,7 +133,11 @@ def draw_curves(losses: dict[str, Line], mean_aps: dict[str, Line], path: Path) 
         best = int(np.argmax(values))
         label = f"{task}: best {values[best]:.3f}, last {values[-1]:.3f}"
         right.plot(iterations, values, marker="o", markersize=4, label=label)
-    right.set(title="Validation" if mean_aps else "Validation (none yet)", ylabel="mAP", ylim=(0, None))
+    right.set(
+        title="Validation" if mean_aps else "Validation (none yet)",
+        ylabel="mAP" if set(mean_aps) <= _AP_TASKS else " / ".join(mean_aps),
+        ylim=(0, None),
+    )
     for axes in (left, right):
         axes.set_xlabel("iteration")
         axes.grid(alpha=0.3)

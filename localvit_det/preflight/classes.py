@@ -4,7 +4,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.parts import find_datasets, heads_with_classes, registered
+from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
 from ..datasets.annotations import Annotations
 from ..errors import ConfigError, DataError, did_you_mean
 
@@ -21,7 +21,8 @@ def dataset_classes(path: str, dataset: dict) -> tuple[str, ...] | None:
 
     cls = registered(DATASETS, dataset)
     # Video sets name more than is tracked, panoptic ones more than the heads count.
-    if not isinstance(cls, type) or not issubclass(cls, BaseDetDataset) or "thing_classes" in cls.METAINFO:
+    known = isinstance(cls, type) and (issubclass(cls, BaseDetDataset) or is_semantic(dataset))
+    if not known or has_stuff(dataset):
         return None
     classes = (dataset.get("metainfo") or {}).get("classes", cls.METAINFO.get("classes"))
     if isinstance(classes, str):
@@ -39,10 +40,10 @@ def check_num_classes(cfg: Config, split: str) -> None:
         classes = dataset_classes(path, dataset)
         if classes is None:
             continue
-        for head_path, head in heads_with_classes(cfg):
-            if head["num_classes"] != len(classes):
+        for head_path, head, key in heads_with_classes(cfg):
+            if head[key] != len(classes):
                 raise ConfigError(
-                    f"{head_path}.num_classes is {head['num_classes']}, but {path} has {len(classes)} "
+                    f"{head_path}.{key} is {head[key]}, but {path} has {len(classes)} "
                     f"classes ({_listed(classes)}): set it to {len(classes)}, or classes=auto for all heads."
                 )
 

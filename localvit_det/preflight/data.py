@@ -11,11 +11,12 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.parts import dataset_paths, find_datasets, prepare_dataset, registered, walk
+from ..config.parts import dataset_paths, find_datasets, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
 from .images import check_sample
+from .semantic import check_maps
 
 ClassCheck = Callable[[str, dict, Annotations], None]
 
@@ -47,6 +48,8 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
             yield mistake
             continue
         if found is None:
+            if is_semantic(dataset):
+                yield from _raised([partial(check_maps, path, dataset)])
             continue
         listed |= found.images.keys()
         image_dir = dataset_paths(dataset)[1]
@@ -83,6 +86,8 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
     ann_file, image_dir = dataset_paths(dataset)
     _check_exists(path, "annotation file", ann_file)
     _check_exists(path, "image folder", image_dir)
+    if ann_file is None and image_dir is None:  # MMPretrain's ImageNet has folders of its own below its root
+        _check_exists(path, "data folder", dataset_paths({"data_prefix": {"img": dataset.get("data_root")}})[1])
     return read_annotations(ann_file) if ann_file is not None and _is_plain_coco(cls) else None
 
 
@@ -98,7 +103,7 @@ def _is_plain_coco(cls: type) -> bool:
 
 
 def _check_exists(path: str, what: str, place: str | None) -> None:
-    if place is None or (os.path.isdir if what == "image folder" else os.path.isfile)(place):
+    if place is None or (os.path.isdir if what.endswith("folder") else os.path.isfile)(place):
         return
     place = Path(place).absolute()
     raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {_ROOT_HINT}.")

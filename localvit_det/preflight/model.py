@@ -9,7 +9,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ..config.parts import first_neck, known_channels, registered, walk
+from ..config.channels import plain, readers, wanted_channels
+from ..config.parts import find_registered, known_channels, registered, walk
 from ..errors import ConfigError, did_you_mean
 
 _PARTS = re.compile(r"(?:model|backbone|neck|data_preprocessor|\w+_head)(?:\.\d+)?$")
@@ -25,7 +26,7 @@ def check_types(cfg: Config) -> None:
     """
     for path, node in walk(cfg.get("model"), "model"):
         name = node.get("type")
-        if isinstance(name, str) and _PARTS.search(path) and MODELS.get(name) is None:
+        if isinstance(name, str) and _PARTS.search(path) and find_registered(MODELS, name) is None:
             hint = "" if "." in name else did_you_mean(name, MODELS.module_dict)
             raise ConfigError(
                 f"{path}.type '{name}' is not a registered model{hint}: correct it, or name its package in "
@@ -56,27 +57,33 @@ def check_keys(cfg: Config) -> None:
 
 
 def check_backbone(cfg: Config) -> None:
-    """Checks that backbones accept their arguments and give the channels that the necks expect.
+    """Checks that backbones accept their arguments and give the channels that necks and heads expect.
 
     Raises:
         ConfigError: They do not; for channels the sentence has both lists.
     """
     for path, node in walk(cfg.get("model"), "model"):
-        neck, backbone = first_neck(node), node.get("backbone")
-        if neck is None or not isinstance(backbone, dict):
+        backbone = node.get("backbone")
+        parts = list(readers(node)) if isinstance(backbone, dict) else []
+        if not parts:
             continue
-        expected = list(neck["in_channels"])
         channels = (
             _measured_channels(backbone, f"{path}.backbone", "meta")
             or known_channels(backbone)
             or _measured_channels(backbone, f"{path}.backbone", "cpu")
         )
-        # Sorted, because YOLOv3's neck counts from the deepest map.
-        if channels is not None and sorted(channels) != sorted(expected):
-            raise ConfigError(
-                f"{path}.backbone {backbone['type']} gives maps with {list(channels)} channels, but "
-                f"{path}.neck.in_channels is {expected}: set it to {list(channels)}."
-            )
+        for key, part in parts if channels is not None else ():
+            expected, wanted = plain(part["in_channels"]), wanted_channels(part, channels)
+            # Sorted, because YOLOv3's neck counts from the deepest map.
+            if wanted is not None and _sorted(wanted) != _sorted(expected):
+                raise ConfigError(
+                    f"{path}.backbone {backbone['type']} gives maps with {list(channels)} channels, but "
+                    f"{path}.{key}.in_channels is {expected}: set it to {wanted}."
+                )
+
+
+def _sorted(channels: list[int] | int) -> list[int]:
+    return sorted(channels) if isinstance(channels, list) else [channels]
 
 
 def arguments(cls: type) -> set[str]:

@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from torch import nn
 
 from benchmarking.complexity import backbone_complexity, count_multiply_adds
+from benchmarking.zoo import config_paths
 from localvit_det.backbones.dwnet import DynamicDWConv, InhomogeneousDWConv
 from localvit_det.backbones.gg_transformer import GlanceGazeAttention
 from localvit_det.layers import ConvMlp, WindowAttention
@@ -69,7 +70,7 @@ def test_complexity_grows_with_the_image_and_leaves_no_gradients():
     assert torch.is_grad_enabled()
 
 
-CONFIGS = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
+CONFIGS = {path.stem for path in config_paths(REPOSITORY / "configs")}
 
 
 def test_every_config_is_in_the_table_and_in_a_metafile():

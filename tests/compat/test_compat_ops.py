@@ -148,7 +148,7 @@ def test_focal_loss_with_class_weights_and_saturated_logits():
 
 
 @stand_in_only
-@pytest.mark.parametrize("name", ["deform_conv_forward", "nms_rotated", "ms_deform_attn_forward"])
+@pytest.mark.parametrize("name", ["deform_conv_forward", "nms_rotated", "carafe_forward"])
 def test_other_operators_say_what_to_install_when_called(name):
     operator = getattr(sys.modules["mmcv._ext"], name)  # looking is allowed
     with pytest.raises(RequirementError, match=rf"'{name}'.*pip install.* mmcv==2.1.0"):

@@ -1,0 +1,13 @@
+# Semantic FPN on ADE20K as MMSegmentation trains it with Twins: 80,000 iterations with batches of 32, AdamW.
+_base_ = [
+    "./sem_fpn.py",
+    "mmseg::_base_/datasets/ade20k.py",
+    "mmseg::_base_/schedules/schedule_80k.py",
+    "./seg_runtime.py",
+]
+
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=1e-4),
+)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best="mIoU"))
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,0 +1,3 @@
+_base_ = "./_base_/dino.py"
+
+model = dict(backbone=dict(type="DWNet", arch="tiny"))

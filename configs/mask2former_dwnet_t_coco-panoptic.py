@@ -1,0 +1,3 @@
+_base_ = "./_base_/mask2former_panoptic.py"
+
+model = dict(backbone=dict(_delete_=True, type="DWNet", arch="tiny"))

@@ -1,0 +1,3 @@
+_base_ = "../_base_/pretrain_in1k.py"
+
+model = dict(backbone=dict(type="GGTransformer", arch="tiny"))

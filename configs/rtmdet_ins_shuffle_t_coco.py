@@ -1,0 +1,3 @@
+_base_ = "./_base_/rtmdet_ins.py"
+
+model = dict(backbone=dict(type="ShuffleTransformer", arch="tiny"))

@@ -1,0 +1,150 @@
+"""Warm starts: a backbone takes from another network's weights whatever means the same in both.
+
+Swin, GG-Transformer and DWNet share a skeleton: patches, norms, merging, MLPs. Asked for by name, never guessed:
+`init_cfg=dict(type="Pretrained", checkpoint="swin.pth", warm_start="swin")`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.base import LocalViT
+from ..backbones.dwnet import DWNet
+from ..backbones.gg_transformer import GGTransformer
+from ..errors import CheckpointError, did_you_mean
+from .layouts import rename_key
+from .load import compare
+from .report import LoadReport, shortened
+
+if TYPE_CHECKING:
+    from ..backbones.base import Rename
+
+_SKELETON: Sequence[Rename] = (
+    (r"^(head|norm)\.|attn_mask$|relative_position_index$", None),  # of the classifier; buffers
+    (r"^patch_embed\.", "stem."),
+    (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+    (r"^layers\.(\d)\.", r"stages.\1."),
+    (r"^norm(\d)\.", r"out_norms.\1."),
+)
+# By family: names in Swin's official layout and ours, and what of ours starts at zero.
+_GG: Sequence[Rename] = (*_SKELETON, (r"\.attn\.", ".mixer."))
+_DWNET: Sequence[Rename] = (
+    *_SKELETON,
+    # Its norms inside stages are BatchNorms, whose statistics no LayerNorm has.
+    (r"\.blocks\.\d+\.norm\d\.|^out_norms\.|\.attn\.(query|key|relative)|\.attn\.(proj|value)\.bias", None),
+    (r"\.attn\.value\.", ".mixer.expand."),
+    (r"\.attn\.proj\.", ".mixer.project."),
+)
+_WARM_STARTS: dict[str, dict[type[LocalViT], tuple[Sequence[Rename], str]]] = {
+    # Without the Gaze, GG is Swin on other windows and without its position table.
+    "swin": {GGTransformer: (_GG, r"\.mixer\.gaze\."), DWNet: (_DWNET, r"(?!)")},
+}
+NAMES = tuple(_WARM_STARTS)
+
+
+def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> LoadReport:
+    """Load what fits of another network's weights.
+
+    Args:
+        module: A backbone of this package.
+        weights: The other backbone's, in its official layout, timm's, MMDetection's or MMPretrain's.
+        name: What network that is.
+        source: The file's name.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        CheckpointError: There is no such warm start, or the weights are of another network or size.
+    """
+    if name not in _WARM_STARTS:
+        raise CheckpointError(f"There is no warm start '{name}'{did_you_mean(name, NAMES)}: choose from {NAMES}.")
+    families = _WARM_STARTS[name]
+    family = next((cls for cls in families if isinstance(module, cls)), None)
+    if family is None:
+        known = ", ".join(cls.__name__ for cls in families)
+        raise CheckpointError(f"A {type(module).__name__} has no warm start from {name}, only {known}: leave it out.")
+    rules, zeros = families[family]
+    split = family is DWNet
+    official = _swin(weights, source)
+    if split:
+        official = _split_qkv(official)
+    renamed = {key: rename_key(key, rules) for key in official}
+    target = module.state_dict()
+    # Swin's position table has no place where a network has no position bias.
+    left_out = {
+        key for key, new in renamed.items() if new is None or (new not in target and "relative_position" in key)
+    }
+    state = {new: _as_target(official[key], target.get(new)) for key, new in renamed.items() if key not in left_out}
+    report, state = compare(module, state, source)
+    report.unexpected |= left_out
+    report.allowed |= left_out | report.missing
+    report.converted = set(report.found)
+    report.zeroed = {key for key in report.missing if re.search(zeros, key)}
+    report.missing -= report.zeroed
+    if report.problems or not report.found:
+        raise CheckpointError(
+            f"{source} does not fit a warm start of {report.target} from {name} ({shortened(report.problems)}): give "
+            "the weights of the same size (embed_dims and depths)."
+        )
+    values = {key: state[key] for key in report.found}
+    values |= {key: torch.zeros_like(target[key]) for key in report.zeroed}
+    module.load_state_dict(values, strict=False)
+    return report
+
+
+def _swin(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Swin's weights in its official layout, whichever they come in.
+
+    Raises:
+        CheckpointError: They are none of Swin's.
+    """
+    openmmlab = any(key.startswith("patch_embed.projection.") for key in weights)
+    rules: Sequence[Rename] = (
+        (r"^patch_embed\.projection\.", "patch_embed.proj."),
+        (r"^stages\.", "layers."),
+        (r"\.attn\.w_msa\.", ".attn."),
+        (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+        (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+    )
+    if openmmlab:
+        weights = {rename_key(key, rules): tensor for key, tensor in weights.items()}
+        # Its unfold puts the four neighbors inside each channel, and columns first.
+        weights = {key: _official_order(tensor) if ".downsample." in key else tensor for key, tensor in weights.items()}
+    elif "layers.3.downsample.norm.weight" in weights:  # timm: a stage begins with its step down
+        weights = {
+            re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key): tensor
+            for key, tensor in weights.items()
+        }
+    weights = {key.replace("head.fc.", "head."): tensor for key, tensor in weights.items()}
+    if "layers.0.blocks.0.attn.qkv.weight" not in weights:
+        first = shortened(sorted(weights))
+        raise CheckpointError(f"{source} holds no weights of a Swin ({first}): give Swin's, or leave warm_start out.")
+    return dict(weights)
+
+
+def _official_order(tensor: Tensor) -> Tensor:
+    """The last axis, 4·C numbers, from (channel, row, column) to Swin's (column, row, channel)."""
+    parts = tensor.unflatten(-1, (-1, 2, 2))  # …, C, dy, dx
+    return parts.movedim(-3, -1).transpose(-3, -2).flatten(-3)  # …, dx, dy, C
+
+
+def _split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of queries, keys and values apart."""
+    result = {}
+    for key, tensor in weights.items():
+        if ".attn.qkv." not in key:
+            result[key] = tensor
+            continue
+        for part, values in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            result[key.replace(".qkv.", f".{part}.")] = values
+    return result
+
+
+def _as_target(tensor: Tensor, wanted: Tensor | None) -> Tensor:
+    return tensor[..., None, None] if wanted is not None and wanted.shape == (*tensor.shape, 1, 1) else tensor

@@ -1,0 +1,135 @@
+"""Label maps of a set of drawn shapes: semantic ones, and panoptic ones in COCO's format.
+
+Both are made from the set's annotations, beside them, when they are first asked for:
+
+    semantic/train2017/000000000001.png       a class at every pixel, the background last
+    panoptic/train2017.json, train2017/….png  a segment at every pixel: things, and the background as stuff
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.logging import print_log
+from pycocotools import mask as coco_masks
+
+from ..errors import DataError
+from .drawing import BACKGROUND
+from .shapes import annotation_file
+
+_SPLITS = ("train", "val")
+
+
+def make_semantic_maps(root: str | Path) -> Path:
+    """Makes `semantic` in a set of drawn shapes, unless it is there; any process may call it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: The set's annotations cannot be read, or the folder cannot be written.
+    """
+
+    def write(draft: Path, split: str, content: dict) -> None:
+        background = len(content["categories"])
+        for image, segments in _segments(content):
+            labels = np.full((image["height"], image["width"]), background, np.uint8)
+            for annotation, mask in segments:
+                labels[mask] = annotation["category_id"] - 1
+            _save(draft / f"{split}2017", image["file_name"], labels)
+
+    return _make(Path(root), "semantic", write)
+
+
+def make_panoptic_maps(root: str | Path) -> Path:
+    """Makes `panoptic` in a set of drawn shapes, unless it is there; any process may call it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: As of :func:`make_semantic_maps`.
+    """
+
+    def write(draft: Path, split: str, content: dict) -> None:
+        stuff = 1 + max(category["id"] for category in content["categories"])
+        categories = [{**category, "isthing": 1} for category in content["categories"]]
+        categories.append({"id": stuff, "name": BACKGROUND, "isthing": 0})
+        annotations = []
+        for image, segments in _segments(content):
+            ids = np.ones((image["height"], image["width"]), np.int32)  # 0 would be void
+            labels = {1: stuff}
+            for number, (annotation, mask) in enumerate(segments, start=2):
+                ids[mask] = number
+                labels[number] = annotation["category_id"]
+            name = _save(draft / f"{split}2017", image["file_name"], np.stack([0 * ids, 0 * ids, ids], axis=-1))
+            infos = [_info(ids, number, label) for number, label in labels.items() if (ids == number).any()]
+            annotations.append({"image_id": image["id"], "file_name": name, "segments_info": infos})
+        table = {"images": content["images"], "categories": categories, "annotations": annotations}
+        (draft / f"{split}2017.json").write_text(json.dumps(table))
+
+    return _make(Path(root), "panoptic", write)
+
+
+def _make(root: Path, name: str, write: Callable[[Path, str, dict], None]) -> Path:
+    """Writes a folder beside its place and moves it there in one step."""
+    folder = root / name
+    if folder.is_dir():
+        return folder
+    draft = root / f".{name}.{uuid.uuid4().hex}"
+    print_log(f"Making the {name} maps of the drawn shapes in {folder.absolute()}.", "current")
+    try:
+        for split in _SPLITS:
+            (draft / f"{split}2017").mkdir(parents=True)
+            write(draft, split, json.loads(annotation_file(root, split).read_text()))
+        draft.rename(folder)
+    except (OSError, ValueError, KeyError) as error:
+        if not folder.is_dir():  # unless another process was faster
+            raise DataError(
+                f"The {name} maps of the drawn shapes cannot be made in {root.absolute()} ({error}): name a folder "
+                "that can be written, with a whole set in it."
+            ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _segments(content: dict) -> Iterator[tuple[dict, list[tuple[dict, np.ndarray]]]]:
+    """Each image with its annotations and their masks (H, W), from back to front."""
+    by_image: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    for image in content["images"]:
+        size = image["height"], image["width"]
+        yield (
+            image,
+            [
+                (annotation, coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, *size))).astype(bool))
+                for annotation in by_image[image["id"]]
+                if (polygons := annotation["segmentation"])
+            ],
+        )
+
+
+def _info(ids: np.ndarray, number: int, label: int) -> dict:
+    """COCO's entry of a segment."""
+    rows, columns = np.nonzero(ids == number)
+    left, top = int(columns.min()), int(rows.min())
+    return {
+        "id": number,
+        "category_id": label,
+        "area": len(rows),
+        "bbox": [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1],
+        "iscrowd": 0,
+    }
+
+
+def _save(folder: Path, image_name: str, values: np.ndarray) -> str:
+    """Writes a PNG (channels in OpenCV's order), under the image's name."""
+    name = Path(image_name).with_suffix(".png").name
+    (folder / name).write_bytes(cv2.imencode(".png", values.astype(np.uint8))[1].tobytes())
+    return name

@@ -1,0 +1,111 @@
+"""Learning rates that fall from the heads down to the stem, as ViT detectors are fine-tuned with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from ..errors import ConfigError
+
+_STAGE = re.compile(r"stages\.(\d+)\.")
+_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
+_DOWNSAMPLE = re.compile(r"stages\.\d+\.downsample\.")
+# Behind the backbone: new in a detector, like its heads. `norm0.` is MMDetection's name in Swin.
+_OUT_NORM = re.compile(r"(out_norms\.|norm\d\.)")
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """Multiplies the learning rate by `layer_decay` once for each layer between a parameter and the heads.
+
+    Layer 0 is the stem, blocks follow by their depth, and a step down belongs to the block before it. Output norms and
+    everything behind the backbone learn at the full rate. What `paramwise_cfg` says besides holds as well; other than
+    a `backbone` among its `custom_keys`, `backbone_rate` leaves `norm_decay_mult` in force inside the backbone.
+
+        optim_wrapper = dict(constructor="LayerDecayConstructor", paramwise_cfg=dict(layer_decay=0.9))
+
+    Args:
+        optim_wrapper_cfg: As of MMEngine's constructor.
+        paramwise_cfg: Likewise, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a whole backbone with its
+            output norms over that of the heads, in (0, 1]; or both.
+
+    Raises:
+        ConfigError: Both are missing, or one is no such number.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        given = {key: self.paramwise_cfg.get(key) for key in ("layer_decay", "backbone_rate")}
+        for key, value in given.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if (value is None and not any(given.values())) or (value is not None and not (number and 0 < value <= 1)):
+                raise ConfigError(
+                    f"optim_wrapper.paramwise_cfg.{key} is {value!r}: LayerDecayConstructor needs a number above 0 and "
+                    "up to 1, for example layer_decay=0.9."
+                )
+        self.decay, self.backbone_rate = (1.0 if value is None else value for value in given.values())
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: int | float | None = None
+    ) -> None:
+        """Adds a group for each parameter, those of backbones with their layer's rate.
+
+        Raises:
+            ConfigError: A backbone has no blocks that could be counted.
+        """
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix:
+            return  # called by itself for each child; the names are whole only at the top
+        factors = {}
+        for name, backbone in module.named_modules():
+            if name.rpartition(".")[2] != "backbone":
+                continue
+            parameters = dict(backbone.named_parameters())
+            layers, depth = layers_of(parameters, downsample_first=hasattr(backbone, "out_norms"))
+            if not depth:
+                raise ConfigError(
+                    f"LayerDecayConstructor counts blocks called stages.0.blocks.0, and {type(backbone).__name__} has "
+                    "none: leave the constructor out."
+                )
+            of_layers = [self.backbone_rate * self.decay ** (depth + 1 - layer) for layer in range(depth + 2)]
+            factors |= {id(parameters[key]): of_layers[layer] for key, layer in layers.items()}
+            print_log(f"{name}: the stem learns at {of_layers[0]:.3g} times the rate of the heads.", "current")
+        for group in params:
+            factor = factors.get(id(group["params"][0]))
+            if factor is not None:
+                group["lr"] = group.get("lr", self.base_lr) * factor
+
+
+def layers_of(names: Iterable[str], downsample_first: bool = True) -> tuple[dict[str, int], int]:
+    """The layer of each of a backbone's parameters.
+
+    Args:
+        names: Of parameters inside the backbone.
+        downsample_first: A stage begins with its step down, as here; in MMDetection's Swin it ends with the next one's.
+
+    Returns:
+        By name 0 for the stem, 1 … D for D blocks, D + 1 for what learns at the full rate; and D.
+    """
+    names = list(names)
+    blocks = {(int(match[1]), int(match[2])) for name in names if (match := _BLOCK.match(name))}
+
+    def before(stage: int) -> int:
+        return sum(s < stage for s, _ in blocks)
+
+    layers = {}
+    for name in names:
+        stage = int(match[1]) if (match := _STAGE.match(name)) else 0
+        if match := _BLOCK.match(name):
+            layers[name] = before(stage) + 1 + int(match[2])
+        elif _DOWNSAMPLE.match(name):
+            layers[name] = before(stage if downsample_first else stage + 1)
+        elif _OUT_NORM.match(name):
+            layers[name] = len(blocks) + 1
+        else:  # what a family has beside the blocks of a stage goes with the first of them
+            layers[name] = before(stage) + 1 if _STAGE.match(name) else 0
+    return layers, len(blocks)

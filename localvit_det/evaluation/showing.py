@@ -1,0 +1,44 @@
+"""Predictions as images and in files, for configs of MMDetection and of MMSegmentation."""
+
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+
+from ..errors import ConfigError
+
+
+def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
+    """Lets a test draw its predictions.
+
+    Args:
+        show: In windows, each for `wait_time` seconds.
+        folder: Into files of this folder.
+        wait_time: In seconds.
+
+    Raises:
+        ConfigError: The config has no hook that draws.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if hook is None:
+        raise ConfigError("--show and --show-dir need default_hooks.visualization in the config, which draws.")
+    hook["draw"] = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if folder and is_segmentation(cfg):
+        cfg.visualizer["save_dir"] = folder
+        hook["interval"] = 1  # by default only one batch of fifty is drawn
+    elif folder:
+        hook["test_out_dir"] = folder
+
+
+def dump_metric(cfg: Config, file: str) -> DumpResults:
+    """A metric that writes all predictions into a pickle."""
+    if is_segmentation(cfg):
+        return DumpResults(out_file_path=file)
+    from mmdet.evaluation import DumpDetResults  # needs the operators that importing localvit_det puts in place
+
+    return DumpDetResults(out_file_path=file)
+
+
+def is_segmentation(cfg: Config) -> bool:
+    """Whether a config is one of MMSegmentation's."""
+    return cfg.get("default_scope") == "mmseg"

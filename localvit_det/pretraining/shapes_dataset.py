@@ -1,0 +1,70 @@
+"""The drawn shapes as pictures of one object each, for MMPretrain."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import BaseDataset
+from mmpretrain.registry import DATASETS, TRANSFORMS
+
+from ..datasets.drawing import CLASSES
+from ..datasets.load_image import LoadImageFromFile
+from ..datasets.shapes_dataset import ShapesDataset
+
+# Broken images are skipped and named here as well.
+TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, force=True)
+
+
+@DATASETS.register_module()
+class ShapesClassDataset(BaseDataset):
+    """Every object of a set of drawn shapes with its class; `CropObject` cuts it out."""
+
+    METAINFO = {"classes": CLASSES}  # noqa: RUF012 - declared so by mmengine
+
+    @classmethod
+    def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
+        """Makes the set as `ShapesDataset` does.
+
+        Raises:
+            DataError: Likewise.
+        """
+        return ShapesDataset.prepare(data_root, consent)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One entry for each annotation: img_path, box (x1, y1, x2, y2 in pixels) and gt_label."""
+        content = json.loads(Path(self.ann_file).read_text())
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        folder = Path(self.data_prefix["img_path"])
+        entries = []
+        for annotation in content["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            path = str(folder / names[annotation["image_id"]])
+            entries.append(
+                {"img_path": path, "box": (x, y, x + width, y + height), "gt_label": annotation["category_id"] - 1}
+            )
+        return entries
+
+
+@TRANSFORMS.register_module()
+class CropObject(BaseTransform):
+    """Cuts `box` out of the image, as a square with some of its surroundings.
+
+    Args:
+        margin: What is added on each side, as a share of the box's longer side.
+    """
+
+    def __init__(self, margin: float = 0.15) -> None:
+        self.margin = margin
+
+    def transform(self, results: dict) -> dict:
+        """Replaces `img` (H×W×C) by the part inside the image."""
+        image = results["img"]
+        left, top, right, bottom = results["box"]
+        half = max(right - left, bottom - top) * (0.5 + self.margin)
+        x, y = (left + right) / 2, (top + bottom) / 2
+        rows = slice(max(0, round(y - half)), max(2, round(y + half)))
+        columns = slice(max(0, round(x - half)), max(2, round(x + half)))
+        results["img"] = image = image[rows, columns]
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results

@@ -1,0 +1,168 @@
+"""Warm starts from Swin: what means the same is taken, and every tensor is accounted for."""
+
+import pytest
+import torch
+from families import build
+from mmdet.registry import MODELS
+
+from localvit_det.checkpoint.warm_start import NAMES, warm_start
+from localvit_det.config import load_config
+from localvit_det.errors import CheckpointError, ConfigError
+
+SIZES = {"embed_dims": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+
+
+def swin() -> torch.nn.Module:
+    net = MODELS.build({"type": "SwinTransformer", **SIZES, "window_size": 3, "mlp_ratio": 2, "drop_path_rate": 0.0})
+    net.init_weights()
+    for parameter in net.parameters():  # none is constant
+        torch.nn.init.normal_(parameter, std=0.1)
+    net.eval()
+    return net
+
+
+def official(state: dict) -> dict:
+    """MMDetection's Swin in the layout of the official code."""
+    result = {}
+    for key, tensor in state.items():
+        for ours, theirs in (
+            ("patch_embed.projection.", "patch_embed.proj."),
+            ("stages.", "layers."),
+            (".attn.w_msa.", ".attn."),
+            (".ffn.layers.0.0.", ".mlp.fc1."),
+            (".ffn.layers.1.", ".mlp.fc2."),
+        ):
+            key = key.replace(ours, theirs)
+        if ".downsample." in key:  # (channel, place) to (place, channel), places in the order 0, 2, 1, 3
+            parts = tensor.reshape(*tensor.shape[:-1], -1, 4)[..., [0, 2, 1, 3]]
+            tensor = parts.transpose(-1, -2).reshape(tensor.shape)
+        result[key] = tensor
+    return result
+
+
+def timm(state: dict) -> dict:
+    steps = {f"layers.{i}.downsample.": f"layers.{i + 1}.downsample." for i in range(3)}
+    moved = {}
+    for key, tensor in official(state).items():
+        old = next((step for step in steps if key.startswith(step)), None)
+        moved[key.replace(old, steps[old]) if old else key] = tensor
+    return moved
+
+
+LAYOUTS = {"mmdet": dict, "official": official, "timm": timm}
+
+
+def accounted(report, module) -> None:
+    """Each tensor of the model in one column, none for nothing."""
+    columns = [report.found, report.missing, report.zeroed, report.new]
+    names = {n for n in module.state_dict() if not n.endswith("num_batches_tracked")}
+    assert set().union(*columns) == names
+    assert sum(map(len, columns)) == len(names)
+    assert not report.problems
+    assert report.unexpected == report.unexpected & report.allowed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gg_without_dilation_and_position_is_swin(layout):
+    """On a map of one window both split alike: with a table of zeros and the Gaze at zero they compute the same."""
+    net = swin()
+    for name, parameter in net.named_parameters():
+        if "relative_position" in name:
+            parameter.data.zero_()
+    gg = build("GGTransformer", window_size=7).eval()
+    report = warm_start(gg, LAYOUTS[layout](net.state_dict()), "swin", "swin.pth")
+    accounted(report, gg)
+    assert report.zeroed == {n for n in gg.state_dict() if ".gaze." in n}
+    assert not report.missing
+    image = torch.randn(2, 3, 28, 28)
+    # windows of 7 in both; the later stages are smaller, where Swin pads without a mask
+    net = swin_like(net)
+    with torch.no_grad():
+        torch.testing.assert_close(gg(image)[0], net(image)[0], rtol=1e-4, atol=1e-5)
+        merged = gg.stages[1].downsample(gg.stages[0](gg.stem(image)))
+    assert merged.shape[-2:] == (4, 4)
+    text = str(report)
+    assert "set to zero" in text
+    assert "relative_position_bias_table" in text
+
+
+def swin_like(net: torch.nn.Module) -> torch.nn.Module:
+    """The same Swin with windows of 7, whose blocks do not shift: the map is one window."""
+    other = MODELS.build({"type": "SwinTransformer", **SIZES, "window_size": 7, "mlp_ratio": 2, "drop_path_rate": 0.0})
+    state = {key: value for key, value in net.state_dict().items() if "relative_position" not in key}
+    other.load_state_dict(state, strict=False)
+    for name, parameter in other.named_parameters():
+        if "relative_position" in name:
+            parameter.data.zero_()
+    for stage in other.stages:
+        for block in stage.blocks:
+            block.attn.shift_size = 0
+    other.eval()
+    return other
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_merging_is_the_same_in_every_layout(layout):
+    net = swin()
+    gg = build("GGTransformer").eval()
+    warm_start(gg, LAYOUTS[layout](net.state_dict()), "swin", "swin.pth")
+    x = torch.randn(1, 32, 6, 8)
+    with torch.no_grad():
+        expected, size = net.stages[0].downsample(x.flatten(2).transpose(1, 2), (6, 8))
+        found = gg.stages[1].downsample(x)
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
+    assert tuple(size) == found.shape[-2:]
+
+
+@pytest.mark.parametrize("family", ["DWNet", "DynamicDWNet", "IDynamicDWNet"])
+def test_dwnet_takes_stem_merging_mlps_and_projections(family):
+    net = swin()
+    state = official(net.state_dict())
+    dw = build(family)
+    before = {name: tensor.clone() for name, tensor in dw.state_dict().items()}
+    report = warm_start(dw, state, "swin", "swin.pth")
+    accounted(report, dw)
+    after = dw.state_dict()
+    assert torch.equal(after["stem.proj.weight"], state["patch_embed.proj.weight"])
+    assert torch.equal(after["stages.1.blocks.0.mlp.fc1.weight"][..., 0, 0], state["layers.1.blocks.0.mlp.fc1.weight"])
+    values = state["layers.2.blocks.1.attn.qkv.weight"][2 * 128 :]
+    assert torch.equal(after["stages.2.blocks.1.mixer.expand.weight"][..., 0, 0], values)
+    assert torch.equal(
+        after["stages.2.blocks.1.mixer.project.weight"][..., 0, 0], state["layers.2.blocks.1.attn.proj.weight"]
+    )
+    for name in report.missing:
+        assert torch.equal(before[name], after[name])
+    assert any(".mixer.conv." in name for name in report.missing)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "change", "words"),
+    [
+        ("GGTransformer", "swine", None, r"no warm start 'swine' \(did you mean 'swin'\?\)"),
+        ("ShuffleTransformer", "swin", None, "A ShuffleTransformer has no warm start from swin, only GGTransformer"),
+        ("GGTransformer", "swin", "nothing", "holds no weights of a Swin"),
+        ("GGTransformer", "swin", "larger", "does not fit a warm start of GGTransformer .* same size"),
+    ],
+)
+def test_refusals(family, name, change, words):
+    state = {"conv.weight": torch.zeros(1)} if change == "nothing" else official(swin().state_dict())
+    options = {"embed_dims": 64} if change == "larger" else {}
+    with pytest.raises(CheckpointError, match=words):
+        warm_start(build(family, **options), state, name, "swin.pth")
+    assert NAMES == ("swin",)
+
+
+def test_asked_for_in_a_config(tmp_path):
+    file = tmp_path / "swin.pth"
+    torch.save({"model": official(swin().state_dict())}, file)
+    path = tmp_path / "config.py"
+    path.write_text(
+        "model = dict(backbone=dict(type='GGTransformer', window_size=3, mlp_ratio=2.0, "
+        f"arch=dict(drop_path_rate=0.0, **{SIZES})))\n"
+    )
+    cfg = load_config(path, {"pretrained": str(file), "warm_start": "swin"})
+    gg = MODELS.build(cfg.model.backbone)
+    gg.init_weights()
+    assert not gg.stages[0].blocks[0].mixer.gaze.weight.any()
+    with pytest.raises(ConfigError, match="warm_start=swin needs pretrained"):
+        load_config(path, {"warm_start": "swin"})

@@ -1,0 +1,148 @@
+"""Modern heads on these backbones: a loss step and a prediction of each, and swapping the backbone by its own entry."""
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from families import FAMILIES
+from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from localvit_det.backbones import LocalViT
+from localvit_det.config import load_config
+from localvit_det.config.channels import match_channels
+from localvit_det.errors import ConfigError
+from localvit_det.inference import fused_twin
+from localvit_det.preflight.classes import check_num_classes
+from localvit_det.preflight.model import check_backbone
+
+HEADS = {
+    "faster_rcnn": "faster_rcnn_{}_t_coco.py",
+    "rtmdet_ins": "rtmdet_ins_{}_t_coco.py",
+    "dino": "dino_{}_t_coco.py",
+    "mask2former": "mask2former_{}_t_coco.py",
+    "mask2former_panoptic": "mask2former_{}_t_coco-panoptic.py",
+    "panoptic_fpn": "panoptic_fpn_{}_t_coco.py",
+}
+NETS = {"shuffle": "ShuffleTransformer", "dwnet": "DWNet"}
+CASES = [(head, net) for head in HEADS for net in NETS]
+
+
+def config_of(head: str, net: str = "shuffle") -> Config:
+    return load_config(REPOSITORY / "configs" / HEADS[head].format(net))
+
+
+def shrink(cfg: Config) -> Config:
+    """A nano backbone, and few proposals, queries, layers and points."""
+    model = cfg.model
+    arch = {"embed_dims": 32, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}
+    if "num_heads" in MODELS.get(model.backbone.type).accepted_arguments():
+        arch["num_heads"] = (1, 1, 1, 1)
+    model.backbone.update(arch=arch, window_size=3)
+    match_channels(cfg)
+    if "rcnn" in model.train_cfg:
+        model.train_cfg.rcnn.sampler.num = 16
+        model.test_cfg.rpn.max_per_img = 20
+    if model.type == "DINO":
+        model.num_queries = 20
+        model.encoder.num_layers, model.decoder.num_layers = 1, 2
+    if model.type == "Mask2Former":
+        model.panoptic_head.num_queries = 10
+        model.panoptic_head.pixel_decoder.encoder.num_layers = 1
+        model.panoptic_head.transformer_decoder.num_layers = 1
+        model.train_cfg.num_points = 128
+        model.data_preprocessor.batch_augments[0].size = (128, 128)
+    if model.type == "RTMDet":
+        model.neck.num_csp_blocks = 1
+    return cfg
+
+
+@pytest.mark.parametrize(("head", "net"), CASES)
+def test_a_loss_step_and_a_prediction(head, net):
+    cfg = shrink(config_of(head, net))
+    check_backbone(cfg)
+    panoptic = "panoptic" in head
+    model = MODELS.build(cfg.model)
+    assert isinstance(model.backbone, LocalViT)
+    # RTMDet's pipeline pads all images, and their masks, to one size.
+    sizes = [(3, 96, 128), (3, 96, 128) if cfg.model.type == "RTMDet" else (3, 80, 96)]
+    data = demo_mm_inputs(2, sizes, num_classes=80, with_mask=True, with_semantic=panoptic, use_box_type=True)
+    losses = model.train()(**model.data_preprocessor(data, training=True), mode="loss")
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    total.backward()
+    assert not [name for name, p in model.backbone.named_parameters() if p.grad is None]
+    build_optim_wrapper(model, cfg.optim_wrapper)
+    with torch.no_grad():
+        predictions = model.eval()(**model.data_preprocessor(data, training=False), mode="predict")
+        fused = fused_twin(model)(**model.data_preprocessor(data, training=False), mode="predict")
+    assert len(predictions) == len(fused) == 2
+    if panoptic:
+        assert all(p.pred_panoptic_seg.sem_seg.shape[-2:] == p.ori_shape for p in predictions)
+    else:
+        assert all(p.pred_instances.bboxes.shape[1] == 4 for p in predictions)
+        assert ("masks" in predictions[0].pred_instances) == (head in ("rtmdet_ins", "mask2former"))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_config_is_whole(head):
+    cfg = config_of(head)
+    for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.val_dataloader.dataset.pipeline):
+        for transform in pipeline:
+            TRANSFORMS.build(transform)
+    assert cfg.runner_type == "ReliableRunner"
+    assert cfg.sync_bn == "torch"
+    assert "FusedEvaluationHook" in [hook.type for hook in cfg.custom_hooks]
+    assert cfg.optim_wrapper.optimizer.type == "AdamW"
+    check_num_classes(cfg, "train")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_backbone_is_swapped_by_its_own_entry(head):
+    cfg = config_of(head)
+    outs = cfg.model.backbone.get("out_indices", (0, 1, 2, 3))
+    for family in FAMILIES:
+        for arch in MODELS.get(family).arch_settings:
+            cfg.model.backbone = {"type": family, "arch": arch, "out_indices": outs}
+            match_channels(cfg)
+            part = cfg.model.neck if "neck" in cfg.model else cfg.model.panoptic_head
+            assert part.in_channels == list(MODELS.get(family).out_channels_of(cfg.model.backbone)), family
+
+
+def test_channels_that_somebody_types_are_kept_and_refused():
+    path = REPOSITORY / "configs" / HEADS["mask2former"].format("shuffle")
+    cfg = load_config(path, {"model.panoptic_head.in_channels": [64, 192, 384, 768]})
+    with pytest.raises(ConfigError, match=r"panoptic_head.in_channels is \[64, .*: set it to \[96, 192"):
+        check_backbone(cfg)
+
+
+def test_classes_reach_mask2former():
+    path = REPOSITORY / "configs" / HEADS["mask2former"].format("dwnet")
+    cfg = load_config(path, {"classes": ["cat", "dog"]})
+    head = cfg.model.panoptic_head
+    assert (head.num_things_classes, head.loss_cls.class_weight) == (2, [1.0, 1.0, 0.1])
+    assert cfg.model.panoptic_fusion_head.num_things_classes == 2
+    check_num_classes(cfg, "train")
+    head.num_things_classes = 3
+    with pytest.raises(ConfigError, match=r"panoptic_head.num_things_classes is 3, but .* has 2"):
+        check_num_classes(cfg, "train")
+
+
+def test_classes_are_refused_for_panoptic_sets():
+    path = REPOSITORY / "configs" / HEADS["panoptic_fpn"].format("dwnet")
+    with pytest.raises(ConfigError, match="panoptic"):
+        load_config(path, {"classes": ["cat"]})
+
+
+def test_mask2former_decays_no_norm_of_the_backbone():
+    cfg = shrink(config_of("mask2former"))
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.backbone.named_parameters():
+        free = "norm" in name or "relative_position_bias_table" in name
+        group = groups[id(parameter)]
+        assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-5), 0 if free else 0.05), name
+    for name, parameter in model.panoptic_head.named_parameters():
+        assert groups[id(parameter)]["lr"] == pytest.approx(1e-4), name
