@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 
@@ -103,14 +104,17 @@ def test_multiply_adds_of_official_code(net, measured):
 
 
 @pytest.mark.parametrize(("config", "size", "cost"), DETECTORS)
-def test_detector_at_1280_by_800(config, size, cost):
+def test_detector_at_1280_by_800(config, size, cost, monkeypatch):
     cfg = load_config(REPOSITORY / f"configs/{config}.py").model
+    twins = "pcpvt" in config or "svt" in config
+    if twins:  # published without the products of attention, which are a sixth to a fifth of all
+        monkeypatch.setattr(F, "scaled_dot_product_attention", lambda query, *_, **__: query)
     if cost == NOTHING:
         with torch.device("meta"):
             detector = Complexity(parameters(MODELS.build(cfg)), 0)
     else:
         _, detector = detector_complexity(cfg)
-    if "pcpvt" in config or "svt" in config:
+    if twins:
         width = MODELS.get(cfg.backbone.type).out_channels_of(cfg.backbone)[-1]
         unused = 1000 * (width + 1) + 2 * width  # head and last norm of the classifier, which Twins counts
         # Of all twelve only one is not what its own code has, by 0.2M.
@@ -120,4 +124,4 @@ def test_detector_at_1280_by_800(config, size, cost):
         assert round(detector.parameters, -6) == number(size)
     if cost != NOTHING:
         # Without its attention products, Swin would fall short by 1%: 2% would not tell.
-        assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if "swin" in config else 0.02)
+        assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if twins or "swin" in config else 0.02)
