@@ -114,7 +114,7 @@ def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
     if hasattr(cls, "out_channels_of"):
         try:
             return tuple(cls.out_channels_of(backbone))
-        except (ValueError, TypeError, KeyError):  # a mistake that preflight reports
+        except (ValueError, TypeError, LookupError):  # a mistake that preflight reports
             return None
     if name == "SwinTransformer":
         return tuple(backbone.get("embed_dims", 96) * 2**i for i in indices)

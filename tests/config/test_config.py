@@ -123,6 +123,8 @@ def test_data_root_without_a_name_in_the_config():
         (SHUFFLE.format("base", ""), [128, 256, 512, 1024]),
         (SHUFFLE.format("tiny", ", out_indices=(1, 2, 3)"), [192, 384, 768]),
         ("model = dict(backbone=dict(_delete_=True, type='mmdet.SwinTransformer', embed_dims=128))", None),
+        ("model = dict(backbone=dict(_delete_=True, type='PyramidVisionTransformer'))", [64, 128, 320, 512]),
+        ("model = dict(backbone=dict(_delete_=True, type='TwinsPCPVT'))", [64, 128, 320, 512]),
         ("model = dict(backbone=dict(depth=18))", [64, 128, 256, 512]),
         ("", [256, 512, 1024, 2048]),
     ],
@@ -144,7 +146,7 @@ def test_neck_channels_of_an_option_are_kept(tmp_path):
 
 
 def test_neck_of_an_unknown_backbone_is_left_alone(tmp_path):
-    path = write_config(tmp_path, "model = dict(backbone=dict(_delete_=True, type='PyramidVisionTransformer'))")
+    path = write_config(tmp_path, "model = dict(backbone=dict(_delete_=True, type='HRNet'))")
     assert load_config(path).model.neck.in_channels == [256, 512, 1024, 2048]
 
 

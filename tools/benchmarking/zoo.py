@@ -63,8 +63,8 @@ PUBLISHED_DETECTORS = {
     "cascade_mask_rcnn_dwnet_b_3x_coco": ("132M", "924G", "51.0 / 44.1"),
     "cascade_mask_rcnn_ddwnet_t_3x_coco": ("108M", "730G", "50.5 / 43.7"),
     "cascade_mask_rcnn_ddwnet_b_3x_coco": ("219M", "924G", "51.2 / 44.4"),
-    # Twins counts the classifier's last norm and head, which detectors do not use, into its parameters, and multiplies
-    # and adds at 800×600; those of the S size at 1280×800 are from CSWin's tables.
+    # Twins counts the classifier's last norm and head, which detectors do not use, into its parameters, and gives costs
+    # at 800×600. Those of the S size at 1280×800 are from CSWin's tables; they leave the products of attention out.
     "mask_rcnn_pcpvt_s_coco": ("44.3M", "245G", "42.9 / 40.0"),
     "mask_rcnn_pcpvt_s_3x_coco": ("44.3M", "245G", "46.8 / 42.6"),
     "mask_rcnn_pcpvt_b_coco": ("64.0M", NOTHING, "44.6 / 40.9"),
@@ -164,7 +164,8 @@ FLOP). Counted: convolutions, also depth-wise, transposed and with dynamic or in
 those kernels), matrix products, both products of attention. Not counted: biases, norms, activations, softmax, pooling,
 resizing, RoIAlign. Two-stage detectors: 1000 proposals in each box head, 100 in each mask head. M = 10⁶ parameters,
 buffers left out. Columns headed *published* are the papers' and official repositories' values, with their own
-conventions; "-" where there is none that could be checked.
+conventions (Twins' detectors: an unused classifier counted in, the products of attention left out); "-" where there is
+none that could be checked.
 
 ## Backbones at 224×224
 
