@@ -30,7 +30,7 @@ from reliability.checks import differences, drafts, newest, problems, stamp
 from reliability.faults import Kill, damage, draw_kills
 from reliability.training import INTERVAL, Task, Training, is_alive
 
-FILE_LIMIT = 1_000_000  # bytes of a file on the full disk: logs fit, checkpoints do not
+FILE_LIMIT = 10_000_000  # bytes of a file on the full disk: logs fit, checkpoints do not
 
 
 @dataclass
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_writable_folder(args.work_dir, "--work-dir")
     task = Task.prepare(args.work_dir, iterations=4 * args.kills + 8, fork=args.fork)
     whole = task.folder / "undisturbed"
+    shutil.rmtree(task.folder / "logs", ignore_errors=True)
     shutil.rmtree(whole, ignore_errors=True)
     tell(f"Undisturbed training of {task.iterations} iterations, a checkpoint every {INTERVAL} …")
     start_up, seconds = measure(task.start(whole))

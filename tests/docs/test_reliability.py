@@ -13,7 +13,7 @@ CITED = re.findall(r"`((?:\w+/)?test_\w+\.py)::([\w:]+)`", PAGE)
 
 
 @cache
-def tests_in(file: str) -> set[str]:
+def names_in(file: str) -> set[str]:
     """Names of a file's tests, those of classes as pytest writes them."""
     path = REPOSITORY / "tests" / (file if "/" in file else f"engine/{file}")
     names = set()
@@ -27,7 +27,7 @@ def tests_in(file: str) -> set[str]:
 
 @pytest.mark.parametrize(("file", "name"), CITED, ids=[name for _, name in CITED])
 def test_cited_test_exists(file, name):
-    assert name in tests_in(file)
+    assert name in names_in(file)
     assert name.rpartition("::")[2].startswith("test_")
 
 

@@ -78,7 +78,8 @@ class Kill:
             seen: set[str] = set()
 
             def writing() -> bool:
-                seen.update(drafts(training.work_dir))
+                there = drafts(training.work_dir)
+                seen.update(name for name in there if name.endswith(f".pth.{training.pid}.tmp"))
                 return len(seen) > self.after
 
             reached = training.until(writing, pause=0.0005)

@@ -74,11 +74,13 @@ class Task:
             file_limit: Bytes beyond which no file may grow, which stands for a full disk.
         """
         work_dir.mkdir(parents=True, exist_ok=True)
-        log = self.folder / f"{work_dir.name}.log"
-        before = log.stat().st_size if log.exists() else 0
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        # A file for each start: a long one would be in the way of `file_limit`.
+        log = logs / f"{work_dir.name}_{len(list(logs.glob(f'{work_dir.name}_*'))) + 1:03d}.log"
         if self.fork:
             pid = _fork(lambda: _train(self.arguments(work_dir), file_limit), log)
-            return Training(pid, None, work_dir, log, before)
+            return Training(pid, None, work_dir, log)
         command = [sys.executable, str(ROOT / "tools/train.py"), *self.arguments(work_dir)]
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -87,15 +89,15 @@ class Task:
                 command, stdout=output, stderr=output, env=environment, start_new_session=True,
                 preexec_fn=None if file_limit is None else lambda: _limit_files(file_limit),
             )  # fmt: skip
-        return Training(process.pid, process, work_dir, log, before)
+        return Training(process.pid, process, work_dir, log)
 
 
 class Training:
     """One process of a training, the first of a group of its own."""
 
-    def __init__(self, pid: int, process: subprocess.Popen | None, work_dir: Path, log: Path, log_from: int) -> None:
+    def __init__(self, pid: int, process: subprocess.Popen | None, work_dir: Path, log: Path) -> None:
         self.pid, self.work_dir, self.started = pid, work_dir, time.monotonic()
-        self._process, self._log, self._log_from = process, log, log_from
+        self._process, self._log = process, log
         self._code: int | None = None
         self._earlier = set(work_dir.glob("*/vis_data/scalars.json"))
 
@@ -152,9 +154,7 @@ class Training:
 
     def text(self) -> str:
         """What it has written."""
-        with self._log.open("rb") as file:
-            file.seek(self._log_from)
-            return file.read().decode(errors="replace")
+        return self._log.read_text(errors="replace")
 
     def workers(self) -> list[int]:
         """Its children (Linux; elsewhere none are seen)."""
