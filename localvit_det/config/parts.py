@@ -116,7 +116,7 @@ def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
             return tuple(cls.out_channels_of(backbone))
         except (ValueError, TypeError, LookupError):  # a mistake that preflight reports
             return None
-    if name == "SwinTransformer":
+    if name == "SwinTransformer" and "arch" not in backbone:  # MMPretrain's, of the same name, has one
         return tuple(backbone.get("embed_dims", 96) * 2**i for i in indices)
     if name in ("PyramidVisionTransformer", "PyramidVisionTransformerV2"):
         heads = backbone.get("num_heads", (1, 2, 5, 8))

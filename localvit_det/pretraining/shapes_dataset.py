@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mmpretrain.datasets  # noqa: F401 - registers its own LoadImageFromFile, which ours then replaces
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS, TRANSFORMS
