@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary-only", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
 
-    check_writable_folder(args.out, "--out")
     configs = {path: load_config(path) for path in sorted((ROOT / "configs").glob("mask_rcnn_*_nano_shapes.py"))}
     check_equal_budgets(configs)
     folders = {path: args.work_dir.resolve() / path.stem for path in configs}
@@ -32,11 +31,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.summary_only and unfinished:
         names = ", ".join(path.stem for path in unfinished)
         raise UserError(f"Not trained yet: {names}; run `python tools/compare_families.py` without --summary-only.")
+    if unfinished:
+        check_writable_folder(args.out, "--out")
     for path in unfinished:
         train(path, configs[path], folders[path])
 
     runs = [read_run(cfg, folders[path]) for path, cfg in configs.items()]
     runs.sort(key=lambda run: run.name in BASELINES)
+    check_writable_folder(args.out, "--out")
     draw(runs, args.out / "families.png")
     write_text(args.out / "families.md", page(runs, next(iter(configs.values())), "families.png"))
     print(f"wrote {args.out / 'families.md'} and families.png")

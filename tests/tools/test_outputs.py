@@ -30,7 +30,7 @@ NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
         ("publish_model", ["BAD.pth", "--out-dir", "FILE/x"], "--out-dir"),
         ("convert_checkpoint", ["BAD.pth", "FILE/x.pth"], "The converted file"),
         ("benchmark", ["no_such_row", "--out", "FILE/x"], "--out"),
-        ("compare_families", ["--summary-only", "--out", "FILE/x"], "--out"),
+        ("compare_families", ["--out", "FILE/x"], "--out"),
         ("draw_windows", ["--out", "FILE/x.png"], "--out"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
