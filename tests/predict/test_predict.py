@@ -76,6 +76,7 @@ def run(*arguments: object) -> None:
     predict.main([*map(str, arguments), "--quiet", "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_import_stays_lazy():
     code = (
         "import sys, localvit_det; assert 'localvit_det.predict' not in sys.modules\n"
