@@ -225,6 +225,15 @@ def cascade_v2(backbone: dict, channels: int, classes: int = 80) -> dict[str, to
 
 # Where tensors of the same shape could be swapped without any shape telling it.
 PAIRS = {
+    "MSGTransformer": {
+        "msg_tokens": "stem.messengers",
+        "patch_embed.norm.bias": "stem.norm.bias",
+        "layers.0.blocks.1.norm1.weight": "stages.0.blocks.1.norm1.weight",
+        "layers.0.blocks.1.norm2.weight": "stages.0.blocks.1.norm2.weight",
+        "layers.2.blocks.0.attn.rel_pos_msg": "stages.2.blocks.0.mixer.rel_pos_msg",
+        "layers.1.downsample.reduction.bias": "stages.2.downsample.reduction.bias",
+        "layers.1.downsample.norm.bias": "stages.2.downsample.norm.bias",
+    },
     "ShuffleTransformer": {
         "to_token.conv2.1.running_var": "stem.norm2.running_var",
         "stage1.layers.0.1.norm1.weight": "stages.0.blocks.1.norm1.weight",

@@ -166,7 +166,7 @@ def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict
 
 def _classes(meta: Mapping[str, Any], cfg: Config) -> tuple[str, ...]:
     """Names of the classes: as the checkpoint says, else as the config does, else as its data set's class does."""
-    counts = {node["num_classes"] for _, node in heads_with_classes(cfg)}
+    counts = {node[key] for _, node, key in heads_with_classes(cfg)}
     saved = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
     classes = saved.get("classes") or cfg.get("classes") or _dataset_classes(cfg)
     if classes is None:

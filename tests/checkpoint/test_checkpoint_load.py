@@ -84,7 +84,7 @@ def test_published_sizes_are_recognised(family, arch):
         pytest.skip("not published")
     size = cls.arch_settings[arch]
     with torch.device("meta"):
-        options = {"heads": size["num_heads"][0]} if family == "ShuffleTransformer" else {}
+        options = {"heads": size["num_heads"][0]} if family in ("ShuffleTransformer", "MSGTransformer") else {}
         channels = size["embed_dims"]
         if family in TWINS:
             channels = stage_widths(channels, 4)

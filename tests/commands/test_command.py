@@ -56,7 +56,7 @@ class TestConfigs:
         assert "49.9 / 43.4" in dwnet
 
     def test_some_as_json(self, capsys):
-        configs.main(["shuffle", "nano", "--json"])
+        configs.main(["mask_rcnn_shuffle", "nano", "--json"])
         (one,) = json.loads(capsys.readouterr().out)
         assert one["config"] == NAME
         assert one["parameters"] > 1e6
