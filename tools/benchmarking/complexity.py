@@ -61,8 +61,7 @@ def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> C
         cfg: Its config.
         size: Height and width of the image, in pixels.
     """
-    backbone = _shapes_only(cfg)
-    return Complexity(_parameters(backbone), count_multiply_adds(lambda: backbone(_image(size))))
+    return _of_backbone(_shapes_only(cfg), size)
 
 
 def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
@@ -75,7 +74,20 @@ def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tup
     Returns:
         That of its backbone alone, and of the whole detector.
     """
+    return _of_detector(_shapes_only(cfg), size)
+
+
+def all_complexities(cfg: dict) -> tuple[Complexity, Complexity, Complexity]:
+    """Of a detector's backbone as a classifier's, and what :func:`detector_complexity` returns; built only once."""
     model = _shapes_only(cfg)
+    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model, DETECTOR_SIZE)
+
+
+def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> Complexity:
+    return Complexity(_parameters(backbone), count_multiply_adds(lambda: backbone(_image(size))))
+
+
+def _of_detector(model: nn.Module, size: tuple[int, int]) -> tuple[Complexity, Complexity]:
     maps: list[Tensor] = []
     backbone = count_multiply_adds(lambda: maps.extend(model.backbone(_image(size))))
     rest = count_multiply_adds(lambda: _run_heads(model, tuple(maps)))
