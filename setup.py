@@ -31,7 +31,7 @@ class BuildWithConfigs(build_py):
 setup(
     name="localvit_det",
     version=version,
-    description="Local vision transformers (Shuffle, Glance-and-Gaze, DWNet) as backbones for MMDetection",
+    description="Local vision transformers (Shuffle, Glance-and-Gaze, DWNet, MSG, Twins) as backbones for MMDetection",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -28,11 +28,20 @@ class GlanceGazeAttention(WindowAttention):
         num_heads: Attention heads.
         window_size: Tokens per side of a dilated partition.
         gaze_kernel: Side of the depth-wise kernel, in tokens; odd.
+        position_bias: Whether logits get a learned bias by relative position inside the window.
         attention: Further arguments of :class:`WindowAttention`.
     """
 
-    def __init__(self, channels: int, num_heads: int, window_size: int, gaze_kernel: int, **attention: Any) -> None:
-        super().__init__(channels, num_heads, window_size, split="dilated", position_bias=False, **attention)
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        gaze_kernel: int,
+        position_bias: bool = False,
+        **attention: Any,
+    ) -> None:
+        super().__init__(channels, num_heads, window_size, split="dilated", position_bias=position_bias, **attention)
         # With a bias: the field's convention for depth-wise convolutions; the paper is silent.
         self.gaze = DepthwiseConv2d(channels, gaze_kernel)
 
@@ -56,7 +65,7 @@ class GlanceGazeAttention(WindowAttention):
 
 @MODELS.register_module()
 class GGTransformer(LocalViT):
-    """Swin's skeleton with Glance-and-Gaze attention in every block, and no position encoding.
+    """Swin's skeleton with Glance-and-Gaze attention in every block.
 
     Takes all arguments of :class:`LocalViT`, and those below.
 
@@ -66,6 +75,8 @@ class GGTransformer(LocalViT):
         num_heads: Heads per stage. Default: as ``arch`` says.
         gaze_kernels: Side of the Gaze kernel per stage, in tokens, or one for all. The default is the paper's
             adaptive setting, about the dilation of the Glance branch at 224 pixels; 3 is its fixed one.
+        position_bias: Whether the Glance branch adds Swin's learned bias by relative position to its logits. None is
+            our reading: the paper names no position encoding. An implementation by others, derived from Swin, has it.
         qkv_bias: Whether query, key and value have a bias.
         attn_drop_rate: Dropout on the attention weights.
         common: Arguments of :class:`LocalViT`.
@@ -85,6 +96,7 @@ class GGTransformer(LocalViT):
         arch: str | dict = "tiny",
         num_heads: Sequence[int] | None = None,
         gaze_kernels: Sequence[int] | int = (9, 5, 3, 3),
+        position_bias: bool = False,
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
         **common: Any,
@@ -96,6 +108,7 @@ class GGTransformer(LocalViT):
         if len(kernels) != stages or any(k % 2 == 0 for k in kernels):
             raise ValueError(f"gaze_kernels={gaze_kernels} must be odd, and one or {stages} of them.")
         self.gaze_kernels = kernels
+        self.position_bias = position_bias
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate
 
@@ -106,6 +119,7 @@ class GGTransformer(LocalViT):
             self.num_heads[stage],
             self.window_size,
             self.gaze_kernels[stage],
+            position_bias=self.position_bias,
             qkv_bias=self.qkv_bias,
             attn_drop_rate=self.attn_drop_rate,
             drop_rate=self.drop_rate,

@@ -1,5 +1,6 @@
 """One contract for every backbone of the package, found through MMDetection's registry."""
 
+import copy
 import math
 
 import pytest
@@ -202,3 +203,22 @@ def test_drop_path_schedules():
     gg = MODELS.build({"type": "GGTransformer", "drop_path_rate": 0.22})
     rates = [round(b.drop_path.drop_prob, 4) for stage in gg.stages for b in stage.blocks]
     assert rates == [round(0.02 * i, 4) for i in range(12)]
+
+
+def test_glance_takes_a_position_bias():
+    torch.manual_seed(0)
+    net = build("GGTransformer", position_bias=True).eval()
+    tables = [p for name, p in net.named_parameters() if name.endswith("relative_position_bias_table")]
+    x = torch.randn(1, 3, 80, 72)
+    with torch.no_grad():
+        for table in tables:
+            table.normal_()
+        biased = net(x)
+        fused = copy.deepcopy(net).fuse()(x)
+        for table in tables:
+            table.zero_()
+        plain = net(x)
+    assert len(tables) == sum(net.depths)
+    for a, b, c in zip(biased, fused, plain, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+        assert (a - c).norm() > 1e-3 * a.norm()

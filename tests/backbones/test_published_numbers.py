@@ -67,7 +67,8 @@ COSTS = [
 DETECTORS = [
     pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config or "_l_" in config else ())
     for config, (parameters, cost, _) in PUBLISHED_DETECTORS.items()
-    if "_3x" not in config or "cascade" in config  # else the model of the 1x recipe
+    # Else the model of the 1x recipe, or nothing but its AP is published.
+    if ("_3x" not in config or "cascade" in config) and not parameters == cost == NOTHING
 ]
 
 
@@ -127,8 +128,10 @@ def test_detector_at_1280_by_800(config, size, cost, monkeypatch):
         # Of all twelve only one is not what its own code has, by 0.2M.
         off = 0.25e6 if config == "mask_rcnn_svt_s_coco" else 0.06e6
         assert detector.parameters + unused == pytest.approx(number(size), abs=off)
-    else:
+    elif size != NOTHING:
         assert round(detector.parameters, -6) == number(size)
     if cost != NOTHING:
         # Without its attention products, Swin would fall short by 1%: 2% would not tell.
-        assert detector.multiply_adds == pytest.approx(number(cost), rel=0.005 if twins or "swin" in config else 0.02)
+        assert detector.multiply_adds == pytest.approx(
+            number(cost), rel=0.02 if "dwnet" in config or "msg" in config else 0.005
+        )

@@ -77,8 +77,11 @@ def test_window_attention_is_its_definition(split, size):
 
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("size", [(6, 6), (5, 7)])
-def test_glance_and_gaze_is_its_definition(kernel, size):
-    mixer = GlanceGazeAttention(8, 2, window_size=3, gaze_kernel=kernel, qkv_bias=True).double().eval()
+@pytest.mark.parametrize("position_bias", [False, True])
+def test_glance_and_gaze_is_its_definition(kernel, size, position_bias):
+    mixer = GlanceGazeAttention(8, 2, 3, gaze_kernel=kernel, position_bias=position_bias, qkv_bias=True).double().eval()
+    if position_bias:
+        torch.nn.init.normal_(mixer.relative_position_bias_table)
     torch.nn.init.normal_(mixer.qkv.bias)
     x = torch.randn(2, 8, *size, dtype=torch.float64)
     torch.testing.assert_close(mixer(x), attention_by_loops(mixer, x), rtol=1e-6, atol=1e-6)
