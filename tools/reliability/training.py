@@ -197,8 +197,12 @@ def _fork(run: Callable[[], None], log: Path) -> int:
 
 
 def _train(arguments: list[str], file_limit: int | None) -> None:
-    import train  # tools/train.py, beside this folder
+    from mmdet.visualization import DetLocalVisualizer
 
+    from localvit.commands.train import main
+
+    # One of an earlier training in this process would take the curves of this one.
+    DetLocalVisualizer._instance_dict.clear()
     if file_limit is not None:
         _limit_files(file_limit)
-    train.main(arguments)
+    main(arguments)
