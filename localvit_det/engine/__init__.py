@@ -1,5 +1,6 @@
 """Hooks, loops and a runner that MMEngine and MMDetection do not have."""
 
+from .backbone_file import BackboneFileHook, write_backbone
 from .bf16 import CpuBf16OptimWrapper
 from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
@@ -11,6 +12,7 @@ from .runner import ReliableRunner
 from .training_report import TrainingReportHook
 
 __all__ = [
+    "BackboneFileHook",
     "BrokenImagesHook",
     "CpuBf16OptimWrapper",
     "CurvesHook",
@@ -20,4 +22,5 @@ __all__ = [
     "ReliableRunner",
     "SafeCheckpointHook",
     "TrainingReportHook",
+    "write_backbone",
 ]
