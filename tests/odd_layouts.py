@@ -87,7 +87,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path, Path], None], str, tuple[str, ...]]] = 
     "roboflow": (roboflow, "Roboflow's layout", ()),
     "cvat": (cvat, "CVAT's layout", ("val_split=0.25",)),
     "label_studio": (label_studio, "Label Studio's layout", ("val_split=0.25",)),
-    "named_files": (named_files, "COCO-format files of its own layout", ()),
-    "subfolders": (subfolders, "COCO-format files of its own layout", ()),
-    "boxes": (boxes, "COCO-format files of its own layout", ("val_split=0.25", "with_mask=False")),
+    "named_files": (named_files, "files in COCO's format", ()),
+    "subfolders": (subfolders, "files in COCO's format", ()),
+    "boxes": (boxes, "files in COCO's format", ("val_split=0.25", "with_mask=False")),
 }

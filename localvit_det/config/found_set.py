@@ -67,7 +67,7 @@ def _tell_in_place(root: Path, datasets: dict[str, dict], share: float | None) -
         said[split] = dataset["ann_file"]
     counts = [f"{split}: {name}, {_size(root / name)}" for split, name in said.items()]
     unused = f"; val_split={share:g} is not used, since there is a validation set" if share is not None else ""
-    print_log(f"data_root {root} is in COCO's layout; {'; '.join(counts)}{unused}.", "current")
+    print_log(f"data_root {root}: COCO's layout; {'; '.join(counts)}{unused}.", "current")
 
 
 def _size(file: Path) -> str:
@@ -178,7 +178,7 @@ def _follow(cfg: Config, root: Path, datasets: dict[str, dict], share: float | N
     if share is not None and all(only is None for _, only in parts.values()):
         said["split"] = f"val_split={share:g} is not used, since there is a validation set"
     cfg.recognized = recognized
-    print_log(f"data_root {root} is in {recognized['layout']}; {'; '.join(said.values())}.", "current")
+    print_log(f"data_root {root}: {recognized['layout']}; {'; '.join(said.values())}.", "current")
 
 
 def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, tuple[str, set[str] | None]]:

@@ -110,7 +110,7 @@ def layout_name(files: dict[str, str]) -> str:
         return "CVAT's layout"
     if [path.name for path in paths] == ["result.json"]:
         return "Label Studio's layout"
-    return "COCO-format files of its own layout"
+    return "files in COCO's format"
 
 
 def find_images(found: Folders, ann_file: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:

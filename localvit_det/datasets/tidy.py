@@ -120,7 +120,7 @@ def _keep(content: dict, names: set[str]) -> list[str]:
     content["images"] = [image for image in content["images"] if image.get("file_name") in names]
     ids = {image.get("id") for image in content["images"]}
     content["annotations"] = [one for one in content["annotations"] if one.get("image_id") in ids]
-    return ["a part of its images"]
+    return ["a part of the file"]
 
 
 def _rename(content: dict, renames: Mapping[str, str]) -> list[str]:

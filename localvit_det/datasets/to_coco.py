@@ -37,7 +37,7 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
     draft = target.absolute().parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
         (draft / "annotations").mkdir(parents=True)
-        lines = [f"{found.kind}, {len(found.images)} splits: {target.absolute()}"]
+        lines = [f"{found.kind}, {len(found.images)} splits: {target}"]
         names = list(found.names)
         contents = {split: _split(found, split, draft, names) for split in found.images}
         for split, (content, without) in contents.items():

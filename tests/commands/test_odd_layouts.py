@@ -39,7 +39,7 @@ def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capf
 
     train.main([NAME, "--work-dir", str(run), *options, *needed, *QUICK])
     said = "".join(capfd.readouterr())
-    lines = [line for line in said.splitlines() if "data_root" in line and " is in " in line]
+    lines = [line for line in said.splitlines() if f"data_root {root}: " in line]
     assert len(lines) == 1
     for word in (layout, "train:", "val:", "images", "annotations", "3 classes"):
         assert word in lines[0]

@@ -92,7 +92,7 @@ def test_layouts(shapes, mine, told, name, config):
     check_config(cfg)
     check_config(cfg, train=False)
     [line] = told
-    assert line.startswith(f"data_root {mine} is in {layout}; train: ")
+    assert line.startswith(f"data_root {mine}: {layout}; train: ")
     counts = {split: len(content["images"]) for split, (content, _) in parts(cfg).items()}
     assert counts == ({"train": 6, "val": 2, "test": 2} if needed else {"train": 8, "val": 3, "test": 3})
     assert f"{counts['train']} images" in line
@@ -251,7 +251,7 @@ class TestShapes:
         assert cfg.train_dataloader.dataset.pipeline[2] == dict(type="Resize", scale=(160, 160), keep_ratio=True)
         check_config(cfg)
         assert told == [
-            f"data_root {root} is in COCO's layout; train: annotations/instances_train2017.json, 4 images, "
+            f"data_root {root}: COCO's layout; train: annotations/instances_train2017.json, 4 images, "
             "8 annotations, 3 classes; val: annotations/instances_val2017.json, 4 images, 8 annotations, 3 classes."
         ]
 

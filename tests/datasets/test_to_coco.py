@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from coco_folder import gray, write_config
+from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
 
 from localvit.commands import convert
 from localvit_det.config import load_config
@@ -15,29 +16,6 @@ from localvit_det.errors import DataError, OutputError, RequirementError
 from localvit_det.preflight import check_config
 
 pytest.importorskip("supervision")
-
-NAMES = ("a cat", "dog", "traffic light")
-W, H = 200, 120
-YOLO = {
-    # class, centre, size; a polygon; a box with a confidence
-    "one": "0 0.5 0.5 0.25 0.1\n2 0.1 0.2 0.3 0.2 0.25 0.45 0.1 0.4\n",
-    "two": "1 0.333333 0.71234 0.123456 0.2 0.9\n",
-    "empty": "",
-}
-
-
-def write_yolo(root: Path, body: str, folders: Sequence[str] = ("images/train", "images/val")) -> Path:
-    for folder in folders:
-        labels = root / folder.replace("images", "labels")
-        (root / folder).mkdir(parents=True)
-        labels.mkdir(parents=True)
-        for name, lines in YOLO.items():
-            (root / folder / f"{name}.jpg").write_bytes(gray(W, H))
-            (labels / f"{name}.txt").write_text(lines)
-        (root / folder / "unlabelled.png").write_bytes(gray(W, H))
-    if body:
-        (root / "data.yaml").write_text(body)
-    return root
 
 
 def objects(file: Path) -> dict[str, list[tuple]]:
@@ -88,13 +66,13 @@ def same(found: dict[str, list[tuple]], expected: dict[str, list[tuple]]) -> Non
 @pytest.mark.parametrize(
     ("body", "folders"),
     [
-        ("names: {0: a cat, 1: dog, 2: traffic light}\ntrain: images/train\nval: images/val\n", ["images/train", "images/val"]),
+        (f"names: {dict(enumerate(NAMES))}\ntrain: images/train\nval: images/val\n", OWN),
         # Roboflow's, whose paths lead one folder too high, and Ultralytics' own with a path of another machine
-        ("names: [a cat, dog, traffic light]\ntrain: ../train/images\nval: ../valid/images\n", ["train/images", "valid/images"]),
-        ("path: /nowhere\nnames: [a cat, dog, traffic light]\ntrain: [images/train]\nval: images/val\n", ["images/train", "images/val"]),
-        ("", ["images/train", "images/val"]),
+        (f"names: {[*NAMES]}\ntrain: ../train/images\nval: ../valid/images\n", ("train/images", "valid/images")),
+        (f"path: /nowhere\nnames: {[*NAMES]}\ntrain: [images/train]\nval: images/val\n", OWN),
+        ("", OWN),
     ],
-)  # fmt: skip
+)
 def test_yolo(tmp_path, capsys, body, folders):
     root, target = write_yolo(tmp_path / "yolo", body, folders), tmp_path / "coco"
     if not body:
@@ -102,7 +80,7 @@ def test_yolo(tmp_path, capsys, body, folders):
     assert foreign_set(root) == "YOLO"
     convert.main([str(root), str(target)])
     out = capsys.readouterr().out
-    assert f"train: 4 images, 3 objects, 1 without a file of labels" in out
+    assert "train: 4 images, 3 objects, 1 without a file of labels" in out
     assert f"data_root={target} classes=auto" in out
     for split in ("train", "val"):
         same(objects(target / f"annotations/instances_{split}.json"), yolo_by_hand())
@@ -203,7 +181,7 @@ class TestMistakes:
     def test_bad_xml(self, tmp_path):
         (tmp_path / "a.jpg").write_bytes(gray(W, H))
         (tmp_path / "a.xml").write_text("<annotation><object></annotation>")
-        with pytest.raises(DataError, match="a.xml cannot be read"):
+        with pytest.raises(DataError, match=r"a\.xml cannot be read"):
             convert_set(tmp_path, tmp_path / "coco")
 
     def test_target_that_is_there(self, tmp_path):
