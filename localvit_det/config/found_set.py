@@ -1,7 +1,7 @@
 """Lets data sets and evaluators of a config follow the files that `data_root` has, however they are laid out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -43,10 +43,13 @@ def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
     datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
-    missing = any(_is_open(cfg, split, dataset, typed) for split, dataset in datasets.items())
+    of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
+    _test_as_chosen(datasets, of_no_choice)
+    missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
     if missing and not _will_draw(cfg, datasets, root):
         try:
-            _follow(cfg, Path(root), datasets, share, typed)
+            chosen = [one["ann_file"] for split, one in datasets.items() if split not in of_no_choice]
+            _follow(cfg, Path(root), of_no_choice, share, typed, without=chosen)
         except DataError:
             # Someone who only finds objects, say, needs no data: preflight tells it those who do.
             if "data_root" in typed:
@@ -76,11 +79,12 @@ def _size(file: Path) -> str:
     return f"{size / 1e6:.0f} MB" if size > _LARGE else _counted(read_annotations(file))
 
 
-def explain(root: str | None) -> str:
+def explain(root: str | None, ann_file: str | None = None) -> str:
     """How to name the files of a set that are not where a config has them, to stand in a sentence.
 
     Args:
         root: Of the set; None where it is not one in COCO's format.
+        ann_file: What the config names.
 
     Raises:
         DataError: What is there is no such set, or a part of it is missing; the message says what to do.
@@ -88,12 +92,14 @@ def explain(root: str | None) -> str:
     if not root or "://" in root or not os.path.isdir(root):
         return "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
     found, files = _look(Path(root))
-    _parts(Path(root), files, None)
+    if ann_file in _DEFAULT_FILES:  # nobody has chosen it
+        _parts(Path(root), files, None)
     return layouts.options_for(found)
 
 
-def _look(root: Path) -> tuple[layouts.Folders, dict[str, str]]:
+def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, dict[str, str]]:
     found = layouts.look_into(root)
+    found.jsons = [name for name in found.jsons if name not in without]
     if not found.jsons and (foreign := foreign_set(root)):
         raise DataError(
             f"{root.absolute()} is a set in {foreign}'s format: write it in COCO's with `localvit convert {root} "
@@ -120,12 +126,21 @@ def _dataset(cfg: Config, split: str, root: str) -> dict | None:
     return leaves[0] if os.path.normpath(own) == os.path.normpath(root) else None
 
 
-def _is_open(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> bool:
-    """Whether the file of a data set is not there, and nobody insists on it."""
-    name, file = dataset.get("ann_file"), dataset_paths(dataset)[0]
-    if _is_typed(split, "ann_file", typed) or not name or not file or os.path.isfile(file):
-        return False
-    return name in _DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split)
+def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> bool:
+    """Whether somebody has named the annotation file of a data set, in an option or in a config."""
+    name = dataset.get("ann_file")
+    if _is_typed(split, "ann_file", typed) or not name:
+        return True
+    return not (name in _DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split))
+
+
+def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) -> None:
+    """Lets tests take the validation's files where only those are named."""
+    if TEST in of_no_choice and VAL in datasets and VAL not in of_no_choice:
+        for key in ("ann_file", "data_prefix"):
+            if key in datasets[VAL]:
+                of_no_choice[TEST][key] = datasets[VAL][key]
+        del of_no_choice[TEST]
 
 
 def _is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
@@ -149,11 +164,18 @@ def _leave_shapes(datasets: dict[str, dict]) -> bool:
     return True
 
 
-def _follow(cfg: Config, root: Path, datasets: dict[str, dict], share: float | None, typed: Sequence[str]) -> None:
-    found, files = _look(root)
+def _follow(
+    cfg: Config,
+    root: Path,
+    datasets: dict[str, dict],
+    share: float | None,
+    typed: Sequence[str],
+    without: Collection[str],
+) -> None:
+    found, files = _look(root, without)
     names = {split: file_names(root / file) for split, file in files.items()}
     images = {split: layouts.find_images(found, file, names[split]) for split, file in files.items()}
-    parts = _parts(root, files, share)
+    parts = _parts(root, files, share if VAL in datasets else 0.0)
     chosen = cfg.get("classes")
     order: tuple[str, ...] = () if chosen in (None, "auto") else ((chosen,) if isinstance(chosen, str) else chosen)
     recognized: dict[str, str] = {"layout": layouts.layout_name(files)}
@@ -175,7 +197,7 @@ def _follow(cfg: Config, root: Path, datasets: dict[str, dict], share: float | N
         if split == TRAIN and not order:
             order = summary.categories  # the other files may have them in another one
         recognized[split] = _set_files(datasets.get(split), root, copy, folder, split, typed)
-    if share is not None and all(only is None for _, only in parts.values()):
+    if share and all(only is None for _, only in parts.values()):
         said["split"] = f"val_split={share:g} is not used, since there is a validation set"
     cfg.recognized = recognized
     print_log(f"data_root {root}: {recognized['layout']}; {'; '.join(said.values())}.", "current")
@@ -183,6 +205,9 @@ def _follow(cfg: Config, root: Path, datasets: dict[str, dict], share: float | N
 
 def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, tuple[str, set[str] | None]]:
     """For each split the file it is taken from, and the names of its images where it gets only some of them.
+
+    Args:
+        share: Of the images that is kept for validation where there is one file; 0 for none.
 
     Raises:
         DataError: There is a single file, and it is not said how to split it.
@@ -199,6 +224,8 @@ def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, 
             "on: set val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name another "
             "file by val_dataloader.dataset.ann_file=FILE.json (below data_root; val_split=1 tests on all images)."
         )
+    if not share:
+        return {TRAIN: (source, None)}
     held = held_out(names, share)
     return {TRAIN: (source, set(names) - held), VAL: (source, held), TEST: (source, held)}
 

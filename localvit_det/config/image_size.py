@@ -55,6 +55,7 @@ def use_image_size(cfg: Config, typed: Sequence[str], as_in_tests: bool = False)
         )
     scales, pads = _scales(cfg), [node for _, node in walk(cfg.get("model")) if _kind(node) == "BatchFixedSizePad"]
     several, padded = False, _fixed_size(pads[0]) if pads else None
+    _scale_augmented_test(cfg, size)
     for is_training, pipeline in pipelines:
         if not is_training:
             _scale_test(pipeline, size)
@@ -149,6 +150,16 @@ def _scale_test(pipeline: list, size: Size) -> None:
             node["size"] = size
     if not found:
         _insert_resize(pipeline, size)
+
+
+def _scale_augmented_test(cfg: Config, size: Size) -> None:
+    """Scales what `tta_pipeline` has beside the size of plain tests; call it before those are scaled."""
+    reference = _test_size(cfg)
+    for _, node in walk(cfg.get("tta_pipeline")):
+        if reference and _scales_of(node):
+            node["scale"] = _scaled(_scales_of(node)[0], reference, size)
+        elif reference and _kind(node) == "Pad" and node.get("size"):
+            _scale_fixed(node, reference, size)
 
 
 def _scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:

@@ -85,24 +85,25 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
         raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
     prepare_dataset(dataset, consent)
     ann_file, image_dir = dataset_paths(dataset)
-    root = dataset.get("data_root") if is_plain_coco(dataset) else None
-    _check_exists(path, "annotation file", ann_file, root)
-    _check_exists(path, "image folder", image_dir, root)
+    hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_plain_coco(dataset) else {}
+    _check_exists(path, "annotation file", ann_file, **hint)
+    _check_exists(path, "image folder", image_dir, **hint)
     if ann_file is None and image_dir is None:  # MMPretrain's ImageNet has folders of its own below its root
         _check_exists(path, "data folder", dataset_paths({"data_prefix": {"img": dataset.get("data_root")}})[1])
     return read_annotations(ann_file) if ann_file is not None and is_plain_coco(dataset) else None
 
 
-def _check_exists(path: str, what: str, place: str | None, root: str | None = None) -> None:
+def _check_exists(path: str, what: str, place: str | None, root: str | None = None, name: str | None = None) -> None:
     """Checks that a file or folder is there.
 
     Args:
         root: The data set's, if it is one in COCO's format.
+        name: Its annotation file.
     """
     if place is None or (os.path.isdir if what.endswith("folder") else os.path.isfile)(place):
         return
     place = Path(place).absolute()
-    raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {explain(root)}.")
+    raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {explain(root, name)}.")
 
 
 def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixels: int) -> None:

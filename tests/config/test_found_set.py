@@ -172,10 +172,21 @@ class TestByHand:
         assert cfg.train_dataloader.dataset.ann_file == "a/train.json"
         assert cfg.val_dataloader.dataset.ann_file == "own.json"
         assert cfg.val_evaluator.ann_file == str(root / "own.json")  # follows
-        assert cfg.test_dataloader.dataset.ann_file == "b/val.json"
+        assert cfg.test_dataloader.dataset.ann_file == "own.json"
+        assert cfg.test_evaluator.ann_file == str(root / "own.json")
         check_config(cfg)
+        check_config(cfg, train=False)
         cfg = load_config(write_config(tmp_path), {**options, "val_evaluator.ann_file": str(root / "b/val.json")})
         assert cfg.val_evaluator.ann_file == str(root / "b/val.json")
+
+    def test_validation_alone(self, tmp_path, mine):
+        """A single other file is that of training then, and nothing is split."""
+        root = one_file(one_file(mine, "a/all.json", images="a"), "b/mine.json", images="b")
+        body = "val_dataloader = dict(dataset=dict(ann_file='b/mine.json', data_prefix=dict(img='b/')))"
+        cfg = load_config(write_config(tmp_path, body), {"data_root": str(root)})
+        files = [cfg[f"{split}_dataloader"].dataset.ann_file for split in ("train", "val", "test")]
+        assert files == ["a/all.json", "b/mine.json", "b/mine.json"]
+        assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == str(root / "b/mine.json")
 
     def test_a_file_that_a_config_names_is_not_replaced(self, tmp_path, mine):
         root = one_file(one_file(mine, "train.json"), "val.json")
