@@ -46,6 +46,7 @@ def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
     of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
     _test_as_chosen(datasets, of_no_choice)
     missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
+    missing |= bool(of_no_choice) and "data_root" in typed and "recognized" in cfg  # those were of another root
     if missing and not _will_draw(cfg, datasets, root):
         try:
             chosen = [one["ann_file"] for split, one in datasets.items() if split not in of_no_choice]
@@ -70,7 +71,8 @@ def _tell_in_place(root: Path, datasets: dict[str, dict], share: float | None) -
         said[split] = dataset["ann_file"]
     counts = [f"{split}: {name}, {_size(root / name)}" for split, name in said.items()]
     unused = f"; val_split={share:g} is not used, since there is a validation set" if share is not None else ""
-    print_log(f"data_root {root}: COCO's layout; {'; '.join(counts)}{unused}.", "current")
+    layout = "COCO's layout" if set(said.values()) <= set(_DEFAULT_FILES) else "the files that are named"
+    print_log(f"data_root {root}: {layout}; {'; '.join(counts)}{unused}.", "current")
 
 
 def _size(file: Path) -> str:
@@ -189,7 +191,7 @@ def _follow(
             copy, summary = same[2:]
         else:
             file = files[part[0]]
-            copy, changes = tidied(root / file, renames, part[1], order, add=chosen == "auto")
+            copy, changes = tidied(root / file, renames, part[1], order)
             summary = read_annotations(copy)
             changed = f" ({', '.join(changes)})" if changes else ""
             said[split] = f"{split}: {file}, {_counted(summary)}{changed}"
@@ -197,6 +199,8 @@ def _follow(
         if split == TRAIN and not order:
             order = summary.categories  # the other files may have them in another one
         recognized[split] = _set_files(datasets.get(split), root, copy, folder, split, typed)
+    if shared := _in_both(parts, images, names):
+        said["shared"] = f"{shared} images are in train and in val, which makes the results too good"
     if share and all(only is None for _, only in parts.values()):
         said["split"] = f"val_split={share:g} is not used, since there is a validation set"
     cfg.recognized = recognized
@@ -228,6 +232,22 @@ def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, 
         return {TRAIN: (source, None)}
     held = held_out(names, share)
     return {TRAIN: (source, set(names) - held), VAL: (source, held), TEST: (source, held)}
+
+
+def _in_both(
+    parts: dict[str, tuple[str, set[str] | None]],
+    images: dict[str, tuple[str, dict[str, str]]],
+    names: dict[str, list[str]],
+) -> int:
+    """The number of images that are trained on and validated on."""
+    if not {TRAIN, VAL} <= parts.keys():
+        return 0
+    places = []
+    for source, only in (parts[TRAIN], parts[VAL]):
+        folder, renames = images[source]
+        own = names[source] if only is None else only
+        places.append({os.path.normpath(os.path.join(folder, renames.get(name, name))) for name in own})
+    return len(places[0] & places[1])
 
 
 def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, split: str, typed: Sequence[str]) -> str:

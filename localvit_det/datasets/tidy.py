@@ -54,7 +54,6 @@ def tidied(
     renames: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
     order: Sequence[str] = (),
-    add: bool = False,
 ) -> tuple[Path, list[str]]:
     """Writes a copy of an annotation file, if anything has to change.
 
@@ -64,8 +63,8 @@ def tidied(
     Args:
         renames: New file names by old ones.
         only: Names of the images to keep; all by default.
-        order: Names that come first among the categories, in this order: it decides on the labels.
-        add: Also add those of them that the file does not have.
+        order: Names that come first among the categories, in this order: it decides on the labels. Where the file has
+            some of them and no others, the rest is added.
 
     Returns:
         The copy, or `path` where it is good as it is; and what was changed, in words.
@@ -77,7 +76,7 @@ def tidied(
     path = path.absolute()
     stat = path.stat()
     kept = sorted(only) if only is not None else None
-    asked = [_VERSION, str(path), stat.st_mtime_ns, stat.st_size, dict(renames or {}), kept, list(order), add]
+    asked = [_VERSION, str(path), stat.st_mtime_ns, stat.st_size, dict(renames or {}), kept, list(order)]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     content = _content(path)
     changes = []
@@ -86,7 +85,7 @@ def tidied(
     if renames:
         changes += _rename(content, renames)
     changes += _without_empty_parent(content)
-    changes += _in_order(content, order, add)
+    changes += _in_order(content, order)
     changes += _complete(content)
     if not changes:
         return path, []
@@ -143,10 +142,10 @@ def _without_empty_parent(content: dict) -> list[str]:
     return [f"without the empty first category '{first.get('name')}'"]
 
 
-def _in_order(content: dict, order: Sequence[str], add: bool) -> list[str]:
+def _in_order(content: dict, order: Sequence[str]) -> list[str]:
     categories = content["categories"]
     names = [category.get("name") for category in categories]
-    missing = [name for name in order if name not in names] if add else []
+    missing = [name for name in order if name not in names] if set(names) <= set(order) else []
     free = 1 + max((one["id"] for one in categories if isinstance(one.get("id"), int)), default=0)
     categories = categories + [{"id": free + index, "name": name} for index, name in enumerate(missing)]
     rank = {name: index for index, name in enumerate(order)}

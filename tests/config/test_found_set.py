@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from coco_folder import NAMES, annotations, gray, write_coco, write_config
+from coco_folder import NAMES, annotations, edited, gray, write_coco, write_config
 from mmengine.config import Config
 from odd_layouts import CLASSES, LAYOUTS
 
@@ -110,6 +110,45 @@ def test_layouts(shapes, mine, told, name, config):
     assert again.classes == cfg.classes
     check_whole(again)
     assert parts(again) == parts(cfg)
+
+
+def test_a_checkpoint_on_other_data(shapes, tmp_path):
+    """Nothing of the data that it was trained on is left; its classes stay, in their order."""
+    for name in ("roboflow", "named_files"):
+        (tmp_path / name).mkdir()
+        LAYOUTS[name][0](shapes, tmp_path / name)
+    cfg = load_config(NANO, {"data_root": str(tmp_path / "roboflow"), "classes": "auto"})
+    (tmp_path / "kept.py").write_text(cfg.pretty_text)
+    again = load_config(tmp_path / "kept.py", {"data_root": str(tmp_path / "named_files")})
+    assert again.classes == CLASSES
+    check_whole(again)
+    assert "roboflow" not in again.pretty_text.lower().replace("roboflow's layout", "")
+    assert again.recognized.layout == "files in COCO's format"
+
+    one_file(tmp_path / "others", "train.json")
+    one_file(tmp_path / "others", "val.json")
+    others = load_config(tmp_path / "kept.py", {"data_root": str(tmp_path / "others")})
+    with pytest.raises(DataError, match="3 of the 3 classes"):
+        check_config(others, train=False)
+
+
+def test_a_class_that_validation_lacks(tmp_path, mine):
+    def without_zebra(content: dict) -> None:
+        content["categories"] = [one for one in content["categories"] if one["name"] != "zebra"]
+        content["annotations"] = [one for one in content["annotations"] if one["category_id"] != 30]
+
+    one_file(mine, "train/a.json", images="train")
+    one_file(mine, "val/a.json", edited(without_zebra), images="val")
+    cfg = load_config(write_config(tmp_path), {"data_root": str(mine), "classes": "auto"})
+    assert cfg.classes == NAMES
+    check_whole(cfg)
+    check_config(cfg)
+
+
+def test_images_of_both_are_told(tmp_path, mine, told):
+    one_file(one_file(mine, "train.json"), "val.json")
+    load_config(write_config(tmp_path), {"data_root": str(mine)})
+    assert "10 images are in train and in val, which makes the results too good" in told[0]
 
 
 class TestSplit:
