@@ -1,7 +1,7 @@
 """Lets data sets and evaluators of a config follow the files that `data_root` has, however they are laid out."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -38,7 +38,7 @@ def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
         DataError: Nothing there is recognized, and an option asks for this `data_root`.
         ConfigError: `val_split` is no share.
     """
-    share = _val_split(cfg)
+    share, old = _val_split(cfg), dict(cfg.get("recognized") or {})
     root = cfg.get("data_root")
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
@@ -46,7 +46,7 @@ def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
     of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
     _test_as_chosen(datasets, of_no_choice)
     missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
-    missing |= bool(of_no_choice) and "data_root" in typed and "recognized" in cfg  # those were of another root
+    missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
     if missing and not _will_draw(cfg, datasets, root):
         try:
             chosen = [one["ann_file"] for split, one in datasets.items() if split not in of_no_choice]
@@ -57,7 +57,7 @@ def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
                 raise
     elif datasets and "data_root" in typed and not missing:
         _tell_in_place(Path(root), datasets, share)
-    _evaluators_follow(cfg, datasets, typed)
+    _evaluators_follow(cfg, datasets, typed, old)
     return _leave_shapes(datasets)
 
 
@@ -267,21 +267,21 @@ def _counted(found: Annotations) -> str:
     return f"{len(found.images)} images, {found.boxes} annotations, {len(found.categories)} classes"
 
 
-def _evaluators_follow(cfg: Config, datasets: dict[str, dict], typed: Sequence[str]) -> None:
-    """Lets evaluators read the annotation file of their data set."""
+def _evaluators_follow(cfg: Config, datasets: dict[str, dict], typed: Sequence[str], old: Mapping[str, str]) -> None:
+    """Lets evaluators read the annotation file of their data set.
+
+    Args:
+        old: What was recognized when the config was made.
+    """
     for split, dataset in datasets.items():
         file = dataset_paths(dataset)[0]
         for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
             own = node.get("ann_file")
-            if split == TRAIN or not isinstance(own, str) or f"{path}.ann_file" in typed or os.path.isfile(own):
+            if not isinstance(own, str) or not file or f"{path}.ann_file" in typed:
                 continue
-            if file and own != file and (is_copy(own) or _of_no_choice(cfg, own, split)):
+            known = (*_DEFAULT_FILES, *filter(None, [old.get(split)]))
+            if is_copy(own) or (own.endswith(known) and not os.path.isfile(own)):
                 node["ann_file"] = file
-
-
-def _of_no_choice(cfg: Config, file: str, split: str) -> bool:
-    recognized = (cfg.get("recognized") or {}).get(split)
-    return file.endswith(_DEFAULT_FILES) or (recognized is not None and file.endswith(recognized))
 
 
 __all__ = ["SPLITS", "explain", "use_found_set"]
