@@ -1,5 +1,6 @@
 """Sets of six layouts train, evaluate and predict with their root and `classes=auto` alone."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 from odd_layouts import CLASSES, LAYOUTS
 
 from localvit.commands import predict, test, train
+from localvit_det.cli import config_from, make_parser
+from localvit_det.config.parts import dataset_paths, find_datasets
 from localvit_det.datasets.shapes import make_shapes
+from localvit_det.errors import CheckpointError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
 QUICK = [
@@ -59,3 +63,31 @@ def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capf
     assert len(content["images"]) == 2
     assert content["annotations"]
     assert files(root) == before
+
+
+class TestClassesOfCheckpoint:
+    @pytest.fixture
+    def arguments(self, shapes, tmp_path, monkeypatch) -> argparse.Namespace:
+        monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+        root = tmp_path / "mine"
+        root.mkdir()
+        LAYOUTS["named_files"][0](shapes, root)
+        return make_parser("").parse_args([NAME, "--cfg-options", f"data_root={root}", "classes=auto"])
+
+    def test_order(self, arguments, monkeypatch):
+        cfg = config_from(arguments)
+        cfg.load_from = "x.pth"
+        trained = (CLASSES[1], CLASSES[2], CLASSES[0])
+        monkeypatch.setattr(test, "saved_classes", lambda _: trained)
+        followed = test.with_classes_of_checkpoint(arguments, cfg)
+        assert (followed.classes, followed.load_from) == (trained, "x.pth")
+        [(_, dataset)] = find_datasets(followed, "test")
+        content = json.loads(Path(dataset_paths(dataset)[0]).read_text())
+        assert tuple(category["name"] for category in content["categories"]) == trained
+        monkeypatch.setattr(test, "saved_classes", lambda _: CLASSES)
+        assert test.with_classes_of_checkpoint(arguments, cfg) is cfg
+
+    def test_names(self, arguments, monkeypatch):
+        monkeypatch.setattr(test, "saved_classes", lambda _: ("a", "b", "c"))
+        with pytest.raises(CheckpointError, match=r"was trained on the classes a, b, c, and the data have red circle"):
+            test.with_classes_of_checkpoint(arguments, config_from(arguments))
