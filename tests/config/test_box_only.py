@@ -21,7 +21,7 @@ def losses(cfg: Config, classes: int) -> dict[str, torch.Tensor]:
     ("name", "kind"),
     [
         ("mask_rcnn_shuffle_nano_shapes", "FasterRCNN"),
-        ("cascade_mask_rcnn_shuffle_t_3x_coco", "CascadeRCNN"),
+        pytest.param("cascade_mask_rcnn_shuffle_t_3x_coco", "CascadeRCNN", marks=pytest.mark.slow),
         ("rtmdet_ins_shuffle_t_coco", "RTMDet"),
     ],
 )

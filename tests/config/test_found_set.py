@@ -77,8 +77,10 @@ def check_whole(cfg: Config) -> None:
     assert parts(cfg)["train"][1] != parts(cfg)["val"][1] or not train & val
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("config", [NANO, "cascade_mask_rcnn_dwnet_t_3x_coco"])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [*((name, NANO) for name in LAYOUTS), *((name, "cascade_mask_rcnn_dwnet_t_3x_coco") for name in ("cvat", "boxes"))],
+)
 def test_layouts(shapes, mine, told, name, config):
     make, layout, needed = LAYOUTS[name]
     make(shapes, mine)
