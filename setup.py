@@ -54,11 +54,11 @@ setup(
         # No mmcv above: `mmcv` and `mmcv-lite` write the same folder, so naming one would overwrite the other,
         # possibly a user's compiled build. Without any, importing the package says which command mends it.
         "lite": ["mmcv-lite>=2.1,<2.2"],
-        "test": ["pytest>=8"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6"],
         # Of these, mmsegmentation imports the last two without requiring them.
         "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
         "pretrain": ["mmpretrain>=1.2,<1.3"],
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
-        "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )
