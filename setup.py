@@ -58,6 +58,7 @@ setup(
         # Of these, mmsegmentation imports the last two without requiring them.
         "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
         "pretrain": ["mmpretrain>=1.2,<1.3"],
+        "convert": ["supervision>=0.31.2,<0.32"],  # reads YOLO's and Pascal VOC's labels
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },

@@ -17,7 +17,7 @@ COMMANDS = {
     "predict": "find objects in images, videos, a webcam",
     "check": "name every mistake in a data set",
     "publish": "write weights, config and classes of a training into one file",
-    "convert": "write an official checkpoint in this package's layout",
+    "convert": "an official checkpoint, or a YOLO or Pascal VOC data set, into this package's format",
     "configs": "list the configs that come with the package",
     "doctor": "look at the installation and the machine",
     "hook": "let `import mmdet` import this package in every process",
