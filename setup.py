@@ -54,6 +54,10 @@ setup(
         # No mmcv above: `mmcv` and `mmcv-lite` write the same folder, so naming one would overwrite the other,
         # possibly a user's compiled build. Without any, importing the package says which command mends it.
         "lite": ["mmcv-lite>=2.1,<2.2"],
+        # Of --log.
+        "tensorboard": ["tensorboard>=2.16"],
+        "wandb": ["wandb>=0.17"],
+        "mlflow": ["mlflow>=2.12"],
         "test": ["pytest>=8", "pytest-xdist>=3.6"],
         # Of these, mmsegmentation imports the last two without requiring them.
         "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],

@@ -17,6 +17,7 @@ from localvit_det.cli import check_config, config_from, make_parser, tells_mista
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.showing import draw_predictions, dump_metric
+from localvit_det.evaluation.tta import use_tta
 from localvit_det.files import check_writable, check_writable_folder
 
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
     parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
+    parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes; boxes only")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
     cfg.custom_hooks = others if args.no_fuse else [*others, {"type": "FusedEvaluationHook"}]
     check_config(cfg, train=False)
+    if args.tta:
+        use_tta(cfg)  # the model is now in another one
 
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")
