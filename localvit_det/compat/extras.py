@@ -17,6 +17,13 @@ def distribution(module: str) -> tuple[str, str]:
     return prefix + package, prefix + extra
 
 
+def install() -> None:
+    """Lets MMEngine look for `mmseg::` configs under the name of OneDL's distribution, where that is the stack."""
+    from mmengine.config import utils  # only now: whether MMEngine fits is checked before
+
+    utils.MODULE2PACKAGE.update({module: distribution(module)[0] for module in EXTRAS})
+
+
 def require(module: str) -> None:
     """Imports a library.
 
