@@ -88,12 +88,14 @@ def _version_complaints(versions: dict[str, str]) -> Iterator[str]:
                 f"{' and '.join(installed)} are installed together and write the same folder {module}: run "
                 f"`pip uninstall -y {' '.join(installed)}`, then install the one that you want again."
             )
-    if int(versions.get("setuptools", "0").partition(".")[0]) >= 82:
+    if "onedl-mmengine" in versions:
+        pass  # it finds them without
+    elif int(versions.get("setuptools", "0").partition(".")[0]) >= 82:
         yield (
             f"setuptools {versions['setuptools']} has no pkg_resources, with which MMEngine finds `mmdet::` configs: "
             "run `pip install 'setuptools<82'`."
         )
-    if "setuptools" not in versions:
+    elif "setuptools" not in versions:
         yield "setuptools is missing, with which MMEngine finds `mmdet::` configs: run `pip install 'setuptools<82'`."
     if "pycocotools" not in versions:
         yield "pycocotools is missing, without which there is no COCO metric: run `pip install pycocotools`."

@@ -65,10 +65,12 @@ def test_page_tells_passed_failed_and_not_run():
     ],
 )
 def test_outcome_of_the_tests(tmp_path, log, code, tests, failed):
+    """The whole and, where only some were asked for, which."""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nprintf '%s' '{log}'\nexit {code}\n")
     python.chmod(0o755)
-    assert matrix.quick_tests(python, tmp_path) == {"tests": tests, "failed": failed}
+    assert matrix.quick_tests(python, tmp_path, []) == {"tests": tests, "failed": failed}
+    assert matrix.quick_tests(python, tmp_path, ["tests/a.py"])["tests"] == f"tests/a.py: {tests}"
 
 
 def test_what_cannot_be_made_is_told_and_the_next_is_tried(tmp_path):
