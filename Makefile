@@ -9,7 +9,8 @@ CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 
 # make families: train every family's nano model under one budget; docs/families.md and .png.
 # make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
-.PHONY: demo families chaos soak test quick lint install clean
+# make matrix: install and try on many versions of Python, PyTorch and MMDetection; docs/stacks.md. Takes hours.
+.PHONY: demo families chaos soak matrix test quick lint install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt setup.py
@@ -31,6 +32,9 @@ chaos: install
 
 soak: install
 	$(RUN) tools/soak.py --iterations 2000
+
+matrix:
+	$(PYTHON) tools/matrix.py
 
 test: install
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal
