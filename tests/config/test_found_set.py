@@ -77,8 +77,10 @@ def check_whole(cfg: Config) -> None:
     assert parts(cfg)["train"][1] != parts(cfg)["val"][1] or not train & val
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("config", [NANO, "cascade_mask_rcnn_dwnet_t_3x_coco"])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [*((name, NANO) for name in LAYOUTS), *((name, "cascade_mask_rcnn_dwnet_t_3x_coco") for name in ("cvat", "boxes"))],
+)
 def test_layouts(shapes, mine, told, name, config):
     make, layout, needed = LAYOUTS[name]
     make(shapes, mine)
@@ -104,12 +106,13 @@ def test_layouts(shapes, mine, told, name, config):
     kept = mine.parent / "kept.py"
     kept.write_text(cfg.pretty_text)
     again = load_config(kept)
-    assert parts(again) == parts(cfg)
+    expected = parts(cfg)
+    assert parts(again) == expected
     shutil.rmtree(mine.parent / "cache", ignore_errors=True)
     again = load_config(kept)
     assert again.classes == cfg.classes
     check_whole(again)
-    assert parts(again) == parts(cfg)
+    assert parts(again) == expected
 
 
 def test_a_checkpoint_on_other_data(shapes, tmp_path):
@@ -310,7 +313,7 @@ class TestShapes:
         assert cfg.train_dataloader.dataset.type == "ShapesDataset"
         assert [step.type for step in cfg.train_dataloader.dataset.pipeline].count("Resize") == 0
 
-    def test_nobody_is_told_to_remove_data(self, mine):
+    def test_data_of_others_stay(self, mine):
         (mine / "photos").mkdir()
         with pytest.raises(DataError, match="nothing is drawn over it") as caught:
             make_shapes(mine)
