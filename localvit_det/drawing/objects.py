@@ -66,10 +66,32 @@ def _blend(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> 
     cv2.drawContours(image, outline, -1, color, 1, offset=(int(columns[0]), int(rows[0])))
 
 
+def text_height(side: int) -> int:
+    """Pixels from the foot to the top of a capital letter in an image whose longer side has `side`."""
+    return cv2.getTextSize("X", _FONT, *_pen(side))[0][1]
+
+
+def write_line(strip: np.ndarray, text: str, color: tuple[int, int, int], side: int) -> None:
+    """Writes into the middle of an empty strip, as large as `draw_objects` does in an image of `side`."""
+    text = _printable(text)
+    (width, height), _ = cv2.getTextSize(text, _FONT, *_pen(side))
+    corner = max(0, (strip.shape[1] - width) // 2), (strip.shape[0] + height) // 2
+    cv2.putText(strip, text, corner, _FONT, _pen(side)[0], color, _pen(side)[1], cv2.LINE_AA)
+
+
+def _pen(side: int) -> tuple[float, int]:
+    """Scale and thickness of letters."""
+    return max(0.35, 0.3 + side / 2400), max(1, round(side / 900))
+
+
+def _printable(text: str) -> str:
+    return text.encode("ascii", "replace").decode()  # OpenCV has no other letters
+
+
 def _write(image: np.ndarray, text: str, corner: Sequence[int], color: tuple[int, int, int], side: int) -> None:
     """Writes above the box's left corner, inside the image in any case."""
-    scale, thickness = max(0.35, side / 1600), max(1, round(side / 900))
-    text = text.encode("ascii", "replace").decode()  # OpenCV has no other letters
+    scale, thickness = _pen(side)
+    text = _printable(text)
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
     pad = baseline // 2 + 1
     left = min(max(corner[0], 0), max(0, image.shape[1] - width - 2 * pad))
