@@ -88,7 +88,7 @@ def lines(
             x, y = smooth(x, y)
         few = {"marker": "o", "markersize": 4} if len(y) < 40 and not smoothed else {}
         axes.plot(x, y, style, color=color, label=name, linewidth=1.6, **few)
-    axes.set(xlabel="iteration", ylabel=ylabel)
+    axes.set(xlabel="iteration", ylabel=ylabel, xlim=(0, None))
     if log:
         axes.set_yscale("log")
     elif from_zero:
@@ -144,7 +144,7 @@ def class_shares(counts: Mapping[str, Sequence[int]], names: Sequence[str], most
     axes.set_xlabel("share of the objects")
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     axes.grid(axis="y", visible=False)
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts), borderaxespad=0.2)
     return figure
 
 

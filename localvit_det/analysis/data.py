@@ -23,9 +23,8 @@ from . import charts
 from .page import Cell, Chart, Section, Table
 from .pictures import browser_pictures
 
-_SIDES = np.geomspace(2, 2048, 31)  # of objects, in pixels
-_ASPECTS = np.geomspace(1 / 16, 16, 33)
-_COUNTS = np.arange(-0.5, 31)  # objects an image; more count as the last
+_ASPECTS = np.geomspace(1 / 8, 8, 31)  # what is flatter or steeper counts as the last
+_MOST = 30  # objects an image, likewise
 
 
 @dataclass(frozen=True)
@@ -194,12 +193,14 @@ def _shapes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Secti
         [
             Chart(
                 "sizes",
-                charts.histograms(sides, _SIDES, "side of the square of a box's area, pixels", of_objects, 2),
+                charts.histograms(sides, _edges(sides), "root of a box's area, pixels", of_objects, 2),
                 "Sizes.",
             ),
             Chart(
                 "relative_sizes",
-                charts.histograms(relative, np.geomspace(0.005, 1, 31), "the same over the image's", of_objects, 10),
+                charts.histograms(
+                    relative, _edges(relative), "root of a box's share of its image's area", of_objects, 10
+                ),
                 "Sizes in images. What is resized keeps this.",
             ),
             Chart(
@@ -209,11 +210,24 @@ def _shapes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Secti
             ),
             Chart(
                 "objects_an_image",
-                charts.histograms(each, _COUNTS, "objects an image (30: and more)", "share of the images"),
+                charts.histograms(
+                    each, _whole_edges(each), f"objects an image ({_MOST}: and more)", "share of the images"
+                ),
                 "Objects in an image.",
             ),
         ],
     )
+
+
+def _edges(samples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Edges of logarithmic bins that hold all samples."""
+    values = np.concatenate([*samples.values(), [0.5, 1.0]])
+    return np.geomspace(max(values.min(), 1e-3), values.max(), 31)
+
+
+def _whole_edges(samples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Edges of bins with one whole number each, from 0 to the largest, or `_MOST`."""
+    return np.arange(-0.5, min(max(map(max, samples.values())), _MOST) + 1)
 
 
 def _browser(split: Split, count: int, seed: int) -> Section:

@@ -23,7 +23,7 @@ p { margin: .5rem 0; max-width: 50rem; color: var(--soft); }
 .tiles span { color: var(--soft); font-size: .85rem; }
 .scroll { overflow-x: auto; max-height: 36rem; margin: .6rem 0; border: 1px solid var(--line); border-radius: .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { padding: .32rem .8rem; text-align: left; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+th, td { padding: .32rem .8rem; text-align: left; border-bottom: 1px solid var(--line); }
 tbody tr:last-child td { border-bottom: 0; }
 th { position: sticky; top: 0; background: var(--card); cursor: pointer; white-space: nowrap; font-weight: 600; }
 th[aria-sort=ascending]::after { content: " \\2191"; }
@@ -34,7 +34,7 @@ figure[hidden] { display: none; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; overflow-wrap: anywhere; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
-.charts, .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .8rem;
+.charts, .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: .8rem;
   align-items: start; margin: .6rem 0; }
 .charts .wide { grid-column: 1 / -1; max-width: 56rem; }
 select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: .4rem;

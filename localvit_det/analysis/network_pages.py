@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..config import load_config
@@ -55,6 +57,7 @@ def load_backbone(
     torch.manual_seed(0)
     built = MODELS.build({**backbone, "init_cfg": None})
     if hasattr(built, "init_weights"):
+        MMLogger.get_current_instance().setLevel(logging.WARNING)  # else each weight is named
         built.init_weights()
     built.eval()  # MMDetection's return nothing from it
     return built, cfg, False
@@ -174,15 +177,14 @@ def draw_seen(image: np.ndarray, seen: Seen) -> np.ndarray:
     height, width = (side * factor for side in image.shape[:2])
     picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     gray = picture.mean(2, keepdims=True)
-    picture = 0.5 * (0.6 * gray + 0.4 * picture) + 0.5 * 235
+    picture = 0.45 * (0.5 * gray + 0.5 * picture) + 0.55 * 235
     for mask, color in zip(seen.masks.numpy(), _COLORS, strict=False):
         large = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        original = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-        picture[large] = 0.45 * original[large] + 0.55 * np.array(color, np.float32)
+        picture[large] = 0.4 * gray[large] + 0.6 * np.array(color, np.float32)
     picture = picture.clip(0, 255).astype(np.uint8)
     for (row, column), color in zip(seen.tokens, _COLORS, strict=False):
         center = round((column + 0.5) * width / columns), round((row + 0.5) * height / rows)
-        radius = max(6, round(0.9 * width / columns))
-        cv2.circle(picture, center, radius + 2, (255, 255, 255), 4, cv2.LINE_AA)
-        cv2.circle(picture, center, radius + 2, color, 2, cv2.LINE_AA)
+        radius = min(max(6, round(0.9 * width / columns)), 14)
+        for tone, thickness in (((255, 255, 255), 6), (color, 3)):
+            cv2.circle(picture, center, radius, tone, thickness, cv2.LINE_AA)
     return picture

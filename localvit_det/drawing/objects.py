@@ -43,7 +43,7 @@ def draw_objects(
         for index in order:
             _blend(image, masks[index], class_color(int(labels[index])))
     side = max(image.shape[:2])
-    thickness = max(1, round(side / 500))
+    thickness = max(1, round(side / 320))
     corners = np.rint(boxes).astype(int)
     for index in order:
         left, top, right, bottom = corners[index].tolist()
@@ -63,7 +63,8 @@ def _blend(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> 
     mixed = part[inside] * (1 - _MASK_OPACITY) + np.array(color) * _MASK_OPACITY
     part[inside] = mixed.astype(np.uint8)
     outline, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, outline, -1, color, 1, offset=(int(columns[0]), int(rows[0])))
+    line = max(1, round(max(image.shape[:2]) / 500))
+    cv2.drawContours(image, outline, -1, (255, 255, 255), line, cv2.LINE_AA, offset=(int(columns[0]), int(rows[0])))
 
 
 def text_height(side: int) -> int:
@@ -81,7 +82,7 @@ def write_line(strip: np.ndarray, text: str, color: tuple[int, int, int], side: 
 
 def _pen(side: int) -> tuple[float, int]:
     """Scale and thickness of letters."""
-    return max(0.35, 0.3 + side / 2400), max(1, round(side / 900))
+    return 0.35 + side / 2400, max(1, round(side / 900))
 
 
 def _printable(text: str) -> str:

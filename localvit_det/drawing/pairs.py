@@ -11,7 +11,7 @@ import numpy as np
 from .objects import draw_objects, text_height, write_line
 
 CAPTIONS = ("ground truth", "predictions")
-_READABLE = 480  # pixels on the longer side, below which labels would hide small objects or be too small to read
+_READABLE = 320  # pixels on the longer side, below which labels would hide small objects or be too small to read
 _GAP = 6
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
