@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv and argv[0] not in {*VERBS, "-h", "--help"}:
         argv.insert(0, "run")
     args = make_parser().parse_args(argv)
+    if args.verb == "run" and not os.path.isdir(args.folder):
+        raise ConfigError(
+            f"{args.folder} is neither a folder nor one of {', '.join(VERBS)}: name the work dir of a run."
+        )
     out = args.out or default_out(args)
     check_writable(out, "--out")
     if args.files:
@@ -113,9 +117,6 @@ def run(args: argparse.Namespace) -> Sections:
     """A work dir."""
     from localvit_det.analysis.report import report
 
-    if not os.path.isdir(args.folder):
-        verbs = ", ".join(VERBS)
-        raise ConfigError(f"{args.folder} is neither a folder nor one of {verbs}: name the work dir of a run.")
     return report(args.folder, **settings_of(args))
 
 

@@ -54,13 +54,25 @@ def load_backbone(
     backbone = (cfg.get("model") or {}).get("backbone")
     if not backbone:
         raise ConfigError(f"The model of {model} has no backbone to look at: name a detector's config.")
+    return random_backbone(backbone), cfg, False
+
+
+def random_backbone(cfg: Mapping[str, Any]) -> nn.Module:
+    """A backbone in eval mode with random weights, the same each time.
+
+    Args:
+        cfg: Its part of a config.
+    """
     torch.manual_seed(0)
-    built = MODELS.build({**backbone, "init_cfg": None})
-    if hasattr(built, "init_weights"):
+    backbone = MODELS.build({**cfg, "init_cfg": None})
+    if hasattr(backbone, "init_weights"):
         MMLogger.get_current_instance().setLevel(logging.WARNING)  # else each weight is named
-        built.init_weights()
-    built.eval()  # MMDetection's return nothing from it
-    return built, cfg, False
+        backbone.init_weights()
+    for parameter in backbone.parameters():
+        if not parameter.any():  # some begin branches with zeros, through which no gradient would come
+            nn.init.normal_(parameter, std=0.1)
+    backbone.eval()  # MMDetection's return nothing from it
+    return backbone
 
 
 def open_image(path: str | os.PathLike, longest: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 # A block by the name of its class, as here, in MMDetection and in most libraries; its mixer by its name in the block.
 _BLOCK = re.compile(r"(Block|Bottleneck|EncoderLayer)(V\d)?$")
 _MIXERS = ("mixer", "attn")
+_DRAWS = 3  # a ReLU may hide a token once
 
 
 @dataclass(frozen=True)
@@ -146,22 +147,26 @@ def _look(
     name: str, module: nn.Module, args: tuple, kwargs: dict, places: Sequence[tuple[float, float]]
 ) -> Seen | None:
     height, width = _size(args, kwargs)
-    x = _first(args).detach().clone().requires_grad_()
-    first = (x, *args[0][1:]) if isinstance(args[0], tuple) else x
-    with torch.enable_grad():
-        out = module(first, *args[1:], **kwargs)
-        out = out[0] if isinstance(out, tuple) else out
-        if out.shape != x.shape:
-            return None  # it steps down
-        # A norm at the end lets the channels' plain sum be constant; this one is not.
-        weights = torch.linspace(0.5, 1.5, x.shape[1] if x.dim() == 4 else x.shape[2])
-        values = torch.einsum("c,bchw->bhw" if x.dim() == 4 else "c,bnc->bn", weights, out).reshape(height, width)
-        tokens = [(min(int(y * height), height - 1), min(int(x * width), width - 1)) for y, x in places]
-        masks = []
-        for row, column in tokens:
-            (gradient,) = torch.autograd.grad(values[row, column], x, retain_graph=True)
-            masks.append(_seen(gradient, height, width))
-    return Seen(name, tokens, torch.stack(masks))
+    given = _first(args).detach()
+    tokens = [(min(int(y * height), height - 1), min(int(x * width), width - 1)) for y, x in places]
+    masks = torch.zeros(len(tokens), height, width, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    for draw in range(_DRAWS):
+        noise = torch.randn(given.shape, generator=generator).to(given) * given.std()
+        x = (given + noise * bool(draw)).requires_grad_()
+        first = (x, *args[0][1:]) if isinstance(args[0], tuple) else x
+        with torch.enable_grad():
+            out = module(first, *args[1:], **kwargs)
+            out = out[0] if isinstance(out, tuple) else out
+            if out.shape != x.shape:
+                return None  # it steps down
+            # A norm at the end lets the channels' plain sum be constant; this one is not.
+            weights = torch.linspace(0.5, 1.5, x.shape[1] if x.dim() == 4 else x.shape[2])
+            values = torch.einsum("c,bchw->bhw" if x.dim() == 4 else "c,bnc->bn", weights, out).reshape(height, width)
+            for index, (row, column) in enumerate(tokens):
+                (gradient,) = torch.autograd.grad(values[row, column], x, retain_graph=True)
+                masks[index] |= _seen(gradient, height, width)
+    return Seen(name, tokens, masks)
 
 
 def _seen(gradient: Tensor, height: int, width: int) -> Tensor:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pycocotools.coco import COCO
 
+from localvit_det.analysis.coco import Evaluation, evaluate
 from localvit_det.datasets.shapes import make_shapes
 
 
@@ -48,3 +50,17 @@ def write_predictions(root: Path, content: list[dict] | None = None) -> Path:
     content = make_predictions(root / "annotations/instances_val2017.json") if content is None else content
     path.write_text(json.dumps(content))
     return path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A folder with `predictions.json` of its val set."""
+    root = write_shapes(tmp_path_factory.mktemp("results") / "shapes")
+    write_predictions(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluation(results) -> Evaluation:
+    annotations = results / "annotations/instances_val2017.json"
+    return evaluate(annotations, results / "predictions.json", images=results / "val2017")
