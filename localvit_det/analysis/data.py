@@ -25,6 +25,7 @@ from .pictures import browser_pictures
 
 _ASPECTS = np.geomspace(1 / 8, 8, 31)  # what is flatter or steeper counts as the last
 _MOST = 30  # objects an image, likewise
+_LISTED = 20  # absent classes
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def _classes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Sect
     ]
     parts = [Chart("class_shares", charts.class_shares(counts, names), "The most frequent classes.")]
     if absent:
-        parts.append(f"Classes without any object: {', '.join(absent)}.")
+        more = f" and {len(absent) - _LISTED} more" if len(absent) > _LISTED else ""
+        parts.append(f"Classes without any object: {', '.join(absent[:_LISTED])}{more}.")
     return Section("Classes", [*parts, Table("class_counts", head, rows)])
 
 

@@ -32,6 +32,9 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .7rem; }
 figure[hidden] { display: none; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; overflow-wrap: anywhere; }
+figure img { cursor: zoom-in; }
+figure.large { grid-column: 1 / -1; }
+figure.large img { cursor: zoom-out; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .charts, .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: .8rem;
@@ -42,7 +45,8 @@ select { font: inherit; color: inherit; background: var(--card); border: 1px sol
 @media print { nav, .chooser { display: none; } .scroll { max-height: none; } }
 """
 
-# Clicks on the heads of tables sort them; a choice hides the pictures without it. Everything can be read without it.
+# Clicks on the heads of tables sort them and clicks on pictures enlarge them; a choice hides the pictures without it.
+# Everything can be read without.
 SCRIPT = """
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
@@ -62,6 +66,8 @@ for (const table of document.querySelectorAll("table")) {
     });
   });
 }
+for (const image of document.images)
+  image.addEventListener("click", () => image.parentElement.classList.toggle("large"));
 for (const chooser of document.querySelectorAll(".chooser"))
   chooser.addEventListener("change", () => {
     for (const figure of chooser.closest("section").querySelectorAll("figure[data-tags]"))
