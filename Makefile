@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= work_dirs/demo
+JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
@@ -14,7 +15,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain]'
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard]'
 	touch $@
 
 demo: install
@@ -32,10 +33,10 @@ soak: install
 	$(RUN) tools/soak.py --iterations 2000
 
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 quick: install
-	$(RUN) -m pytest -m "not slow and not measuring"
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not measuring"
 
 lint: install
 	$(RUN) -m ruff check .

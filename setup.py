@@ -54,11 +54,16 @@ setup(
         # No mmcv above: `mmcv` and `mmcv-lite` write the same folder, so naming one would overwrite the other,
         # possibly a user's compiled build. Without any, importing the package says which command mends it.
         "lite": ["mmcv-lite>=2.1,<2.2"],
-        "test": ["pytest>=8"],
+        # Of --log.
+        "tensorboard": ["tensorboard>=2.16"],
+        "wandb": ["wandb>=0.17"],
+        "mlflow": ["mlflow>=2.12"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6"],
         # Of these, mmsegmentation imports the last two without requiring them.
         "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
         "pretrain": ["mmpretrain>=1.2,<1.3"],
+        "convert": ["supervision>=0.31.2,<0.32"],  # reads YOLO's and Pascal VOC's labels
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
-        "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )

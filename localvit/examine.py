@@ -97,7 +97,7 @@ def _library() -> tuple[dict[str, Any], list[str]]:
 
     facts: dict[str, Any] = {"imports": True, "hook for mmdet": "on" if hook_file().exists() else "off"}
     try:
-        importlib.import_module("localvit_det")
+        importlib.import_module("localvit_det").register()
     except Exception as error:  # that nothing stops this report is its purpose
         facts["imports"] = False
         sentence = " ".join(str(error).split())
