@@ -62,7 +62,7 @@ class EvaluationRecord:
 
 
 def keep_predictions(cfg: Config) -> None:
-    """Lets a test write its predictions below its work dir.
+    """Lets a test write its predictions below its work dir, where those of an earlier one go.
 
     Raises:
         ConfigError: The config evaluates with something else than COCO's metric, or has no ground truth.
@@ -74,6 +74,9 @@ def keep_predictions(cfg: Config) -> None:
     folder = Path(cfg.work_dir, FOLDER).absolute()
     check_writable_folder(folder, "the work dir's")
     metric.setdefault("outfile_prefix", str(folder / "predictions"))
+    # A test of boxes alone would otherwise stand beside masks of another one.
+    for file in (folder / _RECORD, *(Path(f"{metric['outfile_prefix']}.{kind}.json") for kind in ("bbox", "segm"))):
+        file.unlink(missing_ok=True)
 
 
 def _metric(cfg: Config) -> dict:

@@ -119,8 +119,12 @@ def test_report_needs_ground_truth_and_cocos_metric(tmp_path):
             keep_predictions(Config({"work_dir": str(tmp_path), "test_evaluator": evaluator}))
     metric = [{"type": "FastCocoMetric", "ann_file": "a"}]
     cfg = Config({"work_dir": str(tmp_path), "test_evaluator": metric})
+    old = tmp_path / "evaluation/predictions.segm.json"
+    old.parent.mkdir()
+    old.write_text("[]")
     keep_predictions(cfg)
     assert cfg.test_evaluator[0].outfile_prefix == str(tmp_path / "evaluation/predictions")
+    assert not old.exists()
 
 
 def test_record_that_is_broken(tmp_path):
