@@ -1,0 +1,1 @@
+"""Detectors and backbones as files for other runtimes."""
