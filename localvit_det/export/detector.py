@@ -35,7 +35,14 @@ class ExportableDetector(nn.Module):
 
     Args:
         model: The detector, whose layers are shared.
+
+    Attributes:
+        settings: The `test_cfg` of what finds objects in the end.
+        makes_masks: Whether there are masks among the outputs.
     """
+
+    settings: dict[str, Any]
+    makes_masks = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -118,6 +125,7 @@ class TwoStage(ExportableDetector):
         self.box_heads = nn.ModuleList(_several(roi.bbox_head))
         self.box_extractors = [_Extractor(one) for one in _several(roi.bbox_roi_extractor)]
         self.mask_heads = nn.ModuleList(_several(roi.mask_head) if roi.with_mask else [])
+        self.makes_masks = roi.with_mask
         self.mask_extractors = [_Extractor(one) for one in _several(roi.mask_roi_extractor)] if roi.with_mask else []
 
     def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:

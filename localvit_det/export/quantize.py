@@ -1,0 +1,129 @@
+"""Detectors with integers of 8 bits, by OpenVINO's NNCF: post-training quantization."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, ExportError, RequirementError, first_line
+from ..files import check_writable
+from ..predict.detector import SCORE, Detector, prepare, test_pipeline
+from ..predict.sources import Frame
+from .agreement import found_again
+from .export import export_detector, find
+from .formats import find_format
+from .info import read_info
+from .notes import KEY
+from .runtime import ExportedDetector
+
+IMAGES = 300  # as many as NNCF looks at by default
+_COMPARED = 20  # of these
+_LEAST = 0.5  # of the objects have to be found again
+INT8 = "int8.xml"
+# Exporters name an operator after the layer that it is part of. Those outside of layers compute boxes: with integers of
+# 8 bits a place in an image would be off by several pixels.
+_OUTSIDE_LAYERS = r"^(?!/?(backbone|neck|rpn|head|box_heads\.\d+|mask_heads\.\d+)/).*"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was found with integers.
+
+    Attributes:
+        images: That the program was calibrated on.
+        objects: That the detector found in some of these, with scores that count.
+        again: Of these, found by the program: the same class, boxes that overlap by half.
+    """
+
+    images: int
+    objects: int
+    again: int
+
+
+def quantize(
+    detector: Detector,
+    path: str | os.PathLike,
+    calibration: Iterable[Frame],
+    size: tuple[int, int] | None = None,
+) -> Quantized:
+    """Write a detector for OpenVINO with integers of 8 bits in its products.
+
+    Args:
+        detector: As of `export_detector`.
+        path: The .xml.
+        calibration: Images like those that it will see; of more than 300 the first 300 are taken.
+        size: As of `export_detector`.
+
+    Raises:
+        RequirementError: NNCF is missing.
+        DataError: None of the images can be read.
+        ExportError: As of `export_detector`; or the program loses half of what the detector finds.
+    """
+    nncf = _nncf()
+    import openvino
+
+    pipeline = test_pipeline(detector.config, size)
+    prepared = [prepare(pipeline, frame.image) for frame in islice(calibration, IMAGES)]
+    if not prepared:
+        raise DataError("--calibration holds no image that can be read: name others.")
+    path = Path(os.path.realpath(path))
+    check_writable(path, "--out")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        export_detector(detector, draft, "openvino", size)  # checked before anything is rounded
+        info = replace(read_info(draft), int8=True)
+
+        def inputs(one: dict[str, Any]) -> tuple[np.ndarray, ...]:
+            image, extent = info.input_of(one["inputs"])
+            return image.numpy(), extent.numpy(), np.float32(info.score)
+
+        quantized = nncf.quantize(
+            openvino.Core().read_model(os.fspath(draft)),
+            nncf.Dataset(prepared, inputs),
+            subset_size=len(prepared),
+            ignored_scope=nncf.IgnoredScope(patterns=[_OUTSIDE_LAYERS], validate=False),
+        )
+        quantized.set_rt_info(info.to_text(), KEY)
+        openvino.save_model(quantized, os.fspath(draft.with_name(INT8)), compress_to_fp16=False)
+        run = find_format("openvino", draft).open(draft.with_name(INT8))
+        found = _compared(detector, ExportedDetector(run, info), prepared)
+        del run
+        if found.again < _LEAST * found.objects:
+            raise ExportError(
+                f"With integers the program finds {found.again} of {found.objects} objects again: give more images, and "
+                "such as the detector was trained for; no file was written."
+            )
+        for suffix in (".bin", ".xml"):  # the .xml last: it is what says that both are there
+            os.replace(draft.with_name(INT8).with_suffix(suffix), path.with_suffix(suffix))
+    return found
+
+
+def _compared(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> Quantized:
+    """Counts objects that both are sure of."""
+    objects = again = 0
+    for one in prepared[:_COMPARED]:
+        ours = find(detector.model, exported.info, one)
+        ours = ours[ours.scores >= SCORE]
+        # What is nearly as sure counts: scores move a little.
+        theirs = exported.find(one["inputs"], one["data_samples"], exported.info.score)
+        again += found_again(ours, theirs)
+        objects += len(ours)
+    return Quantized(len(prepared), objects, again)
+
+
+def _nncf() -> ModuleType:
+    try:
+        import nncf
+    except ImportError as error:
+        raise RequirementError(
+            f"--int8 needs the package nncf ({first_line(error)}): run `pip install 'localvit_det[int8]'`."
+        ) from error
+    return nncf
