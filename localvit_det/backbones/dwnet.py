@@ -38,14 +38,11 @@ class DynamicDWConv(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        channels = x.shape[1]
         kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
-        kernels = kernels.view(-1, channels, 1, self.kernel_size, self.kernel_size)
+        kernels = kernels.view(len(x), self.reduce.in_channels, 1, self.kernel_size, self.kernel_size)
         # One convolution an image keeps channels-last memory; folding B into the groups, as the official
-        # code does, would copy the map to and fro.
-        images = zip(x.split(1), kernels, strict=True)
-        maps = [depthwise_conv(image, kernel, self.bias) for image, kernel in images]
-        return torch.cat(maps)
+        # code does, would copy the map to and fro. (`len` is a plain number for tracers, too.)
+        return torch.cat([depthwise_conv(x[i : i + 1], kernels[i], self.bias) for i in range(len(x))])
 
 
 class InhomogeneousDWConv(Fusible):

@@ -81,8 +81,6 @@ class FusedWindowAttention(Banded):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor, padded: Tensor) -> Tensor:
         """Attention and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W')."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
-        if mask is not None and mask.shape[0] > 1:
-            mask = mask.repeat(len(x), 1, 1, 1)  # windows -> B·windows
         if self.position_bias is not None:
             mask = self.position_bias if mask is None else self.position_bias + mask
         mixed = attention(query, key, value, mask)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import attention
 from .fusible import Fusible
-from .window import Split, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import Split, ceil_div, key_padding_mask, pad_to_multiple, window_partition, window_reverse
 
 
 class WindowAttention(Fusible):
@@ -84,15 +84,12 @@ class WindowAttention(Fusible):
             value: Windows of values.
             x: The map before padding, (B, C, H, W); gives the size.
         """
-        mask = self.attn_mask(x)
-        if mask is not None and 1 < mask.shape[0] < query.shape[0]:
-            mask = mask.repeat(len(x), 1, 1, 1)  # windows -> B·windows
-        out = attention(query, key, value, mask, self.attn_drop_rate if self.training else 0.0)
-        size = tuple(side + -side % self.window_size for side in x.shape[-2:])  # H', W'
+        out = attention(query, key, value, self.attn_mask(x), self.attn_drop_rate if self.training else 0.0)
+        size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # H', W'
         return window_reverse(out, size, self.window_size, self.split)
 
     def attn_mask(self, x: Tensor) -> Tensor | None:
-        """Position bias plus the mask of padded keys: (1 | windows, heads | 1, ws² | 1, ws²), or None."""
+        """Position bias plus the mask of padded keys: (1 | B·windows, heads | 1, ws² | 1, ws²), or None."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
         if self.relative_position_bias_table is None:
             return mask
