@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, RequirementError, first_line
 
-KEY = "localvit_det"
+NOTE = "localvit_det"  # its key
 SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
 
 
@@ -39,14 +39,14 @@ def read_note(path: Path) -> str:
             options = onnxruntime.SessionOptions()
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-            return session.get_modelmeta().custom_metadata_map.get(KEY, "")
+            return session.get_modelmeta().custom_metadata_map.get(NOTE, "")
         if path.suffix == ".xml":
             import openvino
 
             model = openvino.Core().read_model(os.fspath(path))
-            return model.get_rt_info(KEY).value if model.has_rt_info(KEY) else ""
+            return model.get_rt_info(NOTE).value if model.has_rt_info(NOTE) else ""
         with zipfile.ZipFile(path) as archive:
-            name = next((one for one in archive.namelist() if one.endswith(f"extra/{KEY}")), None)
+            name = next((one for one in archive.namelist() if one.endswith(f"extra/{NOTE}")), None)
             return archive.read(name).decode() if name else ""
     except ImportError as error:
         raise RequirementError(

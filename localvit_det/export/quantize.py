@@ -21,7 +21,7 @@ from .agreement import found_again
 from .export import export_detector, find
 from .formats import find_format
 from .info import read_info
-from .notes import KEY
+from .notes import NOTE
 from .runtime import ExportedDetector
 
 IMAGES = 300  # as many as NNCF looks at by default
@@ -91,7 +91,7 @@ def quantize(
             subset_size=len(prepared),
             ignored_scope=nncf.IgnoredScope(patterns=[_OUTSIDE_LAYERS], validate=False),
         )
-        quantized.set_rt_info(info.to_text(), KEY)
+        quantized.set_rt_info(info.to_text(), NOTE)
         openvino.save_model(quantized, os.fspath(draft.with_name(INT8)), compress_to_fp16=False)
         run = find_format("openvino", draft).open(draft.with_name(INT8))
         found = _compared(detector, ExportedDetector(run, info), prepared)
