@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     calibration = Sources(args.calibration) if args.int8 else None
     detector = Detector(args.model, args.config, "cpu", fuse=False, options=args.cfg_options, trusted=args.trust_config)
     if args.backbone:
-        for one in export_backbone(detector.model.backbone, args.out, args.format, args.size or (800, 1333), args.dynamic):
+        for one in export_backbone(
+            detector.model.backbone, args.out, args.format, args.size or (800, 1333), args.dynamic
+        ):
             sys.stdout.write(f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.1e}\n")  # noqa: RUF001
     elif calibration is not None:
         sys.stdout.write(quantize(detector, args.out, calibration, args.size, images).sentence)

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint: `localvit test CONFIG CHECKPOINT`.
 
-The config may be left out for a checkpoint that carries one: a published one, or one of a training.
+The config may be left out for a checkpoint that carries one: a published one, one of a training, or an exported file.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from localvit_det.cli import check_config, config_from, make_parser, tells_mista
 from localvit_det.errors import ConfigError
 from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.showing import draw_predictions, dump_metric
+from localvit_det.export.runtime import is_exported, run_exported
 from localvit_det.files import check_writable, check_writable_folder
 
 
@@ -43,16 +44,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():
         cfg.load_from = str(newest_for_test(args.checkpoint))
+    program = is_exported(args.checkpoint)
+    if program:
+        cfg.load_from = None
     if args.show or args.show_dir:
         # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.fast_eval:
         use_fast_eval(cfg)
+    plain = args.no_fuse or program
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
-    cfg.custom_hooks = others if args.no_fuse else [*others, {"type": "FusedEvaluationHook"}]
+    cfg.custom_hooks = others if plain else [*others, {"type": "FusedEvaluationHook"}]
     check_config(cfg, train=False)
 
+    if program:
+        run_exported(cfg, args.checkpoint)
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")
     runner = RUNNERS.build(cfg)

@@ -159,9 +159,7 @@ class TwoStage(ExportableDetector):
         scores, index = suppress(boxes, scores, groups, _overlap(self.proposing), self.proposing["max_per_img"])
         return boxes[index], scores > NONE
 
-    def classify(
-        self, maps: tuple[Tensor, ...], rois: Tensor, valid: Tensor, size: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def classify(self, maps: tuple[Tensor, ...], rois: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (R, classes, 4) and scores (R, classes) of proposals (R, 4); scores of those not valid are 0."""
         total: Tensor | None = None
         last = len(self.box_heads) - 1
@@ -229,8 +227,8 @@ def exportable(model: nn.Module) -> ExportableDetector:
     for fits, what in _requirements(model):
         if not fits:
             raise ConfigError(
-                f"A detector with {what} cannot be exported: Faster, Mask and Cascade R-CNN and RetinaNet can, with the "
-                "parts that their configs here have; export its backbone alone with --backbone."
+                f"A detector with {what} cannot be exported: Faster, Mask and Cascade R-CNN and RetinaNet can, with "
+                "the parts that their configs here have; export its backbone alone with --backbone."
             )
     kind = OneStage if type(model) in _ONE_STAGE else TwoStage
     return kind(model).eval()

@@ -19,7 +19,7 @@ from ..datasets.drawing import CLASSES, draw_image
 from ..errors import ExportError, first_line
 from ..files import check_writable
 from ..inference import fused_twin
-from ..predict.detector import Detector, prepare, test_pipeline
+from ..predict.detector import Detector, image_pipeline, prepare
 from .agreement import MASK, STRAYS, Agreement, compare_objects
 from .detector import INPUTS, OUTPUTS, ExportableDetector, exportable
 from .formats import Program, find_format, written
@@ -61,7 +61,7 @@ def export_detector(
     check_writable(path, "--out")
     module = exportable(fused_twin(detector.model))
     info = info_of(detector, module, size)
-    pipeline = test_pipeline(detector.config, size)
+    pipeline = image_pipeline(detector.config, size)
     example = info.input_of(prepare(pipeline, drawn_image(_EXAMPLE, seed=0))["inputs"])
     program = Program(
         module=module,
@@ -120,9 +120,7 @@ def check(found: Sequence[Agreement]) -> None:
         )
 
 
-def _expected(
-    model: nn.Module, info: Info, prepared: Sequence[dict[str, Any]]
-) -> tuple[list[InstanceData], float]:
+def _expected(model: nn.Module, info: Info, prepared: Sequence[dict[str, Any]]) -> tuple[list[InstanceData], float]:
     """What the detector finds in each image, padded as the program sees it, and above which score."""
     settings = model.roi_head.test_cfg if hasattr(model, "roi_head") else model.bbox_head.test_cfg
     own = dict(settings)

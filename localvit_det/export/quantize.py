@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError, ExportError, RequirementError, first_line
 from ..files import check_writable
-from ..predict.detector import SCORE, Detector, prepare, test_pipeline
+from ..predict.detector import SCORE, Detector, image_pipeline, prepare
 from ..predict.sources import Frame
 from .agreement import found_again
 from .export import export_detector, find
@@ -70,7 +70,7 @@ def quantize(
     nncf = _nncf()
     import openvino
 
-    pipeline = test_pipeline(detector.config, size)
+    pipeline = image_pipeline(detector.config, size)
     prepared = [prepare(pipeline, frame.image) for frame in islice(calibration, IMAGES)]
     if not prepared:
         raise DataError("--calibration holds no image that can be read: name others.")
@@ -98,8 +98,8 @@ def quantize(
         del run
         if found.again < _LEAST * found.objects:
             raise ExportError(
-                f"With integers the program finds {found.again} of {found.objects} objects again: give more images, and "
-                "such as the detector was trained for; no file was written."
+                f"With integers the program finds {found.again} of {found.objects} objects again: give more images, "
+                "and such as the detector was trained for; no file was written."
             )
         for suffix in (".bin", ".xml"):  # the .xml last: it is what says that both are there
             os.replace(draft.with_name(INT8).with_suffix(suffix), path.with_suffix(suffix))

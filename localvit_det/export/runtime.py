@@ -12,13 +12,15 @@ import torch
 from mmdet.datasets.transforms import Resize
 from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..config.parts import find_datasets
 from ..errors import ConfigError
 from ..inference.masks import paste_masks
 from .formats import Run, find_format
-from .info import Info, read_info
+from .info import Info, is_exported, read_info
 
 
 @MODELS.register_module()
@@ -108,9 +110,23 @@ def fitting(pipeline: Sequence[dict], size: tuple[int, int] | None) -> list[dict
         return list(pipeline)
     kinds = [str(step["type"]).rpartition(".")[2] for step in pipeline]
     if "Resize" not in kinds:
-        raise ConfigError("The test pipeline has no Resize, which a detector of a fixed size needs: export without --size.")
+        raise ConfigError(
+            "The test pipeline has no Resize, which a detector of a fixed size needs: export without --size."
+        )
     place = kinds.index("Resize")
     return [*pipeline[:place], {"type": "FitInside", "size": tuple(size)}, *pipeline[place + 1 :]]
 
 
-__all__ = ["ExportedDetector", "FitInside", "fitting"]
+def run_exported(cfg: Config, file: str | os.PathLike) -> None:
+    """Lets a config's test run the program in a file instead of the config's model.
+
+    Raises:
+        CheckpointError: It is no exported detector.
+    """
+    size = read_info(file).size
+    cfg.model = {"type": "ExportedDetector", "file": os.fspath(file)}
+    for _, dataset in find_datasets(cfg, "test"):
+        dataset["pipeline"] = fitting(dataset["pipeline"], size)
+
+
+__all__ = ["ExportedDetector", "FitInside", "fitting", "is_exported", "run_exported"]

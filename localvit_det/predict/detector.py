@@ -67,7 +67,7 @@ class Detector:
         else:
             self.model, meta = _load(self.config, os.fspath(file), self.device)
             self.classes = _classes(meta, self.config)
-        self._pipeline = test_pipeline(self.config, self.model.info.size if self.exported else None)
+        self._pipeline = image_pipeline(self.config, self.model.info.size if self.exported else None)
         self.fused = fuse or self.exported
         if fuse and not self.exported:
             fuse_detector(self.model)
@@ -144,7 +144,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def test_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:
+def image_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:
     """The steps of the config's test pipeline between reading an image and the model.
 
     Args:
