@@ -14,7 +14,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,export]'
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,export,int8]'
 	touch $@
 
 demo: install

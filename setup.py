@@ -60,6 +60,7 @@ setup(
         "pretrain": ["mmpretrain>=1.2,<1.3"],
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
         "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"],
+        "int8": ["nncf>=3.0,<4", "openvino>=2025.0"],
         "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )

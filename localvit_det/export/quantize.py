@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from .formats import find_format
 from .info import read_info
 from .notes import NOTE
 from .runtime import ExportedDetector
+
+if TYPE_CHECKING:
+    import openvino
 
 IMAGES = 300  # as many as NNCF looks at by default
 _COMPARED = 20  # of these
@@ -67,7 +71,7 @@ def quantize(
         DataError: None of the images can be read.
         ExportError: As of `export_detector`; or the program loses half of what the detector finds.
     """
-    nncf = _nncf()
+    _nncf()
     import openvino
 
     pipeline = image_pipeline(detector.config, size)
@@ -85,11 +89,8 @@ def quantize(
             image, extent = info.input_of(one["inputs"])
             return image.numpy(), extent.numpy(), np.float32(info.score)
 
-        quantized = nncf.quantize(
-            openvino.Core().read_model(os.fspath(draft)),
-            nncf.Dataset(prepared, inputs),
-            subset_size=len(prepared),
-            ignored_scope=nncf.IgnoredScope(patterns=[_OUTSIDE_LAYERS], validate=False),
+        quantized = with_integers(
+            openvino.Core().read_model(os.fspath(draft)), [inputs(one) for one in prepared], outside=_OUTSIDE_LAYERS
         )
         quantized.set_rt_info(info.to_text(), NOTE)
         openvino.save_model(quantized, os.fspath(draft.with_name(INT8)), compress_to_fp16=False)
@@ -117,6 +118,23 @@ def _compared(detector: Detector, exported: ExportedDetector, prepared: Sequence
         again += found_again(ours, theirs)
         objects += len(ours)
     return Quantized(len(prepared), objects, again)
+
+
+def with_integers(model: openvino.Model, inputs: Sequence[Any], outside: str | None = None) -> openvino.Model:
+    """A program of OpenVINO with integers of 8 bits in its products.
+
+    Args:
+        model: The program.
+        inputs: What it will see.
+        outside: A pattern of names of operators that stay as they are.
+
+    Raises:
+        RequirementError: NNCF is missing.
+    """
+    nncf = _nncf()
+    nncf.set_log_level(logging.ERROR)
+    ignored = nncf.IgnoredScope(patterns=[outside], validate=False) if outside else None
+    return nncf.quantize(model, nncf.Dataset(list(inputs)), subset_size=len(inputs), ignored_scope=ignored)
 
 
 def _nncf() -> ModuleType:
