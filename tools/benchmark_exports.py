@@ -1,6 +1,6 @@
 """Times backbones as they are, fused, and exported: `python tools/benchmark_exports.py mask_rcnn_shuffle_t_coco`.
 
-All forms of a backbone run in turn on the same image of noise, on one thread. Integers of 8 bits are calibrated on noise,
+All forms of a backbone run in turn on the same image of noise, on one thread. Integers of 8 bits are calibrated on it,
 too: their time does not depend on that, their accuracy does. docs/export.md has the results.
 """
 

@@ -7,12 +7,17 @@ predict FILE` runs it.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from localvit_det.cli import tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError
+from localvit_det.export import export_backbone
+from localvit_det.export.export import export_detector
+from localvit_det.export.quantize import quantize
+from localvit_det.predict import Detector
+from localvit_det.predict.sources import Sources
 
 FORMATS = {"onnx": "onnx", "openvino": "openvino", "torchscript": "torchscript", "torch.export": "torch_export"}
 
@@ -21,26 +26,27 @@ FORMATS = {"onnx": "onnx", "openvino": "openvino", "torchscript": "torchscript",
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, exports, tells how far the program is from the detector."""
     args = read_arguments(argv)
-    from localvit_det.export import export_backbone
-    from localvit_det.export.export import export_detector
-    from localvit_det.export.quantize import quantize
-    from localvit_det.predict import Detector
-    from localvit_det.predict.sources import Sources
-
-    images = [frame.image for frame in Sources(args.images)] if args.images else []
-    calibration = Sources(args.calibration) if args.int8 else None
+    for sources in filter(None, (args.images, args.calibration)):
+        Sources(sources)  # a slip is told before any work
     detector = Detector(args.model, args.config, "cpu", fuse=False, options=args.cfg_options, trusted=args.trust_config)
-    if args.backbone:
-        for one in export_backbone(
-            detector.model.backbone, args.out, args.format, args.size or (800, 1333), args.dynamic
-        ):
-            sys.stdout.write(f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.1e}\n")  # noqa: RUF001
-    elif calibration is not None:
-        sys.stdout.write(quantize(detector, args.out, calibration, args.size, images).sentence)
-    else:
-        for one in export_detector(detector, args.out, args.format, None if args.dynamic else args.size, images):
-            sys.stdout.write(f"{one}\n")
+    for line in compared(args, detector):
+        sys.stdout.write(f"{line}\n")
     sys.stdout.write(f"Wrote {args.out}\n")
+
+
+def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
+    """Exports, and says how far the program is from the detector."""
+    if args.backbone:
+        found = export_backbone(detector.model.backbone, args.out, args.format, args.size or (800, 1333), args.dynamic)
+        yield from (f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.0e} of their norm" for one in found)  # noqa: RUF001
+    elif args.int8:
+        found = quantize(detector, args.out, Sources(args.calibration), None if args.dynamic else args.size)
+        yield f"calibrated on {found.images} images; {found.again} of {found.objects} objects are found again"
+    else:
+        images = [frame.image for frame in Sources(args.images)] if args.images else []
+        yield from map(
+            str, export_detector(detector, args.out, args.format, None if args.dynamic else args.size, images)
+        )
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -36,6 +36,14 @@ class Agreement:
     score: float
     mask: float
 
+    def __str__(self) -> str:
+        """For people."""
+        same = self.objects - self.strays
+        return (
+            f"{self.size[0]}×{self.size[1]}: {same} of {self.objects} objects the same, corners within {self.box:.0e} "  # noqa: RUF001
+            f"pixels, scores within {self.score:.0e}"
+        )
+
 
 def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int, int]) -> Agreement:
     """Looks for each expected object among those that were found.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import openvino
 
 IMAGES = 300  # as many as NNCF looks at by default
-_COMPARED = 20  # of these
+_EXACT, _COMPARED = 3, 20  # of these, on which the program is compared before and after rounding
 _LEAST = 0.5  # of the objects have to be found again
 INT8 = "int8.xml"
 # Exporters name an operator after the layer that it is part of. Those outside of layers compute boxes: with integers of
@@ -75,57 +75,68 @@ def quantize(
     import openvino
 
     pipeline = image_pipeline(detector.config, size)
-    prepared = [prepare(pipeline, frame.image) for frame in islice(calibration, IMAGES)]
-    if not prepared:
+    images = [frame.image for frame in islice(calibration, IMAGES)]
+    if not images:
         raise DataError("--calibration holds no image that can be read: name others.")
     path = Path(os.path.realpath(path))
     check_writable(path, "--out")
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         draft = Path(folder, path.name)
-        export_detector(detector, draft, "openvino", size)  # checked before anything is rounded
+        export_detector(detector, draft, "openvino", size, images[:_EXACT])  # checked before anything is rounded
         info = replace(read_info(draft), int8=True)
 
-        def inputs(one: dict[str, Any]) -> tuple[np.ndarray, ...]:
-            image, extent = info.input_of(one["inputs"])
-            return image.numpy(), extent.numpy(), np.float32(info.score)
+        def inputs(image: np.ndarray) -> tuple[np.ndarray, ...]:
+            padded, extent = info.input_of(prepare(pipeline, image)["inputs"])
+            return padded.numpy(), extent.numpy(), np.float32(info.score)
 
-        quantized = with_integers(
-            openvino.Core().read_model(os.fspath(draft)), [inputs(one) for one in prepared], outside=_OUTSIDE_LAYERS
-        )
+        program = openvino.Core().read_model(os.fspath(draft))
+        quantized = with_integers(program, images, inputs, outside=_OUTSIDE_LAYERS)
         quantized.set_rt_info(info.to_text(), NOTE)
         openvino.save_model(quantized, os.fspath(draft.with_name(INT8)), compress_to_fp16=False)
         run = find_format("openvino", draft).open(draft.with_name(INT8))
-        found = _compared(detector, ExportedDetector(run, info), prepared)
-        del run
-        if found.again < _LEAST * found.objects:
+        exported = ExportedDetector(run, info)
+        objects, again = _compared(detector, exported, [prepare(pipeline, image) for image in images[:_COMPARED]])
+        del run, exported
+        if not objects:
             raise ExportError(
-                f"With integers the program finds {found.again} of {found.objects} objects again: give more images, "
+                "The detector is sure of no object in the images of --calibration, so nothing is proved: name images "
+                "with objects that it was trained for; no file was written."
+            )
+        if again < _LEAST * objects:
+            raise ExportError(
+                f"With integers the program finds {again} of {objects} objects again: give more images, "
                 "and such as the detector was trained for; no file was written."
             )
         for suffix in (".bin", ".xml"):  # the .xml last: it is what says that both are there
             os.replace(draft.with_name(INT8).with_suffix(suffix), path.with_suffix(suffix))
-    return found
+    return Quantized(len(images), objects, again)
 
 
-def _compared(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> Quantized:
-    """Counts objects that both are sure of."""
+def _compared(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Counts the objects that the detector is sure of, and those of them that the program finds."""
     objects = again = 0
-    for one in prepared[:_COMPARED]:
+    for one in prepared:
         ours = find(detector.model, exported.info, one)
         ours = ours[ours.scores >= SCORE]
         # What is nearly as sure counts: scores move a little.
         theirs = exported.find(one["inputs"], one["data_samples"], exported.info.score)
         again += found_again(ours, theirs)
         objects += len(ours)
-    return Quantized(len(prepared), objects, again)
+    return objects, again
 
 
-def with_integers(model: openvino.Model, inputs: Sequence[Any], outside: str | None = None) -> openvino.Model:
+def with_integers(
+    model: openvino.Model,
+    items: Sequence[Any],
+    inputs: Callable[[Any], Any] | None = None,
+    outside: str | None = None,
+) -> openvino.Model:
     """A program of OpenVINO with integers of 8 bits in its products.
 
     Args:
         model: The program.
-        inputs: What it will see.
+        items: Examples of what it will see.
+        inputs: Makes the program's inputs of one; by default it is what they are.
         outside: A pattern of names of operators that stay as they are.
 
     Raises:
@@ -134,7 +145,8 @@ def with_integers(model: openvino.Model, inputs: Sequence[Any], outside: str | N
     nncf = _nncf()
     nncf.set_log_level(logging.ERROR)
     ignored = nncf.IgnoredScope(patterns=[outside], validate=False) if outside else None
-    return nncf.quantize(model, nncf.Dataset(list(inputs)), subset_size=len(inputs), ignored_scope=ignored)
+    data = nncf.Dataset(items, inputs) if inputs else nncf.Dataset(items)
+    return nncf.quantize(model, data, subset_size=len(items), ignored_scope=ignored)
 
 
 def _nncf() -> ModuleType:
