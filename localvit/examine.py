@@ -19,6 +19,7 @@ from typing import Any
 PACKAGES = (
     *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite", "numpy", "opencv-python"),
     *("opencv-python-headless", "pycocotools", "faster-coco-eval", "einops", "safetensors", "setuptools"),
+    *("onnx", "onnxruntime", "openvino", "nncf"),
 )
 # What changes speed or results without being seen.
 VARIABLES = (

@@ -5,8 +5,8 @@ today's PyTorch (see :mod:`localvit_det.compat`), and registers everything in MM
 
 An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as maps for
 MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
-`inference` replaces layers by faster forms. `config`, `preflight` and `checkpoint` read and check what the user brings,
-`engine` trains and validates, `evaluation` counts.
+`inference` replaces layers by faster forms, `export` writes networks for other runtimes. `config`, `preflight` and
+`checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` counts.
 """
 
 from __future__ import annotations

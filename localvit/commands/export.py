@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from localvit_det.backbones import LocalViT
 from localvit_det.cli import tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError
@@ -37,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
     """Exports, and says how far the program is from the detector."""
     if args.backbone:
-        found = export_backbone(detector.model.backbone, args.out, args.format, args.size or (800, 1333), args.dynamic)
+        backbone = getattr(detector.model, "backbone", None)
+        if not isinstance(backbone, LocalViT):
+            raise ConfigError(
+                f"--backbone exports those of this package, and {args.model} has a {type(backbone).__name__}: leave "
+                "--backbone out."
+            )
+        found = export_backbone(backbone, args.out, args.format, args.size or (800, 1333), args.dynamic)
         yield from (f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.0e} of their norm" for one in found)  # noqa: RUF001
     elif args.int8:
         found = quantize(detector, args.out, Sources(args.calibration), None if args.dynamic else args.size)

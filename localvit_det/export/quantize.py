@@ -154,6 +154,6 @@ def _nncf() -> ModuleType:
         import nncf
     except ImportError as error:
         raise RequirementError(
-            f"--int8 needs the package nncf ({first_line(error)}): run `pip install 'localvit_det[int8]'`."
+            f"--int8 needs the package nncf ({first_line(error)}): run `pip install nncf`."
         ) from error
     return nncf

@@ -1,12 +1,16 @@
 """Exported detectors find the same objects as the detectors, through `Detector` and the commands as well."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from small_detectors import DETECTORS, build_detector, model_of
@@ -126,6 +130,21 @@ class TestExport:
             assert (result.boxes <= np.array([size[1], size[0]] * 2) + 1e-3).all()
         with pytest.raises(ExportError, match="is no multiple of 32: choose 96x192, say"):
             export_detector(detector, tmp_path / "other.onnx", size=(100, 192))
+
+    def test_page_runs_it_without_the_package(self, exported, tmp_path, monkeypatch):
+        page = (REPOSITORY / "docs/export.md").read_text(encoding="utf-8")
+        code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in block)
+        shutil.copy(exported("onnx"), tmp_path / "detector.onnx")
+        image = drawn_image((150, 110), seed=9)
+        cv2.imwrite(str(tmp_path / "image.jpg"), image)
+        monkeypatch.chdir(tmp_path)
+        exec(code.replace("0.3", "0.2"), found := {})
+        ours = Detector("detector.onnx").model.program
+        padded = F.pad(torch.from_numpy(cv2.imread("image.jpg")).permute(2, 0, 1), (0, 18, 0, 10))[None]
+        expected = ours(padded, torch.tensor([150, 110]), torch.tensor(0.2))
+        assert len(found["boxes"])
+        for name, values in zip(("boxes", "scores", "labels", "masks"), expected, strict=True):
+            np.testing.assert_array_equal(found[name], values.numpy())
 
     def test_nothing_found(self, exported):
         """A program that finds nothing ends like one that does."""
