@@ -15,7 +15,7 @@ from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.dense_heads import RetinaHead, RPNHead
 from mmdet.models.detectors import CascadeRCNN, FasterRCNN, MaskRCNN, RetinaNet
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
@@ -248,12 +248,12 @@ def _requirements(model: nn.Module) -> Iterator[tuple[bool, str]]:
     rpn, roi = model.rpn_head, model.roi_head
     yield _is(rpn, RPNHead), f"a {_name(rpn)}"
     yield from _dense_requirements(rpn)
-    yield _is(roi, (StandardRoIHead, CascadeRoIHead)), f"a {_name(roi)}"
+    yield _is(roi, StandardRoIHead, CascadeRoIHead), f"a {_name(roi)}"
     yield not roi.with_shared_head, "a shared head"
     yield roi.test_cfg.get("max_per_img", -1) > 0, "no max_per_img of its RoI head"
     yield _nms_is_plain(roi.test_cfg), f"nms={dict(roi.test_cfg.nms)}"
     for head in _several(roi.bbox_head):
-        yield _is(head, ConvFCBBoxHead), f"a {_name(head)}"
+        yield _is(head, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead), f"a {_name(head)}"
         yield head.with_cls and head.with_reg, f"a {_name(head)} without classes or boxes"
         yield not head.custom_cls_channels and not head.custom_activation, f"the loss {_name(head.loss_cls)}"
         yield _coder_is_plain(head.bbox_coder), f"a {_name(head.bbox_coder)}"
@@ -263,7 +263,7 @@ def _requirements(model: nn.Module) -> Iterator[tuple[bool, str]]:
         layer = extractor.roi_layers[0]
         yield isinstance(layer, RoIAlign) and layer.pool_mode == "avg", f"a {_name(layer)}"
     for head in _several(roi.mask_head) if roi.with_mask else []:
-        yield isinstance(head, FCNMaskHead), f"a {_name(head)}"
+        yield _is(head, FCNMaskHead), f"a {_name(head)}"
 
 
 def _dense_requirements(head: nn.Module) -> Iterator[tuple[bool, str]]:
@@ -275,13 +275,12 @@ def _dense_requirements(head: nn.Module) -> Iterator[tuple[bool, str]]:
     yield _nms_is_plain(head.test_cfg), f"nms={dict(head.test_cfg.nms)}"
 
 
-def _is(module: nn.Module, kinds: type | tuple[type, ...]) -> bool:
-    """Whether a module is of one of the kinds, plain or fused: other subclasses may compute something else."""
-    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    plain = next((base for base in type(module).__mro__ if base.__module__.startswith("mmdet.")), None)
-    if issubclass(ConvFCBBoxHead, kinds):
-        return plain is not None and issubclass(plain, kinds)  # its subclasses are settings
-    return plain in kinds
+def _is(module: nn.Module, *kinds: type) -> bool:
+    """Whether a module is of one of MMDetection's classes, plain or in a form of ours.
+
+    Other subclasses of MMDetection's may compute something else.
+    """
+    return next((base for base in type(module).__mro__ if base.__module__.startswith("mmdet.")), None) in kinds
 
 
 def _coder_is_plain(coder: object) -> bool:
