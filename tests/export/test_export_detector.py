@@ -25,6 +25,7 @@ from localvit_det.export.detector import exportable
 from localvit_det.export.export import check, drawn_image, export_detector
 from localvit_det.export.formats import FORMATS
 from localvit_det.export.info import read_info
+from localvit_det.predict.sources import Frame
 
 NANO = "mask_rcnn_shuffle_nano_shapes"
 KINDS = {
@@ -214,6 +215,38 @@ class TestExport:
         ):
             assert compare_objects(ours, wrong, (100, 100)).strays == 2
         assert compare_objects(ours[:1], ours, (100, 100)).strays == 1
+
+
+@pytest.mark.slow
+class TestIntegers:
+    def test_quantize(self, published, tmp_path, monkeypatch):
+        """Layers get integers, what computes boxes does not; what loses too much is refused."""
+        pytest.importorskip("nncf")
+        import openvino
+
+        from localvit_det.export import quantize
+
+        images = [Frame(drawn_image((240, 320), seed), "", "") for seed in range(4)]
+        detector = Detector(published("dwnet"), device="cpu", fuse=False)
+        monkeypatch.setattr(quantize, "_LEAST", 1.1)  # more than all
+        with pytest.raises(ExportError, match=r"finds \d+ of \d+ objects again"):
+            quantize.quantize(detector, tmp_path / "found.xml", images, size=(128, 160))
+        assert not list(tmp_path.iterdir())
+        monkeypatch.setattr(quantize, "_LEAST", 0.0)  # random weights do not bear much
+        found = quantize.quantize(detector, tmp_path / "found.xml", images, size=(128, 160))
+        assert found.images == 4
+        assert 0 < found.again <= found.objects
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["found.bin", "found.xml"]
+        assert read_info(tmp_path / "found.xml").int8
+        model = openvino.Core().read_model(tmp_path / "found.xml")
+        rounded = [
+            node.input_value(0).get_node().get_friendly_name()
+            for node in model.get_ops()
+            if node.get_type_name() == "FakeQuantize"
+        ]
+        assert len(rounded) > 20
+        assert not any("NonMaxSuppression" in name or "TopK" in name for name in rounded)
+        assert len(Detector(tmp_path / "found.xml")(images[0].image, score=0.05))
 
 
 class TestCommands:
