@@ -24,8 +24,9 @@ def model_of(config: str) -> dict:
     parts = [cfg.get("bbox_head"), cfg.get("rpn_head")]
     if "roi_head" in cfg:
         roi = cfg.roi_head
-        parts += [*roi.bbox_head, roi.mask_head]
-        roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 32
+        parts += [*(roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]), roi.get("mask_head")]
+        for extractor in filter(None, (roi.bbox_roi_extractor, roi.get("mask_roi_extractor"))):
+            extractor.out_channels = 32
         cfg.test_cfg.rpn.max_per_img, cfg.test_cfg.rcnn.max_per_img = 60, 20
     for part in filter(None, parts):
         part.in_channels = 32
