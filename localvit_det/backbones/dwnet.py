@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from mmdet.registry import MODELS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import Fusible, build_norm, pad_to_multiple
+from ..layers import Fusible, build_norm, crop, pad_to_multiple
 from ..ops import DepthwiseConv2d, depthwise_conv, inhomogeneous_conv
 from .base import LocalViT
 from .sizes import swin_sizes
@@ -99,12 +99,12 @@ class ConvMixer(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
+        size = x.shape[-2:]
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
         x = self.act(self.norm1(self.expand(x)))
         x = self.act(self.norm2(self.conv(x)))
-        return self.norm3(self.project(x))[..., :height, :width]
+        return crop(self.norm3(self.project(x)), size)
 
 
 @MODELS.register_module()

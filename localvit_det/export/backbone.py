@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import torch
 
 from ..backbones import LocalViT
 from ..errors import ExportError
-from ..inference import fused_twin
 from .compare import Comparison, compare, sizes_to_compare
 from .formats import Program, find_format, written
 
@@ -49,23 +49,19 @@ def export_backbone(
     """
     if min(*size, batch) < 1:
         raise ExportError(f"size={tuple(size)} and batch={batch} must be numbers from 1 on.")
-    kind, window = find_format(format, path), model.window_size
+    kind = find_format(format, path)
+    model = copy.deepcopy(model).cpu().float().eval()
+    channels, window = model.in_channels, model.window_size
     # Followed at another size than all that are compared, at which each stage has more than one window along an axis:
     # exporters take a length of one for a constant.
     example = (32 * window + 35, 32 * window + 67) if dynamic else tuple(size)
     outputs = [f"map{stage}" for stage in model.out_indices]
     axes = {name: {2: f"{name}_height", 3: f"{name}_width"} for name in outputs}
-    training = model.training
-    model.eval()
-    try:
-        program = Program(
-            module=fused_twin(model) if fuse else model,
-            inputs={INPUT: torch.randn(batch, model.in_channels, *example)},
-            outputs=outputs,
-            dynamic={INPUT: {2: "height", 3: "width"}, **axes} if dynamic else {},
-        )
-        with written(program, path, kind) as run:
-            sizes = sizes_to_compare(size, window) if dynamic else [example]
-            return compare(run, model, sizes, batch, model.in_channels)
-    finally:
-        model.train(training)
+    program = Program(
+        module=copy.deepcopy(model).fuse() if fuse else model,
+        inputs={INPUT: torch.randn(batch, channels, *example)},
+        outputs=outputs,
+        dynamic={INPUT: {2: "height", 3: "width"}, **axes} if dynamic else {},
+    )
+    with written(program, path, kind) as run:
+        return compare(run, model, sizes_to_compare(size, window) if dynamic else [example], batch, channels)

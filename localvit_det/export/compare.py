@@ -71,14 +71,12 @@ def compare(
 def sizes_to_compare(size: tuple[int, int], window: int) -> list[tuple[int, int]]:
     """Sizes at which a program for any size has to be right.
 
-    Three that windows do not divide, in the image and in the map of the first stage, of which the first is near
-    ``size``, one is larger than the other two along one axis and one is upright if ``size`` is not; and one whose
-    windows are whole in all stages, where the network itself takes another way.
+    Three that windows do not divide, in the image and in the map of the first stage: near ``size``, half as large and
+    turned, and lower and wider; and one whose windows are whole in all stages, where the network takes another way.
     """
     height, width = size
-    whole = 32 * window
-    odd = [(height, width), (max(width // 2, 1), max(height // 3, 1)), (max(height // 4, 1), width + width // 3)]
-    return [(_odd(h, window), _odd(w, window)) for h, w in odd] + [(whole, whole)]
+    odd = [(height, width), (max(width // 2, 1), max(height // 2, 1)), (max(height // 3, 1), width + width // 3)]
+    return [(_odd(h, window), _odd(w, window)) for h, w in odd] + [(32 * window, 64 * window)]
 
 
 def _odd(side: int, window: int) -> int:

@@ -20,7 +20,7 @@ from ..config.parts import find_datasets
 from ..errors import ConfigError
 from ..inference.masks import paste_masks
 from .formats import Run, find_format
-from .info import Info, is_exported, read_info
+from .info import Info, read_info
 
 
 @MODELS.register_module()
@@ -129,4 +129,4 @@ def run_exported(cfg: Config, file: str | os.PathLike) -> None:
         dataset["pipeline"] = fitting(dataset["pipeline"], size)
 
 
-__all__ = ["ExportedDetector", "FitInside", "fitting", "is_exported", "run_exported"]
+__all__ = ["ExportedDetector", "FitInside", "fitting", "run_exported"]

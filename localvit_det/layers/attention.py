@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import attention
 from .fusible import Fusible
-from .window import Split, ceil_div, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
 
 
 class WindowAttention(Fusible):
@@ -68,12 +68,11 @@ class WindowAttention(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
         qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
         query, key, value = window_partition(qkv, self.window_size, self.split, self.num_heads, parts=3)
         mixed = self.attend(query, key, value, x)  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
-        return self.proj_drop(self.proj(mixed)[..., :height, :width])
+        return self.proj_drop(crop(self.proj(mixed), x.shape[-2:]))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
         """Attention and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W').

@@ -43,6 +43,12 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return x if _nothing(bottom, right) else F.pad(x, (0, right, 0, bottom))
 
 
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Undo :func:`pad_to_multiple`: (B, C, H', W') -> (B, C, *size), a view."""
+    # As lengths, which exporters believe; of the ends of slices they keep the smaller of two sizes.
+    return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
+
+
 def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
     """Split a map into windows, and its channels into parts (query, key, value) and heads.
 

@@ -46,9 +46,10 @@ def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     taps = kernels.to(padded.dtype).unflatten(1, (groups, -1))  # B, G, k², H, W
     out = None
     for i in range(kernel_size):
+        rows = padded[..., i : i + height, :]
         for j in range(kernel_size):
-            window = padded[..., i : i + height, j : j + width]
-            tap = taps[:, :, i * kernel_size + j, None]  # B, G, 1, H, W
+            window, index = rows[..., j : j + width], i * kernel_size + j
+            tap = taps[:, :, index : index + 1]  # B, G, 1, H, W
             out = window * tap if out is None else torch.addcmul(out, window, tap)
     return out.flatten(1, 2).to(x.dtype)
 

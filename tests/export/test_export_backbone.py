@@ -22,7 +22,7 @@ SUFFIXES = {name: kind.suffix for name, kind in FORMATS.items()}
 
 def trained(family: str, **options) -> LocalViT:
     """A backbone whose BatchNorms and biases are not the initial ones."""
-    net = build(family, depths=(1, 2, 1, 1), **options)
+    net = build(family, depths=(2, 1, 1, 1), **options)
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -41,7 +41,7 @@ def distance(maps: list[Tensor], expected: tuple[Tensor, ...]) -> float:
     return max(float((m - e).norm() / e.norm()) for m, e in zip(maps, expected, strict=True))
 
 
-def runner(path: Path, size: tuple[int, int]) -> Callable[[Tensor], list[Tensor]]:
+def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
     """Runs a file in its runtime, without the package's own code."""
     if path.suffix == ".onnx":
         import onnxruntime
@@ -62,13 +62,13 @@ def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     need(format)
     net = trained(family)
     path = tmp_path / f"net{SUFFIXES[format]}"
-    found = export_backbone(net, path, size=(75, 92))
+    found = export_backbone(net, path, size=(303, 224))
     assert len({one.size for one in found}) == 4
-    assert all(0 < one.error <= 1e-4 for one in found)
+    assert all(one.error <= 1e-4 for one in found)
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, "net.bin"}
-    image = torch.randn(1, 3, 118, 61)
+    image = torch.randn(1, 3, 118, 141)
     with torch.no_grad():
-        assert distance(runner(path, (118, 61))(image), net(image)) < 1e-4
+        assert distance(runner(path)(image), net(image)) < 1e-4
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -82,7 +82,7 @@ def test_program_of_one_size(format, tmp_path):
     assert any(isinstance(module, _BatchNorm) for module in net.modules())
     image = torch.randn(2, 3, 75, 92)
     with torch.no_grad():
-        assert distance(runner(path, (75, 92))(image), net.eval()(image)) < 1e-4
+        assert distance(runner(path)(image), net.eval()(image)) < 1e-4
 
 
 class Baked(nn.Module):
@@ -111,7 +111,7 @@ class Lost(nn.Module):
 def test_wrong_program_is_not_kept(mixer, dynamic, tmp_path):
     need("onnx")
     net = trained("DWNet")
-    net.stages[1].blocks[1].mixer = mixer()
+    net.stages[1].blocks[0].mixer = mixer()
     (tmp_path / "net.onnx").write_text("an older one")
     with pytest.raises(ExportError, match=r"wrong on an image of \d+.\d+ pixels: its maps differ by .*no file was"):
         export_backbone(net, tmp_path / "net.onnx", size=(75, 92), dynamic=dynamic)
@@ -127,7 +127,7 @@ class Unknown(nn.Module):
 def test_what_cannot_be_written_is_told(tmp_path):
     need("onnx")
     net = trained("DWNet")
-    net.stages[1].blocks[1].mixer = Unknown()
+    net.stages[1].blocks[0].mixer = Unknown()
     with pytest.raises(ExportError, match=r"ONNX.* cannot hold this network .*svd.*: choose another format"):
         export_backbone(net, tmp_path / "net.onnx", size=(75, 92))
     assert not list(tmp_path.iterdir())
@@ -162,4 +162,4 @@ def test_kernels_at_each_position_survive_an_export_by_hand(opset, tmp_path):
             output_names=MAPS,
         )
     with torch.no_grad():
-        assert distance(runner(tmp_path / "net.onnx", (75, 92))(image), net(image)) < 1e-4
+        assert distance(runner(tmp_path / "net.onnx")(image), net(image)) < 1e-4
