@@ -97,19 +97,32 @@ def quantize(
         exported = ExportedDetector(run, info)
         objects, again = _compared(detector, exported, [prepare(pipeline, image) for image in images[:_COMPARED]])
         del run, exported
-        if not objects:
-            raise ExportError(
-                "The detector is sure of no object in the images of --calibration, so nothing is proved: name images "
-                "with objects that it was trained for; no file was written."
-            )
-        if again < _LEAST * objects:
-            raise ExportError(
-                f"With integers the program finds {again} of {objects} objects again: give more images, "
-                "and such as the detector was trained for; no file was written."
-            )
+        check(objects, again)
         for suffix in (".bin", ".xml"):  # the .xml last: it is what says that both are there
             os.replace(draft.with_name(INT8).with_suffix(suffix), path.with_suffix(suffix))
     return Quantized(len(images), objects, again)
+
+
+def check(objects: int, again: int) -> None:
+    """Says no where integers lose too much.
+
+    Args:
+        objects: That the detector is sure of.
+        again: Of these, found by the program.
+
+    Raises:
+        ExportError: Half of them are lost, or there are none.
+    """
+    if not objects:
+        raise ExportError(
+            "The detector is sure of no object in the images of --calibration, so nothing is proved: name images with "
+            "objects that it was trained for; no file was written."
+        )
+    if again < _LEAST * objects:
+        raise ExportError(
+            f"With integers the program finds {again} of {objects} objects again: give more images, and such as the "
+            "detector was trained for; no file was written."
+        )
 
 
 def _compared(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> tuple[int, int]:
