@@ -16,7 +16,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export]'
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8]'
 	touch $@
 
 demo: install

@@ -70,6 +70,7 @@ setup(
         "convert": ["supervision>=0.31.2,<0.32"],  # reads YOLO's and Pascal VOC's labels
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
         "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"],
+        "int8": ["nncf>=3.0,<4", "openvino>=2025.0"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )

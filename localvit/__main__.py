@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train or fine-tune a detector",
     "test": "evaluate a checkpoint on a data set",
     "predict": "find objects in images, videos, a webcam",
+    "export": "write a detector for ONNX Runtime, OpenVINO, TorchScript, torch.export",
     "analyze": "look at a run, a data set or a network: one HTML page",
     "check": "name every mistake in a data set",
     "publish": "write weights, config and classes of a training into one file",

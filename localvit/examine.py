@@ -20,6 +20,7 @@ PACKAGES = (
     *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite"),
     *("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv", "numpy", "opencv-python"),
     *("opencv-python-headless", "pycocotools", "faster-coco-eval", "einops", "safetensors", "setuptools"),
+    *("onnx", "onnxruntime", "openvino", "nncf"),
 )
 SAME_FOLDER = {
     "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),

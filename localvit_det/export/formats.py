@@ -17,6 +17,7 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ..errors import ExportError, OutputError, first_line
+from .notes import NOTE
 
 # Known to onnxruntime and OpenVINO of the last years; the first with LayerNormalization is 17.
 OPSET = 17
@@ -33,12 +34,14 @@ class Program:
         inputs: An example of each input, by its name; the module runs on them once.
         outputs: Names of the outputs.
         dynamic: Axes of inputs and outputs that may have other lengths than in the example, with a name for each.
+        note: A text that the file carries, as `read_note` gives it back.
     """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     outputs: Sequence[str]
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def _write_onnx(program: Program, path: Path) -> None:
         output_names=list(program.outputs),
         dynamic_axes={name: dict(axes) for name, axes in program.dynamic.items()},
     )
+    if program.note:
+        import onnx
+
+        model = onnx.load(path)
+        onnx.helper.set_model_props(model, {NOTE: program.note})
+        onnx.save(model, path)
 
 
 def _open_onnx(path: Path) -> Run:
@@ -95,6 +104,8 @@ def _write_openvino(program: Program, path: Path) -> None:
         _write_onnx(program, Path(folder, "model.onnx"))
         # Not `convert_model`, which reports its use to the makers.
         model = openvino.Core().read_model(os.path.join(folder, "model.onnx"))
+        if program.note:
+            model.set_rt_info(program.note, NOTE)
         openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
 
 
@@ -113,7 +124,8 @@ def _open_openvino(path: Path) -> Run:
 
 def _write_torchscript(program: Program, path: Path) -> None:
     # Compared later, with other inputs than the traced ones.
-    torch.jit.trace(program.module, tuple(program.inputs.values()), check_trace=False).save(os.fspath(path))
+    traced = torch.jit.trace(program.module, tuple(program.inputs.values()), check_trace=False)
+    traced.save(os.fspath(path), _extra_files={NOTE: program.note} if program.note else None)
 
 
 def _open_torchscript(path: Path) -> Run:
@@ -127,7 +139,7 @@ def _write_torch_export(program: Program, path: Path) -> None:
         exported = torch.export.export(
             program.module, tuple(program.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
         )
-    torch.export.save(exported, os.fspath(path))
+    torch.export.save(exported, os.fspath(path), extra_files={NOTE: program.note} if program.note else None)
 
 
 def _open_torch_export(path: Path) -> Run:
