@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from ..checkpoint.embedded_config import parse
-from ..checkpoint.entrances import POLICIES
+from ..checkpoint.fit import POLICIES
 from ..datasets.annotations import read_annotations
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
