@@ -325,8 +325,9 @@ class TestShapes:
 def test_masks_that_are_missing_name_the_switch(shapes, mine):
     LAYOUTS["boxes"][0](shapes, mine)
     cfg = load_config(NANO, {"data_root": str(mine), "classes": "auto", "val_split": 0.25})
-    with pytest.raises(DataError, match=r"have no segmentation.*with_mask=False"):
+    with pytest.raises(DataError, match=r"have no segmentation.*with_mask=False") as caught:
         check_config(cfg)
+    assert str(mine / "train.json") in str(caught.value)  # and not the copy
     cfg = load_config("mask2former_shuffle_t_coco", {"data_root": str(mine), "classes": "auto", "val_split": 0.25})
     with pytest.raises(DataError, match="take a config without masks"):
         check_config(cfg)
