@@ -6,8 +6,9 @@ Importing this package is all that is needed: it mends what stock OpenMMLab lack
 
 An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as maps for
 MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
-`inference` replaces layers by faster forms. `config`, `preflight` and `checkpoint` read and check what the user brings,
-`engine` trains and validates, `evaluation` counts.
+`inference` replaces layers by faster forms, `export` writes networks for other runtimes. `config`, `preflight` and
+`checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` counts, `predict` finds,
+`drawing` shows, `analysis` explains.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from .messengers import (
 )
 from .norm import LayerNorm2d, build_activation, build_norm
 from .stem import ConvDownsample, ConvStem, PatchEmbed, PatchMerging
-from .window import Split, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
 
 __all__ = [
     "Block",
@@ -34,6 +34,8 @@ __all__ = [
     "add_scaled",
     "build_activation",
     "build_norm",
+    "ceil_div",
+    "crop",
     "drop_scale",
     "form_of",
     "fuse_children",

@@ -206,13 +206,17 @@ def test_auto_classes_come_in_the_order_of_the_file(tmp_path):
     assert cfg.classes == NAMES[::-1]
 
 
-def test_auto_classes_fall_back_to_the_val_file_and_name_what_is_there(tmp_path):
+def test_auto_classes_come_from_the_files_that_are_there(tmp_path):
     root = write_coco(tmp_path / "mine")
     options = {"data_root": str(root), "classes": "auto"}
     (root / "annotations/instances_train2017.json").rename(root / "annotations/train.json")
-    assert load_config(write_config(tmp_path), options).classes == NAMES
+    cfg = load_config(write_config(tmp_path), options)
+    assert (cfg.classes, cfg.train_dataloader.dataset.ann_file) == (NAMES, "annotations/train.json")
+    (root / "annotations/train.json").unlink()
+    cfg = load_config(write_config(tmp_path), options)
+    assert (cfg.classes, cfg.val_dataloader.dataset.ann_file) == (NAMES, "annotations/instances_val2017.json")
     (root / "annotations/instances_val2017.json").unlink()
-    with pytest.raises(DataError, match=r"instances_train2017.json does not exist: .* holds train.json"):
+    with pytest.raises(DataError, match="holds no annotation file in COCO's format"):
         load_config(write_config(tmp_path), options)
 
 

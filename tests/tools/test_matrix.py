@@ -1,0 +1,90 @@
+"""The table of stacks: it tells what was run and what was not, and never more."""
+
+import json
+import runpy
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import REPOSITORY
+
+matrix = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools/matrix.py")))
+VERSIONS = {"python": "3.12.1", "torch": "2.6.0+cu124", "torchvision": "0.21.0", "numpy": "2.2.6"}
+VERSIONS |= {"mmdet": "3.3.0", "mmengine": "0.10.7", "mmcv": "2.1.0"}
+
+
+def test_page_follows_from_the_record():
+    assert (REPOSITORY / "docs/stacks.md").read_text(encoding="utf-8") == matrix.page(matrix.read_record())
+
+
+def test_every_python_and_torch_of_setup_is_tried_with_both_libraries():
+    stacks = matrix.stacks()
+    assert len({stack.name for stack in stacks}) == len(stacks)
+    for library in ("mmdet", "onedl"):
+        assert {stack.python for stack in stacks if stack.library == library} == set(matrix.PYTHONS)
+        assert {stack.compiled for stack in stacks if stack.library == library} == {True, False}
+    assert {(stack.python, stack.torch) for stack in stacks} == {(p, t) for p in matrix.PYTHONS for t in matrix.TORCHES}
+
+
+def test_page_tells_passed_failed_and_not_run():
+    record = {
+        "py3.12-torch2.6-mmdet": dict(
+            versions=VERSIONS, tests="9 passed", failed=[], demo="loss 2.00", result="passed"
+        ),
+        "py3.13-torch2.6-mmdet": dict(
+            versions=VERSIONS, tests="1 failed, 8 passed", failed=["tests/a.py::b"], demo="loss 2.00", result="failed"
+        ),
+        "py3.10-torch2.15-mmdet": dict(result="not run: no torch==2.15.* could be installed (ERROR)"),
+    }
+    page = matrix.page(record)
+    rows = [line for line in page.splitlines() if line.startswith("| 3.")]
+    assert len(rows) == len(matrix.stacks())
+    assert [row for row in rows if row.endswith("| passed |")] == [
+        "| 3.12.1 | 2.6.0 | MMDetection 3.3.0 | 0.10.7 | 2.1.0 | torchvision | 9 passed | loss 2.00 | passed |"
+    ]
+    assert sum(row.endswith("| not run |") for row in rows) == len(rows) - 2
+    assert page.endswith(
+        "- py3.13-torch2.6-mmdet: `tests/a.py::b`\n"
+        "- py3.10-torch2.15-mmdet: not run: no torch==2.15.* could be installed (ERROR)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "tests", "failed"),
+    [
+        ("..\n== 2 passed, 1 skipped in 1.50s ==\n", 0, "2 passed, 1 skipped", []),
+        (
+            "FAILED tests/a.py::b[x y] - assert 1\n1 failed, 2 passed in 3s\n",
+            1,
+            "1 failed, 2 passed",
+            ["tests/a.py::b[x y]"],
+        ),
+        ("ERROR tests/a.py\n1 error in 3s\n", 2, "1 error", ["tests/a.py"]),
+        ("Killed\n", 137, "Killed", ["pytest ended with code 137"]),
+    ],
+)
+def test_outcome_of_the_tests(tmp_path, log, code, tests, failed):
+    """The whole and, where only some were asked for, which."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s' '{log}'\nexit {code}\n")
+    python.chmod(0o755)
+    assert matrix.quick_tests(python, tmp_path, []) == {"tests": tests, "failed": failed}
+    assert matrix.quick_tests(python, tmp_path, ["tests/a.py"])["tests"] == f"tests/a.py: {tests}"
+
+
+def test_what_cannot_be_made_is_told_and_the_next_is_tried(tmp_path):
+    """In a copy without a record, with interpreters that are none."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "docs").mkdir()
+    for file in ("tools/matrix.py", "constraints.txt"):
+        (tmp_path / file).write_bytes((REPOSITORY / file).read_bytes())
+    command = [sys.executable, tmp_path / "tools/matrix.py", "--only", "torch2.8-mmdet", "--python", "3.10=/bin/false"]
+    command += [f"--python={version}=/bin/false" for version in ("3.11", "3.12", "3.13")]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    record = json.loads((tmp_path / "docs/stacks.json").read_text())
+    assert {name: entry["result"] for name, entry in record.items()} == {
+        stack.name: "not run: venv failed (no output)" for stack in matrix.stacks() if "torch2.8-mmdet" in stack.name
+    }
+    assert done.stdout.count("not run: ") == len(record) == 5
+    assert (tmp_path / "docs/stacks.md").read_text() == matrix.page(record)
