@@ -60,6 +60,15 @@ def test_this_installation_fits():
     check_requirements()
 
 
+def test_the_networks_need_two_packages(monkeypatch):
+    for name in ("mmcv", "mmdet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    requirements.check_networks()
+    monkeypatch.setitem(sys.modules, "mmengine", None)
+    with pytest.raises(RequirementError, match="mmengine is not installed: run `pip install"):
+        requirements.check_networks()
+
+
 @pytest.mark.parametrize(
     ("onedl", "name", "command"),
     [
