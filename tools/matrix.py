@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table-only", action="store_true", help="write the page from the record and run nothing")
     args = parser.parse_args(argv)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands on that it is ignored
     given = dict(item.split("=", 1) for item in args.python)
     # In the order of --only, so that what matters most comes first; the name of one may be a part of another's.
     names = {stack.name: stack for stack in stacks()}
@@ -173,31 +175,35 @@ def versions(interpreter: Path) -> dict[str, str]:
 
 
 def quick_tests(interpreter: Path, folder: Path, paths: list[str]) -> dict:
-    """The last line of the tests, and the names of those that failed."""
-    command = [
-        interpreter,
-        "-u",
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "not slow and not measuring",
-        "-p",
-        "no:cacheprovider",
-        *paths,
-    ]
-    log = folder / "tests.log"
+    """The last line of the tests, and the names of those that failed twice: the second time by themselves."""
+    outcome, failed = pytest(interpreter, folder / "tests.log", paths)
+    if failed and all("::" in name for name in failed):
+        first = len(failed)
+        _, failed = pytest(interpreter, folder / "tests_again.log", failed)
+        outcome += f", {first - len(failed)} of the failed passed when run again" if len(failed) < first else ""
+    return {"tests": f"{', '.join(paths)}: {outcome}" if paths else outcome, "failed": failed}
+
+
+def pytest(interpreter: Path, log: Path, paths: list[str]) -> tuple[str, list[str]]:
+    """Runs tests.
+
+    Returns:
+        pytest's last line, and what failed.
+    """
+    options = ("-q", "-m", "not slow and not measuring", "-p", "no:cacheprovider")
+    command = [str(interpreter), "-u", "-m", "pytest", *options, *paths]
     with open(log, "w", encoding="utf-8") as file:
-        code = subprocess.run(
-            [str(part) for part in command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
-        ).returncode
-    text = log.read_text(encoding="utf-8", errors="replace")
+        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
+    return outcome_of(log.read_text(encoding="utf-8", errors="replace"), code)
+
+
+def outcome_of(text: str, code: int) -> tuple[str, list[str]]:
+    """Reads pytest's output."""
     failed = sorted(set(re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, flags=re.MULTILINE)))
     summary = re.search(r"^=* ?(\d+ (?:passed|failed|error).*?) in [\d.]+s.*$", text, flags=re.MULTILINE)
     if code and not failed:
         failed = [f"pytest ended with code {code}"]
-    outcome = summary[1] if summary else shorten((text.strip().splitlines() or ["no output"])[-1])
-    return {"tests": f"{', '.join(paths)}: {outcome}" if paths else outcome, "failed": failed}
+    return summary[1] if summary else shorten((text.strip().splitlines() or ["no output"])[-1]), failed
 
 
 def demo(interpreter: Path, folder: Path) -> str:

@@ -66,13 +66,24 @@ def test_page_tells_passed_failed_and_not_run():
         ("Killed\n", 137, "Killed", ["pytest ended with code 137"]),
     ],
 )
-def test_outcome_of_the_tests(tmp_path, log, code, tests, failed):
-    """The whole and, where only some were asked for, which."""
+def test_outcome_of_the_tests(log, code, tests, failed):
+    assert matrix.outcome_of(log, code) == (tests, failed)
+
+
+@pytest.mark.parametrize(("codes", "still"), [((1, 0), []), ((1, 1), ["tests/a.py::b"])])
+def test_failed_tests_are_run_again(tmp_path, codes, still):
+    """Only they, and only what fails again counts."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s' '{log}'\nexit {code}\n")
+    python.write_text(
+        f'#!/bin/sh\nif [ -e {tmp_path}/called ]; then echo "$@" >> {tmp_path}/again; code={codes[1]}; '
+        f"else touch {tmp_path}/called; code={codes[0]}; fi\n"
+        "[ $code = 0 ] && echo '1 passed in 1s' || printf 'FAILED tests/a.py::b - x\\n1 failed in 1s\\n'\nexit $code\n"
+    )
     python.chmod(0o755)
-    assert matrix.quick_tests(python, tmp_path, []) == {"tests": tests, "failed": failed}
-    assert matrix.quick_tests(python, tmp_path, ["tests/a.py"])["tests"] == f"tests/a.py: {tests}"
+    found = matrix.quick_tests(python, tmp_path, ["tests/a.py"])
+    assert (tmp_path / "again").read_text().endswith(" tests/a.py::b\n")
+    again = "" if still else ", 1 of the failed passed when run again"
+    assert found == {"tests": f"tests/a.py: 1 failed{again}", "failed": still}
 
 
 def test_what_cannot_be_made_is_told_and_the_next_is_tried(tmp_path):
