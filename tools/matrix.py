@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{stack.name}: {result['result']}", flush=True)
         # Read again: another run may have written meanwhile.
         write(RECORD, json.dumps({**read_record(), stack.name: result}, indent=1, sort_keys=True) + "\n")
-    if not args.list:
+        write(PAGE, page(read_record()))
+    if args.table_only:
         write(PAGE, page(read_record()))
 
 
@@ -200,10 +201,11 @@ def pytest(interpreter: Path, log: Path, paths: list[str]) -> tuple[str, list[st
 def outcome_of(text: str, code: int) -> tuple[str, list[str]]:
     """Reads pytest's output."""
     failed = sorted(set(re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, flags=re.MULTILINE)))
-    summary = re.search(r"^=* ?(\d+ (?:passed|failed|error).*?) in [\d.]+s.*$", text, flags=re.MULTILINE)
+    summary = re.search(r"^=* ?(\d+ (?:passed|failed|error|skipped).*) in [\d.]+s.*$", text, flags=re.MULTILINE)
+    counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)", summary[1]) if summary else []
     if code and not failed:
         failed = [f"pytest ended with code {code}"]
-    return summary[1] if summary else shorten((text.strip().splitlines() or ["no output"])[-1]), failed
+    return ", ".join(counts) or shorten((text.strip().splitlines() or ["no output"])[-1]), failed
 
 
 def demo(interpreter: Path, folder: Path) -> str:

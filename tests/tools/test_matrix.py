@@ -55,7 +55,7 @@ def test_page_tells_passed_failed_and_not_run():
 @pytest.mark.parametrize(
     ("log", "code", "tests", "failed"),
     [
-        ("..\n== 2 passed, 1 skipped in 1.50s ==\n", 0, "2 passed, 1 skipped", []),
+        ("..\n== 2 passed, 1 skipped, 3 deselected, 1 warning in 1.50s ==\n", 0, "2 passed, 1 skipped", []),
         (
             "FAILED tests/a.py::b[x y] - assert 1\n1 failed, 2 passed in 3s\n",
             1,
