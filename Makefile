@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= work_dirs/demo
+JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
@@ -15,13 +16,13 @@ install: $(VENV)/.installed
 $(VENV)/.installed: constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain]'
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8]'
 	touch $@
 
 demo: install
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images
-	@echo "Predictions beside ground truth: $(DEMO)/images   curves: $(DEMO)/curves.png"
+	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images --report
+	@echo "Predictions beside ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"
 
 families: install
 	$(RUN) tools/compare_families.py
@@ -36,10 +37,10 @@ matrix:
 	$(PYTHON) tools/matrix.py
 
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 quick: install
-	$(RUN) -m pytest -m "not slow and not measuring"
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not measuring"
 
 lint: install
 	$(RUN) -m ruff check .

@@ -57,13 +57,20 @@ setup(
         "lite": [*OPENMMLAB, "mmcv-lite>=2.1,<2.2"],
         "mmdet": OPENMMLAB,  # next to a compiled mmcv
         "onedl": ["onedl-mmengine>=0.10.8,<1.0", "onedl-mmcv>=2.3,<2.4", "onedl-mmdetection>=3.5,<3.6"],
-        "test": ["pytest>=8"],
+        # Of --log.
+        "tensorboard": ["tensorboard>=2.16"],
+        "wandb": ["wandb>=0.17"],
+        "mlflow": ["mlflow>=2.12"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6"],
         # Of these, mmsegmentation imports the last two without requiring them.
         "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
         "onedl-seg": ["onedl-mmsegmentation>=1.4,<1.5", "ftfy", "regex"],
         "pretrain": ["mmpretrain>=1.2,<1.3"],
         "onedl-pretrain": ["onedl-mmpretrain>=1.3,<1.4"],
+        "convert": ["supervision>=0.31.2,<0.32"],  # reads YOLO's and Pascal VOC's labels
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
-        "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"],
+        "int8": ["nncf>=3.0,<4", "openvino>=2025.0"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )

@@ -20,6 +20,7 @@ PACKAGES = (
     *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite"),
     *("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv", "numpy", "opencv-python"),
     *("opencv-python-headless", "pycocotools", "faster-coco-eval", "einops", "safetensors", "setuptools"),
+    *("onnx", "onnxruntime", "openvino", "nncf"),
 )
 SAME_FOLDER = {
     "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
@@ -107,7 +108,7 @@ def _library() -> tuple[dict[str, Any], list[str]]:
 
     facts: dict[str, Any] = {"imports": True, "hook for mmdet": "on" if hook_file().exists() else "off"}
     try:
-        importlib.import_module("localvit_det")
+        importlib.import_module("localvit_det").register()
     except Exception as error:  # that nothing stops this report is its purpose
         facts["imports"] = False
         sentence = " ".join(str(error).split())

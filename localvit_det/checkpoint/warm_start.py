@@ -17,8 +17,8 @@ from ..backbones.base import LocalViT
 from ..backbones.dwnet import DWNet
 from ..backbones.gg_transformer import GGTransformer
 from ..errors import CheckpointError, did_you_mean
+from .fit import compare
 from .layouts import rename_key
-from .load import compare
 from .report import LoadReport, shortened
 
 if TYPE_CHECKING:

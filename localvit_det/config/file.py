@@ -13,6 +13,8 @@ from ..compat.extras import require_named
 from ..errors import ConfigError, UserError, did_you_mean
 from .packaged import config_names, find_config
 
+EXPORT_SUFFIXES = (".onnx", ".xml", ".pt2")  # and .pt, as checkpoints have
+
 
 def read_config_file(path: Path, trusted: bool) -> Config:
     """Reads a config, or the one inside a checkpoint.
@@ -35,7 +37,7 @@ def read_config_file(path: Path, trusted: bool) -> Config:
             "known by their names."
         )
     try:
-        if path.suffix in CHECKPOINT_SUFFIXES:
+        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORT_SUFFIXES):
             return _read_embedded(path, trusted)
         return Config.fromfile(path)
     except UserError:
@@ -50,7 +52,10 @@ def read_config_file(path: Path, trusted: bool) -> Config:
 
 
 def _read_embedded(path: Path, trusted: bool) -> Config:
-    values, left_out = read_config(load_weights_only(path), path, trusted)
+    from ..export.info import is_exported, read_info  # which needs the networks, and those this package
+
+    content = {"meta": {"cfg": read_info(path).config}} if is_exported(path) else load_weights_only(path)
+    values, left_out = read_config(content, path, trusted)
     for sentence in left_out:
         print_log(f"{path}: {sentence}", "current")
     cfg = Config(values)
