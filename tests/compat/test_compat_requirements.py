@@ -24,6 +24,15 @@ def refusal() -> str:
     return sentence
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, onedl: bool) -> None:
+    """Lets MMDetection or its fork be installed, with all that it needs."""
+    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
+    for requirement in requirements.requirements():
+        module = ModuleType(requirement.module)
+        module.__version__ = requirement.at_least
+        monkeypatch.setitem(sys.modules, requirement.module, module)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Puts a package with the given source in the place of an installed one."""
@@ -80,7 +89,7 @@ def test_the_networks_need_two_packages(monkeypatch):
     ],
 )
 def test_missing(monkeypatch, onedl, name, command):
-    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
+    installed(monkeypatch, onedl)
     monkeypatch.setitem(sys.modules, name, None)
     assert refusal() == f"{name} is not installed: run `{command}`."
 
@@ -104,11 +113,8 @@ def test_missing(monkeypatch, onedl, name, command):
     ],
 )
 def test_wrong_version(monkeypatch, onedl, name, version, word):
-    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
-    for requirement in requirements.requirements():  # those before it fit
-        module = ModuleType(requirement.module)
-        module.__version__ = version if requirement.module == name else requirement.at_least
-        monkeypatch.setitem(sys.modules, requirement.module, module)
+    installed(monkeypatch, onedl)
+    monkeypatch.setattr(sys.modules[name], "__version__", version)
     sentence = refusal()
     assert sentence.startswith(f"{name} {version} is too {word} ")
     assert ("pip install onedl-" in sentence) == onedl
