@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, Any
 # MMEngine's matter, which no user can mend; it comes dozens of times.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
+from .compat.requirements import check_networks  # noqa: E402
+
+check_networks()  # before anything that imports them
+
 from . import backbones, inference  # noqa: E402
 from .registration import register, register_when_needed  # noqa: E402
 

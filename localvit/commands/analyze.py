@@ -23,7 +23,7 @@ from localvit_det.analysis.matching import MEASURES
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
 from localvit_det.cli import tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
-from localvit_det.errors import ConfigError
+from localvit_det.errors import ConfigError, did_you_mean
 from localvit_det.files import check_writable, check_writable_folder
 
 Sections = tuple[str, list[Section]]  # with the title of the page
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, looks, writes the page, prints the tables that fit a terminal."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] not in {*VERBS, "-h", "--help"}:
+        if (hint := did_you_mean(argv[0], VERBS)) and not os.path.exists(argv[0]):
+            raise ConfigError(f"There is no verb '{argv[0]}'{hint}: `localvit analyze --help` lists them.")
         argv.insert(0, "run")
     args = make_parser().parse_args(argv)
     if args.verb == "run" and not os.path.isdir(args.folder):
@@ -172,6 +174,8 @@ def windows(args: argparse.Namespace) -> Sections:
     from localvit_det.analysis import network_pages as pages
 
     check_size(args.size)
+    if args.at and len(args.at) > pages.MOST:
+        raise ConfigError(f"--at has {len(args.at)} tokens, and {pages.MOST} can be told apart: leave some out.")
     backbone, cfg, _ = pages.load_backbone(args.model, args.cfg_options, args.trust_config)
     image = pages.open_image(args.image, args.size)
     return f"{Path(args.model).stem}: windows", pages.window_sections(backbone, image, cfg, args.at or pages.PLACES)

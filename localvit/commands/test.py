@@ -13,6 +13,7 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
 from localvit_det.analysis.report import write_report
+from localvit_det.checkpoint.exported_info import is_exported, read_info
 from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
@@ -21,7 +22,6 @@ from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.record import keep_predictions, write_record
 from localvit_det.evaluation.showing import draw_predictions, dump_metric
 from localvit_det.evaluation.tta import use_tta
-from localvit_det.export.info import is_exported, read_info
 from localvit_det.export.runtime import run_exported
 from localvit_det.files import check_writable, check_writable_folder
 

@@ -26,6 +26,7 @@ from .page import Cell, Chart, Picture, Section, Table
 SHARES = (0.5, 0.95)
 PLACES = ((0.5, 0.5), (0.2, 0.25), (0.8, 0.7))  # of the tokens that look: shares of height and width
 _COLORS = ((14, 98, 217), (208, 127, 47), (99, 157, 42), (155, 71, 176))  # BGR
+MOST = len(_COLORS)  # tokens in a picture
 _CELL = 2  # pixels at least of a token in a picture
 
 

@@ -108,6 +108,8 @@ def test_report_of_a_test(here, capsys):
     said = capsys.readouterr().out
     assert f"{record.metrics['coco/bbox_mAP']:.3f}" in said.partition("all")[2]
     assert "scores from 0.01 on" in (here / "again.html").read_text()
+    run("field", file, "--size", 64)
+    assert "with trained weights" in (here / "field.html").read_text()
 
 
 def test_report_needs_ground_truth_and_cocos_metric(tmp_path):
@@ -138,12 +140,14 @@ def test_record_that_is_broken(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["dta", NAME], "There is no verb 'dta' (did you mean 'data'?)"),
         (["nowhere"], "nowhere is neither a folder nor one of run, results"),
         (["."], "There is nothing to report in ."),
         (["runs", "."], "No training has logged anything in ."),
         (["run", ".", "--score", "2"], "--score 2.0 makes no sense"),
         (["results", "none.json", "--annotations", "none.json"], "The annotation file"),
         (["windows", NAME, "none.jpg"], "The image none.jpg cannot be read"),
+        (["windows", NAME, "none.jpg", "--at", *["0,0"] * 5], "--at has 5 tokens, and 4 can be told apart"),
         (["field", NAME, "--size", "8"], "--size 8 is too small"),
     ],
 )
