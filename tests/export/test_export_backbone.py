@@ -20,9 +20,19 @@ MAPS = ["map0", "map1", "map2", "map3"]
 SUFFIXES = {name: kind.suffix for name, kind in FORMATS.items()}
 
 
-def trained(family: str, **options) -> LocalViT:
-    """A backbone whose BatchNorms and biases are not the initial ones."""
-    net = build(family, depths=(2, 1, 1, 1), **options)
+# What has a setting for each stage, in networks of two.
+FEWER = {
+    "GGTransformer": {"gaze_kernels": (5, 3)},
+    "MSGTransformer": {"shuffle_size": (4, 2)},
+    "TwinsPCPVT": {"sr_ratios": (4, 2)},
+    "TwinsSVT": {"sr_ratios": (4, 2)},
+}
+
+
+def trained(family: str, stages: int = 4) -> LocalViT:
+    """A backbone whose BatchNorms and biases are not the initial ones; its first stage has both kinds of blocks."""
+    options = {} if stages == 4 else FEWER.get(family, {})
+    net = build(family, depths=(2, 1, 1, 1)[:stages], out_indices=range(stages), **options)
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -60,7 +70,8 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     need(format)
-    net = trained(family)
+    # PyTorch's exporter thinks about sizes for long: two stages have all that four have.
+    net = trained(family, stages=2 if format == "torch_export" and family != "ShuffleTransformer" else 4)
     path = tmp_path / f"net{SUFFIXES[format]}"
     found = export_backbone(net, path, size=(303, 224))
     assert len({one.size for one in found}) == 4
