@@ -21,8 +21,8 @@ $(VENV)/.installed: constraints.txt setup.py
 
 demo: install
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images
-	@echo "Predictions beside ground truth: $(DEMO)/images   curves: $(DEMO)/curves.png"
+	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images --report
+	@echo "Predictions beside ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"
 
 families: install
 	$(RUN) tools/compare_families.py

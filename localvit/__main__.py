@@ -16,6 +16,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on a data set",
     "predict": "find objects in images, videos, a webcam",
     "export": "write a detector for ONNX Runtime, OpenVINO, TorchScript, torch.export",
+    "analyze": "look at a run, a data set or a network: one HTML page",
     "check": "name every mistake in a data set",
     "publish": "write weights, config and classes of a training into one file",
     "convert": "an official checkpoint, or a YOLO or Pascal VOC data set, into this package's format",

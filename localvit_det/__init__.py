@@ -7,7 +7,8 @@ Importing this package is all that is needed: it mends what stock OpenMMLab lack
 An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as maps for
 MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
 `inference` replaces layers by faster forms, `export` writes networks for other runtimes. `config`, `preflight` and
-`checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` counts.
+`checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` counts, `predict` finds,
+`drawing` shows, `analysis` explains.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 # MMEngine's matter, which no user can mend; it comes dozens of times.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+from .compat.requirements import check_networks  # noqa: E402
+
+check_networks()  # before anything that imports them
 
 from . import backbones, inference  # noqa: E402
 from .registration import register, register_when_needed  # noqa: E402

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_runner import make_runner  # noqa: F401 - a fixture
+from made_results import evaluation, results  # noqa: F401 - fixtures
 from mmengine.registry import init_default_scope
 from preflight_cases import load, logged  # noqa: F401 - fixtures
 

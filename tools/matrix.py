@@ -3,7 +3,7 @@
 A stack is a Python, a PyTorch, MMDetection or OneDL's fork of it, and an mmcv without or with compiled operators. Each
 gets an environment of its own, which is removed again. What came of it goes to docs/stacks.json, and from there to the
 table of docs/stacks.md; stacks that were run are skipped (--again runs them anew), so that a stopped run goes on.
-A stack that cannot be made here is listed with the reason. Takes gigabytes and about ten minutes for each stack.
+A stack that cannot be made here is listed with the reason. Takes gigabytes and ten minutes or more for each stack.
 """
 
 import argparse
@@ -13,17 +13,17 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+
+from stacks.table import ITERATIONS, Stack, page, stacks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs/stacks.json", ROOT / "docs/stacks.md"
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-TORCHES = ("2.6", "2.8", "2.10", "2.12", "2.14", "2.15")
 # Extras of setup.py; the first is the stack itself. All the others only let more tests run.
 EXTRAS = {
     "mmdet": ("lite", "seg", "pretrain", "fast-eval", "test"),
@@ -32,39 +32,8 @@ EXTRAS = {
 COMPILED = {"mmdet": "mmcv==2.1.0", "onedl": "onedl-mmcv==2.3.6"}
 SHOWN = ("torch", "torchvision", "numpy", "mmdet", "mmengine", "mmcv")
 DEMO = "configs/mask_rcnn_shuffle_nano_shapes.py"
-ITERATIONS, BATCH = 10, 8
+BATCH = 8
 DONE = ("passed", "failed")  # a part of the tests is not all
-HEAD = """# Stacks
-
-What the tests of `make quick` and {iterations} training iterations of the demo came to on each combination of Python,
-PyTorch, MMDetection and mmcv, whose operators come from torchvision and PyTorch (no compiler) or are compiled. On
-Linux, x86-64, without a GPU. Written by `make matrix`, which finds `python3.X` by itself or is told where it is by
-`python tools/matrix.py --python 3.12=/path/to/python`.
-
-"""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One combination."""
-
-    python: str
-    torch: str
-    library: str = "mmdet"
-    compiled: bool = False
-
-    @property
-    def name(self) -> str:
-        """Its key in the record."""
-        return f"py{self.python}-torch{self.torch}-{self.library}" + ("-compiled" if self.compiled else "")
-
-
-def stacks() -> list[Stack]:
-    """All: MMDetection everywhere, its fork on the ends of each Python, compiled operators on one Python."""
-    plain = [Stack(python, torch) for torch in TORCHES for python in PYTHONS]
-    fork = [Stack(python, torch, "onedl") for torch in (TORCHES[0], *TORCHES[-2:]) for python in PYTHONS]
-    built = [Stack("3.11", torch, library, True) for library in COMPILED for torch in (TORCHES[1], TORCHES[-2])]
-    return [*plain, *fork, *built]
 
 
 class NotMade(Exception):
@@ -84,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table-only", action="store_true", help="write the page from the record and run nothing")
     args = parser.parse_args(argv)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands on that it is ignored
     given = dict(item.split("=", 1) for item in args.python)
-    # In the order of --only, so that what matters most comes first.
-    chosen = list(dict.fromkeys(stack for part in args.only for stack in stacks() if part in stack.name))
-    for stack in chosen:
+    # In the order of --only, so that what matters most comes first; the name of one may be a part of another's.
+    names = {stack.name: stack for stack in stacks()}
+    chosen = [[part] if part in names else [name for name in names if part in name] for part in args.only]
+    for stack in dict.fromkeys(names[name] for group in chosen for name in group):
         done = read_record().get(stack.name, {})
         if args.list:
             print(f"{stack.name}: {done.get('result', 'not run')}")
@@ -98,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{stack.name}: {result['result']}", flush=True)
         # Read again: another run may have written meanwhile.
         write(RECORD, json.dumps({**read_record(), stack.name: result}, indent=1, sort_keys=True) + "\n")
-    if not args.list:
+        write(PAGE, page(read_record()))
+    if args.table_only:
         write(PAGE, page(read_record()))
 
 
@@ -204,31 +176,36 @@ def versions(interpreter: Path) -> dict[str, str]:
 
 
 def quick_tests(interpreter: Path, folder: Path, paths: list[str]) -> dict:
-    """The last line of the tests, and the names of those that failed."""
-    command = [
-        interpreter,
-        "-u",
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "not slow and not measuring",
-        "-p",
-        "no:cacheprovider",
-        *paths,
-    ]
-    log = folder / "tests.log"
+    """The last line of the tests, and the names of those that failed twice: the second time by themselves."""
+    outcome, failed = pytest(interpreter, folder / "tests.log", paths)
+    if failed and all("::" in name for name in failed):
+        first = len(failed)
+        _, failed = pytest(interpreter, folder / "tests_again.log", failed)
+        outcome += f", {first - len(failed)} of the failed passed when run again" if len(failed) < first else ""
+    return {"tests": f"{', '.join(paths)}: {outcome}" if paths else outcome, "failed": failed}
+
+
+def pytest(interpreter: Path, log: Path, paths: list[str]) -> tuple[str, list[str]]:
+    """Runs tests.
+
+    Returns:
+        pytest's last line, and what failed.
+    """
+    options = ("-q", "-m", "not slow and not measuring", "-p", "no:cacheprovider")
+    command = [str(interpreter), "-u", "-m", "pytest", *options, *paths]
     with open(log, "w", encoding="utf-8") as file:
-        code = subprocess.run(
-            [str(part) for part in command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
-        ).returncode
-    text = log.read_text(encoding="utf-8", errors="replace")
+        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
+    return outcome_of(log.read_text(encoding="utf-8", errors="replace"), code)
+
+
+def outcome_of(text: str, code: int) -> tuple[str, list[str]]:
+    """Reads pytest's output."""
     failed = sorted(set(re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, flags=re.MULTILINE)))
-    summary = re.search(r"^=* ?(\d+ (?:passed|failed|error).*?) in [\d.]+s.*$", text, flags=re.MULTILINE)
+    summary = re.search(r"^=* ?(\d+ (?:passed|failed|error|skipped).*) in [\d.]+s.*$", text, flags=re.MULTILINE)
+    counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)", summary[1]) if summary else []
     if code and not failed:
         failed = [f"pytest ended with code {code}"]
-    outcome = summary[1] if summary else shorten((text.strip().splitlines() or ["no output"])[-1])
-    return {"tests": f"{', '.join(paths)}: {outcome}" if paths else outcome, "failed": failed}
+    return ", ".join(counts) or shorten((text.strip().splitlines() or ["no output"])[-1]), failed
 
 
 def demo(interpreter: Path, folder: Path) -> str:
@@ -249,37 +226,6 @@ def demo(interpreter: Path, folder: Path) -> str:
     if len(losses) != 1 or not math.isfinite(losses[0]):
         return f"no finite loss after {ITERATIONS} iterations"
     return f"loss {losses[0]:.2f}" if any("coco/bbox_mAP" in entry for entry in entries) else "no evaluation"
-
-
-def page(record: dict[str, dict]) -> str:
-    """The table, and below it the reasons."""
-    lines = ["| Python | PyTorch | library | mmengine | mmcv | operators | tests | demo | result |", "|" + " --- |" * 9]
-    notes = []
-    for stack in stacks():
-        entry = record.get(stack.name, {"result": "not run"})
-        of = entry.get("versions", {})
-        if entry["result"] not in ("passed", "passed in part", "not run"):
-            notes.append(f"- {stack.name}: {'; '.join(reasons(entry))}")
-        library = (
-            f"MMDetection {of.get('mmdet', '3.3')}" if stack.library == "mmdet" else f"OneDL {of.get('mmdet', '3.5')}"
-        )
-        cells = (
-            *(of.get("python", stack.python), of.get("torch", stack.torch).partition("+")[0], library),
-            *(of.get("mmengine", ""), of.get("mmcv", ""), "compiled" if stack.compiled else "torchvision"),
-            *(entry.get("tests", ""), entry.get("demo", ""), entry["result"].partition(":")[0]),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    text = HEAD.format(iterations=ITERATIONS) + "\n".join(lines) + "\n"
-    return text + ("\nWhat did not pass:\n\n" + "\n".join(notes) + "\n" if notes else "")
-
-
-def reasons(entry: dict) -> Iterator[str]:
-    """What kept a stack from passing."""
-    if entry["result"].startswith("not run: "):
-        yield entry["result"]
-    yield from (f"`{name}`" for name in entry.get("failed", ()))
-    if not entry.get("demo", "loss").startswith("loss"):
-        yield f"demo: {entry['demo']}"
 
 
 def read_record() -> dict[str, dict]:

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from localvit_det.cli import tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
+from localvit_det.config.test_pipeline import SCORE
 from localvit_det.errors import ConfigError, OutputError
 from localvit_det.predict import Detector, Result
-from localvit_det.predict.detector import SCORE
 from localvit_det.predict.output import Output
 from localvit_det.predict.sources import Sources
 

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
+from localvit_det.analysis.report import write_report
+from localvit_det.checkpoint.exported_info import is_exported, read_info
 from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
+from localvit_det.evaluation.record import keep_predictions, write_record
 from localvit_det.evaluation.showing import draw_predictions, dump_metric
 from localvit_det.evaluation.tta import use_tta
-from localvit_det.export.info import is_exported, read_info
 from localvit_det.export.runtime import run_exported
 from localvit_det.files import check_writable, check_writable_folder
 
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
+    parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
     parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
     parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes; boxes only")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
@@ -65,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.fast_eval:
         use_fast_eval(cfg)
+    if args.report:
+        keep_predictions(cfg)
     plain = args.no_fuse or program
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
     cfg.custom_hooks = others if plain else [*others, {"type": "FusedEvaluationHook"}]
@@ -80,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         # Written whole or not at all, as everything that MMEngine writes here: compat/local_files.py.
         runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
-    runner.test()
+    metrics = runner.test()
+    if args.report and is_main_process():
+        write_record(runner, metrics)
+        print(f"written: {write_report(cfg.work_dir)}")
 
 
 def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config) -> Config:

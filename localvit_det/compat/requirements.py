@@ -83,6 +83,17 @@ def check_requirements() -> None:
         _check_torchvision()
 
 
+def check_networks() -> None:
+    """Checks the two packages that the networks alone stand on.
+
+    Raises:
+        RequirementError: PyTorch or MMEngine does not fit.
+    """
+    for requirement in requirements():
+        if requirement.module in ("torch", "mmengine"):
+            _check(requirement)
+
+
 def has_compiled_operators() -> bool:
     """Tells whether mmcv brings its own compiled operators; our stand-in does not count.
 

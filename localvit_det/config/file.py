@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
 from ..checkpoint.embedded_config import read_config
+from ..checkpoint.exported_info import is_exported, read_info
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only
 from ..compat.extras import require_named
@@ -52,8 +53,6 @@ def read_config_file(path: Path, trusted: bool) -> Config:
 
 
 def _read_embedded(path: Path, trusted: bool) -> Config:
-    from ..export.info import is_exported, read_info  # which needs the networks, and those this package
-
     content = {"meta": {"cfg": read_info(path).config}} if is_exported(path) else load_weights_only(path)
     values, left_out = read_config(content, path, trusted)
     for sentence in left_out:

@@ -78,7 +78,10 @@ def _tell_in_place(root: Path, datasets: dict[str, dict], share: float | None) -
 def _size(file: Path) -> str:
     """What is in a file; for one whose reading would take seconds, its size."""
     size = file.stat().st_size
-    return f"{size / 1e6:.0f} MB" if size > _LARGE else _counted(read_annotations(file))
+    try:
+        return f"{size / 1e6:.0f} MB" if size > _LARGE else _counted(read_annotations(file))
+    except DataError:  # preflight tells it
+        return "with mistakes"
 
 
 def explain(root: str | None, ann_file: str | None = None) -> str:

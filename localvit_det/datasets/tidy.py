@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError, OutputError
 from ..files import write_text
-from .annotations import read_annotations
+from .annotations import COPY_OF, read_annotations
 
 CACHE = "LOCALVIT_CACHE"  # variable with the folder of the copies
 _VERSION = 1  # raise it with every change of what copies are like
@@ -93,7 +93,7 @@ def tidied(
     if not copy.is_file():
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            write_text(copy, json.dumps(content))
+            write_text(copy, json.dumps({**content, COPY_OF: str(path)}))
         except OSError as error:
             raise OutputError(
                 f"The tidy copy of {path} cannot be written to {copy.parent} ({error.strerror}): set the variable "

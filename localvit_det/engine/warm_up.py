@@ -5,6 +5,7 @@ from typing import Any
 
 _TOO_LONG = 1 / 3  # of a training: recipes for COCO warm up for a hundredth of it, the demo's for an eighth
 _INSTEAD = 1 / 10
+_LEAST = 2  # iterations: MMEngine's LinearLR never leaves its first value where it ends after one
 
 
 def fit_warm_up(schedulers: Sequence[Mapping[str, Any]], max_iters: int) -> tuple[list[dict[str, Any]], str | None]:
@@ -21,7 +22,7 @@ def fit_warm_up(schedulers: Sequence[Mapping[str, Any]], max_iters: int) -> tupl
     warm_up = next(filter(_is_warm_up, result), None)
     if warm_up is None or warm_up["end"] <= _TOO_LONG * max_iters:
         return result, None
-    old, new = warm_up["end"], max(1, round(_INSTEAD * max_iters))
+    old, new = warm_up["end"], max(_LEAST, round(_INSTEAD * max_iters))
     if new >= old:
         return result, None
     warm_up["end"] = new

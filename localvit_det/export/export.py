@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,17 +14,20 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from ..checkpoint.embedded_config import as_text
+from ..checkpoint.exported_info import Info
 from ..checkpoint.publish import versions
+from ..config.test_pipeline import image_pipeline, prepare
 from ..datasets.drawing import CLASSES, draw_image
 from ..errors import ExportError, first_line
 from ..files import check_writable
 from ..inference import fused_twin
-from ..predict.detector import Detector, image_pipeline, prepare
 from .agreement import MASK, STRAYS, Agreement, compare_objects
 from .detector import INPUTS, OUTPUTS, ExportableDetector, exportable
 from .formats import Program, find_format, written
-from .info import Info
 from .runtime import ExportedDetector
+
+if TYPE_CHECKING:
+    from ..predict.detector import Detector
 
 # Heights and widths of the images that are drawn for the comparison, and of that which exporters follow.
 _SHAPES, _EXAMPLE = ((240, 320), (320, 200), (320, 320)), (250, 320)

@@ -16,8 +16,8 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 
+from ..checkpoint.exported_notes import NOTE
 from ..errors import ExportError, OutputError, first_line
-from .notes import NOTE
 
 # Known to onnxruntime and OpenVINO of the last years; the first with LayerNormalization is 17.
 OPSET = 17

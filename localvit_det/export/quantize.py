@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checkpoint.exported_info import read_info
+from ..checkpoint.exported_notes import NOTE
+from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import DataError, ExportError, RequirementError, first_line
 from ..files import check_writable
-from ..predict.detector import SCORE, Detector, image_pipeline, prepare
-from ..predict.sources import Frame
 from .agreement import found_again
 from .export import export_detector, find
 from .formats import find_format
-from .info import read_info
-from .notes import NOTE
 from .runtime import ExportedDetector
 
 if TYPE_CHECKING:
     import openvino
+
+    from ..predict.detector import Detector
+    from ..predict.sources import Frame
 
 IMAGES = 300  # as many as NNCF looks at by default
 _EXACT, _COMPARED = 3, 20  # of these, on which the program is compared before and after rounding

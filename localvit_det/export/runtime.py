@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import torch
-from mmdet.datasets.transforms import Resize
-from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..checkpoint.exported_info import Info, read_info
 from ..config.parts import find_datasets
-from ..errors import ConfigError
+from ..config.test_pipeline import fitting
 from ..inference.masks import paste_masks
 from .formats import Run, find_format
-from .info import Info, read_info
 
 
 @MODELS.register_module()
@@ -79,44 +77,6 @@ class ExportedDetector(nn.Module):
         return found
 
 
-@TRANSFORMS.register_module()
-class FitInside(Resize):
-    """Resizes an image so that it just fits inside a fixed size, whatever its shape.
-
-    Args:
-        size: Height and width, in pixels.
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__(scale=size[::-1], keep_ratio=True)
-        self.size = tuple(size)
-
-    def _resize_img(self, results: dict) -> None:
-        """Takes the scale from the image: MMCV's own fits its longer side to the longer one, lying or standing."""
-        height, width = results["img"].shape[:2]
-        factor = min(self.size[0] / height, self.size[1] / width)
-        new = min(int(width * factor + 0.5), self.size[1]), min(int(height * factor + 0.5), self.size[0])
-        image, x, y = mmcv.imresize(results["img"], new, return_scale=True, backend=self.backend)
-        results.update(img=image, img_shape=image.shape[:2], scale_factor=(x, y), keep_ratio=True)
-
-
-def fitting(pipeline: Sequence[dict], size: tuple[int, int] | None) -> list[dict]:
-    """A test pipeline whose images a program of a fixed size takes; as it is where any size is taken.
-
-    Raises:
-        ConfigError: Nothing in it resizes.
-    """
-    if size is None:
-        return list(pipeline)
-    kinds = [str(step["type"]).rpartition(".")[2] for step in pipeline]
-    if "Resize" not in kinds:
-        raise ConfigError(
-            "The test pipeline has no Resize, which a detector of a fixed size needs: export without --size."
-        )
-    place = kinds.index("Resize")
-    return [*pipeline[:place], {"type": "FitInside", "size": tuple(size)}, *pipeline[place + 1 :]]
-
-
 def run_exported(cfg: Config, file: str | os.PathLike) -> None:
     """Lets a config's test run the program in a file instead of the config's model.
 
@@ -129,4 +89,4 @@ def run_exported(cfg: Config, file: str | os.PathLike) -> None:
         dataset["pipeline"] = fitting(dataset["pipeline"], size)
 
 
-__all__ = ["ExportedDetector", "FitInside", "fitting", "run_exported"]
+__all__ = ["ExportedDetector", "run_exported"]

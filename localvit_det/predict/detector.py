@@ -11,24 +11,23 @@ import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
+from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError
-from ..export.notes import is_exported
-from ..export.runtime import ExportedDetector, fitting
+from ..export.runtime import ExportedDetector
 from ..inference import fuse_detector
 from .result import Result
 from .sources import Frame, Source, Sources
 
 _LOG = logging.getLogger("localvit_det")  # how a checkpoint was loaded is told at the level INFO
-SCORE = 0.3  # objects below are not worth showing
 
 
 class Detector:
@@ -144,27 +143,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def image_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:
-    """The steps of the config's test pipeline between reading an image and the model.
-
-    Args:
-        size: Height and width inside which images have to fit; by default they get the config's size.
-    """
-    dataset = next((one for _, one in find_datasets(cfg, "test")), None)
-    steps = (dataset or {}).get("pipeline") or cfg.get("test_pipeline")
-    if not steps:
-        raise ConfigError("The config has no test pipeline: name a config with a test_dataloader.")
-    kinds = ("LoadImageFrom", "LoadAnnotations", "LoadPanoptic")
-    steps = [step for step in steps if not str(step["type"]).rpartition(".")[2].startswith(kinds)]
-    return Compose(fitting(steps, size))
-
-
-def prepare(pipeline: Compose, image: np.ndarray, source: str = "") -> dict[str, Any]:
-    """An image as `test_step` takes it: (3, H, W), uint8, under 'inputs', and its sample under 'data_samples'."""
-    size = image.shape[:2]
-    return pipeline({"img": image, "img_path": source, "img_id": 0, "img_shape": size, "ori_shape": size})
-
-
 def _open(file: str | os.PathLike, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
     """The program in a file, and its classes."""
     if device.type != "cpu":
@@ -210,4 +188,4 @@ def _dataset_classes(cfg: Config) -> Sequence[str] | None:
     return None
 
 
-__all__ = ["SCORE", "Detector"]
+__all__ = ["Detector"]

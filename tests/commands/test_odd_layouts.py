@@ -9,6 +9,7 @@ from odd_layouts import CLASSES, LAYOUTS
 
 from localvit.commands import predict, test, train
 from localvit_det.cli import config_from, make_parser
+from localvit_det.config import found_set, image_size
 from localvit_det.config.parts import dataset_paths, find_datasets
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import CheckpointError
@@ -34,6 +35,9 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    told: list[str] = []  # the screen's logger of a process is the one of its first run
+    for module in (found_set, image_size):
+        monkeypatch.setattr(module, "print_log", lambda message, *_: told.append(message))
     make, layout, needed = LAYOUTS[name]
     root, run = tmp_path / "my data", tmp_path / "run"
     root.mkdir()
@@ -43,11 +47,10 @@ def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capf
 
     train.main([NAME, "--work-dir", str(run), *options, *needed, *QUICK])
     said = "".join(capfd.readouterr())
-    lines = [line for line in said.splitlines() if f"data_root {root}: " in line]
-    assert len(lines) == 1
-    for word in (layout, "train:", "val:", "images", "annotations", "3 classes"):
-        assert word in lines[0]
-    assert "Images are scaled to fit into 96x96" in said
+    line, size = told
+    for word in (f"data_root {root}: {layout}; ", "train:", "val:", "images", "annotations", "3 classes"):
+        assert word in line
+    assert size.startswith("Images are scaled to fit into 96x96")
     assert "coco/bbox_mAP:" in said
     assert ("coco/segm_mAP:" in said) is (name != "boxes")
 

@@ -24,6 +24,15 @@ def refusal() -> str:
     return sentence
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, onedl: bool) -> None:
+    """Lets MMDetection or its fork be installed, with all that it needs."""
+    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
+    for requirement in requirements.requirements():
+        module = ModuleType(requirement.module)
+        module.__version__ = requirement.at_least
+        monkeypatch.setitem(sys.modules, requirement.module, module)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Puts a package with the given source in the place of an installed one."""
@@ -60,6 +69,15 @@ def test_this_installation_fits():
     check_requirements()
 
 
+def test_the_networks_need_two_packages(monkeypatch):
+    for name in ("mmcv", "mmdet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    requirements.check_networks()
+    monkeypatch.setitem(sys.modules, "mmengine", None)
+    with pytest.raises(RequirementError, match="mmengine is not installed: run `pip install"):
+        requirements.check_networks()
+
+
 @pytest.mark.parametrize(
     ("onedl", "name", "command"),
     [
@@ -71,7 +89,7 @@ def test_this_installation_fits():
     ],
 )
 def test_missing(monkeypatch, onedl, name, command):
-    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
+    installed(monkeypatch, onedl)
     monkeypatch.setitem(sys.modules, name, None)
     assert refusal() == f"{name} is not installed: run `{command}`."
 
@@ -95,11 +113,8 @@ def test_missing(monkeypatch, onedl, name, command):
     ],
 )
 def test_wrong_version(monkeypatch, onedl, name, version, word):
-    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
-    for requirement in requirements.requirements():  # those before it fit
-        module = ModuleType(requirement.module)
-        module.__version__ = version if requirement.module == name else requirement.at_least
-        monkeypatch.setitem(sys.modules, requirement.module, module)
+    installed(monkeypatch, onedl)
+    monkeypatch.setattr(sys.modules[name], "__version__", version)
     sentence = refusal()
     assert sentence.startswith(f"{name} {version} is too {word} ")
     assert ("pip install onedl-" in sentence) == onedl

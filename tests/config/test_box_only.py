@@ -21,7 +21,7 @@ def losses(cfg: Config, classes: int) -> dict[str, torch.Tensor]:
     ("name", "kind"),
     [
         ("mask_rcnn_shuffle_nano_shapes", "FasterRCNN"),
-        ("cascade_mask_rcnn_shuffle_t_3x_coco", "CascadeRCNN"),
+        pytest.param("cascade_mask_rcnn_shuffle_t_3x_coco", "CascadeRCNN", marks=pytest.mark.slow),
         ("rtmdet_ins_shuffle_t_coco", "RTMDet"),
     ],
 )
@@ -31,7 +31,7 @@ def test_form_without_masks(name, kind):
     assert not any("mask" in path or "mask_head" in node for path, node in walk(cfg.model, "model"))
     for split in ("train", "val", "test"):
         loading = [node for _, node in walk(cfg[f"{split}_dataloader"]) if "with_mask" in node]
-        assert loading
+        assert loading or split != "train"
         assert not any(node["with_mask"] for node in loading)
     for split in ("val", "test"):
         assert cfg[f"{split}_evaluator"].metric in ("bbox", ["bbox"])

@@ -77,8 +77,10 @@ def check_whole(cfg: Config) -> None:
     assert parts(cfg)["train"][1] != parts(cfg)["val"][1] or not train & val
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("config", [NANO, "cascade_mask_rcnn_dwnet_t_3x_coco"])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [*((name, NANO) for name in LAYOUTS), *((name, "cascade_mask_rcnn_dwnet_t_3x_coco") for name in ("cvat", "boxes"))],
+)
 def test_layouts(shapes, mine, told, name, config):
     make, layout, needed = LAYOUTS[name]
     make(shapes, mine)
@@ -104,12 +106,13 @@ def test_layouts(shapes, mine, told, name, config):
     kept = mine.parent / "kept.py"
     kept.write_text(cfg.pretty_text)
     again = load_config(kept)
-    assert parts(again) == parts(cfg)
+    expected = parts(cfg)
+    assert parts(again) == expected
     shutil.rmtree(mine.parent / "cache", ignore_errors=True)
     again = load_config(kept)
     assert again.classes == cfg.classes
     check_whole(again)
-    assert parts(again) == parts(cfg)
+    assert parts(again) == expected
 
 
 def test_a_checkpoint_on_other_data(shapes, tmp_path):
@@ -310,7 +313,7 @@ class TestShapes:
         assert cfg.train_dataloader.dataset.type == "ShapesDataset"
         assert [step.type for step in cfg.train_dataloader.dataset.pipeline].count("Resize") == 0
 
-    def test_nobody_is_told_to_remove_data(self, mine):
+    def test_data_of_others_stay(self, mine):
         (mine / "photos").mkdir()
         with pytest.raises(DataError, match="nothing is drawn over it") as caught:
             make_shapes(mine)
@@ -322,8 +325,9 @@ class TestShapes:
 def test_masks_that_are_missing_name_the_switch(shapes, mine):
     LAYOUTS["boxes"][0](shapes, mine)
     cfg = load_config(NANO, {"data_root": str(mine), "classes": "auto", "val_split": 0.25})
-    with pytest.raises(DataError, match=r"have no segmentation.*with_mask=False"):
+    with pytest.raises(DataError, match=r"have no segmentation.*with_mask=False") as caught:
         check_config(cfg)
+    assert str(mine / "train.json") in str(caught.value)  # and not the copy
     cfg = load_config("mask2former_shuffle_t_coco", {"data_root": str(mine), "classes": "auto", "val_split": 0.25})
     with pytest.raises(DataError, match="take a config without masks"):
         check_config(cfg)

@@ -97,13 +97,14 @@ class TestWandb:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
         yield wandb
-        wandb.finish()
+        wandb.teardown()  # its settings are those of the process
 
     def test_offline(self, wandb, tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_MODE", "offline")
         (tmp_path / "secret.py").write_text("password = 'of somebody'\n")
         trained(tmp_path / "run", {"type": "WandbBackend", "run_name": "mine"})
         assert wandb.run is None
+        wandb.teardown()  # as the end of the process does: all is on the disk
         [file] = (tmp_path / "run").rglob("run-*.wandb")
         content = file.read_bytes()
         for text in (b"mine", b"loss", b"mAP", b"ShuffleTransformer"):

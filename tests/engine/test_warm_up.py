@@ -71,9 +71,9 @@ def test_what_follows_the_warm_up_begins_earlier():
     assert found[-1] < 0.01
 
 
-def test_one_iteration_is_enough():
+def test_shortest():
     fitted, _ = fit_warm_up(COCO, 3)
-    assert fitted[0]["end"] == 1
+    assert rates(fitted[:1], 3, 3) == pytest.approx([0.001, 1, 1])
 
 
 def test_epochs_that_do_not_fit_are_named():
@@ -85,10 +85,10 @@ def test_epochs_that_do_not_fit_are_named():
     assert unfit_epochs([], 3) is None
 
 
-@pytest.mark.parametrize(("settings", "end"), [({}, 1), ({"cfg": {"fit_warmup": False}}, 10)])
+@pytest.mark.parametrize(("settings", "end"), [({}, 2), ({"cfg": {"fit_warmup": False}}, 10)])
 def test_in_a_training(tmp_path, settings, end):
     runner = toy_runner(tmp_path, epochs=1, **settings)  # 6 iterations, and a warm-up of 10
     runner.train()
     assert runner.param_schedulers[0].end == end
     log = "".join(path.read_text() for path in tmp_path.glob("*/*.log"))
-    assert ("The warm-up of 10 iterations would fill most of this training of 6: it is cut to 1" in log) is (end == 1)
+    assert ("The warm-up of 10 iterations would fill most of this training of 6: it is cut to 2" in log) is (end == 2)

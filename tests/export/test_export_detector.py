@@ -18,13 +18,13 @@ from torch import nn
 
 from localvit.commands import export, predict
 from localvit_det import Detector
+from localvit_det.checkpoint.exported_info import read_info
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export.agreement import compare_objects
 from localvit_det.export.detector import exportable
 from localvit_det.export.export import check, drawn_image, export_detector
 from localvit_det.export.formats import FORMATS
-from localvit_det.export.info import read_info
 from localvit_det.predict.sources import Frame
 
 NANO = "mask_rcnn_shuffle_nano_shapes"

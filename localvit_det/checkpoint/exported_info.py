@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from .notes import is_exported, read_note
+from .exported_notes import is_exported, read_note
 
 
 @dataclass(frozen=True)
