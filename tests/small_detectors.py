@@ -50,12 +50,13 @@ DETECTORS = {
 }
 
 
-def build_detector(model: str | dict, surer: tuple[str, ...] = SURER) -> nn.Module:
+def build_detector(model: str | dict, surer: tuple[str, ...] = SURER, factor: float = 10.0) -> nn.Module:
     """A detector with random weights that finds something: its classifier is made to be surer of itself.
 
     Args:
         model: A name among `DETECTORS`, or a config.
-        surer: Ends of the names of parameters that are made ten times as large.
+        surer: Ends of the names of parameters that are made larger.
+        factor: How much.
     """
     torch.manual_seed(0)
     model = MODELS.build(DETECTORS[model]() if isinstance(model, str) else model).eval()
@@ -66,5 +67,5 @@ def build_detector(model: str | dict, surer: tuple[str, ...] = SURER) -> nn.Modu
                 module.running_var.uniform_(0.5, 1.5)
         for key, parameter in model.named_parameters():
             if key.endswith(surer):
-                parameter.mul_(10)
+                parameter.mul_(factor)
     return model

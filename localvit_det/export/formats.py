@@ -65,7 +65,7 @@ class Format:
 
 def _write_onnx(program: Program, path: Path) -> None:
     # PyTorch's older exporter, which follows a trace: sizes are symbols there by themselves, it takes seconds where the
-    # newer one takes minutes if sizes are free, and it needs no other package.
+    # newer one takes minutes if sizes are free.
     torch.onnx.export(
         program.module,
         tuple(program.inputs.values()),
@@ -155,8 +155,8 @@ def _tupled(module: Callable[..., Tensor | Sequence[Tensor]]) -> Run:
 
 
 FORMATS = {
-    "onnx": Format(f"ONNX, opset {OPSET}", ".onnx", ("onnxruntime",), _write_onnx, _open_onnx),
-    "openvino": Format("OpenVINO", ".xml", ("openvino",), _write_openvino, _open_openvino),
+    "onnx": Format(f"ONNX, opset {OPSET}", ".onnx", ("onnx", "onnxruntime"), _write_onnx, _open_onnx),
+    "openvino": Format("OpenVINO", ".xml", ("onnx", "openvino"), _write_openvino, _open_openvino),
     "torchscript": Format("TorchScript", ".pt", (), _write_torchscript, _open_torchscript),
     "torch_export": Format("torch.export", ".pt2", (), _write_torch_export, _open_torch_export),
 }

@@ -30,7 +30,7 @@ def tile_messengers(tokens: Tensor, side: int, size: tuple[int, int], batch: int
     """
     region = tokens.view(side, side, -1)
     grid = region.repeat(ceil_div(size[0], side), ceil_div(size[1], side), 1)
-    return crop(grid.expand(batch, -1, -1, -1).permute(0, 3, 1, 2), size)
+    return _dense(crop(grid.expand(batch, -1, -1, -1).permute(0, 3, 1, 2), size))
 
 
 def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
@@ -63,7 +63,7 @@ def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
         real = rearrange(real, "1 1 (y i) (x j) -> y x 1 (i j) 1", i=side, j=side).bool()  # y, x, 1, partner, 1
         traded = torch.where(real, traded, groups)
     grid = rearrange(traded, "b y x (i j) g c -> b (y i) (x j) (g c)", i=side, j=side)
-    return crop(grid.permute(0, 3, 1, 2), (rows, columns))
+    return _dense(crop(grid.permute(0, 3, 1, 2), (rows, columns)))
 
 
 def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tensor:
@@ -104,3 +104,8 @@ def part_windows(tokens: Tensor, size: tuple[int, int], window_size: int) -> Wit
 def add_messenger_keys(mask: Tensor | None) -> Tensor | None:
     """A mask of padded keys, with the messenger in front, which is always real: (…, ws²) -> (…, 1 + ws²)."""
     return None if mask is None else F.pad(mask, (1, 0))
+
+
+def _dense(messengers: Tensor) -> Tensor:
+    """A small copy: of a view, an exporter asks for each size whether it is a whole map."""
+    return messengers.clone(memory_format=torch.channels_last)
