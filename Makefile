@@ -2,25 +2,27 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= work_dirs/demo
+JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 
 # make families: train every family's nano model under one budget; docs/families.md and .png.
 # make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
-.PHONY: demo families chaos soak test quick lint install clean
+# make matrix: install and try on many versions of Python, PyTorch and MMDetection; docs/stacks.md. Takes hours.
+.PHONY: demo families chaos soak matrix test quick lint install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain]'
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8]'
 	touch $@
 
 demo: install
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images
-	@echo "Predictions beside ground truth: $(DEMO)/images   curves: $(DEMO)/curves.png"
+	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images --report
+	@echo "Predictions beside ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"
 
 families: install
 	$(RUN) tools/compare_families.py
@@ -31,11 +33,14 @@ chaos: install
 soak: install
 	$(RUN) tools/soak.py --iterations 2000
 
+matrix:
+	$(PYTHON) tools/matrix.py
+
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 quick: install
-	$(RUN) -m pytest -m "not slow and not measuring"
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not measuring"
 
 lint: install
 	$(RUN) -m ruff check .

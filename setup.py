@@ -10,6 +10,8 @@ from setuptools.command.build_py import build_py
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "localvit_det/__init__.py").read_text())[1]
 
+OPENMMLAB = ["mmengine>=0.10.7,<1.0", "mmdet>=3.3,<3.4"]
+
 
 class BuildWithConfigs(build_py):
     """Puts the configs where OpenMMLab's packages have theirs, and `mim` and MMEngine look for them."""
@@ -42,8 +44,6 @@ setup(
     install_requires=[
         "torch>=2.6,<2.16",
         "torchvision>=0.21,<0.30",
-        "mmengine>=0.10.7,<1.0",
-        "mmdet>=3.3,<3.4",
         "einops>=0.7",
         "packaging",
         "numpy>=1.26",
@@ -51,14 +51,26 @@ setup(
         "setuptools<82",
     ],
     extras_require={
-        # No mmcv above: `mmcv` and `mmcv-lite` write the same folder, so naming one would overwrite the other,
-        # possibly a user's compiled build. Without any, importing the package says which command mends it.
-        "lite": ["mmcv-lite>=2.1,<2.2"],
-        "test": ["pytest>=8"],
+        # MMDetection, mmengine and mmcv stand here only: OneDL's fork has other names for the same folders, and so has
+        # mmcv without and with compiled operators. Naming one above would overwrite another that is there.
+        # Without any, importing the package says which command mends it.
+        "lite": [*OPENMMLAB, "mmcv-lite>=2.1,<2.2"],
+        "mmdet": OPENMMLAB,  # next to a compiled mmcv
+        "onedl": ["onedl-mmengine>=0.10.8,<1.0", "onedl-mmcv>=2.3,<2.4", "onedl-mmdetection>=3.5,<3.6"],
+        # Of --log.
+        "tensorboard": ["tensorboard>=2.16"],
+        "wandb": ["wandb>=0.17"],
+        "mlflow": ["mlflow>=2.12"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6"],
         # Of these, mmsegmentation imports the last two without requiring them.
         "seg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
+        "onedl-seg": ["onedl-mmsegmentation>=1.4,<1.5", "ftfy", "regex"],
         "pretrain": ["mmpretrain>=1.2,<1.3"],
+        "onedl-pretrain": ["onedl-mmpretrain>=1.3,<1.4"],
+        "convert": ["supervision>=0.31.2,<0.32"],  # reads YOLO's and Pascal VOC's labels
         "fast-eval": ["faster-coco-eval>=1.8,<2"],
-        "dev": ["pytest>=8", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20", "openvino>=2025.0"],
+        "int8": ["nncf>=3.0,<4", "openvino>=2025.0"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "pre-commit", "faster-coco-eval>=1.8,<2"],
     },
 )

@@ -15,9 +15,11 @@ COMMANDS = {
     "train": "train or fine-tune a detector",
     "test": "evaluate a checkpoint on a data set",
     "predict": "find objects in images, videos, a webcam",
+    "export": "write a detector for ONNX Runtime, OpenVINO, TorchScript, torch.export",
+    "analyze": "look at a run, a data set or a network: one HTML page",
     "check": "name every mistake in a data set",
     "publish": "write weights, config and classes of a training into one file",
-    "convert": "write an official checkpoint in this package's layout",
+    "convert": "an official checkpoint, or a YOLO or Pascal VOC data set, into this package's format",
     "configs": "list the configs that come with the package",
     "doctor": "look at the installation and the machine",
     "hook": "let `import mmdet` import this package in every process",
@@ -43,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"error: There is no command '{name}'{hint}: `localvit --help` lists them.\n")
         raise SystemExit(1)
     process.set_up()
+    if name in ("train", "test") and not {"-h", "--help"} & set(argv):
+        process.announce(name)
     sys.argv[0] = f"localvit {name}"  # what argparse calls the program
     try:
         if name not in WITHOUT_LIBRARY:
-            importlib.import_module("localvit_det")  # before anything of MMDetection: it says what is missing
+            importlib.import_module("localvit_det").register()  # it says what is missing
         command = importlib.import_module(f"localvit.commands.{name}")
     except ImportError as error:
         # The class cannot be imported here: what it reports is that the package cannot be.

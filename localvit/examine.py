@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite", "numpy", "opencv-python"),
+    *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite"),
+    *("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv", "numpy", "opencv-python"),
     *("opencv-python-headless", "pycocotools", "faster-coco-eval", "einops", "safetensors", "setuptools"),
+    *("onnx", "onnxruntime", "openvino", "nncf"),
 )
+SAME_FOLDER = {
+    "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
+    "mmengine": ("mmengine", "onedl-mmengine"),
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+}
 # What changes speed or results without being seen.
 VARIABLES = (
     "OMP_",
@@ -75,17 +82,21 @@ def _versions() -> dict[str, str]:
 
 
 def _version_complaints(versions: dict[str, str]) -> Iterator[str]:
-    if {"mmcv", "mmcv-lite"} <= versions.keys():
-        yield (
-            "mmcv and mmcv-lite are both installed and write the same folder: run `pip uninstall -y mmcv mmcv-lite && "
-            "pip install mmcv-lite==2.1.0`, or install the compiled mmcv again after that uninstall."
-        )
-    if int(versions.get("setuptools", "0").partition(".")[0]) >= 82:
+    for module, names in SAME_FOLDER.items():
+        installed = [name for name in names if name in versions]
+        if len(installed) > 1:
+            yield (
+                f"{' and '.join(installed)} are installed together and write the same folder {module}: run "
+                f"`pip uninstall -y {' '.join(installed)}`, then install the one that you want again."
+            )
+    if "onedl-mmengine" in versions:
+        pass  # it finds them without
+    elif int(versions.get("setuptools", "0").partition(".")[0]) >= 82:
         yield (
             f"setuptools {versions['setuptools']} has no pkg_resources, with which MMEngine finds `mmdet::` configs: "
             "run `pip install 'setuptools<82'`."
         )
-    if "setuptools" not in versions:
+    elif "setuptools" not in versions:
         yield "setuptools is missing, with which MMEngine finds `mmdet::` configs: run `pip install 'setuptools<82'`."
     if "pycocotools" not in versions:
         yield "pycocotools is missing, without which there is no COCO metric: run `pip install pycocotools`."
@@ -97,7 +108,7 @@ def _library() -> tuple[dict[str, Any], list[str]]:
 
     facts: dict[str, Any] = {"imports": True, "hook for mmdet": "on" if hook_file().exists() else "off"}
     try:
-        importlib.import_module("localvit_det")
+        importlib.import_module("localvit_det").register()
     except Exception as error:  # that nothing stops this report is its purpose
         facts["imports"] = False
         sentence = " ".join(str(error).split())
@@ -119,7 +130,7 @@ def _operators() -> dict[str, str]:
     if has_compiled_operators():
         return {"mmcv": "compiled", "all operators": "mmcv"}
     return {
-        "mmcv": "without compiled operators (mmcv-lite)",
+        "mmcv": "without compiled operators",
         "nms": "torchvision",
         "soft-nms": "localvit_det, NumPy",
         "RoIAlign": "localvit_det on CPUs, torchvision on GPUs",

@@ -37,6 +37,13 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _LARGEST)
 
 
+def announce(command: str) -> None:
+    """Says that something is going on: importing all that a training needs takes seconds, on busy machines a minute."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        sys.stderr.write(f"localvit {command}: importing PyTorch and MMDetection\n")
+        sys.stderr.flush()
+
+
 def set_up() -> None:
     """Applies all settings, unless the environment says to leave the process alone."""
     # MMEngine's matter, which no user can mend; it comes dozens of times.

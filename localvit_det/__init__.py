@@ -1,44 +1,49 @@
 """Local vision transformers as backbones for MMDetection.
 
-Importing this package is all that is needed: it checks the installation, mends what stock OpenMMLab lacks on
-today's PyTorch (see :mod:`localvit_det.compat`), and registers everything in MMDetection's registries.
+Importing this package is all that is needed: it mends what stock OpenMMLab lacks on today's PyTorch (see
+:mod:`localvit_det.compat`) and registers everything in MMDetection's registries, both as soon as OpenMMLab is at work
+(see :mod:`localvit_det.registration`). The networks alone, `localvit_det.backbones`, need PyTorch and MMEngine only.
 
 An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as maps for
 MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
-`inference` replaces layers by faster forms. `config`, `preflight` and `checkpoint` read and check what the user brings,
-`engine` trains and validates, `evaluation` counts.
+`inference` replaces layers by faster forms, `export` writes networks for other runtimes. `config`, `preflight` and
+`checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` counts, `predict` finds,
+`drawing` shows, `analysis` explains.
 """
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import compat
+# MMEngine's matter, which no user can mend; it comes dozens of times.
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
-compat.apply()  # before anything that imports mmcv.ops
+from .compat.requirements import check_networks  # noqa: E402
 
-from . import backbones, datasets, engine, evaluation, heads, inference  # noqa: E402
-from .checkpoint import baselines, load, write  # noqa: E402
-from .config import packaged  # noqa: E402
-from .registration import share_registrations  # noqa: E402
+check_networks()  # before anything that imports them
 
-packaged.install()  # localvit_det:: in a config's _base_
-load.install()  # every load is converted, reported and checked
-baselines.install()  # also into the two backbones of MMDetection that ours are compared with
-write.install()  # every checkpoint is written whole or not at all
-share_registrations()  # MMSegmentation and MMPretrain know our names, too
+from . import backbones, inference  # noqa: E402
+from .registration import register, register_when_needed  # noqa: E402
+
+register_when_needed()
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "heads", "inference"]
+_ROOMS = ("datasets", "engine", "evaluation", "heads")  # imported when they are first asked for
+__all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "heads", "inference", "register"]
 
 if TYPE_CHECKING:
+    from . import datasets, engine, evaluation, heads
     from .predict import Detector
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `Detector` when it is first used: trainings do without it."""
+    """Imports `Detector` and the rooms around the networks when they are first used."""
     if name == "Detector":
         from .predict import Detector
 
         return Detector
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

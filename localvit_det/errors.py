@@ -31,6 +31,10 @@ class OutputError(UserError):
     """A file cannot be written: no space, no permission, or no such place."""
 
 
+class ExportError(UserError):
+    """A network cannot be exported, or what was exported computes something else."""
+
+
 class NonFiniteError(UserError):
     """A training has gone off into NaN, infinity or ever larger losses."""
 

@@ -113,6 +113,24 @@ def pvt(channels: tuple = (16, 32, 80, 128), ratios: tuple = (8, 8, 4, 4), pixel
     return state | affine("norm", channels[-1]) | affine("head", 10, channels[-1])
 
 
+def pvt_v2(channels: tuple = (32, 64, 160, 256), ratios: tuple = (8, 8, 4, 4), depths: tuple = (1, 1, 1, 1)) -> dict:
+    """`classification/pvt_v2.py` of whai362/PVT."""
+    state = {}
+    for stage, (c, sr) in enumerate(zip(channels, (8, 4, 2, 1), strict=True)):
+        patch = (3, 7, 7) if stage == 0 else (channels[stage - 1], 3, 3)
+        state |= affine(f"patch_embed{stage + 1}.proj", c, *patch) | affine(f"patch_embed{stage + 1}.norm", c)
+        for block in range(depths[stage]):
+            name, hidden = f"block{stage + 1}.{block}", ratios[stage] * c
+            state |= affine(f"{name}.norm1", c) | affine(f"{name}.norm2", c) | affine(f"{name}.attn.q", c, c)
+            state |= affine(f"{name}.attn.kv", 2 * c, c) | affine(f"{name}.attn.proj", c, c)
+            if sr > 1:
+                state |= affine(f"{name}.attn.sr", c, c, sr, sr) | affine(f"{name}.attn.norm", c)
+            state |= affine(f"{name}.mlp.fc1", hidden, c) | affine(f"{name}.mlp.fc2", c, hidden)
+            state |= affine(f"{name}.mlp.dwconv.dwconv", hidden, 1, 3, 3)
+        state |= affine(f"norm{stage + 1}", c)
+    return state | affine("head", 10, channels[-1])
+
+
 def twins(
     kind: str,
     channels: tuple = (32, 64, 128, 256),

@@ -120,7 +120,7 @@ def _backbones(args: argparse.Namespace, environment: dict) -> None:
         tables.append(measured)  # written after each: a long run that is stopped keeps what it has
         texts = [table(one) for one in tables]
         _write(args.out, environment, document(environment, tables), texts, show=texts[-1:])
-        draw(tables, args.out / "benchmark.png")
+        draw([one.records() for one in tables], args.out / "benchmark.png")
     wrong = [result for measured in tables for result in failed(measured.results)]
     if wrong:
         labels = ", ".join(f"{r.row} {r.dtype} {r.execution}" for r in wrong)

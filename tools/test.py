@@ -1,9 +1,11 @@
 """Evaluates a checkpoint: `python tools/test.py CONFIG CHECKPOINT`, the same as `localvit test`."""
 
-import _process  # noqa: F401 - settings that must stand before PyTorch starts
+import _process  # settings that must stand before PyTorch starts
+
+_process.announce("test")
 
 # isort: split
-from localvit.commands.test import main
+from localvit.commands.test import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

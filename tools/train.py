@@ -1,9 +1,11 @@
 """Trains a detector: `python tools/train.py CONFIG`, the same as `localvit train`."""
 
-import _process  # noqa: F401 - settings that must stand before PyTorch starts
+import _process  # settings that must stand before PyTorch starts
+
+_process.announce("train")
 
 # isort: split
-from localvit.commands.train import main
+from localvit.commands.train import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

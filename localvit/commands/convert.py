@@ -1,29 +1,40 @@
-"""Writes an official checkpoint in this package's layout.
+"""Writes an official checkpoint in this package's layout, or a data set of another format in COCO's.
 
 localvit convert dwnet_tiny_224.pth dwnet_t.safetensors
 localvit convert cascade_mask_rcnn_dwnet_tiny.pth cascade_dwnet_t.pth \
     --config cascade_mask_rcnn_dwnet_t_3x_coco
+localvit convert /data/yolo /data/coco
 
-Every command loads official files as they are; a converted one is for those who want a file of tensors alone.
+Every command loads official files as they are; a converted one is for those who want a file of tensors alone. A folder
+is a data set in YOLO's or Pascal VOC's format; images are linked where the disk allows it, and nothing in it changes.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.checkpoint.convert import convert
 from localvit_det.cli import tells_mistakes
 from localvit_det.config import load_config
+from localvit_det.datasets.to_coco import convert_set
+from localvit_det.errors import ConfigError
 
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, converts, prints what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="checkpoint in any known layout")
-    parser.add_argument("target", help="file to write, .pth or .safetensors")
+    parser.add_argument("source", help="checkpoint in any known layout, or folder of a data set")
+    parser.add_argument("target", help="file to write, .pth or .safetensors; for a data set a new folder")
     parser.add_argument("--config", help="config of the model; needed for detectors and for sizes of your own")
     args = parser.parse_args(argv)
+    if os.path.isdir(args.source):
+        if args.config:
+            raise ConfigError(f"--config belongs to checkpoints, and {args.source} is a folder: leave it out.")
+        print(convert_set(args.source, args.target))
+        print(f"Use it with --cfg-options data_root={args.target} classes=auto")
+        return
     model = load_config(args.config).model if args.config else None
     print(convert(args.source, args.target, model))
     print(f"Wrote {args.target}")

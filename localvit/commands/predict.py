@@ -1,7 +1,7 @@
 """Finds objects: `localvit predict published.pth photos/ clip.mp4 0 https://address/image.jpg`.
 
-MODEL is a published file, a checkpoint of a training, or a work dir. A SOURCE is an image, a video, a folder with both,
-a glob in quotes, the number of a webcam, or an https address.
+MODEL is a published file, a checkpoint of a training, a work dir, or an exported file. A SOURCE is an image, a video, a
+folder with both, a glob in quotes, the number of a webcam, or an https address.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from localvit_det.cli import tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
+from localvit_det.config.test_pipeline import SCORE
 from localvit_det.errors import ConfigError, OutputError
 from localvit_det.predict import Detector, Result
-from localvit_det.predict.detector import SCORE
 from localvit_det.predict.output import Output
 from localvit_det.predict.sources import Sources
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads and checks the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="checkpoint or work dir")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint, work dir or exported file")
     parser.add_argument("source", metavar="SOURCE", nargs="+", help="where images come from")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
     parser.add_argument("--out", default="predictions", help="folder of drawn images and videos (default: %(default)s)")

@@ -1,19 +1,28 @@
 """Evaluates a checkpoint: `localvit test CONFIG CHECKPOINT`.
 
-The config may be left out for a checkpoint that carries one: a published one, or one of a training.
+The config may be left out for a checkpoint that carries one: a published one, one of a training, or an exported file.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
+from localvit_det.analysis.report import write_report
+from localvit_det.checkpoint.exported_info import is_exported, read_info
 from localvit_det.checkpoint.find import newest_for_test
+from localvit_det.checkpoint.read import saved_classes
 from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
-from localvit_det.errors import ConfigError
+from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
+from localvit_det.evaluation.record import keep_predictions, write_record
 from localvit_det.evaluation.showing import draw_predictions, dump_metric
+from localvit_det.evaluation.tta import use_tta
+from localvit_det.export.runtime import run_exported
 from localvit_det.files import check_writable, check_writable_folder
 
 
@@ -28,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
+    parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
     parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
+    parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes; boxes only")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
@@ -43,20 +54,62 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():
         cfg.load_from = str(newest_for_test(args.checkpoint))
+    program = is_exported(args.checkpoint)
+    if args.checkpoint != args.config:
+        cfg = with_classes_of_checkpoint(args, cfg)
+    if program:
+        cfg.load_from = None
+        if args.tta:
+            raise ConfigError(
+                f"--tta merges what a model computes inside, and {args.checkpoint} is a program: leave it out."
+            )
     if args.show or args.show_dir:
         # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
         args.show_dir = args.show_dir and str(Path(args.show_dir).absolute())
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.fast_eval:
         use_fast_eval(cfg)
+    if args.report:
+        keep_predictions(cfg)
+    plain = args.no_fuse or program
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
-    cfg.custom_hooks = others if args.no_fuse else [*others, {"type": "FusedEvaluationHook"}]
+    cfg.custom_hooks = others if plain else [*others, {"type": "FusedEvaluationHook"}]
     check_config(cfg, train=False)
+    if args.tta:
+        use_tta(cfg)  # the model is now in another one
 
+    if program:
+        run_exported(cfg, args.checkpoint)
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")
     runner = RUNNERS.build(cfg)
     if args.out:
         # Written whole or not at all, as everything that MMEngine writes here: compat/local_files.py.
         runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
-    runner.test()
+    metrics = runner.test()
+    if args.report and is_main_process():
+        write_record(runner, metrics)
+        print(f"written: {write_report(cfg.work_dir)}")
+
+
+def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config) -> Config:
+    """The config, with its classes in the order in which the checkpoint was trained on them.
+
+    Raises:
+        CheckpointError: It was trained on as many classes, but on others.
+    """
+    classes, file = cfg.get("classes"), cfg.load_from
+    saved = None
+    if classes:
+        saved = read_info(file).classes if is_exported(file) else saved_classes(file)
+    if not saved or saved == tuple(classes) or len(saved) != len(classes):  # other numbers: the loading tells it
+        return cfg
+    if set(saved) == set(classes) and cfg.get("recognized"):
+        args.cfg_options = {**(args.cfg_options or {}), "classes": list(saved)}
+        cfg = config_from(args)
+        cfg.load_from = file
+        return cfg
+    raise CheckpointError(
+        f"{file} was trained on the classes {', '.join(saved)}, and the data have {', '.join(classes)}, whose order "
+        "counts: give the data that belong to it, or bring the categories of their annotation files in its order."
+    )

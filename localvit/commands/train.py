@@ -1,5 +1,6 @@
 """Trains a detector: `localvit train mask_rcnn_shuffle_t_coco`."""
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 
@@ -12,6 +13,17 @@ from localvit_det.engine.dry_run import DryRunDone, DryRunHook
 from localvit_det.engine.lock import lock_work_dir
 from localvit_det.engine.processes import launched_rank
 from localvit_det.errors import ConfigError
+from localvit_det.switches import (
+    EMA_MOMENTUM,
+    LOGGERS,
+    PATIENCE,
+    average_weights,
+    check_loggers,
+    decay_layers,
+    freeze,
+    log_to,
+    stop_early,
+)
 
 
 @tells_mistakes
@@ -22,6 +34,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument("--seed", type=int, metavar="N", help="the same random numbers in each run")
     parser.add_argument("--deterministic", action="store_true", help="the same sums in each run on a GPU, too: slower")
+    parser.add_argument(
+        "--ema",
+        nargs="?",
+        type=float,
+        const=EMA_MOMENTUM,
+        metavar="MOMENTUM",
+        help="validate, save and publish a moving average of the weights",
+    )
+    parser.add_argument(
+        "--early-stop",
+        nargs="?",
+        type=int,
+        const=PATIENCE,
+        metavar="PATIENCE",
+        help=f"stop after so many validations without a new best one (default {PATIENCE})",
+    )
+    parser.add_argument(
+        "--log", nargs="+", choices=list(LOGGERS), metavar="LOGGER", help=f"log there, too: {', '.join(LOGGERS)}"
+    )
+    parser.add_argument(
+        "--freeze", type=int, metavar="N", help="leave the backbone's stem and first N stages as they are"
+    )
+    parser.add_argument(
+        "--layer-decay", type=float, metavar="RATE", help="let learning rates fall by layer, for example 0.9"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, try one batch, write nothing")
     parser.add_argument(
         "--pretrained",
@@ -59,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+    switch(cfg, args)
     if launched_rank() == 0 and not args.dry_run:
         lock_work_dir(cfg.work_dir)  # before anything is written there
     check_config(cfg, train=True)
@@ -69,6 +107,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         try_one_batch(cfg)
     else:
         RUNNERS.build(cfg).train()
+
+
+def switch(cfg: Config, args: argparse.Namespace) -> None:
+    """Applies the switches that were given.
+
+    Raises:
+        UserError: One makes no sense for this config, or needs a package that is not installed.
+    """
+    for value, change in (
+        (args.ema, average_weights),
+        (args.early_stop, stop_early),
+        (args.log, log_to),
+        (args.freeze, freeze),
+        (args.layer_decay, decay_layers),
+    ):
+        if value is not None:
+            change(cfg, value)
+    check_loggers(cfg)
 
 
 def try_one_batch(cfg: Config) -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children
 from ..ops import checkpointed, recomputing
+from .features import FeatureInfo
 from .sizes import for_each_stage, stage_widths
 
 # A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
@@ -199,6 +200,15 @@ class LocalViT(BaseModule):
     def out_strides(self) -> tuple[int, ...]:
         """Pixels of the image per token of each returned map."""
         return tuple(4 * 2**i for i in self.out_indices)
+
+    strides = out_strides
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """The same, as timm's models tell it: ``feature_info.channels()``, ``feature_info.reduction()``."""
+        stages = range(len(self.depths))
+        modules = [f"out_norms.{i}" if str(i) in self.out_norms else f"stages.{i}" for i in stages]
+        return FeatureInfo(self.channels, [4 * 2**i for i in stages], modules, self.out_indices)
 
     # ------------------------------------------------------------------ construction
 

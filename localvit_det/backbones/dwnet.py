@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from mmdet.registry import MODELS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import Fusible, build_norm, pad_to_multiple
+from ..layers import Fusible, build_norm, crop, pad_to_multiple
 from ..ops import DepthwiseConv2d, depthwise_conv, inhomogeneous_conv
 from .base import LocalViT
 from .sizes import swin_sizes
@@ -38,14 +38,11 @@ class DynamicDWConv(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        channels = x.shape[1]
         kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
-        kernels = kernels.view(-1, channels, 1, self.kernel_size, self.kernel_size)
+        kernels = kernels.view(len(x), self.reduce.in_channels, 1, self.kernel_size, self.kernel_size)
         # One convolution an image keeps channels-last memory; folding B into the groups, as the official
-        # code does, would copy the map to and fro.
-        images = zip(x.split(1), kernels, strict=True)
-        maps = [depthwise_conv(image, kernel, self.bias) for image, kernel in images]
-        return torch.cat(maps)
+        # code does, would copy the map to and fro. (`len` is a plain number for tracers, too.)
+        return torch.cat([depthwise_conv(x[i : i + 1], kernels[i], self.bias) for i in range(len(x))])
 
 
 class InhomogeneousDWConv(Fusible):
@@ -102,12 +99,12 @@ class ConvMixer(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
+        size = x.shape[-2:]
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
         x = self.act(self.norm1(self.expand(x)))
         x = self.act(self.norm2(self.conv(x)))
-        return self.norm3(self.project(x))[..., :height, :width]
+        return crop(self.norm3(self.project(x)), size)
 
 
 @MODELS.register_module()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from mmdet.registry import MODELS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import WindowAttention, pad_to_multiple, window_partition
+from ..layers import WindowAttention, crop, pad_to_multiple, window_partition
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
 from .sizes import swin_sizes
@@ -47,7 +47,6 @@ class GlanceGazeAttention(WindowAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
         parts = (2 * x.shape[1], x.shape[1])
         weights = self.qkv.weight.split(parts)  # of queries with keys, and of values
         biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(parts)
@@ -55,7 +54,7 @@ class GlanceGazeAttention(WindowAttention):
         gaze = self.gaze(value)
         query, key = self.partition(F.conv2d(pad_to_multiple(x, self.window_size), weights[0], biases[0]), parts=2)
         (value,) = self.partition(pad_to_multiple(value, self.window_size), parts=1)
-        glance = self.attend(query, key, value, x)[..., :height, :width]
+        glance = crop(self.attend(query, key, value, x), x.shape[-2:])
         return self.proj_drop(self.proj(glance + gaze))
 
     def partition(self, x: Tensor, parts: int) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmdet.registry import MODELS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import (
@@ -16,6 +16,7 @@ from ..layers import (
     add_messenger_keys,
     add_scaled,
     build_norm,
+    ceil_div,
     drop_scale,
     join_windows,
     key_padding_mask,
@@ -54,8 +55,8 @@ class MessengerStem(nn.Module):
 
     def accompany(self, patches: Tensor) -> WithMessengers:
         """A map with the first messengers beside it."""
-        rows, columns = (-(-side // self.window_size) for side in patches.shape[-2:])
-        return patches, tile_messengers(self.messengers, self.region, (rows, columns), len(patches))
+        rows, columns = (ceil_div(side, self.window_size) for side in patches.shape[-2:])
+        return patches, tile_messengers(self.messengers, self.region, (rows, columns), patches.shape[0])
 
 
 class MessengerDownsample(nn.Module):
@@ -103,15 +104,12 @@ class MessengerAttention(WindowAttention):
         qkv = self.qkv(join_windows(patches, messengers, self.window_size))  # 1, 3C, B·windows, 1 + ws²
         qkv = qkv[0].permute(1, 2, 0).unflatten(2, (3, self.num_heads, -1))  # B·windows, 1 + ws², 3, heads, d
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
-        mask = self.attn_mask(patches)
-        if 1 < mask.shape[0] < len(query):
-            mask = mask.repeat(len(patches), 1, 1, 1)  # windows -> B·windows
-        mixed = attention(query, key, value, mask, self.attn_drop_rate if self.training else 0.0)
+        mixed = attention(query, key, value, self.attn_mask(patches), self.attn_drop_rate if self.training else 0.0)
         mixed = mixed.transpose(1, 2).flatten(2)[None].permute(0, 3, 1, 2)  # 1, C, B·windows, 1 + ws²
         return part_windows(self.proj_drop(self.proj(mixed)), patches.shape[-2:], self.window_size)
 
     def attn_mask(self, x: Tensor) -> Tensor:
-        """Position bias plus the mask of padded keys: (1 | windows, heads, 1 + ws², 1 + ws²)."""
+        """Position bias plus the mask of padded keys: (1 | B·windows, heads, 1 + ws², 1 + ws²)."""
         mask = add_messenger_keys(key_padding_mask(x, self.window_size, self.split))
         bias = self.position_bias()
         return bias if mask is None else bias + mask

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from einops import rearrange
-from mmdet.registry import MODELS
 from mmengine.model import trunc_normal_init
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, pad_to_multiple

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .entrances import label_of
+from .fit import compare
 from .layouts import plain_names, resize_position_bias, weights_in
-from .load import compare
 from .report import LoadReport, no_weights, shortened
 
 # What a classifier lacks, or has beyond a backbone.

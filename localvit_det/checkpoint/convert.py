@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, RequirementError
 from ..files import check_writable, write_bytes
+from .fit import prepare
 from .identify import find_origin, official_names
 from .layouts import plain_names, weights_in
-from .load import prepare
 from .read import load_weights_only, sha256
 from .report import LoadReport, no_weights
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine import dist
@@ -26,10 +26,6 @@ from ..errors import CheckpointError, did_you_mean
 from .embedded_config import defuse
 from .layouts import weights_in
 from .read import MapLocation, download, load_weights_only
-
-# strict: everything must fit; finetune: heads for other classes start new; partial: whatever fits is taken.
-Policy = Literal["strict", "finetune", "partial"]
-POLICIES: tuple[str, ...] = get_args(Policy)
 
 # MMEngine rebuilds a state dict on the way and keeps only its `_metadata`, so the label travels there.
 _LABEL = "localvit_det"

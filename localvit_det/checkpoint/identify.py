@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from mmdet.registry import MODELS
+from mmengine.registry import MODELS
 from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
@@ -50,7 +50,9 @@ class Origin:
 
 def families() -> list[type[LocalViT]]:
     """All registered families of this package's backbones."""
-    return [c for c in MODELS.module_dict.values() if isinstance(c, type) and issubclass(c, LocalViT)]
+    registries = (MODELS, *MODELS.children.values())  # MMDetection's and its sisters', as far as they are imported
+    classes = dict.fromkeys(cls for registry in registries for cls in registry.module_dict.values())
+    return [cls for cls in classes if isinstance(cls, type) and issubclass(cls, LocalViT)]
 
 
 def find_origin(state: Mapping[str, Tensor]) -> Origin | None:

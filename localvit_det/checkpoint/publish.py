@@ -66,6 +66,8 @@ def publish(
     config, left_out = read_config(content, path, trusted)
     for sentence in left_out:
         print_log(sentence, "current")
+    if "ema_state_dict" in content:
+        print_log(f"{path.name} is of a training with averaged weights (EMA): these are published.", "current")
     published = {
         "state_dict": {key: value.detach().cpu().clone() for key, value in weights.items()},
         "meta": {

@@ -56,6 +56,14 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
     return checkpoint
 
 
+def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
+    """The names of the classes that a training's checkpoint is of; None where it does not say."""
+    meta = load_weights_only(path, mmap=True).get("meta")
+    named = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    classes = {key.lower(): value for key, value in (named or {}).items()}.get("classes")
+    return None if not classes else (classes,) if isinstance(classes, str) else tuple(map(str, classes))
+
+
 def download(address: str) -> Path:
     """The local copy of a checkpoint at an https address, in torch.hub's cache.
 

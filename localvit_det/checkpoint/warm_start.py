@@ -20,8 +20,8 @@ from ..backbones.dwnet import DWNet
 from ..backbones.gg_transformer import GGTransformer
 from ..backbones.msg_transformer import MSGTransformer
 from ..errors import CheckpointError, did_you_mean
+from .fit import compare
 from .layouts import rename_key
-from .load import compare
 from .report import LoadReport, shortened
 
 if TYPE_CHECKING:

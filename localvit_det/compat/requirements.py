@@ -4,6 +4,7 @@ MMDetection itself only raises bare assertions, and some mismatches surface as C
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from types import ModuleType
@@ -34,22 +35,37 @@ class Requirement:
         return f"{self.uninstall} && {self.install}" if self.uninstall else self.install
 
 
-MMCV = Requirement(
-    "mmcv",
-    "2.0.0",
-    "2.2.0",
-    "pip install mmcv-lite==2.1.0",
-    # Both distributions own the same folder, so installing one over the other mixes their files.
-    uninstall="pip uninstall -y mmcv mmcv-lite",
-)
+TORCH = Requirement("torch", "2.6", None, 'pip install --upgrade "torch>=2.6" torchvision')
+# Distributions that own the same folder: installing one over the other mixes their files.
+_NO_MMENGINE = "pip uninstall -y mmengine onedl-mmengine"
+_NO_MMCV = "pip uninstall -y mmcv mmcv-lite onedl-mmcv"
+_NO_MMDET = "pip uninstall -y mmdet onedl-mmdetection"
 
 # In this order: mmcv and mmengine need torch, and importing mmdet asserts versions of the two.
-REQUIREMENTS = (
-    Requirement("torch", "2.6", None, 'pip install --upgrade "torch>=2.6" torchvision'),
-    Requirement("mmengine", "0.10.7", "1.0.0", "pip install mmengine==0.10.7"),
-    MMCV,
-    Requirement("mmdet", "3.3.0", "3.4.0", "pip install mmdet==3.3.0"),
+OPENMMLAB = (
+    TORCH,
+    Requirement("mmengine", "0.10.7", "1.0.0", "pip install mmengine==0.10.7", _NO_MMENGINE),
+    Requirement("mmcv", "2.0.0", "2.2.0", "pip install mmcv-lite==2.1.0", _NO_MMCV),
+    Requirement("mmdet", "3.3.0", "3.4.0", "pip install mmdet==3.3.0", _NO_MMDET),
 )
+# The maintained fork: other distributions with the same modules. Its mmcv has operators only where it was built
+# next to torch (--no-build-isolation).
+ONEDL = (
+    TORCH,
+    Requirement("mmengine", "0.10.8", "1.0.0", "pip install onedl-mmengine==0.10.12", _NO_MMENGINE),
+    Requirement("mmcv", "2.3.0", "2.4.0", "pip install onedl-mmcv==2.3.6", _NO_MMCV),
+    Requirement("mmdet", "3.5.0", "3.6.0", "pip install onedl-mmdetection==3.5.1", _NO_MMDET),
+)
+
+
+def is_onedl() -> bool:
+    """Tells whether the installed MMDetection is the fork."""
+    return bool(list(importlib.metadata.Distribution.discover(name="onedl-mmdetection")))
+
+
+def requirements() -> tuple[Requirement, ...]:
+    """What the installed MMDetection, or its fork, has to find beside itself."""
+    return ONEDL if is_onedl() else OPENMMLAB
 
 
 def check_requirements() -> None:
@@ -61,10 +77,21 @@ def check_requirements() -> None:
     Raises:
         RequirementError: with the first package that does not fit and the command that mends it.
     """
-    for requirement in REQUIREMENTS:
+    for requirement in requirements():
         _check(requirement)
     if not has_compiled_operators():
         _check_torchvision()
+
+
+def check_networks() -> None:
+    """Checks the two packages that the networks alone stand on.
+
+    Raises:
+        RequirementError: PyTorch or MMEngine does not fit.
+    """
+    for requirement in requirements():
+        if requirement.module in ("torch", "mmengine"):
+            _check(requirement)
 
 
 def has_compiled_operators() -> bool:
@@ -80,9 +107,10 @@ def has_compiled_operators() -> bool:
         importlib.import_module("mmcv._ext")
     except ImportError as error:
         torch_version = importlib.import_module("torch").__version__
+        (mmcv,) = (requirement for requirement in requirements() if requirement.module == "mmcv")
         raise RequirementError(
             f"The compiled operators of mmcv do not load with torch {torch_version} ({first_line(error)}): "
-            f"build mmcv again for this torch, or use the one without operators by `{MMCV.replace}`."
+            f"build mmcv again for this torch, or use the one without operators by `{mmcv.replace}`."
         ) from error
     return True
 

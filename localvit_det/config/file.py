@@ -7,11 +7,14 @@ from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
 from ..checkpoint.embedded_config import read_config
+from ..checkpoint.exported_info import is_exported, read_info
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only
 from ..compat.extras import require_named
 from ..errors import ConfigError, UserError, did_you_mean
 from .packaged import config_names, find_config
+
+EXPORT_SUFFIXES = (".onnx", ".xml", ".pt2")  # and .pt, as checkpoints have
 
 
 def read_config_file(path: Path, trusted: bool) -> Config:
@@ -35,7 +38,7 @@ def read_config_file(path: Path, trusted: bool) -> Config:
             "known by their names."
         )
     try:
-        if path.suffix in CHECKPOINT_SUFFIXES:
+        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORT_SUFFIXES):
             return _read_embedded(path, trusted)
         return Config.fromfile(path)
     except UserError:
@@ -50,7 +53,8 @@ def read_config_file(path: Path, trusted: bool) -> Config:
 
 
 def _read_embedded(path: Path, trusted: bool) -> Config:
-    values, left_out = read_config(load_weights_only(path), path, trusted)
+    content = {"meta": {"cfg": read_info(path).config}} if is_exported(path) else load_weights_only(path)
+    values, left_out = read_config(content, path, trusted)
     for sentence in left_out:
         print_log(f"{path}: {sentence}", "current")
     cfg = Config(values)

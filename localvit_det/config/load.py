@@ -9,12 +9,15 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from ..checkpoint.embedded_config import parse
-from ..checkpoint.entrances import POLICIES
+from ..checkpoint.fit import POLICIES
 from ..datasets.annotations import read_annotations
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
+from .box_only import use_with_mask
 from .channels import match_channels
 from .file import one_line, read_config_file
+from .found_set import use_found_set
+from .image_size import use_image_size
 from .options import read_options
 from .packaged import config_folder
 from .parts import (
@@ -29,13 +32,14 @@ from .parts import (
 
 RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
 SPLITS = ("train", "val", "test")
+_DEFAULT_ROOTS = ("data/coco", "data/shapes")  # of MMDetection's configs and of ours
 # Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
 # slip in its first word would otherwise be stored under a new name, in silence.
 _TOP_LEVEL = {
     *inspect.signature(Runner.__init__).parameters,
     *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
     *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
-    *("load_policy", "warm_start", "omit_hooks", "verbose"),
+    *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
 }
 
 
@@ -68,6 +72,11 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), old_root)
+    else:
+        _follow_own_root(cfg)
+    use_with_mask(cfg)
+    other_images = use_found_set(cfg, tuple(options))
+    use_image_size(cfg, tuple(options), as_in_tests=other_images)
     # Someone who types such an option means it; preflight then says what does not fit.
     match_channels(cfg, typed=tuple(options))
     if cfg.get("classes") is not None:
@@ -114,6 +123,15 @@ def set_data_root(cfg: Config, root: str, old: str | None) -> None:
         if cfg.get(key) is not None:
             cfg[key] = moved(cfg[key])
     cfg.data_root = root + "/"
+
+
+def _follow_own_root(cfg: Config) -> None:
+    """Lets data sets follow a `data_root` that a config has set over its parent's, whose data sets name the default."""
+    roots = {dataset.get("data_root") for split in SPLITS for _, dataset in find_datasets(cfg, split)} - {None, ""}
+    root = cfg.get("data_root")
+    old = roots.pop() if len(roots) == 1 else ""
+    if isinstance(root, str) and old.rstrip("/") in _DEFAULT_ROOTS and root.rstrip("/") != old.rstrip("/"):
+        set_data_root(cfg, root, old)
 
 
 def use_dataset_classes(cfg: Config) -> None:

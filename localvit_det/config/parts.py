@@ -54,7 +54,7 @@ def dataset_paths(dataset: dict) -> tuple[str | None, str | None]:
         full = part and os.path.join(root, part)
         return None if not full or "://" in full or backend != "local" else full
 
-    return joined(dataset.get("ann_file")), joined(prefix)
+    return joined(dataset.get("ann_file")), joined("." if prefix == "" and root else prefix)  # images in the root
 
 
 def prepare_dataset(dataset: dict, consent: bool) -> None:
@@ -87,6 +87,19 @@ def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict, str]]:
 def has_stuff(dataset: dict) -> bool:
     """Whether a data set tells things from stuff."""
     return "thing_classes" in (getattr(registered(DATASETS, dataset), "METAINFO", None) or {})
+
+
+def is_plain_coco(dataset: dict) -> bool:
+    """Whether a data set reads its file as `CocoDataset` does; LVIS, panoptic and others have their own ways."""
+    from mmdet.datasets import CocoDataset
+
+    cls = registered(DATASETS, dataset)
+    return (
+        isinstance(cls, type)
+        and issubclass(cls, CocoDataset)
+        and cls.load_data_list is CocoDataset.load_data_list
+        and cls.parse_data_info is CocoDataset.parse_data_info
+    )
 
 
 def is_semantic(dataset: dict) -> bool:

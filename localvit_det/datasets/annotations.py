@@ -30,6 +30,8 @@ NOT_FINITE = "have NaN or infinity in bbox or area"
 TOO_FAR = f"reach more than {FAR} sizes of their image beyond it"
 NOT_CROWD = "have an iscrowd other than 0 and 1"
 
+COPY_OF = "copy_of"  # name of the file that a tidy copy is of, which a user knows
+
 _NAMED = 5  # ids that a sentence names
 
 _NEEDED = {
@@ -133,7 +135,8 @@ def forget_annotations() -> None:
 @lru_cache(maxsize=8)
 def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
     content = _parsed(path, size)
-    found = Annotations(path)
+    found = Annotations(Path(content[COPY_OF]) if isinstance(content, dict) and COPY_OF in content else path)
+    path = found.path
     section = "images"
     item: object = None
     try:

@@ -107,10 +107,13 @@ def _already_there(root: Path, settings: dict) -> bool:
     try:
         found = json.loads(annotation_file(root, "val").read_text())["info"]["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{root} already exists and holds no shapes set: name another folder or remove it.") from None
+        raise DataError(
+            f"{root} holds something else than a set of drawn shapes, and nothing is drawn over it: name another "
+            "folder for the shapes; to train on what is there, see docs/own_data.md."
+        ) from None
     other = [f"{key} {found.get(key)} instead of {value}" for key, value in settings.items() if found.get(key) != value]
     if other:
-        raise DataError(f"{root} holds a shapes set with {', '.join(other)}: name another folder or remove it.")
+        raise DataError(f"{root} holds a shapes set with {', '.join(other)}: name another folder.")
     return True
 
 

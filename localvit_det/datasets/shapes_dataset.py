@@ -13,6 +13,12 @@ from .drawing import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES
 DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py
 
 
+def is_shapes_set(ann_file: str | Path) -> bool:
+    """Whether an annotation file is one of a set of drawn shapes."""
+    with open(ann_file, "rb") as stream:
+        return b'"Drawn shapes"' in stream.read(200)
+
+
 @DATASETS.register_module()
 class ShapesDataset(CocoDataset):
     """COCO-format set of drawn shapes that can make itself, at its default place or where it is told to.

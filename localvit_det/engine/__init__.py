@@ -5,8 +5,10 @@ from .bf16 import CpuBf16OptimWrapper
 from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
+from .early_stop import EarlyStopHook
 from .fused_evaluation import FusedEvaluationHook
 from .layer_decay import LayerDecayConstructor
+from .loggers import MLflowBackend, WandbBackend
 from .progress_bar import ProgressBarHook
 from .runner import ReliableRunner
 from .training_report import TrainingReportHook
@@ -16,11 +18,14 @@ __all__ = [
     "BrokenImagesHook",
     "CpuBf16OptimWrapper",
     "CurvesHook",
+    "EarlyStopHook",
     "FusedEvaluationHook",
     "LayerDecayConstructor",
+    "MLflowBackend",
     "ProgressBarHook",
     "ReliableRunner",
     "SafeCheckpointHook",
     "TrainingReportHook",
+    "WandbBackend",
     "write_backbone",
 ]

@@ -115,6 +115,12 @@ class SafeCheckpointHook(CheckpointHook):
         """
         return self._save(runner, INTERIM.format(iteration), {"epoch": epoch, "iter": iteration})
 
+    def save_final(self, runner: Runner) -> None:
+        """Saves where a training ends early, under a regular name, unless that has been done after this iteration."""
+        if self.saved_iteration != runner.iter:
+            step = runner.epoch if self.by_epoch else runner.iter
+            self._save_checkpoint_with_step(runner, step, {"epoch": runner.epoch, "iter": runner.iter})
+
     def is_due(self) -> bool:
         """Whether `every_minutes` have passed since the last checkpoint."""
         return self.every_minutes is not None and time.monotonic() - self._saved_at > 60 * self.every_minutes

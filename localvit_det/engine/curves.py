@@ -123,11 +123,11 @@ def draw_curves(losses: dict[str, Line], mean_aps: dict[str, Line], path: Path) 
     left, right = figure.subplots(1, 2, sharex=True)
     for name, (iterations, values) in losses.items():
         total = name == "loss"
-        x, y = _smooth(*_thin_out(iterations, values))
+        x, y = smooth(*thin_out(iterations, values))
         colour = "black" if total else None
         left.plot(x, y, label="total" if total else name, color=colour, linewidth=2 if total else 1.2)
         if total:
-            left.plot(*_thin_out(iterations, values), color=colour, alpha=0.15, linewidth=0.8, zorder=1)
+            left.plot(*thin_out(iterations, values), color=colour, alpha=0.15, linewidth=0.8, zorder=1)
     left.set(title="Training loss (smoothed)", ylabel="loss")
     for task, (iterations, values) in mean_aps.items():
         best = int(np.argmax(values))
@@ -147,7 +147,7 @@ def draw_curves(losses: dict[str, Line], mean_aps: dict[str, Line], path: Path) 
         figure.savefig(file, format="png", dpi=120)
 
 
-def _thin_out(x: np.ndarray, y: np.ndarray) -> Line:
+def thin_out(x: np.ndarray, y: np.ndarray) -> Line:
     """Means over equal pieces, so that no more than `_MAX_POINTS` are left."""
     step = -(-len(x) // _MAX_POINTS)
     starts = np.arange(0, len(x), step)
@@ -155,7 +155,7 @@ def _thin_out(x: np.ndarray, y: np.ndarray) -> Line:
     return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
 
 
-def _smooth(x: np.ndarray, y: np.ndarray) -> Line:
+def smooth(x: np.ndarray, y: np.ndarray) -> Line:
     """Moving average over a thirtieth of the curve; at its ends over what there is."""
     window = np.ones(max(1, len(y) // 30))
     return x, np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")

@@ -6,11 +6,15 @@ _NOISE = (
     "paramwise_options --",  # a line for each parameter
     "Hooks will be executed in the following order",
     "Config:\n",
+    # of MMEngine to itself
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    "Distributed training is not used, all SyncBatchNorm",
 )
 
 
 class ScreenFilter(logging.Filter):
-    """Drops MMEngine's long lists: settings of each parameter, order of hooks, the whole config, build flags."""
+    """Drops MMEngine's long lists (settings of each parameter, hooks, config, build flags) and what it tells itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is shown."""

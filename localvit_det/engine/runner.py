@@ -29,6 +29,7 @@ from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
 from .quiet import quiet_screen
 from .signals import SignalWatch, Stopped
+from .warm_up import fit_warm_up, unfit_epochs
 from .workers import close_workers, guard_workers
 
 _CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
@@ -198,6 +199,18 @@ class ReliableRunner(Runner):
         if not isinstance(built, OptimWrapperDict) and "update_params" not in vars(built):
             self.guard.watch(built)
         return built
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Builds the schedules of the learning rate, with a warm-up that is shorter than the training."""
+        several = [scheduler] if isinstance(scheduler, dict) else scheduler
+        if isinstance(several, (list, tuple)) and all(isinstance(one, dict) for one in several):
+            if isinstance(self._train_loop, ResumableEpochLoop) and (told := unfit_epochs(several, self.max_epochs)):
+                self.logger.warning(told)
+            if self.cfg.get("fit_warmup", True):
+                scheduler, told = fit_warm_up(several, self.max_iters)
+                if told:
+                    self.logger.info(told)
+        return super().build_param_scheduler(scheduler)
 
     @staticmethod
     def build_dataloader(

@@ -6,6 +6,7 @@ from pathlib import Path
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -30,6 +31,7 @@ class TrainingReportHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Logs the settings, as they are after auto_scale_lr and resuming."""
         self._trained = True
+        runner.model.train()  # MMDetection's ResNet and Swin freeze their first stages only then
         if is_main_process():
             runner.logger.info("Training: %s", "\n  ".join(_settings(runner)))
 
@@ -81,7 +83,7 @@ def _settings(runner: Runner) -> list[str]:
         f"batch {batch} ({factors}), "
         f"learning rate {_lr_range(base_lrs)} (now {_lr_range([group['lr'] for group in groups])}{scaled})",
         f"{len(loader.dataset)} images, {length}, {trainable:,} of {sum(p.numel() for p in parameters):,} "
-        "parameters trained",
+        f"parameters trained{_frozen(runner)}",
     ]
     # --auto-scale-lr knows nothing of accumulation.
     if not scaling.get("enable") and accumulation == 1 and scaling.get("base_batch_size", batch) != batch:
@@ -90,6 +92,16 @@ def _settings(runner: Runner) -> list[str]:
             "--auto-scale-lr would fit it to this one."
         )
     return lines
+
+
+def _frozen(runner: Runner) -> str:
+    """What of the backbone stays as it is, for a sentence's end."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    stages = getattr(getattr(model, "backbone", None), "frozen_stages", -1)
+    if stages < 0:
+        return ""
+    of_stages = "" if stages == 0 else f" and first {stages} stages" if stages > 1 else " and first stage"
+    return f" (the backbone's stem{of_stages} frozen)"
 
 
 def _lr_range(rates: list[float]) -> str:

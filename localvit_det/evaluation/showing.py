@@ -21,6 +21,8 @@ def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: flo
     if hook is None:
         raise ConfigError("--show and --show-dir need default_hooks.visualization in the config, which draws.")
     hook["draw"] = True
+    if (cfg.get("visualizer") or {}).get("type") in ("DetLocalVisualizer", "mmdet.DetLocalVisualizer"):
+        cfg.visualizer["type"] = "PairVisualizer"
     if show:
         hook.update(show=True, wait_time=wait_time)
     if folder and is_segmentation(cfg):

@@ -10,6 +10,7 @@ from ..backbones.twins import SubsampledAttention
 from ..layers import (
     Fused,
     WindowAttention,
+    crop,
     form_of,
     key_padding_mask,
     pad_to_multiple,
@@ -57,11 +58,10 @@ class FusedWindowAttention(Banded):
 
     def gather(self, x: Tensor) -> Tensor:
         """(B, C, rows, W) -> (B, C, rows, W)."""
-        height, width = x.shape[-2:]
         padded = pad_to_multiple(x, self.window_size)  # B, C, rows', W'
         query, key, value = self.project(padded, self.qkv, parts=3)
         # Projecting before cropping keeps the product's input dense.
-        return self.proj(self.attend(query, key, value, x, padded))[..., :height, :width]
+        return crop(self.proj(self.attend(query, key, value, x, padded)), x.shape[-2:])
 
     def project(self, x: Tensor, layer: nn.Module, parts: int) -> tuple[Tensor, ...]:
         """Windows of a projected map: (B, C, H', W') -> ``parts`` times (B·windows, heads, ws², d).
@@ -81,8 +81,6 @@ class FusedWindowAttention(Banded):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor, padded: Tensor) -> Tensor:
         """Attention and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W')."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
-        if mask is not None and mask.shape[0] > 1:
-            mask = mask.repeat(len(x), 1, 1, 1)  # windows -> B·windows
         if self.position_bias is not None:
             mask = self.position_bias if mask is None else self.position_bias + mask
         mixed = attention(query, key, value, mask)
@@ -123,7 +121,7 @@ class FusedGlanceGaze(FusedWindowAttention):
         query, key = self.project(padded, self.query_key, parts=2)
         value = pad_to_multiple(value, self.window_size)  # B, C, rows', W'
         value = window_partition(value, self.window_size, self.split, self.num_heads)[0]
-        mixed = self.attend(query, key, value, x, padded)[..., : x.shape[2], : x.shape[3]]  # B, C, rows, W
+        mixed = crop(self.attend(query, key, value, x, padded), x.shape[-2:])  # B, C, rows, W
         return self.proj(mixed + gaze)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers import Fused, Split
+from ..layers import Fused, Split, crop
 from ..ops import cpu_inference
 
 # Size of a band's input, in bytes. The widest tensors of a block (hidden layer, query-key-value) are three to four
@@ -41,7 +41,7 @@ class Banded(Fused):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return self.gather(*self.spread(x))[..., : x.shape[2], : x.shape[3]]
+        return crop(self.gather(*self.spread(x)), x.shape[-2:])
 
 
 def add_branch(x: Tensor, norm: nn.Module, branch: nn.Module, overwrite: bool = False) -> Tensor:
@@ -86,7 +86,7 @@ def add_in_bands(
     """
     bands = cut_into_bands(x, *reach) if cpu_inference(x) else []
     if len(bands) < 2:
-        return x + branch(*maps)[..., : x.shape[2], : x.shape[3]]
+        return x + crop(branch(*maps), x.shape[-2:])
     fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
     out = workspace if fits else torch.empty_like(x)
     for base, target, *image in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W

@@ -74,8 +74,6 @@ class FusedMessengerAttention(Fused):
         qkv = self.qkv(self.norm(tokens))
         query, key, value = rearrange(qkv, "1 (p heads d) n t -> p n heads t d", p=3, heads=self.num_heads).unbind()
         mask = add_messenger_keys(key_padding_mask(patches, self.window_size, "local"))
-        if mask is not None and mask.shape[0] > 1:
-            mask = mask.repeat(len(patches), 1, 1, 1)  # windows -> B·windows
         mask = self.position_bias if mask is None else self.position_bias + mask
         return self.proj(rearrange(attention(query, key, value, mask), "n heads t d -> 1 (heads d) n t"))
 

@@ -1,7 +1,7 @@
 """Read this to understand the networks: blocks, attention, windows, stems, norms. How they run fast is elsewhere."""
 
 from .attention import WindowAttention, relative_position_index
-from .block import Block, ConvMlp, add, add_scaled, drop_scale
+from .block import Block, ConvMlp, DropPath, add, add_scaled, drop_scale
 from .fusible import Fused, Fusible, form_of, fuse_children, fused
 from .messengers import (
     WithMessengers,
@@ -11,15 +11,16 @@ from .messengers import (
     shuffle_messengers,
     tile_messengers,
 )
-from .norm import LayerNorm2d, build_norm
+from .norm import LayerNorm2d, build_activation, build_norm
 from .stem import ConvDownsample, ConvStem, PatchEmbed, PatchMerging
-from .window import Split, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
 
 __all__ = [
     "Block",
     "ConvDownsample",
     "ConvMlp",
     "ConvStem",
+    "DropPath",
     "Fused",
     "Fusible",
     "LayerNorm2d",
@@ -31,7 +32,10 @@ __all__ = [
     "add",
     "add_messenger_keys",
     "add_scaled",
+    "build_activation",
     "build_norm",
+    "ceil_div",
+    "crop",
     "drop_scale",
     "form_of",
     "fuse_children",

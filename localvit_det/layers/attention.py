@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import attention
 from .fusible import Fusible
-from .window import Split, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
 
 
 class WindowAttention(Fusible):
@@ -68,12 +68,11 @@ class WindowAttention(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        height, width = x.shape[-2:]
         qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
         query, key, value = window_partition(qkv, self.window_size, self.split, self.num_heads, parts=3)
         mixed = self.attend(query, key, value, x)  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
-        return self.proj_drop(self.proj(mixed)[..., :height, :width])
+        return self.proj_drop(crop(self.proj(mixed), x.shape[-2:]))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
         """Attention and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W').
@@ -84,15 +83,12 @@ class WindowAttention(Fusible):
             value: Windows of values.
             x: The map before padding, (B, C, H, W); gives the size.
         """
-        mask = self.attn_mask(x)
-        if mask is not None and 1 < mask.shape[0] < query.shape[0]:
-            mask = mask.repeat(len(x), 1, 1, 1)  # windows -> B·windows
-        out = attention(query, key, value, mask, self.attn_drop_rate if self.training else 0.0)
-        size = tuple(side + -side % self.window_size for side in x.shape[-2:])  # H', W'
+        out = attention(query, key, value, self.attn_mask(x), self.attn_drop_rate if self.training else 0.0)
+        size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # H', W'
         return window_reverse(out, size, self.window_size, self.split)
 
     def attn_mask(self, x: Tensor) -> Tensor | None:
-        """Position bias plus the mask of padded keys: (1 | windows, heads | 1, ws² | 1, ws²), or None."""
+        """Position bias plus the mask of padded keys: (1 | B·windows, heads | 1, ws² | 1, ws²), or None."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
         if self.relative_position_bias_table is None:
             return mask

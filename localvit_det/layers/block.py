@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import torch
-from mmcv.cnn import build_activation_layer
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..ops import lean
 from .fusible import Fusible
+from .norm import build_activation
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch of an image at random while training; :func:`add` applies it.
+
+    Args:
+        drop_prob: Probability of dropping the branch.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), zero for the images that lose the branch."""
+        scale = drop_scale(x, self)
+        return x if scale is None else x * scale
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"drop_prob={self.drop_prob:g}"
 
 
 class Block(Fusible):
@@ -56,7 +76,7 @@ class ConvMlp(Fusible):
     def __init__(self, channels: int, hidden_channels: int, act_cfg: dict, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
-        self.act = build_activation_layer(act_cfg)
+        self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
         self.drop = nn.Dropout(drop_rate)
         for layer in (self.fc1, self.fc2):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .window import pad_to_multiple, window_partition, window_reverse
+from .window import ceil_div, crop, pad_to_multiple, window_partition, window_reverse
 
 WithMessengers = tuple[Tensor, Tensor]  # a map and its messengers
 
@@ -29,8 +29,8 @@ def tile_messengers(tokens: Tensor, side: int, size: tuple[int, int], batch: int
         Messengers of shape (B, C, *size), channels-last.
     """
     region = tokens.view(side, side, -1)
-    grid = region.repeat(-(-size[0] // side), -(-size[1] // side), 1)[: size[0], : size[1]]
-    return grid.expand(batch, -1, -1, -1).permute(0, 3, 1, 2)
+    grid = region.repeat(ceil_div(size[0], side), ceil_div(size[1], side), 1)
+    return _dense(crop(grid.expand(batch, -1, -1, -1).permute(0, 3, 1, 2), size))
 
 
 def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
@@ -54,15 +54,16 @@ def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
     rows, columns = messengers.shape[-2:]
     padded = pad_to_multiple(messengers, side)
     groups = rearrange(  # i: place in the region; g: group of channels
-        padded.permute(0, 2, 3, 1), "b (y i) (x j) (g c) -> b (y x) (i j) g c", i=side, j=side, g=side**2
+        padded.permute(0, 2, 3, 1), "b (y i) (x j) (g c) -> b y x (i j) g c", i=side, j=side, g=side**2
     )
-    traded = groups.transpose(2, 3)
+    traded = groups.transpose(3, 4)
     if padded is not messengers:
-        real = F.pad(messengers.new_ones(1, 1, rows, columns), (0, -columns % side, 0, -rows % side))
-        real = rearrange(real, "1 1 (y i) (x j) -> (y x) 1 (i j) 1", i=side, j=side).bool()  # regions, 1, partner, 1
+        missing = (0, padded.shape[3] - columns, 0, padded.shape[2] - rows)
+        real = F.pad(messengers.new_ones(1, 1, rows, columns), missing)
+        real = rearrange(real, "1 1 (y i) (x j) -> y x 1 (i j) 1", i=side, j=side).bool()  # y, x, 1, partner, 1
         traded = torch.where(real, traded, groups)
-    grid = rearrange(traded, "b (y x) (i j) g c -> b (y i) (x j) (g c)", y=padded.shape[2] // side, i=side, j=side)
-    return grid[:, :rows, :columns].permute(0, 3, 1, 2)
+    grid = rearrange(traded, "b y x (i j) g c -> b (y i) (x j) (g c)", i=side, j=side)
+    return _dense(crop(grid.permute(0, 3, 1, 2), (rows, columns)))
 
 
 def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tensor:
@@ -92,10 +93,10 @@ def part_windows(tokens: Tensor, size: tuple[int, int], window_size: int) -> Wit
     Returns:
         The map (B, C, H, W) and its messengers (B, C, hh, ww).
     """
-    rows, columns = (-(-side // window_size) for side in size)
+    rows, columns = (ceil_div(side, window_size) for side in size)
     windows = tokens.permute(2, 0, 3, 1)  # n, 1, 1 + ws², C
     whole = (rows * window_size, columns * window_size)
-    patches = window_reverse(windows[:, :, 1:], whole, window_size, "local")[..., : size[0], : size[1]]
+    patches = crop(window_reverse(windows[:, :, 1:], whole, window_size, "local"), size)
     messengers = windows[:, 0, 0].reshape(-1, rows, columns, tokens.shape[1]).permute(0, 3, 1, 2)
     return patches, messengers
 
@@ -103,3 +104,8 @@ def part_windows(tokens: Tensor, size: tuple[int, int], window_size: int) -> Wit
 def add_messenger_keys(mask: Tensor | None) -> Tensor | None:
     """A mask of padded keys, with the messenger in front, which is always real: (…, ws²) -> (…, 1 + ws²)."""
     return None if mask is None else F.pad(mask, (1, 0))
+
+
+def _dense(messengers: Tensor) -> Tensor:
+    """A small copy: of a view, an exporter asks for each size whether it is a whole map."""
+    return messengers.clone(memory_format=torch.channels_last)

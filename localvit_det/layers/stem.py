@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from einops import rearrange
-from mmcv.cnn import build_activation_layer
 from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..ops import lean
 from .fusible import Fusible
-from .norm import build_norm
+from .norm import build_activation, build_norm
 from .window import pad_to_multiple
 
 
@@ -30,10 +29,10 @@ class ConvStem(Fusible):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, mid_channels, 3, stride=2, padding=1)
         self.norm1 = build_norm(norm_cfg, mid_channels)
-        self.act1 = build_activation_layer(act_cfg)
+        self.act1 = build_activation(act_cfg)
         self.conv2 = nn.Conv2d(mid_channels, out_channels, 3, stride=2, padding=1)
         self.norm2 = build_norm(norm_cfg, out_channels)
-        self.act2 = build_activation_layer(act_cfg)
+        self.act2 = build_activation(act_cfg)
         self.conv3 = nn.Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,6 +24,11 @@ _AXES: dict[str, str] = {"local": "(hh wh) (ww wl)", "dilated": "(wh hh) (wl ww)
 assert tuple(_AXES) == get_args(Split)
 
 
+def ceil_div(side: int, divisor: int) -> int:
+    """How many windows cover a side, ⌈side/divisor⌉; without negative numbers, which ONNX divides in another way."""
+    return (side + divisor - 1) // divisor
+
+
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad with zeros at the bottom and the right until both sides are multiples of ``divisor``.
 
@@ -34,9 +39,14 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     Returns:
         Map of shape (B, C, H', W'); ``x`` itself where nothing is to be done.
     """
-    height, width = x.shape[-2:]
-    bottom, right = -height % divisor, -width % divisor
-    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+    bottom, right = _padding(x, divisor)
+    return x if _nothing(bottom, right) else F.pad(x, (0, right, 0, bottom))
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Undo :func:`pad_to_multiple`: (B, C, H', W') -> (B, C, *size), a view."""
+    # As lengths, which exporters believe; of the ends of slices they keep the smaller of two sizes.
+    return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
 
 
 def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
@@ -98,12 +108,22 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None
         split: Which tokens share a window.
 
     Returns:
-        0 at real keys and -inf at padded ones, of shape (hh·ww, 1, 1, ws²); None where nothing is padded.
+        0 at real keys and -inf at padded ones, of shape (B·hh·ww, 1, 1, ws²); None where nothing is padded.
     """
-    height, width = x.shape[-2:]
-    if height % window_size == 0 and width % window_size == 0:
+    bottom, right = _padding(x, window_size)
+    if _nothing(bottom, right):
         return None
-    mask = x.new_zeros(1, 1, height, width)
-    pad = (0, -width % window_size, 0, -height % window_size)
-    mask = F.pad(mask, pad, value=-torch.inf)
+    mask = x.new_zeros(x.shape[0], 1, *x.shape[-2:])
+    mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)
     return rearrange(window_partition(mask, window_size, split), "1 windows 1 keys 1 -> windows 1 1 keys")
+
+
+def _padding(x: Tensor, divisor: int) -> tuple[int, int]:
+    """What is missing at the bottom and the right."""
+    height, width = x.shape[-2:]
+    return ceil_div(height, divisor) * divisor - height, ceil_div(width, divisor) * divisor - width
+
+
+def _nothing(*amounts: int) -> bool:
+    """Whether all are zero for sure: what stands for any size, in an exported program, is no plain number."""
+    return all(isinstance(amount, int) and amount == 0 for amount in amounts)

@@ -2,7 +2,7 @@
 
 from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
-from .modes import cpu_inference, traced
+from .modes import cpu_inference, exported, traced
 from .recompute import checkpointed, lean, recomputing
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "checkpointed",
     "cpu_inference",
     "depthwise_conv",
+    "exported",
     "inhomogeneous_conv",
     "inhomogeneous_conv_by_rows",
     "lean",

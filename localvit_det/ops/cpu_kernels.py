@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from .modes import cpu_inference, traced
+from .modes import cpu_inference, exported, traced
 
 # Rows of the map that the gradient of the kernels looks at together: fastest among 8, 16, 32 and all, and rounding
 # errors add up over fewer terms.
@@ -98,7 +98,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
     """
     if attn_mask is not None:
         attn_mask = attn_mask.to(query.dtype)
-    if not query.is_cpu or one_kernel(query):
+    if not query.is_cpu or one_kernel(query) or exported():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=drop_rate)
     scale = query.shape[-1] ** -0.5
     q, k, v = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # windows·heads, tokens, d

@@ -11,29 +11,31 @@ import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
+from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError
+from ..export.runtime import ExportedDetector
 from ..inference import fuse_detector
 from .result import Result
 from .sources import Frame, Source, Sources
 
 _LOG = logging.getLogger("localvit_det")  # how a checkpoint was loaded is told at the level INFO
-SCORE = 0.3  # objects below are not worth showing
 
 
 class Detector:
     """A detector with its weights, ready to find objects.
 
     Args:
-        checkpoint: A published file, a training's checkpoint, or a work dir, whose newest checkpoint is taken.
+        checkpoint: A published file, a training's checkpoint, a work dir, whose newest checkpoint is taken, or an
+            exported file.
         config: A config file, or the name of one that comes with the package; by default the one in the checkpoint.
         device: Where it runs, 'cpu' or 'cuda:0'; by default a GPU where PyTorch finds one.
         fuse: Run the fused form: the same numbers, faster on CPUs.
@@ -54,14 +56,19 @@ class Detector:
         trusted: bool = False,
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
+        self.exported = is_exported(file)
         self.config = load_config(os.fspath(config or file), dict(options or {}), trusted)
-        self.device = _device(device)
+        self.device = _device("cpu" if self.exported and device is None else device)
         init_default_scope(self.config.get("default_scope") or "mmdet")
-        self._pipeline = _pipeline(self.config)
-        self.model, meta = _load(self.config, os.fspath(file), self.device)
-        self.classes: tuple[str, ...] = _classes(meta, self.config)
-        self.fused = fuse
-        if fuse:
+        self.classes: tuple[str, ...]
+        if self.exported:
+            self.model, self.classes = _open(file, self.device)
+        else:
+            self.model, meta = _load(self.config, os.fspath(file), self.device)
+            self.classes = _classes(meta, self.config)
+        self._pipeline = image_pipeline(self.config, self.model.info.size if self.exported else None)
+        self.fused = fuse or self.exported
+        if fuse and not self.exported:
             fuse_detector(self.model)
         # Bounds that heads have, by the same name in all of MMDetection.
         settings = [getattr(module, "test_cfg", None) for module in self.model.modules()]
@@ -99,7 +106,7 @@ class Detector:
     def _results(self, sources: Sources, score: float, batch_size: int) -> Iterator[Result]:
         batch: list[tuple[Frame, dict]] = []
         for frame in sources:
-            prepared = self._prepare(frame)
+            prepared = prepare(self._pipeline, frame.image, frame.source)
             # Images of other sizes would be padded, which changes what is found in them a little.
             if batch and (len(batch) == batch_size or batch[0][1]["inputs"].shape != prepared["inputs"].shape):
                 yield from self._run(batch, score)
@@ -107,12 +114,6 @@ class Detector:
             batch.append((frame, prepared))
         if batch:
             yield from self._run(batch, score)
-
-    def _prepare(self, frame: Frame) -> dict:
-        size = frame.image.shape[:2]
-        return self._pipeline(
-            {"img": frame.image, "img_path": frame.source, "img_id": 0, "img_shape": size, "ori_shape": size}
-        )
 
     def _run(self, batch: list[tuple[Frame, dict]], score: float) -> Iterator[Result]:
         data = {key: [prepared[key] for _, prepared in batch] for key in ("inputs", "data_samples")}
@@ -142,14 +143,12 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _pipeline(cfg: Config) -> Compose:
-    """The steps of the config's test pipeline between reading an image and the model."""
-    dataset = next((one for _, one in find_datasets(cfg, "test")), None)
-    steps = (dataset or {}).get("pipeline") or cfg.get("test_pipeline")
-    if not steps:
-        raise ConfigError("The config has no test pipeline: name a config with a test_dataloader.")
-    kinds = ("LoadImageFrom", "LoadAnnotations", "LoadPanoptic")
-    return Compose([step for step in steps if not str(step["type"]).rpartition(".")[2].startswith(kinds)])
+def _open(file: str | os.PathLike, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+    """The program in a file, and its classes."""
+    if device.type != "cpu":
+        raise ConfigError(f"{file} is run on a CPU here: leave the device {device} out, or give the checkpoint.")
+    model = ExportedDetector(file)
+    return model, model.info.classes
 
 
 def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -189,4 +188,4 @@ def _dataset_classes(cfg: Config) -> Sequence[str] | None:
     return None
 
 
-__all__ = ["SCORE", "Detector"]
+__all__ = ["Detector"]

@@ -11,7 +11,9 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.parts import dataset_paths, find_datasets, is_semantic, prepare_dataset, registered, walk
+from ..config.box_only import can_leave_masks
+from ..config.found_set import explain
+from ..config.parts import dataset_paths, find_datasets, is_plain_coco, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
@@ -21,7 +23,6 @@ from .semantic import check_maps
 ClassCheck = Callable[[str, dict, Annotations], None]
 
 _MEND = "correct or remove them"
-_ROOT_HINT = "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
 
 
 def check_data(cfg: Config, split: str, check_classes: ClassCheck) -> None:
@@ -59,7 +60,7 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
             partial(_check_boxes, path, found),
             partial(_check_masks, path, found, masks),
             partial(check_classes, path, dataset, found),
-            partial(_check_keys, path, found, masks, scored),
+            partial(_check_keys, path, found, masks, scored, can_leave_masks(cfg)),
         ]
         if split == "train" or scored:
             checks.insert(4, partial(_check_not_empty, path, dataset, found))
@@ -84,29 +85,25 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
         raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
     prepare_dataset(dataset, consent)
     ann_file, image_dir = dataset_paths(dataset)
-    _check_exists(path, "annotation file", ann_file)
-    _check_exists(path, "image folder", image_dir)
+    hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_plain_coco(dataset) else {}
+    _check_exists(path, "annotation file", ann_file, **hint)
+    _check_exists(path, "image folder", image_dir, **hint)
     if ann_file is None and image_dir is None:  # MMPretrain's ImageNet has folders of its own below its root
         _check_exists(path, "data folder", dataset_paths({"data_prefix": {"img": dataset.get("data_root")}})[1])
-    return read_annotations(ann_file) if ann_file is not None and _is_plain_coco(cls) else None
+    return read_annotations(ann_file) if ann_file is not None and is_plain_coco(dataset) else None
 
 
-def _is_plain_coco(cls: type) -> bool:
-    """Whether a class reads its file as `CocoDataset` does; LVIS, panoptic and others have their own ways."""
-    from mmdet.datasets import CocoDataset
+def _check_exists(path: str, what: str, place: str | None, root: str | None = None, name: str | None = None) -> None:
+    """Checks that a file or folder is there.
 
-    return (
-        issubclass(cls, CocoDataset)
-        and cls.load_data_list is CocoDataset.load_data_list
-        and cls.parse_data_info is CocoDataset.parse_data_info
-    )
-
-
-def _check_exists(path: str, what: str, place: str | None) -> None:
+    Args:
+        root: The data set's, if it is one in COCO's format.
+        name: Its annotation file.
+    """
     if place is None or (os.path.isdir if what.endswith("folder") else os.path.isfile)(place):
         return
     place = Path(place).absolute()
-    raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {_ROOT_HINT}.")
+    raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {explain(root, name)}.")
 
 
 def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixels: int) -> None:
@@ -195,11 +192,14 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
         )
 
 
-def _check_keys(path: str, found: Annotations, masks: bool, scored: bool) -> None:
+def _check_keys(path: str, found: Annotations, masks: bool, scored: bool, optional: bool) -> None:
     if found.without_mask and masks:
+        way = (
+            "train on boxes alone with with_mask=False" if optional else "take a config without masks, like RetinaNet's"
+        )
         raise DataError(
-            f"{found.without_mask} annotations in {found.path} have no segmentation, but {path} loads or scores masks: "
-            "add polygons, or use a config without a mask head, for example RetinaNet."
+            f"{found.without_mask} of the {found.boxes} annotations in {found.path} have no segmentation, but {path} "
+            f"loads or scores masks: {way}, or add polygons."
         )
     if scored and found.without_iscrowd:
         raise DataError(

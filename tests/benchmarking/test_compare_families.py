@@ -24,7 +24,8 @@ ENVIRONMENT = dict(device="a machine", threads=2, load=0.1, python="3.11", versi
 cached = functools.cache(config_module.load_config)
 
 
-def load_config(path: Path):
+def load_config(path: Path, options: object = None):
+    """The nano config in full length; the tool's options are tested by themselves."""
     return copy.deepcopy(cached(path))
 
 
@@ -34,68 +35,76 @@ def _read_configs_once(monkeypatch) -> None:
     monkeypatch.setitem(GLOBALS, "load_config", load_config)
 
 
+SEEDS = (0, 1)
+
+
 def write_log(folder: Path, epochs: range, bbox: float, **step: float) -> None:
     """Ten logged iterations an epoch, a validation after each epoch."""
     lines = []
     for epoch in epochs:
         for i in range(10):
-            lines.append(dict(loss=2 / epoch, time=0.5 if i else 9.0, epoch=epoch, iter=10 * epoch + i - 9, **step))
+            lines.append(dict(loss=2 / epoch, time=0.5, epoch=epoch, iter=10 * epoch + i - 9, **step))
         lines.append({"coco/bbox_mAP": bbox * epoch, "coco/segm_mAP": 2 * bbox * epoch, "time": 0.1, "step": epoch})
     (folder / "vis_data").mkdir(parents=True)
     (folder / "vis_data/scalars.json").write_text("\n".join(map(json.dumps, lines)))
 
 
-def finish(config: Path, work_dir: Path, **changes: object) -> None:
-    record = dict(digest=families.digest(load_config(config)), environment=ENVIRONMENT, resident_mib=2000.0)
-    (work_dir / config.stem / "run.json").write_text(json.dumps(record | changes))
+def finish(config: Path, seed: int, folder: Path, **changes: object) -> None:
+    record = dict(digest=families.digest(load_config(config), seed), environment=ENVIRONMENT, resident_mib=2000.0)
+    (folder / "run.json").write_text(json.dumps(record | changes))
 
 
 @pytest.fixture
 def trained(tmp_path) -> Path:
-    for number, config in enumerate(CONFIGS):
-        write_log(tmp_path / config.stem / "20260101_000000", range(1, 9), bbox=0.05 + number / 1000)
-        finish(config, tmp_path)
+    for config in CONFIGS:
+        for seed in SEEDS:
+            folder = families.folder_of(tmp_path, config, seed)
+            write_log(folder / "20260101_000000", range(1, 9), bbox=0.05 + seed / 100)
+            finish(config, seed, folder, resident_mib=2000.0 + seed)
     return tmp_path
 
 
-def summarise(work_dir: Path) -> str:
-    TOOL.main(["--summary-only", "--work-dir", str(work_dir), "--out", str(work_dir / "docs")])
+def compare(work_dir: Path, *arguments: str) -> str:
+    seeds = ["--seeds", *map(str, SEEDS)]
+    TOOL.main([*arguments, *seeds, "--work-dir", str(work_dir), "--out", str(work_dir / "docs")])
     return (work_dir / "docs/families.md").read_text()
 
 
 def test_table_and_image(trained):
-    page = summarise(trained)
+    page = compare(trained, "--summary-only")
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == len(CONFIGS) == 10
-    assert rows[-1][0] == "| SwinTransformer (MMDetection's, a baseline)"
-    # The first config's last validation; the slow first iteration of each epoch does not move the median.
-    first = load_config(CONFIGS[0]).model.backbone.type
-    assert rows[0][:5] == [f"| {first}", "0.400", "0.800", "0.50", "2000"]
+    assert [row[0] for row in rows[-2:]] == [
+        "| PyramidVisionTransformer (MMDetection's, a baseline)",
+        "| SwinTransformer (MMDetection's, a baseline)",
+    ]
+    # The last validations: mean, worst and best of the seeds, and the larger memory.
+    assert rows[0][:6] == ["| DWNet", "0.440", "0.400 to 0.480", "0.880", "0.800 to 0.960", "2001"]
+    assert "seeds 0, 1" in page
     assert "a machine" in page
     assert "torch 2.x" in page
     assert (trained / "docs/families.png").stat().st_size > 10_000
 
 
 def test_resumed_training_is_one_run(trained):
-    folder = trained / CONFIGS[0].stem
+    folder = families.folder_of(trained, CONFIGS[0], 0)
     write_log(folder / "20260102_000000", range(5, 9), bbox=0.1, memory=700)
-    run = families.read_run(load_config(CONFIGS[0]), folder)
-    assert run.mean_ap[:, 0].tolist() == list(range(1, 9))
-    assert run.mean_ap[[3, 4], 1].tolist() == [0.2, 0.5]  # the later log holds from epoch 5 on
-    assert len(run.loss) == 80
+    run = families.read_run(folder)
+    assert (run.bbox, run.segm) == (0.8, 1.6)  # the later log holds
     assert run.memory == 700  # the GPU's own, where logged
 
 
 @pytest.mark.parametrize("case", ["missing", "older", "empty"])
 def test_mistakes_are_told(trained, capsys, case):
+    folder = families.folder_of(trained, CONFIGS[0], 1)
     if case == "missing":
-        (trained / CONFIGS[0].stem / "run.json").unlink()
+        (folder / "run.json").unlink()
     elif case == "older":
-        finish(CONFIGS[0], trained, digest="other")
+        finish(CONFIGS[0], 1, folder, digest="other")
     else:
-        (trained / CONFIGS[0].stem / "20260101_000000/vis_data/scalars.json").write_text("")
+        (folder / "20260101_000000/vis_data/scalars.json").write_text("")
     with pytest.raises(SystemExit) as stop:
-        summarise(trained)
+        compare(trained, "--summary-only")
     assert stop.value.code == 1
     said = capsys.readouterr().err
     assert CONFIGS[0].stem in said
@@ -104,17 +113,23 @@ def test_mistakes_are_told(trained, capsys, case):
 
 
 def test_only_unfinished_ones_are_trained(trained, monkeypatch):
-    (trained / CONFIGS[1].stem / "run.json").unlink()
+    for config, seed in ((CONFIGS[1], 0), (CONFIGS[0], 1)):
+        (families.folder_of(trained, config, seed) / "run.json").unlink()
     begun = []
 
-    def train(config, cfg, work_dir):
-        begun.append(config)
-        finish(config, trained)
+    def train(config, cfg, seed, work_dir):
+        begun.append((config, seed))
+        finish(config, seed, work_dir)
 
     monkeypatch.setitem(GLOBALS, "train", train)
-    TOOL.main(["--work-dir", str(trained), "--out", str(trained / "docs")])
-    assert begun == [CONFIGS[1]]
-    assert (trained / "docs/families.md").is_file()
+    compare(trained)
+    assert begun == [(CONFIGS[1], 0), (CONFIGS[0], 1)]  # seed by seed
+
+
+def test_the_budget_reaches_schedule_and_validation():
+    cfg = config_module.load_config(CONFIGS[0], families.budget(2))
+    warm_up, cosine = cfg.param_scheduler
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cosine.end, warm_up.end) == (2, 2, 2, 50)
 
 
 @pytest.mark.slow
@@ -122,7 +137,7 @@ def test_a_failed_training_is_not_finished(tmp_path, monkeypatch):
     config = tmp_path / "broken.py"
     config.write_text("1 / 0")
     with pytest.raises(UserError, match=r"broken\.py failed"):
-        families.train(config, load_config(CONFIGS[0]), tmp_path)
+        families.train(config, load_config(CONFIGS[0]), 0, tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
-from official_layouts import pvt, swin
+from official_layouts import pvt, pvt_v2, swin
 from torch import nn
 
 from localvit_det.checkpoint.baselines import load_published
@@ -73,7 +73,50 @@ def test_pvt():
     assert torch.equal(again.layers[0][0].projection.weight, official["patch_embed1.proj.weight"])
 
 
-STRANGERS = {"size": (SWIN, swin(channels=48)), "swin": (PVT, swin()), "pvt": (SWIN, pvt())}
+PVT_V2 = {"type": "PyramidVisionTransformerV2", "embed_dims": 32, "num_layers": (1, 1, 1, 1)}
+
+
+def official_pvt_v2_block(state: dict, name: str, x: torch.Tensor, size: tuple[int, int], heads: int) -> torch.Tensor:
+    """A block of `pvt_v2.py` in its last stage, where nothing is subsampled: (B, N, C) -> (B, N, C)."""
+    get = lambda part: (state[f"{name}.{part}.weight"], state[f"{name}.{part}.bias"])  # noqa: E731
+    batch, tokens, channels = x.shape
+    y = F.layer_norm(x, (channels,), *get("norm1"), 1e-6)
+    split = (batch, tokens, heads, channels // heads)
+    query = F.linear(y, *get("attn.q")).view(split).transpose(1, 2)  # B,N,C -> B,heads,N,C/heads
+    key, value = (part.view(split).transpose(1, 2) for part in F.linear(y, *get("attn.kv")).chunk(2, dim=-1))
+    weights = (query @ key.transpose(2, 3) * (channels // heads) ** -0.5).softmax(-1)
+    x = x + F.linear((weights @ value).transpose(1, 2).flatten(2), *get("attn.proj"))  # B,heads,N,c -> B,N,C
+    y = F.linear(F.layer_norm(x, (channels,), *get("norm2"), 1e-6), *get("mlp.fc1"))
+    hidden = y.shape[-1]
+    y = y.transpose(1, 2).reshape(batch, hidden, *size)  # B,N,C' -> B,C',H,W
+    y = F.gelu(F.conv2d(y, *get("mlp.dwconv.dwconv"), padding=1, groups=hidden)).flatten(2).transpose(1, 2)
+    return x + F.linear(y, *get("mlp.fc2"))
+
+
+def test_pvt_v2_computes_the_same(tmp_path):
+    official = {name: 0.1 * tensor for name, tensor in pvt_v2().items()}
+    torch.save(official, tmp_path / "pvt_v2_b0.pth")
+    net = MODELS.build({**PVT_V2, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "pvt_v2_b0.pth")}})
+    net.init_weights()
+    net.eval()
+    x = torch.randn(2, 12, 256)
+    expected = official_pvt_v2_block(official, "block4.0", x, (3, 4), heads=8)
+    torch.testing.assert_close(net.layers[3][1][0](x, (3, 4)), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(net.layers[0][0].projection.weight, official["patch_embed1.proj.weight"])
+    assert torch.equal(net.layers[1][1][0].attn.sr.weight, official["block2.0.attn.sr.weight"])
+    assert torch.equal(net.layers[2][2].weight, official["norm3.weight"])
+    report = load_published(MODELS.build(PVT_V2), official, "a file")
+    assert not report.missing
+    assert [m.shape[1] for m in net(torch.zeros(1, 3, 64, 64))] == [32, 64, 160, 256]
+
+
+STRANGERS = {
+    "v2 in v1": (PVT, pvt_v2()),
+    "v1 in v2": (PVT_V2, pvt()),
+    "size": (SWIN, swin(channels=48)),
+    "swin": (PVT, swin()),
+    "pvt": (SWIN, pvt()),
+}
 
 
 @pytest.mark.parametrize(("cfg", "state"), STRANGERS.values(), ids=STRANGERS)

@@ -13,9 +13,9 @@ from torch import nn
 
 import localvit_det  # noqa: F401
 from localvit_det.backbones.sizes import stage_widths
+from localvit_det.checkpoint.fit import prepare
 from localvit_det.checkpoint.identify import families, find_origin
 from localvit_det.checkpoint.layouts import RESIZERS, resize_kernel, resize_position_bias
-from localvit_det.checkpoint.load import prepare
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 

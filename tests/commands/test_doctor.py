@@ -69,6 +69,19 @@ def test_complaints(plenty, capsys, monkeypatch):
         assert sum(advice in line for line in mend) == 1 + (advice == "--work-dir"), (advice, mend)
 
 
+@pytest.mark.parametrize(
+    ("versions", "together"),
+    [
+        ({"mmcv": "2.1.0", "mmcv-lite": "2.1.0"}, ["mmcv and mmcv-lite"]),
+        ({"mmdet": "3.3.0", "onedl-mmdetection": "3.5.1", "mmengine": "0.10.7"}, ["mmdet and onedl-mmdetection"]),
+        ({"onedl-mmengine": "0.10.12", "onedl-mmcv": "2.3.6", "onedl-mmdetection": "3.5.1", "setuptools": "82"}, []),
+    ],
+)
+def test_packages_that_write_the_same_folder(versions, together):
+    complaints = list(examine._version_complaints({"setuptools": "81", "pycocotools": "2", **versions}))
+    assert [sentence.partition(" are installed together")[0] for sentence in complaints] == together
+
+
 @pytest.mark.slow
 def test_library_that_cannot_be_imported():
     """The one command that has to work where nothing else does."""

@@ -111,6 +111,11 @@ class TestHooks:
 def test_screen_filter():
     shown = [
         ScreenFilter().filter(logging.LogRecord("x", logging.INFO, "", 0, text, (), None))
-        for text in ("paramwise_options -- backbone.norm:lr=1", "\n---\nSystem environment:\n GCC", "Epoch(train) [1]")
+        for text in (
+            "paramwise_options -- backbone.norm:lr=1",
+            "\n---\nSystem environment:\n GCC",
+            '"FileClient" will be deprecated in',
+            "Epoch(train)",
+        )
     ]
-    assert shown == [False, False, True]
+    assert shown == [False, False, False, True]

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from localvit_det.compat.extras import EXTRAS, require
+from localvit_det.compat.extras import EXTRAS, distribution, require
 from localvit_det.config import load_config
 from localvit_det.errors import RequirementError
 
@@ -35,7 +35,8 @@ def hidden(monkeypatch, tmp_path):
 )
 def test_broken(hidden, module, source, words):
     hidden(module, source)
-    with pytest.raises(RequirementError, match=rf"{EXTRAS[module][0]} {words}.*\[{EXTRAS[module][1]}\]"):
+    package, extra = distribution(module)
+    with pytest.raises(RequirementError, match=rf"{package} {words}.*\[{extra}\]"):
         require(module)
     sys.modules.pop(module, None)
 
@@ -46,6 +47,6 @@ def test_broken(hidden, module, source, words):
 def test_missing(module, config):
     if importlib.util.find_spec(module) is not None:
         pytest.skip(f"{module} is installed")
-    package, extra = EXTRAS[module]
+    package, extra = distribution(module)
     with pytest.raises(RequirementError, match=rf"{package} is not installed.*pip install '\.\[{extra}\]'"):
         load_config(REPOSITORY / f"configs/{config}.py")

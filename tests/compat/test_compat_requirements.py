@@ -24,6 +24,15 @@ def refusal() -> str:
     return sentence
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, onedl: bool) -> None:
+    """Lets MMDetection or its fork be installed, with all that it needs."""
+    monkeypatch.setattr(requirements, "is_onedl", lambda: onedl)
+    for requirement in requirements.requirements():
+        module = ModuleType(requirement.module)
+        module.__version__ = requirement.at_least
+        monkeypatch.setitem(sys.modules, requirement.module, module)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Puts a package with the given source in the place of an installed one."""
@@ -60,41 +69,67 @@ def test_this_installation_fits():
     check_requirements()
 
 
+def test_the_networks_need_two_packages(monkeypatch):
+    for name in ("mmcv", "mmdet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    requirements.check_networks()
+    monkeypatch.setitem(sys.modules, "mmengine", None)
+    with pytest.raises(RequirementError, match="mmengine is not installed: run `pip install"):
+        requirements.check_networks()
+
+
 @pytest.mark.parametrize(
-    ("name", "command"),
+    ("onedl", "name", "command"),
     [
-        ("torch", 'pip install --upgrade "torch>=2.6" torchvision'),
-        ("mmengine", "pip install mmengine==0.10.7"),
-        ("mmcv", "pip install mmcv-lite==2.1.0"),
-        ("mmdet", "pip install mmdet==3.3.0"),
+        (False, "torch", 'pip install --upgrade "torch>=2.6" torchvision'),
+        (False, "mmengine", "pip install mmengine==0.10.7"),
+        (False, "mmcv", "pip install mmcv-lite==2.1.0"),
+        (False, "mmdet", "pip install mmdet==3.3.0"),
+        (True, "mmengine", "pip install onedl-mmengine==0.10.12"),
     ],
 )
-def test_missing(monkeypatch, name, command):
+def test_missing(monkeypatch, onedl, name, command):
+    installed(monkeypatch, onedl)
     monkeypatch.setitem(sys.modules, name, None)
     assert refusal() == f"{name} is not installed: run `{command}`."
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "word"),
+    ("onedl", "name", "version", "word"),
     [
-        ("torch", "2.5.1+cpu", "old"),
-        ("mmengine", "0.7.1", "old"),
-        ("mmengine", "1.0.0", "new"),
-        ("mmcv", "1.7.2", "old"),
-        ("mmcv", "2.2.0", "new"),
-        ("mmdet", "2.28.2", "old"),
-        ("mmdet", "4.0.0", "new"),
+        (False, "torch", "2.5.1+cpu", "old"),
+        (False, "mmengine", "0.7.1", "old"),
+        (False, "mmengine", "1.0.0", "new"),
+        (False, "mmcv", "1.7.2", "old"),
+        (False, "mmcv", "2.2.0", "new"),
+        (False, "mmdet", "2.28.2", "old"),
+        (False, "mmdet", "4.0.0", "new"),
+        # The fork needs what is too new for MMDetection itself.
+        (True, "mmengine", "0.10.7", "old"),
+        (True, "mmcv", "2.1.0", "old"),
+        (True, "mmcv", "2.4.0", "new"),
+        (True, "mmdet", "3.3.0", "old"),
+        (True, "mmdet", "3.6.0", "new"),
     ],
 )
-def test_wrong_version(monkeypatch, name, version, word):
-    module = ModuleType(name)
-    module.__version__ = version
-    monkeypatch.setitem(sys.modules, name, module)
+def test_wrong_version(monkeypatch, onedl, name, version, word):
+    installed(monkeypatch, onedl)
+    monkeypatch.setattr(sys.modules[name], "__version__", version)
     sentence = refusal()
     assert sentence.startswith(f"{name} {version} is too {word} ")
-    assert "pip install" in sentence
-    # Two distributions own the folder mmcv.
-    assert ("pip uninstall -y mmcv mmcv-lite && " in sentence) == (name == "mmcv")
+    assert ("pip install onedl-" in sentence) == onedl
+    # Several distributions own the folder of each but torch.
+    assert ("`pip uninstall -y " in sentence) == (name != "torch")
+
+
+@pytest.mark.parametrize("names", [(), ("onedl_mmdetection",)])
+def test_fork_is_told_by_its_distribution(monkeypatch, tmp_path, names):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in names:
+        (tmp_path / f"{name}-3.5.1.dist-info").mkdir()
+        (tmp_path / f"{name}-3.5.1.dist-info/METADATA").write_text("Name: onedl-mmdetection\nVersion: 3.5.1\n")
+    assert requirements.is_onedl() == bool(names)
+    assert (requirements.requirements() == requirements.ONEDL) == bool(names)
 
 
 @pytest.mark.parametrize("version", ["2.6.0", "2.6.0a0+ecf3bae", "2.15.0+cu130"])
@@ -115,7 +150,7 @@ def test_compiled_mmcv_for_another_torch(extension):
     sentence = refusal()
     assert "compiled operators of mmcv do not load" in sentence
     assert "undefined symbol" in sentence
-    assert "pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite==2.1.0" in sentence
+    assert "pip uninstall -y mmcv mmcv-lite onedl-mmcv && pip install " in sentence
 
 
 def test_compiled_mmcv_that_loads_needs_no_torchvision(extension, monkeypatch):

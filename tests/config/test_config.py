@@ -1,13 +1,16 @@
 """Loading a config: sentences for unreadable ones, and the completions."""
 
 import pytest
+import torch
 from coco_folder import NAMES, annotations, edited, write_coco, write_config
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 import localvit_det  # noqa: F401
 from localvit_det.config import load_config, set_data_root
 from localvit_det.config.parts import find_datasets
 from localvit_det.errors import ConfigError, DataError
+from localvit_det.preflight.model import check_backbone
 
 SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', arch='{}'{}))"
 
@@ -135,6 +138,31 @@ def test_neck_follows_the_backbone(tmp_path, body, expected, model):
     assert list(cfg.model.neck.in_channels) == (expected or [128, 256, 512, 1024])
 
 
+PVT_V2_SIZES = {  # layers of each stage, as in pvt_v2.py of whai362/PVT
+    "b0": (2, 2, 2, 2),
+    "b1": (2, 2, 2, 2),
+    "b2": (3, 4, 6, 3),
+    "b3": (3, 4, 18, 3),
+    "b4": (3, 8, 27, 3),
+    "b5": (3, 6, 40, 3),
+}
+
+
+@pytest.mark.parametrize("size", PVT_V2_SIZES)
+def test_neck_follows_pvt_v2(tmp_path, size):
+    width = 32 if size == "b0" else 64
+    body = (
+        "model = dict(backbone=dict(_delete_=True, type='PyramidVisionTransformerV2', "
+        f"embed_dims={width}, num_layers={PVT_V2_SIZES[size]}))"
+    )
+    cfg = load_config(write_config(tmp_path, body))
+    expected = [width, 2 * width, 5 * width, 8 * width]
+    assert cfg.model.neck.in_channels == expected
+    small = MODELS.build({**cfg.model.backbone, "num_layers": (1, 1, 1, 1)})  # depth changes no channels
+    assert [m.shape[1] for m in small(torch.zeros(1, 3, 32, 32))] == expected
+    check_backbone(cfg)
+
+
 def test_neck_follows_a_backbone_from_the_options(tmp_path):
     path = write_config(tmp_path, SHUFFLE.format("tiny", ""))
     assert load_config(path, {"model.backbone.arch": "base"}).model.neck.in_channels == [128, 256, 512, 1024]
@@ -178,13 +206,17 @@ def test_auto_classes_come_in_the_order_of_the_file(tmp_path):
     assert cfg.classes == NAMES[::-1]
 
 
-def test_auto_classes_fall_back_to_the_val_file_and_name_what_is_there(tmp_path):
+def test_auto_classes_come_from_the_files_that_are_there(tmp_path):
     root = write_coco(tmp_path / "mine")
     options = {"data_root": str(root), "classes": "auto"}
     (root / "annotations/instances_train2017.json").rename(root / "annotations/train.json")
-    assert load_config(write_config(tmp_path), options).classes == NAMES
+    cfg = load_config(write_config(tmp_path), options)
+    assert (cfg.classes, cfg.train_dataloader.dataset.ann_file) == (NAMES, "annotations/train.json")
+    (root / "annotations/train.json").unlink()
+    cfg = load_config(write_config(tmp_path), options)
+    assert (cfg.classes, cfg.val_dataloader.dataset.ann_file) == (NAMES, "annotations/instances_val2017.json")
     (root / "annotations/instances_val2017.json").unlink()
-    with pytest.raises(DataError, match=r"instances_train2017.json does not exist: .* holds train.json"):
+    with pytest.raises(DataError, match="holds no annotation file in COCO's format"):
         load_config(write_config(tmp_path), options)
 
 

@@ -134,7 +134,7 @@ def test_other_settings_are_not_mixed_up(tmp_path: Path) -> None:
 def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match="holds no shapes set"):
+    with pytest.raises(DataError, match="holds something else than a set of drawn shapes"):
         make_shapes(tmp_path / "mine", **SMALL)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 

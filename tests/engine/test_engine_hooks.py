@@ -166,7 +166,7 @@ def test_long_and_broken_curves_are_drawn(tmp_path: Path) -> None:
     curves.draw_curves({"loss": (iterations, values)}, {}, tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
-    x, y = curves._smooth(*curves._thin_out(iterations, np.ones(30_000)))
+    x, y = curves.smooth(*curves.thin_out(iterations, np.ones(30_000)))
     assert len(x) == 1000
     assert x[0] == pytest.approx(15.5)
     assert y == pytest.approx(np.ones(1000))

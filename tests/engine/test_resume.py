@@ -27,7 +27,7 @@ class SignalAt(Hook):
             os.kill(os.getpid(), self.number)
 
 
-def stopped_and_resumed(folder: Path, iteration: int, ema: bool = False, **options) -> dict[str, torch.Tensor]:
+def stopped_and_resumed(folder: Path, iteration: int, ema: bool | dict = False, **options) -> dict[str, torch.Tensor]:
     first = toy_runner(folder, custom_hooks=[SignalAt(iteration), *hooks(ema)], **options)
     with pytest.raises(Stopped) as stop:
         first.train()
@@ -39,13 +39,13 @@ def stopped_and_resumed(folder: Path, iteration: int, ema: bool = False, **optio
     return tensors_of(final(folder))
 
 
-def uninterrupted(folder: Path, ema: bool = False, **options) -> dict[str, torch.Tensor]:
+def uninterrupted(folder: Path, ema: bool | dict = False, **options) -> dict[str, torch.Tensor]:
     toy_runner(folder, custom_hooks=hooks(ema), **options).train()
     return tensors_of(final(folder))
 
 
-def hooks(ema: bool) -> list:
-    return [{"type": "EMAHook", "momentum": 0.2}] if ema else []
+def hooks(ema: bool | dict) -> list:
+    return [{"type": "EMAHook", "momentum": 0.2, **(ema if isinstance(ema, dict) else {})}] if ema else []
 
 
 def log_of(runner: Runner) -> str:
@@ -59,6 +59,7 @@ def final(folder: Path) -> Path:
 CASES = {
     "plain": {},
     "ema": {"ema": True},
+    "ema of --ema": {"ema": {"ema_type": "ExpMomentumEMA", "momentum": 2e-4, "update_buffers": True}},
     "accumulation": {"accumulation": 4},
     "validation": {"validate": True},
     "last batch smaller": {"batch_size": 5},

@@ -7,12 +7,11 @@ import torch
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from small_detectors import DETECTORS, build_detector
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localvit_det.config import load_config
 from localvit_det.inference import fuse_detector
 from localvit_det.inference.dense import FusedFPN, best_of
 from localvit_det.inference.masks import paste_masks
@@ -20,60 +19,6 @@ from localvit_det.inference.resnet import FusedResidualBlock
 
 SIZE = (160, 224)
 META = {"img_shape": SIZE, "ori_shape": (80, 112), "scale_factor": (2.0, 2.0), "batch_input_shape": SIZE}
-SURER = ("fc_cls.weight", "retina_cls.weight", "fc_reg.weight", "rpn_reg.weight", "retina_reg.weight")
-
-
-def model_of(config: str) -> dict:
-    """The model of a config; those for COCO get a nano backbone and narrow heads."""
-    init_default_scope("mmdet")
-    cfg = load_config(f"configs/{config}.py", {}).model
-    if "nano" in config:
-        return cfg
-    nano = model_of("mask_rcnn_shuffle_nano_shapes").backbone
-    cfg.backbone = {**nano, "out_indices": cfg.backbone.get("out_indices", (0, 1, 2, 3))}
-    cfg.neck.in_channels = [32, 64, 128, 256][-len(cfg.neck.in_channels) :]
-    cfg.neck.out_channels = 32
-    parts = [cfg.get("bbox_head"), cfg.get("rpn_head")]
-    if "roi_head" in cfg:
-        roi = cfg.roi_head
-        parts += [*roi.bbox_head, roi.mask_head]
-        roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 32
-        cfg.test_cfg.rpn.max_per_img, cfg.test_cfg.rcnn.max_per_img = 60, 20
-    for part in filter(None, parts):
-        part.in_channels = 32
-        sizes = {"feat_channels": 32, "conv_out_channels": 32, "fc_out_channels": 48, "num_classes": 5}
-        part.update({key: value for key, value in sizes.items() if key in part})
-    return cfg
-
-
-def with_resnet(cfg: dict) -> dict:
-    cfg.backbone = {"type": "ResNet", "depth": 50, "base_channels": 8, "norm_cfg": {"type": "BN"}, "frozen_stages": 1}
-    cfg.neck.in_channels = [32, 64, 128, 256]
-    return cfg
-
-
-DETECTORS = {
-    "mask_rcnn": lambda: model_of("mask_rcnn_shuffle_nano_shapes"),
-    "mask_rcnn_swin": lambda: model_of("mask_rcnn_swin_nano_shapes"),
-    "mask_rcnn_resnet": lambda: with_resnet(model_of("mask_rcnn_swin_nano_shapes")),
-    "cascade": lambda: model_of("cascade_mask_rcnn_shuffle_t_3x_coco"),
-    "retinanet": lambda: model_of("retinanet_shuffle_t_coco"),
-}
-
-
-def build(name: str) -> nn.Module:
-    """A detector with random weights that finds something: its classifier is made to be surer of itself."""
-    torch.manual_seed(0)
-    model = MODELS.build(DETECTORS[name]()).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-        for key, parameter in model.named_parameters():
-            if key.endswith(SURER):
-                parameter.mul_(10)
-    return model
 
 
 def predict(model: nn.Module, images: torch.Tensor) -> list[InstanceData]:
@@ -95,7 +40,7 @@ def plain_layers(model: nn.Module) -> list[str]:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_same_boxes(name):
-    model = build(name).double()
+    model = build_detector(name).double()
     if hasattr(model, "roi_head"):
         model.roi_head.mask_head = None  # MMDetection pastes masks in fp32 only
     images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
@@ -110,7 +55,7 @@ def test_same_boxes(name):
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "cascade"])
 def test_same_masks(name):
-    model = build(name)
+    model = build_detector(name)
     fused = fuse_detector(copy.deepcopy(model))
     images = torch.randn(2, 3, *SIZE)
     with torch.no_grad():
@@ -136,7 +81,7 @@ def test_same_masks(name):
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_everything_is_replaced_once_and_what_was_given_to_a_form_stays(name):
-    model = build(name)
+    model = build_detector(name)
     names = set(model.state_dict())
     parts = {part: module for part, module in model.named_children() if part != "backbone"}
     before = {part: [type(m) for m in module.modules()] for part, module in parts.items()}
@@ -157,7 +102,7 @@ def test_everything_is_replaced_once_and_what_was_given_to_a_form_stays(name):
 
 
 def test_new_weights_are_used():
-    model = build("mask_rcnn")
+    model = build_detector("mask_rcnn")
     fused = fuse_detector(copy.deepcopy(model))
     images = torch.randn(1, 3, *SIZE)
     predict(fused, images)  # packs
@@ -176,7 +121,7 @@ def test_new_weights_are_used():
 
 def test_bf16_keeps_boxes_exact():
     """Autocast takes anchors and boxes along in MMDetection, which rounds them to eight pixels and breaks masks."""
-    model = fuse_detector(build("mask_rcnn"))
+    model = fuse_detector(build_detector("mask_rcnn"))
     maps = [torch.randn(1, 64, 250 // 2**i, 250 // 2**i) for i in range(4)]
     rois = torch.tensor([[0, 803.3, 801.7, 853.3, 851.7], [0, 601.1, 503.3, 901.1, 803.3]])
     extract = model.roi_head.bbox_roi_extractor
@@ -195,7 +140,7 @@ def test_bf16_keeps_boxes_exact():
 
 
 def test_gradients_are_recorded_as_before():
-    model = build("mask_rcnn")
+    model = build_detector("mask_rcnn")
     fused = fuse_detector(copy.deepcopy(model))
     images = torch.randn(1, 3, *SIZE)
     for net in (model, fused):
@@ -207,7 +152,7 @@ def test_gradients_are_recorded_as_before():
 
 
 def test_fused_detector_can_be_copied_and_fed_nothing():
-    model = fuse_detector(build("mask_rcnn"))
+    model = fuse_detector(build_detector("mask_rcnn"))
     images = torch.randn(1, 3, *SIZE)
     expected = predict(model, images)[0]
     assert torch.equal(predict(copy.deepcopy(model), images)[0].bboxes, expected.bboxes)

@@ -44,3 +44,11 @@ def test_every_window_has_a_real_token(split, size):
     bias = key_padding_mask(torch.zeros(1, 1, *size), 3, split)
     assert (bias == 0).any(-1).all()
     assert (bias == 0).sum() == size[0] * size[1]
+
+
+@pytest.mark.parametrize("split", ["local", "dilated"])
+def test_each_image_of_a_batch_has_its_mask(split):
+    one, two = (key_padding_mask(torch.zeros(batch, 1, 7, 5), 3, split) for batch in (1, 2))
+    assert one.shape == (6, 1, 1, 9)
+    assert torch.equal(two, one.repeat(2, 1, 1, 1))
+    assert key_padding_mask(torch.zeros(2, 1, 6, 9), 3, split) is None

@@ -10,23 +10,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from localvit_det.errors import ConfigError, UserError
-from localvit_det.files import atomic_file, write_text
+from localvit_det.files import write_text
 
 from .environment import describe, headline
+from .families_plot import BASELINES
 from .markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
-BASELINES = {"PyramidVisionTransformer": "gray", "SwinTransformer": "black"}  # MMDetection's, and their lines' colors
 BUDGET = ("train_cfg", "param_scheduler", "optim_wrapper", "train_dataloader", "randomness")
 RUN_FILE = "run.json"  # written when a training has ended well
 
@@ -35,18 +32,44 @@ RUN_FILE = "run.json"  # written when a training has ended well
 class Run:
     """What a finished training left behind."""
 
-    name: str  # type of the backbone
-    loss: np.ndarray  # (N, 2): epochs so far, total loss as logged
-    mean_ap: np.ndarray  # (V, 3): epoch, bbox mAP, segm mAP
-    seconds: float  # per iteration, median
+    bbox: float  # mAP of the last validation
+    segm: float
     memory: float  # MiB
-    parameters: int
     environment: dict
 
 
-def digest(cfg: Config) -> str:
-    """Tells whether a finished training is one of this config: model and budget in short."""
-    content = {key: cfg.get(key) for key in ("model", *BUDGET)}
+@dataclass(frozen=True)
+class Family:
+    """The trainings of one backbone, one for each seed."""
+
+    name: str  # type of the backbone
+    parameters: int  # of the whole detector
+    runs: Sequence[Run]
+
+    @property
+    def bbox(self) -> list[float]:
+        """Box mAP of each seed."""
+        return [run.bbox for run in self.runs]
+
+    @property
+    def segm(self) -> list[float]:
+        """Mask mAP of each seed."""
+        return [run.segm for run in self.runs]
+
+
+def budget(epochs: int) -> dict[str, int]:
+    """Settings that let a nano config train for so many epochs, with one validation at the end."""
+    return {"train_cfg.max_epochs": epochs, "train_cfg.val_interval": epochs, "param_scheduler.1.end": epochs}
+
+
+def folder_of(work_dir: Path, config: Path, seed: int) -> Path:
+    """Where the training of a config with a seed goes."""
+    return work_dir / config.stem / f"seed_{seed}"
+
+
+def digest(cfg: Config, seed: int) -> str:
+    """Tells whether a finished training is one of this config: model, budget and seed in short."""
+    content = {key: cfg.get(key) for key in ("model", *BUDGET)} | {"seed": seed}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -63,14 +86,16 @@ def check_equal_budgets(configs: Mapping[Path, Config]) -> None:
                 raise ConfigError(f"{path.name} and {first.name} differ in {key}; families are compared at one budget.")
 
 
-def train(config: Path, cfg: Config, work_dir: Path) -> None:
+def train(config: Path, cfg: Config, seed: int, work_dir: Path) -> None:
     """Trains one config in a process of its own, going on where an earlier one stopped.
 
     Raises:
         UserError: The training failed; its own messages say why.
     """
     environment = describe("cuda" if torch.cuda.is_available() else "cpu")
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(config), "--work-dir", str(work_dir), "--resume"]
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(config)]
+    command += ["--seed", str(seed), "--work-dir", str(work_dir), "--resume", "--cfg-options"]
+    command += [f"{name}={value}" for name, value in budget(cfg.train_cfg.max_epochs).items()]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         _, status, usage = os.wait4(process.pid, 0)
@@ -81,11 +106,11 @@ def train(config: Path, cfg: Config, work_dir: Path) -> None:
     if process.returncode:
         raise UserError(f"The training of {config.name} failed; what it printed last says why. Mend it and run again.")
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    record = {"digest": digest(cfg), "environment": environment, "resident_mib": usage.ru_maxrss / unit}
+    record = {"digest": digest(cfg, seed), "environment": environment, "resident_mib": usage.ru_maxrss / unit}
     write_text(work_dir / RUN_FILE, json.dumps(record, indent=1))
 
 
-def is_finished(config: Path, cfg: Config, work_dir: Path) -> bool:
+def is_finished(config: Path, cfg: Config, seed: int, work_dir: Path) -> bool:
     """Whether the training has ended well.
 
     Raises:
@@ -94,88 +119,79 @@ def is_finished(config: Path, cfg: Config, work_dir: Path) -> bool:
     file = work_dir / RUN_FILE
     if not file.is_file():
         return False
-    if json.loads(file.read_text())["digest"] != digest(cfg):
+    if json.loads(file.read_text())["digest"] != digest(cfg, seed):
         raise UserError(f"{work_dir} was trained with an older {config.name}; delete the folder to train again.")
     return True
 
 
-def read_run(cfg: Config, work_dir: Path) -> Run:
+def read_run(work_dir: Path) -> Run:
     """Reads the logs of a training, those of resumed parts included.
 
     Raises:
-        UserError: The logs hold no training or no validation.
+        UserError: The logs hold no validation.
     """
     record = json.loads((work_dir / RUN_FILE).read_text())
-    steps: dict[int, dict] = {}
-    validations: dict[int, dict] = {}
+    lines = []
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):  # folders are named by time
-        for line in map(json.loads, file.read_text().splitlines()):
-            if "loss" in line:
-                steps[line["iter"]] = line
-            elif "coco/bbox_mAP" in line:
-                validations[line["step"]] = line
-    if not steps or not validations:
-        raise UserError(f"The logs under {work_dir} hold no training or no validation; delete the folder, train again.")
-    iterations = sorted(steps)
-    per_epoch = iterations[-1] / cfg.train_cfg.max_epochs
-    memory = [step["memory"] for step in steps.values() if "memory" in step]  # on a GPU, in MiB
+        lines += map(json.loads, file.read_text().splitlines())
+    validations = [line for line in lines if "coco/bbox_mAP" in line]
+    if not validations:
+        raise UserError(f"The logs under {work_dir} hold no validation; delete the folder, train again.")
+    last = max(reversed(validations), key=lambda line: line["step"])  # of a resumed training the later log holds
+    memory = [line["memory"] for line in lines if "memory" in line]  # on a GPU, in MiB
     return Run(
-        name=cfg.model.backbone.type,
-        loss=np.array([(i / per_epoch, steps[i]["loss"]) for i in iterations]),
-        mean_ap=np.array([(e, v["coco/bbox_mAP"], v["coco/segm_mAP"]) for e, v in sorted(validations.items())]),
-        seconds=median(step["time"] for step in steps.values()),
+        bbox=last["coco/bbox_mAP"],
+        segm=last["coco/segm_mAP"],
         memory=max(memory, default=record["resident_mib"]),
-        parameters=sum(p.numel() for p in MODELS.build(cfg.model).parameters()),
         environment=record["environment"],
     )
 
 
-def page(runs: Sequence[Run], cfg: Config, image: str) -> str:
+def read_family(cfg: Config, folders: Sequence[Path]) -> Family:
+    """Reads the trainings of one config."""
+    parameters = sum(p.numel() for p in MODELS.build(cfg.model).parameters())
+    return Family(cfg.model.backbone.type, parameters, [read_run(folder) for folder in folders])
+
+
+def page(families: Sequence[Family], cfg: Config, seeds: Sequence[int], image: str) -> str:
     """The table and how it came about, in Markdown."""
-    head = ["backbone", "bbox mAP", "segm mAP", "seconds per iteration", "peak memory, MiB", "parameters"]
+    head = [
+        "backbone",
+        "bbox mAP",
+        "lowest to highest",
+        "segm mAP",
+        "lowest to highest",
+        "peak memory, MiB",
+        "parameters",
+    ]
     rows = []
-    for run in runs:
-        name = f"{run.name} (MMDetection's, a baseline)" if run.name in BASELINES else run.name
-        scores = [f"{score:.3f}" for score in run.mean_ap[-1, 1:]]
-        rows.append([name, *scores, f"{run.seconds:.2f}", f"{run.memory:.0f}", f"{run.parameters / 1e6:.2f}M"])
-    loads = [run.environment["load"] for run in runs]
+    for family in families:
+        name = f"{family.name} (MMDetection's, a baseline)" if family.name in BASELINES else family.name
+        scores = []
+        for metric in (family.bbox, family.segm):
+            scores += [f"{mean(metric):.3f}", f"{min(metric):.3f} to {max(metric):.3f}"]
+        memory = max(run.memory for run in family.runs)
+        rows.append([name, *scores, f"{memory:.0f}", f"{family.parameters / 1e6:.2f}M"])
+    environments = [run.environment for family in families for run in family.runs]
+    loads = [environment["load"] for environment in environments]
     load = f"{min(loads)} to {max(loads)}"  # differs from run to run; the rest of a line should not
-    machines = "\n".join(f"- {line}" for line in dict.fromkeys(headline({**r.environment, "load": load}) for r in runs))
+    machines = "\n".join(f"- {line}" for line in dict.fromkeys(headline({**e, "load": load}) for e in environments))
     return f"""<!-- Generated by tools/compare_families.py; do not edit. -->
 # The families side by side
 
 Nano Mask R-CNNs (`configs/mask_rcnn_*_nano_shapes.py`) on the drawn shapes, all under one budget: \
-{cfg.train_cfg.max_epochs} epochs, batch {cfg.train_dataloader.batch_size}, one seed, from random weights. It shows \
-that every family learns; at this size and with one seed it does not rank them.
+{cfg.train_cfg.max_epochs} epochs, batch {cfg.train_dataloader.batch_size}, from random weights, seeds \
+{", ".join(map(str, seeds))}: the mean, and the lowest and highest of them. It shows that every family learns; at this \
+size it does not rank them.
 
 {markdown_table(head, rows)}
 
-mAP of the last validation. Seconds: median of the logged means, data loading included. Peak memory: of PyTorch on a
-GPU, else the largest resident size of the training's processes. Parameters: of the whole detector.
+mAP of the last validation. Peak memory: of PyTorch on a GPU, else the largest resident size of a training's processes,
+of the seeds the largest. Parameters: of the whole detector. How fast the families are stands in [results](results.md).
 
 Machine and versions:
 
 {machines}
 
-![Training loss and validation mAP]({image})
+![Mean and range of the mAP of each family]({image})
 """
-
-
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """Loss and bbox mAP over the epochs, one line for each family, the baseline dashed."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for run in runs:
-        style = {"color": BASELINES[run.name], "linestyle": "--"} if run.name in BASELINES else {}
-        left.plot(*run.loss.T, label=run.name, linewidth=1.2, **style)
-        label = f"{run.name}: {run.mean_ap[-1, 1]:.3f}"
-        right.plot(run.mean_ap[:, 0], run.mean_ap[:, 1], label=label, marker="o", **style)
-    left.set(title="Training loss", ylabel="loss", yscale="log")
-    right.set(title="Validation", ylabel="bbox mAP", ylim=(0, None))
-    for axes in (left, right):
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)

@@ -27,7 +27,11 @@ def quartiles(samples: Sequence[float]) -> Quartiles:
 
 
 def time_interleaved(
-    runs: Sequence[Callable[[], object]], rounds: int, warmup: int = 1, device: str = "cpu"
+    runs: Sequence[Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
     """Time several functions in turn, once each round.
 
@@ -38,6 +42,7 @@ def time_interleaved(
         rounds: Samples of each.
         warmup: Rounds before those that count.
         device: 'cpu' or 'cuda'.
+        clock: What is read before and after each, in seconds.
 
     Returns:
         The samples of each function, in seconds.
@@ -47,9 +52,9 @@ def time_interleaved(
         for place in range(len(runs)):
             index = (place + number) % len(runs)
             synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             runs[index]()
             synchronize(device)
             if number >= 0:
-                samples[index].append(time.perf_counter() - start)
+                samples[index].append(clock() - start)
     return samples

@@ -43,7 +43,7 @@ def draw_objects(
         for index in order:
             _blend(image, masks[index], class_color(int(labels[index])))
     side = max(image.shape[:2])
-    thickness = max(1, round(side / 500))
+    thickness = max(1, round(side / 320))
     corners = np.rint(boxes).astype(int)
     for index in order:
         left, top, right, bottom = corners[index].tolist()
@@ -63,13 +63,36 @@ def _blend(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> 
     mixed = part[inside] * (1 - _MASK_OPACITY) + np.array(color) * _MASK_OPACITY
     part[inside] = mixed.astype(np.uint8)
     outline, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, outline, -1, color, 1, offset=(int(columns[0]), int(rows[0])))
+    line = max(1, round(max(image.shape[:2]) / 500))
+    cv2.drawContours(image, outline, -1, (255, 255, 255), line, cv2.LINE_AA, offset=(int(columns[0]), int(rows[0])))
+
+
+def text_height(side: int) -> int:
+    """Pixels from the foot to the top of a capital letter in an image whose longer side has `side`."""
+    return cv2.getTextSize("X", _FONT, *_pen(side))[0][1]
+
+
+def write_line(strip: np.ndarray, text: str, color: tuple[int, int, int], side: int) -> None:
+    """Writes into the middle of an empty strip, as large as `draw_objects` does in an image of `side`."""
+    text = _printable(text)
+    (width, height), _ = cv2.getTextSize(text, _FONT, *_pen(side))
+    corner = max(0, (strip.shape[1] - width) // 2), (strip.shape[0] + height) // 2
+    cv2.putText(strip, text, corner, _FONT, _pen(side)[0], color, _pen(side)[1], cv2.LINE_AA)
+
+
+def _pen(side: int) -> tuple[float, int]:
+    """Scale and thickness of letters."""
+    return 0.35 + side / 2400, max(1, round(side / 900))
+
+
+def _printable(text: str) -> str:
+    return text.encode("ascii", "replace").decode()  # OpenCV has no other letters
 
 
 def _write(image: np.ndarray, text: str, corner: Sequence[int], color: tuple[int, int, int], side: int) -> None:
     """Writes above the box's left corner, inside the image in any case."""
-    scale, thickness = max(0.35, side / 1600), max(1, round(side / 900))
-    text = text.encode("ascii", "replace").decode()  # OpenCV has no other letters
+    scale, thickness = _pen(side)
+    text = _printable(text)
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
     pad = baseline // 2 + 1
     left = min(max(corner[0], 0), max(0, image.shape[1] - width - 2 * pad))

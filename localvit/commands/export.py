@@ -1,0 +1,95 @@
+"""Writes a detector for other runtimes: `localvit export MODEL --format onnx --out detector.onnx`.
+
+MODEL is a published file, a checkpoint of a training, or a work dir. The file holds all from the bytes of an image to
+boxes, classes and masks, takes images of any size, and is kept only if it finds what the detector finds. `localvit
+predict FILE` runs it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from localvit_det.backbones import LocalViT
+from localvit_det.cli import tells_mistakes
+from localvit_det.config.options import HELP, OptionsAction
+from localvit_det.errors import ConfigError
+from localvit_det.export import export_backbone
+from localvit_det.export.export import export_detector
+from localvit_det.export.quantize import quantize
+from localvit_det.predict import Detector
+from localvit_det.predict.sources import Sources
+
+FORMATS = {"onnx": "onnx", "openvino": "openvino", "torchscript": "torchscript", "torch.export": "torch_export"}
+
+
+@tells_mistakes
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the arguments, exports, tells how far the program is from the detector."""
+    args = read_arguments(argv)
+    for sources in filter(None, (args.images, args.calibration)):
+        Sources(sources)  # a slip is told before any work
+    detector = Detector(args.model, args.config, "cpu", fuse=False, options=args.cfg_options, trusted=args.trust_config)
+    for line in compared(args, detector):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"Wrote {args.out}\n")
+
+
+def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
+    """Exports, and says how far the program is from the detector."""
+    if args.backbone:
+        backbone = getattr(detector.model, "backbone", None)
+        if not isinstance(backbone, LocalViT):
+            raise ConfigError(
+                f"--backbone exports those of this package, and {args.model} has a {type(backbone).__name__}: leave "
+                "--backbone out."
+            )
+        found = export_backbone(backbone, args.out, args.format, args.size or (800, 1333), args.dynamic)
+        yield from (f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.0e} of their norm" for one in found)  # noqa: RUF001
+    elif args.int8:
+        found = quantize(detector, args.out, Sources(args.calibration), None if args.dynamic else args.size)
+        yield f"calibrated on {found.images} images; {found.again} of {found.objects} objects are found again"
+    else:
+        images = [frame.image for frame in Sources(args.images)] if args.images else []
+        yield from map(
+            str, export_detector(detector, args.out, args.format, None if args.dynamic else args.size, images)
+        )
+
+
+def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads and checks the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help="checkpoint or work dir")
+    parser.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO), .pt or .pt2")
+    parser.add_argument("--format", choices=FORMATS, help="default: what the ending of FILE says")
+    parser.add_argument("--size", metavar="HxW", help="take only images of this size, in pixels, padded if smaller")
+    parser.add_argument("--dynamic", action="store_true", help="take images of any size (default without --size)")
+    parser.add_argument("--backbone", action="store_true", help="the backbone alone: normalized image in, maps out")
+    parser.add_argument("--images", nargs="+", metavar="SOURCE", help="compare on these instead of drawn images")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO with integers of 8 bits, see --calibration")
+    parser.add_argument("--calibration", nargs="+", metavar="SOURCE", help="images like those that it will see")
+    parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
+    parser.add_argument(
+        "--trust-config", action="store_true", help="let the config in the checkpoint name code of others"
+    )
+    args = parser.parse_args(argv)
+    args.format = FORMATS.get(args.format)
+    args.dynamic = args.dynamic or not args.size
+    args.size = size_of(args.size) if args.size else None
+    if args.int8:
+        if args.calibration is None:
+            raise ConfigError("--int8 needs images like those that the detector will see: name them by --calibration.")
+        if args.backbone or args.format not in (None, "openvino") or Path(args.out).suffix != ".xml":
+            raise ConfigError("--int8 writes whole detectors for OpenVINO: let --out end in .xml.")
+    elif args.calibration is not None:
+        raise ConfigError("--calibration has no effect without --int8: leave it out, or add --int8.")
+    return args
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width from 'HxW'."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ConfigError(f"--size {text} is no size: give height and width, as in --size 448x672.")
+    return int(parts[0]), int(parts[1])

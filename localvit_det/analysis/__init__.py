@@ -1,0 +1,1 @@
+"""Looking at data, trainings and results: pages of tables, charts and pictures."""

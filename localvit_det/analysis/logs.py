@@ -1,0 +1,99 @@
+"""What a training has logged in its work dir, resumed parts included."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ..engine.coco_metrics import headline_metrics
+from ..engine.curves import Line
+from ..errors import DataError
+
+_LOGS = "*/vis_data/scalars.json"  # MMEngine's, one for each start; folders are named by time
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The lines of a training's log.
+
+    Attributes:
+        folder: The work dir.
+        steps: What was logged of an iteration, by iteration.
+        validations: What was logged of a validation, by its epoch or iteration, and after which iteration ('iter').
+    """
+
+    folder: Path
+    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
+    validations: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """How the training is called beside others."""
+        return self.folder.name
+
+    def line(self, key: str) -> Line | None:
+        """A logged number over the iterations, None where there is none."""
+        points = [(i, step[key]) for i, step in sorted(self.steps.items()) if key in step]
+        return tuple(map(np.array, zip(*points, strict=True))) if points else None
+
+    def losses(self) -> dict[str, Line]:
+        """The total loss and its parts."""
+        names = dict.fromkeys(key for step in self.steps.values() for key in step if "loss" in key)
+        return {name: self.line(name) for name in sorted(names, key=lambda name: name != "loss")}
+
+    def scores(self) -> dict[str, Line]:
+        """The number of each task (COCO's AP, PQ, mIoU, accuracy) over the iterations."""
+        points = {one["iter"]: headline_metrics(one) for _, one in sorted(self.validations.items())}
+        tasks = dict.fromkeys(task for point in points.values() for task in point)
+        found = {task: [(i, point[task]) for i, point in points.items() if task in point] for task in tasks}
+        return {task: tuple(map(np.array, zip(*row, strict=True))) for task, row in found.items()}
+
+    def seconds(self) -> float | None:
+        """Of an iteration, the median of what was logged."""
+        return median(times) if (times := [step["time"] for step in self.steps.values() if "time" in step]) else None
+
+    def memory(self) -> float | None:
+        """Peak on a GPU, in MiB; None where nothing was logged, as on CPUs."""
+        return max((step["memory"] for step in self.steps.values() if "memory" in step), default=None)
+
+
+def read_log(folder: str | os.PathLike) -> TrainingLog:
+    """Reads all logs of a work dir; where a training went back or was resumed, the later lines count.
+
+    Raises:
+        DataError: There is no such folder, or no training has logged there.
+    """
+    log = TrainingLog(Path(folder))
+    if not log.folder.is_dir():
+        raise DataError(f"There is no folder {folder}: name the work dir of a training.")
+    for file in sorted(log.folder.glob(_LOGS)):
+        last = 0
+        for line in _lines(file):
+            if "loss" in line and "iter" in line:
+                last = line["iter"]
+                log.steps[last] = line
+            elif "step" in line and last and headline_metrics(line):
+                # The step is an epoch, which is smaller, or the iteration itself, which may not have been logged.
+                log.validations[line["step"]] = {**line, "iter": max(last, line["step"])}
+    if not log.steps:
+        raise DataError(
+            f"No training has logged anything in {folder}: name a work dir, which holds */vis_data/scalars.json."
+        )
+    return log
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # the last line of a killed training
+            continue
+        if isinstance(line, dict):
+            yield line

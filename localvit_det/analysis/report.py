@@ -1,0 +1,204 @@
+"""The report of a run: settings, data, curves, results, time and memory of a work dir."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..checkpoint.embedded_config import parse
+from ..config.parts import dataset_paths, find_datasets
+from ..datasets.annotations import read_annotations
+from ..engine.coco_metrics import coco_rows
+from ..errors import DataError, UserError, first_line
+from ..evaluation.record import EvaluationRecord, read_record
+from . import charts
+from .coco import TASKS, evaluate
+from .logs import TrainingLog, read_log
+from .page import Chart, Part, Section, Table, Tiles, write_page
+from .results import result_sections
+
+REPORT = "report.html"
+
+
+def write_report(work_dir: str | os.PathLike, path: str | os.PathLike | None = None, **settings: Any) -> Path:
+    """Writes the report of a work dir.
+
+    Args:
+        work_dir: Of a training, an evaluation, or both.
+        path: The file; by default `report.html` in the work dir.
+        settings: Of `result_sections`.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: There is nothing to report, or what there is cannot be read.
+    """
+    path = Path(path or Path(work_dir, REPORT))
+    title, sections = report(work_dir, **settings)
+    write_page(path, title, sections)
+    return path
+
+
+def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Section]]:
+    """The title and the sections of a work dir's report; arguments as of `write_report`."""
+    work_dir = Path(work_dir)
+    record = read_record(work_dir)
+    log = _training(work_dir, record)
+    if record is None and log is None:
+        raise DataError(
+            f"There is nothing to report in {work_dir}: name the work dir of a training or of "
+            "`localvit test … --report`."
+        )
+    cfg = _config(log.folder if log else work_dir) or _config(work_dir)
+    sections = [_summary(record, log), _settings(cfg, record), _data(cfg, record)]
+    if log is not None:
+        sections.append(_curves(log))
+    if record is not None:
+        evaluation = evaluate(record.annotations, record.predictions, record.classes, record.images)
+        sections += result_sections(evaluation, **settings)
+    else:
+        sections.append(
+            Section(
+                "Results",
+                ["No predictions are kept here: `localvit test … --report` adds tables, curves and pictures."],
+            )
+        )
+    sections.append(_costs(record, log))
+    name = (record and record.config) or (log and log.name) or work_dir.name
+    return f"{name}: report", [section for section in sections if section.parts]
+
+
+def _training(work_dir: Path, record: EvaluationRecord | None) -> TrainingLog | None:
+    """The training of this folder, else that of the evaluated checkpoint."""
+    for folder in (work_dir, Path(record.checkpoint).parent if record else None):
+        if folder is not None and folder.is_dir():
+            try:
+                return read_log(folder)
+            except DataError:
+                continue
+    return None
+
+
+def _config(folder: Path) -> Config | None:
+    """The config that MMEngine has written into a work dir, parsed and not run."""
+    files = sorted(folder.glob("*/vis_data/config.py"))
+    if not files:
+        return None
+    try:
+        return Config(parse(files[-1].read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"The config {files[-1]} cannot be read ({first_line(error)}): remove it.") from error
+
+
+def _summary(record: EvaluationRecord | None, log: TrainingLog | None) -> Section:
+    numbers = []
+    scores = log.scores() if log else {}
+    if record:
+        for task, row in coco_rows(record.metrics).items():
+            numbers += [
+                (f"{TASKS.get(task, task)}: {name}", f"{row[name]:.3f}") for name in ("AP", "AP50") if name in row
+            ]
+        numbers.append(("images evaluated", f"{record.image_count:,}"))
+    else:
+        numbers += [(f"{task}: last of {len(y)} validations", f"{y[-1]:.3f}") for task, (_, y) in scores.items()]
+    if log:
+        numbers.append(("iterations trained", f"{max(log.steps):,}"))
+    return Section("Summary", [Tiles(numbers)])
+
+
+def _settings(cfg: Config | None, record: EvaluationRecord | None) -> Section:
+    rows: list[tuple[str, str]] = []
+    if record:
+        rows += [("evaluated checkpoint", record.checkpoint), ("device of the evaluation", record.device)]
+        rows.append(("versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())))
+    if cfg:
+        model = cfg.get("model") or {}
+        rows += [("detector", _name(model)), ("backbone", _name(model.get("backbone") or {}))]
+        loader, optim = cfg.get("train_dataloader") or {}, cfg.get("optim_wrapper") or {}
+        optimizer = optim.get("optimizer") or {}
+        schedule = cfg.get("train_cfg") or {}
+        length = next((f"{schedule[key]} {key[4:]}" for key in ("max_epochs", "max_iters") if key in schedule), None)
+        rows += [
+            ("length", length),
+            ("batch size of a process", loader.get("batch_size")),
+            ("optimizer", f"{_name(optimizer)}, learning rate {optimizer.get('lr', '?')}" if optimizer else None),
+            ("mixed precision", optim.get("type") if optim.get("type", "OptimWrapper") != "OptimWrapper" else None),
+            ("seed", (cfg.get("randomness") or {}).get("seed")),
+            ("started from", cfg.get("load_from")),
+        ]
+    return Section(
+        "Settings", [Table("settings", ["setting", "value"], [(k, str(v)) for k, v in rows if v is not None])]
+    )
+
+
+def _name(part: Mapping[str, Any]) -> str:
+    arch = part.get("arch")
+    return str(part.get("type", "?")) + (f" ({arch})" if isinstance(arch, str) else "")
+
+
+def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:
+    """What the annotation files hold that can still be found."""
+    files = {}
+    for split in ("train", "val", "test"):
+        for _, dataset in find_datasets(cfg, split) if cfg else ():
+            if file := dataset_paths(dataset)[0]:
+                files.setdefault(os.path.abspath(file), []).append(split)
+    if record:
+        files.setdefault(record.annotations, []).append("evaluated")
+    rows, absent = [], []
+    for file, splits in files.items():
+        try:
+            found = read_annotations(file)
+        except UserError:
+            absent.append(file)
+            continue
+        dropped = found.faults.count() + found.errors.count()
+        objects = found.boxes - found.crowds - dropped
+        rows.append(
+            [
+                ", ".join(dict.fromkeys(splits)),
+                file,
+                len(found.images),
+                objects,
+                found.crowds,
+                dropped,
+                len(found.categories),
+            ]
+        )
+    head = ["used for", "annotations", "images", "objects", "crowds", "unusable", "classes"]
+    parts: list[Part] = [Table("data", head, rows)] if rows else []
+    if absent:
+        parts.append(f"Not found from here, or not in COCO's format: {', '.join(absent)}.")
+    return Section("Data", parts)
+
+
+def _curves(log: TrainingLog) -> Section:
+    losses, scores = log.losses(), log.scores()
+    section = Section("Training", [Chart("losses", charts.lines(losses, "loss", smoothed=True), "Losses, smoothed.")])
+    if scores:
+        best = "; ".join(f"{task}: best {y.max():.3f}, last {y[-1]:.3f}" for task, (_, y) in scores.items())
+        section.parts.append(Chart("validations", charts.lines(scores, "validation"), f"Validations. {best}."))
+    for key, what in (("lr", "Learning rate."), ("grad_norm", "Norm of the gradient, before it is clipped.")):
+        if (line := log.line(key)) is not None:
+            section.parts.append(Chart(key, charts.lines({key: line}, what.split(",")[0].rstrip(".").lower()), what))
+    return section
+
+
+def _costs(record: EvaluationRecord | None, log: TrainingLog | None) -> Section:
+    rows: list[Sequence[Any]] = []
+    if log:
+        seconds, memory = log.seconds(), log.memory()
+        rows.append(["training: seconds an iteration (median)", seconds])
+        rows.append(["training: peak memory of the GPU, MiB", memory])
+    if record:
+        each = record.seconds / record.batch_size if record.seconds and record.batch_size else None
+        loading = record.loading_seconds / record.batch_size if record.loading_seconds and record.batch_size else None
+        rows.append(["evaluation: seconds an image (median of the batches)", each])
+        rows.append(["evaluation: of them, waiting for data", loading])
+        rows.append([f"evaluation: peak memory on {record.device}, MiB", record.memory])
+    return Section("Time and memory", [Table("costs", ["what", "number"], [row for row in rows if row[1] is not None])])

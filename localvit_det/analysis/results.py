@@ -1,0 +1,115 @@
+"""Sections about an evaluation: table of the classes, precision and recall, confusions, worst images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import charts
+from .coco import RANGES, TASKS, Evaluation, average_precision, best_score
+from .matching import MEASURES, Matches, confusion_matrix, match, worst
+from .page import Cell, Chart, Section, Table
+from .pictures import worst_pictures
+
+_PAIRS = 20  # most frequent confusions that a table lists
+
+
+def result_sections(
+    evaluation: Evaluation, overlap: float = 0.5, score: float = 0.3, measure: str = "mistakes", count: int = 12
+) -> list[Section]:
+    """All that is worth looking at in an evaluation.
+
+    Args:
+        evaluation: What was found and what is there.
+        overlap: Least intersection over union at which a prediction is an object.
+        score: Least score of predictions in the confusion matrix and the pictures; AP takes all.
+        measure: By which the worst images are the worst: one of `MEASURES`.
+        count: Worst images.
+    """
+    matches = match(evaluation, overlap, score)
+    rule = f"at an overlap of {overlap:g} ({TASKS[evaluation.main_task]}) and scores from {score:g} on"
+    return [
+        class_section(evaluation),
+        curve_section(evaluation),
+        confusion_section(evaluation, matches, rule),
+        worst_section(evaluation, matches, measure, count, rule),
+    ]
+
+
+def class_table(evaluation: Evaluation, task: str) -> Table:
+    """AP of each class, the mean last."""
+    evaluator = evaluation.tasks[task]
+    annotations = evaluation.truth.dataset.get("annotations", ())
+    rows: list[list[Cell]] = []
+    for label, (category, name) in enumerate(evaluation.classes.items()):
+        objects = [one for one in annotations if one["category_id"] == category and not one["iscrowd"]]
+        images = len({one["image_id"] for one in objects})
+        numbers = [average_precision(evaluator, column, label) for column in RANGES]
+        score, f1 = best_score(evaluator, label) or (None, None)
+        rows.append([name, images, len(objects), *numbers, f1, score])
+    means = [average_precision(evaluator, column) for column in RANGES]
+    rows.append(["all", len(evaluation.truth.imgs), sum(row[2] for row in rows), *means, None, None])
+    head = ["class", "images", "objects", *RANGES, "best F1", "at score"]
+    return Table(f"classes_{task}", head, rows)
+
+
+def class_section(evaluation: Evaluation) -> Section:
+    """A table for each task."""
+    section = Section("Classes")
+    for task in evaluation.tasks:
+        section.parts += [f"{TASKS[task].capitalize()} of each class.", class_table(evaluation, task)]
+    section.parts.append(
+        "AP is COCO's mean over overlaps from 0.50 to 0.95, AP50 and AP75 at one overlap; s, m, l: objects under 32², "
+        "under 96² and of more pixels. Best F1 is that of AP50's curve, reached with scores from the last column on."
+    )
+    return section
+
+
+def curve_section(evaluation: Evaluation) -> Section:
+    """A chart for each task."""
+    names = list(evaluation.classes.values())
+    found = [
+        Chart(
+            f"precision_recall_{task}",
+            charts.precision_recall(evaluator, names),
+            f"{TASKS[task].capitalize()}: precision over recall at an overlap of 0.5.",
+        )
+        for task, evaluator in evaluation.tasks.items()
+    ]
+    return Section("Precision and recall", found)
+
+
+def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: str) -> Section:
+    """The matrix, and the most frequent mistakes in words."""
+    names = list(evaluation.classes.values())
+    counts = confusion_matrix(matches, list(evaluation.classes))
+    chart = Chart("confusion", charts.confusion(counts, names), f"Counts of objects {rule}.", wide=len(names) > 20)
+    mistakes = counts.copy()
+    np.fill_diagonal(mistakes, 0)
+    rows: list[list[Cell]] = []
+    for place in np.argsort(-mistakes, axis=None, kind="stable")[:_PAIRS]:
+        row, column = np.unravel_index(place, mistakes.shape)
+        if count := int(mistakes[row, column]):
+            share = count / counts[row].sum() if row < len(names) else None
+            rows.append([[*names, "background"][row], [*names, "nothing (missed)"][column], count, share])
+    parts = [
+        "Each prediction takes the free object of its class that it overlaps most, the surest first; what is left then "
+        "takes objects of other classes. Rows are what is there, columns what it was taken for.",
+        chart,
+        Table("confusions", ["is", "was taken for", "count", "share of the class"], rows, digits=2),
+    ]
+    return Section("Confusions", parts if rows else parts[:2])
+
+
+def worst_section(evaluation: Evaluation, matches: Sequence[Matches], measure: str, count: int, rule: str) -> Section:
+    """Pictures of the images with the most mistakes."""
+    found = worst(matches, measure, count)
+    pictures = worst_pictures(evaluation, found)
+    text = f"By {measure} ({MEASURES[measure]}), {rule}; the worst first."
+    if not found:
+        text = f"No image has any mistake of this sort ({measure}), {rule}."
+    elif len(pictures) < len(found):
+        where = evaluation.images or "a folder that is not known"
+        text += f" {len(found) - len(pictures)} of {len(found)} images cannot be read in {where}."
+    return Section("Worst images", [text, *pictures])

@@ -1,0 +1,290 @@
+"""Lets data sets and evaluators of a config follow the files that `data_root` has, however they are laid out."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..datasets import layouts
+from ..datasets.annotations import Annotations, read_annotations
+from ..datasets.foreign import foreign_set
+from ..datasets.layouts import TEST, TRAIN, VAL
+from ..datasets.shapes_dataset import is_shapes_set
+from ..datasets.tidy import file_names, held_out, is_copy, tidied
+from ..errors import ConfigError, DataError
+from .parts import dataset_paths, find_datasets, is_plain_coco, walk
+
+SPLITS = (TRAIN, VAL, TEST)
+_DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
+_LARGE = 30_000_000  # bytes of an annotation file: a second of reading
+_SHAPES = "ShapesDataset"
+
+
+def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
+    """Looks below the top-level `data_root` where a config's files are not, and lets everything follow what is there.
+
+    What somebody has set by hand stays. With the top-level `val_split` a part of the training images is kept for
+    validation where a set has no others.
+
+    Args:
+        typed: Dotted keys of the options.
+
+    Returns:
+        Whether the set takes the place of drawn shapes, which the config was made for.
+
+    Raises:
+        DataError: Nothing there is recognized, and an option asks for this `data_root`.
+        ConfigError: `val_split` is no share.
+    """
+    share, old = _val_split(cfg), dict(cfg.get("recognized") or {})
+    root = cfg.get("data_root")
+    if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
+        return False
+    datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
+    of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
+    _test_as_chosen(datasets, of_no_choice)
+    missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
+    missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
+    if missing and not _will_draw(cfg, datasets, root):
+        try:
+            chosen = [one["ann_file"] for split, one in datasets.items() if split not in of_no_choice]
+            _follow(cfg, Path(root), of_no_choice, share, typed, without=chosen)
+        except DataError:
+            # Someone who only finds objects, say, needs no data: preflight tells it those who do.
+            if "data_root" in typed:
+                raise
+    elif datasets and "data_root" in typed and not missing:
+        _tell_in_place(Path(root), datasets, share)
+    _evaluators_follow(cfg, datasets, typed, old)
+    return _leave_shapes(datasets)
+
+
+def _tell_in_place(root: Path, datasets: dict[str, dict], share: float | None) -> None:
+    """Says what is in the files that a config names itself."""
+    said: dict[str, str] = {}
+    for split, dataset in datasets.items():
+        file = dataset_paths(dataset)[0]
+        if file is None or not os.path.isfile(file) or dataset["ann_file"] in said.values():
+            continue
+        said[split] = dataset["ann_file"]
+    counts = [f"{split}: {name}, {_size(root / name)}" for split, name in said.items()]
+    unused = f"; val_split={share:g} is not used, since there is a validation set" if share is not None else ""
+    layout = "COCO's layout" if set(said.values()) <= set(_DEFAULT_FILES) else "the files that are named"
+    print_log(f"data_root {root}: {layout}; {'; '.join(counts)}{unused}.", "current")
+
+
+def _size(file: Path) -> str:
+    """What is in a file; for one whose reading would take seconds, its size."""
+    size = file.stat().st_size
+    try:
+        return f"{size / 1e6:.0f} MB" if size > _LARGE else _counted(read_annotations(file))
+    except DataError:  # preflight tells it
+        return "with mistakes"
+
+
+def explain(root: str | None, ann_file: str | None = None) -> str:
+    """How to name the files of a set that are not where a config has them, to stand in a sentence.
+
+    Args:
+        root: Of the set; None where it is not one in COCO's format.
+        ann_file: What the config names.
+
+    Raises:
+        DataError: What is there is no such set, or a part of it is missing; the message says what to do.
+    """
+    if not root or "://" in root or not os.path.isdir(root):
+        return "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
+    found, files = _look(Path(root))
+    if ann_file in _DEFAULT_FILES:  # nobody has chosen it
+        _parts(Path(root), files, None)
+    return layouts.options_for(found)
+
+
+def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, dict[str, str]]:
+    found = layouts.look_into(root)
+    found.jsons = [name for name in found.jsons if name not in without]
+    if not found.jsons and (foreign := foreign_set(root)):
+        raise DataError(
+            f"{root.absolute()} is a set in {foreign}'s format: write it in COCO's with `localvit convert {root} "
+            f"{root}-coco`, and set data_root={root}-coco."
+        )
+    return found, layouts.assign(found)
+
+
+def _val_split(cfg: Config) -> float | None:
+    share = cfg.get("val_split")
+    if share is None:
+        return None
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
+    return float(share)
+
+
+def _dataset(cfg: Config, split: str, root: str) -> dict | None:
+    """The only data set of a split, if it is below the root and of the kind whose files can be exchanged."""
+    leaves = [dataset for _, dataset in find_datasets(cfg, split)]
+    if len(leaves) != 1 or not is_plain_coco(leaves[0]):
+        return None
+    own = leaves[0].get("data_root") or ""
+    return leaves[0] if os.path.normpath(own) == os.path.normpath(root) else None
+
+
+def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> bool:
+    """Whether somebody has named the annotation file of a data set, in an option or in a config."""
+    name = dataset.get("ann_file")
+    if _is_typed(split, "ann_file", typed) or not name:
+        return True
+    return not (name in _DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split))
+
+
+def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) -> None:
+    """Lets tests take the validation's files where only those are named."""
+    if TEST in of_no_choice and VAL in datasets and VAL not in of_no_choice:
+        for key in ("ann_file", "data_prefix"):
+            if key in datasets[VAL]:
+                of_no_choice[TEST][key] = datasets[VAL][key]
+        del of_no_choice[TEST]
+
+
+def _is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
+    return any(key.startswith(f"{split}_dataloader.") and part in key.split(".") for key in typed)
+
+
+def _will_draw(cfg: Config, datasets: dict[str, dict], root: str) -> bool:
+    """Whether a set of drawn shapes is to be made there, which says by itself why it cannot."""
+    shapes = all(dataset.get("type") == _SHAPES for dataset in datasets.values())
+    return shapes and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
+
+
+def _leave_shapes(datasets: dict[str, dict]) -> bool:
+    """Makes the data sets plain ones of COCO's format, where they were of drawn shapes and other images are there."""
+    shapes = [dataset for dataset in datasets.values() if dataset.get("type") == _SHAPES]
+    files = [file for dataset in shapes if (file := dataset_paths(dataset)[0]) and os.path.isfile(file)]
+    if not files or any(map(is_shapes_set, files)):
+        return False
+    for dataset in shapes:
+        dataset["type"] = "CocoDataset"
+    return True
+
+
+def _follow(
+    cfg: Config,
+    root: Path,
+    datasets: dict[str, dict],
+    share: float | None,
+    typed: Sequence[str],
+    without: Collection[str],
+) -> None:
+    found, files = _look(root, without)
+    names = {split: file_names(root / file) for split, file in files.items()}
+    images = {split: layouts.find_images(found, file, names[split]) for split, file in files.items()}
+    parts = _parts(root, files, share if VAL in datasets else 0.0)
+    chosen = cfg.get("classes")
+    order: tuple[str, ...] = () if chosen in (None, "auto") else ((chosen,) if isinstance(chosen, str) else chosen)
+    recognized: dict[str, str] = {"layout": layouts.layout_name(files)}
+    said: dict[str, str] = {}
+    done: list[tuple[tuple[str, set[str] | None], str, Path, Annotations]] = []
+    for split, part in parts.items():
+        folder, renames = images[part[0]]
+        same = next((entry for entry in done if entry[0] == part), None)
+        if same is not None:
+            said[split] = f"{split}: as {same[1]}"
+            copy, summary = same[2:]
+        else:
+            file = files[part[0]]
+            copy, changes = tidied(root / file, renames, part[1], order)
+            summary = read_annotations(copy)
+            changed = f" ({', '.join(changes)})" if changes else ""
+            said[split] = f"{split}: {file}, {_counted(summary)}{changed}"
+            done.append((part, split, copy, summary))
+        if split == TRAIN and not order:
+            order = summary.categories  # the other files may have them in another one
+        recognized[split] = _set_files(datasets.get(split), root, copy, folder, split, typed)
+    if shared := _in_both(parts, images, names):
+        said["shared"] = f"{shared} images are in train and in val, which makes the results too good"
+    if share and all(only is None for _, only in parts.values()):
+        said["split"] = f"val_split={share:g} is not used, since there is a validation set"
+    cfg.recognized = recognized
+    print_log(f"data_root {root}: {recognized['layout']}; {'; '.join(said.values())}.", "current")
+
+
+def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, tuple[str, set[str] | None]]:
+    """For each split the file it is taken from, and the names of its images where it gets only some of them.
+
+    Args:
+        share: Of the images that is kept for validation where there is one file; 0 for none.
+
+    Raises:
+        DataError: There is a single file, and it is not said how to split it.
+    """
+    validation = next((split for split in (VAL, TEST) if split in files), None)
+    if validation is not None:
+        parts = {TRAIN: (TRAIN, None), VAL: (validation, None), TEST: (TEST if TEST in files else VAL, None)}
+        return {split: part for split, part in parts.items() if part[0] in files}
+    [(source, file)] = files.items()
+    names = file_names(root / file)
+    if share is None:
+        raise DataError(
+            f"{root.absolute()} has a single annotation file, {file} with {len(names)} images, and nothing to validate "
+            "on: set val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name another "
+            "file by val_dataloader.dataset.ann_file=FILE.json (below data_root; val_split=1 tests on all images)."
+        )
+    if not share:
+        return {TRAIN: (source, None)}
+    held = held_out(names, share)
+    return {TRAIN: (source, set(names) - held), VAL: (source, held), TEST: (source, held)}
+
+
+def _in_both(
+    parts: dict[str, tuple[str, set[str] | None]],
+    images: dict[str, tuple[str, dict[str, str]]],
+    names: dict[str, list[str]],
+) -> int:
+    """The number of images that are trained on and validated on."""
+    if not {TRAIN, VAL} <= parts.keys():
+        return 0
+    places = []
+    for source, only in (parts[TRAIN], parts[VAL]):
+        folder, renames = images[source]
+        own = names[source] if only is None else only
+        places.append({os.path.normpath(os.path.join(folder, renames.get(name, name))) for name in own})
+    return len(places[0] & places[1])
+
+
+def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, split: str, typed: Sequence[str]) -> str:
+    """Puts the files into a data set, but for what is typed; returns the name of the annotation file."""
+    absolute = root.absolute()
+    name = ann_file.relative_to(absolute).as_posix() if ann_file.is_relative_to(absolute) else str(ann_file)
+    if dataset is None:
+        return name
+    if not _is_typed(split, "ann_file", typed):
+        dataset["ann_file"] = name
+    if not _is_typed(split, "data_prefix", typed):
+        dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": f"{folder}/" if folder else ""}
+    return name
+
+
+def _counted(found: Annotations) -> str:
+    return f"{len(found.images)} images, {found.boxes} annotations, {len(found.categories)} classes"
+
+
+def _evaluators_follow(cfg: Config, datasets: dict[str, dict], typed: Sequence[str], old: Mapping[str, str]) -> None:
+    """Lets evaluators read the annotation file of their data set.
+
+    Args:
+        old: What was recognized when the config was made.
+    """
+    for split, dataset in datasets.items():
+        file = dataset_paths(dataset)[0]
+        for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+            own = node.get("ann_file")
+            if not isinstance(own, str) or not file or f"{path}.ann_file" in typed:
+                continue
+            known = (*_DEFAULT_FILES, *filter(None, [old.get(split)]))
+            if is_copy(own) or (own.endswith(known) and not os.path.isfile(own)):
+                node["ann_file"] = file
+
+
+__all__ = ["SPLITS", "explain", "use_found_set"]

@@ -1,0 +1,173 @@
+"""Tidy copies of annotation files, without what MMDetection would stumble over; the files stay as they are."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import DataError, OutputError
+from ..files import write_text
+from .annotations import COPY_OF, read_annotations
+
+CACHE = "LOCALVIT_CACHE"  # variable with the folder of the copies
+_VERSION = 1  # raise it with every change of what copies are like
+
+
+def cache_folder() -> Path:
+    """Where copies go: `$LOCALVIT_CACHE`, or the user's folder for such files."""
+    own = os.environ.get(CACHE)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "localvit_det"
+
+
+def is_copy(path: str) -> bool:
+    """Whether a path is that of a copy, made here or on another machine."""
+    return re.search(r"[\\/]sets[\\/][0-9a-f]{16}[\\/][^\\/]+$", path) is not None
+
+
+def file_names(path: Path) -> list[str]:
+    """File names of all images that a file lists.
+
+    Raises:
+        DataError: It is not in COCO's format.
+    """
+    names = [image.get("file_name") for image in _content(path)["images"]]
+    if not all(isinstance(name, str) and name for name in names):
+        read_annotations(path)  # says what is wrong
+        raise DataError(f"The annotation file {path} has images without a file_name: add it.")
+    return names
+
+
+def held_out(names: Collection[str], share: float) -> set[str]:
+    """The images that are kept for validation: always the same ones, of the same names, whatever their order.
+
+    Adding images moves few of the others.
+    """
+    ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.replace("\\", "/").encode()).digest())
+    return set(ranked[: min(max(1, round(share * len(ranked))), len(ranked))])
+
+
+def tidied(
+    path: Path,
+    renames: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+    order: Sequence[str] = (),
+) -> tuple[Path, list[str]]:
+    """Writes a copy of an annotation file, if anything has to change.
+
+    An empty first category, which Roboflow puts above all others, is left out; annotations get the `iscrowd` and `area`
+    that they lack.
+
+    Args:
+        renames: New file names by old ones.
+        only: Names of the images to keep; all by default.
+        order: Names that come first among the categories, in this order: it decides on the labels. Where the file has
+            some of them and no others, the rest is added.
+
+    Returns:
+        The copy, or `path` where it is good as it is; and what was changed, in words.
+
+    Raises:
+        DataError: The file is not in COCO's format.
+        OutputError: The copy cannot be written.
+    """
+    path = path.absolute()
+    stat = path.stat()
+    kept = sorted(only) if only is not None else None
+    asked = [_VERSION, str(path), stat.st_mtime_ns, stat.st_size, dict(renames or {}), kept, list(order)]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    content = _content(path)
+    changes = []
+    if only is not None:
+        changes += _keep(content, set(only))
+    if renames:
+        changes += _rename(content, renames)
+    changes += _without_empty_parent(content)
+    changes += _in_order(content, order)
+    changes += _complete(content)
+    if not changes:
+        return path, []
+    copy = cache_folder() / "sets" / key / f"{path.parent.name}-{path.name}".lstrip("-_")
+    if not copy.is_file():
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_text(copy, json.dumps({**content, COPY_OF: str(path)}))
+        except OSError as error:
+            raise OutputError(
+                f"The tidy copy of {path} cannot be written to {copy.parent} ({error.strerror}): set the variable "
+                f"{CACHE} to a folder that can be written."
+            ) from error
+    return copy, changes
+
+
+def _content(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+        sections = [content["images"], content["categories"], content.setdefault("annotations", [])]
+        good = all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in sections)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
+        good = False
+    if not good:
+        read_annotations(path)  # says what is wrong
+        raise DataError(f"The annotation file {path} is not in COCO format: images or others are no list of objects.")
+    return content
+
+
+def _keep(content: dict, names: set[str]) -> list[str]:
+    content["images"] = [image for image in content["images"] if image.get("file_name") in names]
+    ids = {image.get("id") for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one.get("image_id") in ids]
+    return ["a part of the file"]
+
+
+def _rename(content: dict, renames: Mapping[str, str]) -> list[str]:
+    count = 0
+    for image in content["images"]:
+        name = image["file_name"]
+        image["file_name"] = renames.get(name, name)
+        count += image["file_name"] != name
+    return [f"{count} file names corrected"] if count else []
+
+
+def _without_empty_parent(content: dict) -> list[str]:
+    categories, used = content["categories"], {one.get("category_id") for one in content["annotations"]}
+    if len(categories) < 2 or categories[0].get("id") in used:
+        return []
+    first, *others = categories
+    if not all(category.get("supercategory") == first.get("name") for category in others):
+        return []
+    content["categories"] = others
+    return [f"without the empty first category '{first.get('name')}'"]
+
+
+def _in_order(content: dict, order: Sequence[str]) -> list[str]:
+    categories = content["categories"]
+    names = [category.get("name") for category in categories]
+    missing = [name for name in order if name not in names] if set(names) <= set(order) else []
+    free = 1 + max((one["id"] for one in categories if isinstance(one.get("id"), int)), default=0)
+    categories = categories + [{"id": free + index, "name": name} for index, name in enumerate(missing)]
+    rank = {name: index for index, name in enumerate(order)}
+    ordered = sorted(categories, key=lambda category: rank.get(category.get("name"), len(rank)))
+    changes = [f"with the empty category '{name}'" for name in missing]
+    if [one.get("name") for one in ordered] != [one.get("name") for one in categories]:
+        changes.append("categories in the order of the classes")
+    content["categories"] = ordered
+    return changes
+
+
+def _complete(content: dict) -> list[str]:
+    crowds = areas = 0
+    for annotation in content["annotations"]:
+        if "iscrowd" not in annotation:
+            annotation["iscrowd"] = 0
+            crowds += 1
+        if "area" not in annotation:
+            try:
+                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+            except (KeyError, TypeError, IndexError):
+                continue  # read_annotations says what is wrong with it
+            areas += 1
+    told = ((crowds, "iscrowd of 0 added to"), (areas, "area of the box added to"))
+    return [f"{what} {count} annotations" for count, what in told if count]

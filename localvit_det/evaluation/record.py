@@ -1,0 +1,154 @@
+"""What an evaluation leaves behind for those who look at it later: predictions, and how they came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..config.parts import dataset_paths, find_datasets, walk
+from ..errors import ConfigError, DataError
+from ..files import check_writable_folder, write_text
+
+FOLDER = "evaluation"  # below the work dir
+_RECORD = "evaluation.json"
+_KINDS = ("CocoMetric", "mmdet.CocoMetric", "FastCocoMetric")
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """An evaluation of objects with COCO's metric.
+
+    Attributes:
+        config: Name of the config.
+        checkpoint: The file.
+        predictions: A JSON file in the format of COCO's results.
+        annotations: The ground truth.
+        images: The folder of the images; None where it is not local.
+        classes: In the order of the labels.
+        metrics: What was measured.
+        seconds: Of a batch, the median; loading included.
+        loading_seconds: Of them, waiting for data.
+        batch_size: Images a batch.
+        image_count: Images.
+        memory: Peak in MiB: PyTorch's on a GPU, else of the process.
+        device: Where the model ran.
+        versions: Of PyTorch and others.
+    """
+
+    config: str
+    checkpoint: str
+    predictions: str
+    annotations: str
+    images: str | None
+    classes: list[str]
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    loading_seconds: float | None = None
+    batch_size: int | None = None
+    image_count: int | None = None
+    memory: float | None = None
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def keep_predictions(cfg: Config) -> None:
+    """Lets a test write its predictions below its work dir, where those of an earlier one go.
+
+    Raises:
+        ConfigError: The config evaluates with something else than COCO's metric, or has no ground truth.
+        OutputError: Nothing can be written there.
+    """
+    metric = _metric(cfg)
+    if metric.get("format_only"):
+        raise ConfigError("--report compares with ground truth, and the config has none (format_only): leave it out.")
+    folder = Path(cfg.work_dir, FOLDER).absolute()
+    check_writable_folder(folder, "the work dir's")
+    metric.setdefault("outfile_prefix", str(folder / "predictions"))
+    # A test of boxes alone would otherwise stand beside masks of another one.
+    for file in (folder / _RECORD, *(Path(f"{metric['outfile_prefix']}.{kind}.json") for kind in ("bbox", "segm"))):
+        file.unlink(missing_ok=True)
+
+
+def _metric(cfg: Config) -> dict:
+    for _, node in walk(cfg.get("test_evaluator"), "test_evaluator"):
+        if node.get("type") in _KINDS:
+            return node
+    kinds = sorted({str(node.get("type")) for _, node in walk(cfg.get("test_evaluator"))})
+    raise ConfigError(
+        f"--report reads what CocoMetric writes, and this config evaluates with {', '.join(kinds)}: leave it out."
+    )
+
+
+def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
+    """Writes down what a test has done; in the first process.
+
+    Returns:
+        The file.
+    """
+    cfg, metric = runner.cfg, _metric(runner.cfg)
+    prefix = metric["outfile_prefix"]
+    masks = Path(f"{prefix}.segm.json")
+    _, dataset = next(find_datasets(cfg, "test"))
+    scalars = runner.message_hub.log_scalars
+    times = {key: scalars[f"test/{key}"].data[0] for key in ("time", "data_time") if f"test/{key}" in scalars}
+    loader = runner.test_dataloader
+    on_gpu = torch.cuda.is_available()
+    record = EvaluationRecord(
+        config=Path(cfg.filename or cfg.load_from).stem,
+        checkpoint=os.path.abspath(cfg.load_from),
+        predictions=os.path.abspath(masks if masks.is_file() else f"{prefix}.bbox.json"),
+        annotations=os.path.abspath(metric.get("ann_file") or f"{prefix}.gt.json"),
+        images=(folder := dataset_paths(dataset)[1]) and os.path.abspath(folder),
+        classes=list(loader.dataset.metainfo["classes"]),
+        metrics={key: value for key, value in metrics.items() if isinstance(value, (int, float))},
+        seconds=float(median(times["time"])) if "time" in times else None,
+        loading_seconds=float(median(times["data_time"])) if "data_time" in times else None,
+        batch_size=loader.batch_size,
+        image_count=len(loader.dataset),
+        memory=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mib(),
+        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        versions=_versions(),
+    )
+    path = Path(cfg.work_dir, FOLDER, _RECORD)
+    write_text(path, json.dumps(asdict(record), indent=1))
+    return path
+
+
+def read_record(work_dir: str | os.PathLike) -> EvaluationRecord | None:
+    """The record of the last evaluation in a work dir, None where there is none.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path = Path(work_dir, FOLDER, _RECORD)
+    if not path.is_file():
+        return None
+    try:
+        return EvaluationRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): evaluate again with `localvit test … --report`.") from error
+
+
+def _resident_mib() -> float | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = {"Python": sys.version.split()[0]}
+    return names | {name: version(name) for name in ("localvit_det", "torch", "mmdet", "mmengine")}

@@ -1,0 +1,216 @@
+"""Files in which a network runs without this package: how each kind is written, and how it is run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.fx.experimental._config
+from torch import Tensor, nn
+
+from ..checkpoint.exported_notes import NOTE
+from ..errors import ExportError, OutputError, first_line
+
+# Known to onnxruntime and OpenVINO of the last years; the first with LayerNormalization is 17.
+OPSET = 17
+# Inputs in their order -> outputs in theirs.
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to be written.
+
+    Attributes:
+        module: In eval mode; takes and returns tensors, in the order of the names.
+        inputs: An example of each input, by its name; the module runs on them once.
+        outputs: Names of the outputs.
+        dynamic: Axes of inputs and outputs that may have other lengths than in the example, with a name for each.
+        note: A text that the file carries, as `read_note` gives it back.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+    dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        title: As its makers call it.
+        suffix: Of its name.
+        needs: Packages that write and run it.
+        write: Writes a program to a path.
+        open: Makes a function of a file, which runs it on a CPU.
+    """
+
+    title: str
+    suffix: str
+    needs: tuple[str, ...]
+    write: Callable[[Program, Path], None]
+    open: Callable[[Path], Run]
+
+
+def _write_onnx(program: Program, path: Path) -> None:
+    # PyTorch's older exporter, which follows a trace: sizes are symbols there by themselves, it takes seconds where the
+    # newer one takes minutes if sizes are free.
+    torch.onnx.export(
+        program.module,
+        tuple(program.inputs.values()),
+        os.fspath(path),
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=list(program.inputs),
+        output_names=list(program.outputs),
+        dynamic_axes={name: dict(axes) for name, axes in program.dynamic.items()},
+    )
+    if program.note:
+        import onnx
+
+        model = onnx.load(path)
+        onnx.helper.set_model_props(model, {NOTE: program.note})
+        onnx.save(model, path)
+
+
+def _open_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return tuple(map(torch.from_numpy, session.run(None, arrays)))
+
+    return run
+
+
+def _write_openvino(program: Program, path: Path) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        _write_onnx(program, Path(folder, "model.onnx"))
+        # Not `convert_model`, which reports its use to the makers.
+        model = openvino.Core().read_model(os.path.join(folder, "model.onnx"))
+        if program.note:
+            model.set_rt_info(program.note, NOTE)
+        openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
+
+
+def _open_openvino(path: Path) -> Run:
+    import openvino
+
+    # By itself the CPU plugin takes bf16 where the processor has it.
+    compiled = openvino.Core().compile_model(os.fspath(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        found = compiled([x.numpy() for x in inputs])
+        return tuple(torch.from_numpy(found[output].copy()) for output in compiled.outputs)
+
+    return run
+
+
+def _write_torchscript(program: Program, path: Path) -> None:
+    # Compared later, with other inputs than the traced ones.
+    traced = torch.jit.trace(program.module, tuple(program.inputs.values()), check_trace=False)
+    traced.save(os.fspath(path), _extra_files={NOTE: program.note} if program.note else None)
+
+
+def _open_torchscript(path: Path) -> Run:
+    return _tupled(torch.jit.load(os.fspath(path), map_location="cpu"))
+
+
+def _write_torch_export(program: Program, path: Path) -> None:
+    shapes = {name: dict.fromkeys(program.dynamic.get(name, ()), torch.export.Dim.DYNAMIC) for name in program.inputs}
+    # Else what holds for the example's sizes only, such as which of two strides is larger, is asked of all others, too.
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        exported = torch.export.export(
+            program.module, tuple(program.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
+        )
+    torch.export.save(exported, os.fspath(path), extra_files={NOTE: program.note} if program.note else None)
+
+
+def _open_torch_export(path: Path) -> Run:
+    return _tupled(torch.export.load(os.fspath(path)).module())
+
+
+def _tupled(module: Callable[..., Tensor | Sequence[Tensor]]) -> Run:
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        found = module(*inputs)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
+
+    return run
+
+
+FORMATS = {
+    "onnx": Format(f"ONNX, opset {OPSET}", ".onnx", ("onnx", "onnxruntime"), _write_onnx, _open_onnx),
+    "openvino": Format("OpenVINO", ".xml", ("onnx", "openvino"), _write_openvino, _open_openvino),
+    "torchscript": Format("TorchScript", ".pt", (), _write_torchscript, _open_torchscript),
+    "torch_export": Format("torch.export", ".pt2", (), _write_torch_export, _open_torch_export),
+}
+
+
+def find_format(name: str | None, path: str | os.PathLike) -> Format:
+    """The format of a name, or of a file's ending, with its packages there.
+
+    Raises:
+        ExportError: There is none such, or a package is missing.
+    """
+    by_suffix = {one.suffix: key for key, one in FORMATS.items()}
+    name = name or by_suffix.get(Path(path).suffix)
+    if name not in FORMATS:
+        what = f"'{name}' is no format" if name else f"{os.fspath(path)} does not tell the format by its ending"
+        endings = ", ".join(f"{key} ({one.suffix})" for key, one in FORMATS.items())
+        raise ExportError(f"{what}: choose one of {endings}.")
+    for package in FORMATS[name].needs:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ExportError(
+                f"{FORMATS[name].title} needs the package {package} ({first_line(error)}): "
+                "pip install 'localvit_det[export]'."
+            ) from error
+    return FORMATS[name]
+
+
+@contextmanager
+def written(program: Program, path: str | os.PathLike, kind: Format) -> Iterator[Run]:
+    """Writes a program beside ``path``, for the block to run it; it gets there only if the block ends without an error.
+
+    Raises:
+        ExportError: It cannot be written or opened, with the exporter's own words.
+        OutputError: There is no room or no permission.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the exporter is an old one, that traces keep constants
+                kind.write(program, draft)
+            run = kind.open(draft)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({first_line(error)}): name another place.") from error
+        # Exporters raise whatever their parts do.
+        except Exception as error:
+            raise ExportError(
+                f"{kind.title} cannot hold this network ({type(error).__name__}: {first_line(error)}): choose another "
+                f"format{', or a fixed size' if program.dynamic else ''}."
+            ) from error
+        yield run
+        del run
+        for part in Path(folder).iterdir():  # OpenVINO's weights are a file of their own
+            shutil.move(part, path.with_name(part.name))

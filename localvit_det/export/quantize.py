@@ -1,0 +1,174 @@
+"""Detectors with integers of 8 bits, by OpenVINO's NNCF: post-training quantization."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checkpoint.exported_info import read_info
+from ..checkpoint.exported_notes import NOTE
+from ..config.test_pipeline import SCORE, image_pipeline, prepare
+from ..errors import DataError, ExportError, RequirementError, first_line
+from ..files import check_writable
+from .agreement import found_again
+from .export import export_detector, find
+from .formats import find_format
+from .runtime import ExportedDetector
+
+if TYPE_CHECKING:
+    import openvino
+
+    from ..predict.detector import Detector
+    from ..predict.sources import Frame
+
+IMAGES = 300  # as many as NNCF looks at by default
+_EXACT, _COMPARED = 3, 20  # of these, on which the program is compared before and after rounding
+_LEAST = 0.5  # of the objects have to be found again
+INT8 = "int8.xml"
+# Exporters name an operator after the layer that it is part of. Those outside of layers compute boxes: with integers of
+# 8 bits a place in an image would be off by several pixels.
+_OUTSIDE_LAYERS = r"^(?!/?(backbone|neck|rpn|head|box_heads\.\d+|mask_heads\.\d+)/).*"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was found with integers.
+
+    Attributes:
+        images: That the program was calibrated on.
+        objects: That the detector found in some of these, with scores that count.
+        again: Of these, found by the program: the same class, boxes that overlap by half.
+    """
+
+    images: int
+    objects: int
+    again: int
+
+
+def quantize(
+    detector: Detector,
+    path: str | os.PathLike,
+    calibration: Iterable[Frame],
+    size: tuple[int, int] | None = None,
+) -> Quantized:
+    """Write a detector for OpenVINO with integers of 8 bits in its products.
+
+    Args:
+        detector: As of `export_detector`.
+        path: The .xml.
+        calibration: Images like those that it will see; of more than 300 the first 300 are taken.
+        size: As of `export_detector`.
+
+    Raises:
+        RequirementError: NNCF is missing.
+        DataError: None of the images can be read.
+        ExportError: As of `export_detector`; or the program loses half of what the detector finds.
+    """
+    _nncf()
+    import openvino
+
+    pipeline = image_pipeline(detector.config, size)
+    images = [frame.image for frame in islice(calibration, IMAGES)]
+    if not images:
+        raise DataError("--calibration holds no image that can be read: name others.")
+    path = Path(os.path.realpath(path))
+    check_writable(path, "--out")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        export_detector(detector, draft, "openvino", size, images[:_EXACT])  # checked before anything is rounded
+        info = replace(read_info(draft), int8=True)
+
+        def inputs(image: np.ndarray) -> tuple[np.ndarray, ...]:
+            padded, extent = info.input_of(prepare(pipeline, image)["inputs"])
+            return padded.numpy(), extent.numpy(), np.float32(info.score)
+
+        program = openvino.Core().read_model(os.fspath(draft))
+        quantized = with_integers(program, images, inputs, outside=_OUTSIDE_LAYERS)
+        quantized.set_rt_info(info.to_text(), NOTE)
+        openvino.save_model(quantized, os.fspath(draft.with_name(INT8)), compress_to_fp16=False)
+        run = find_format("openvino", draft).open(draft.with_name(INT8))
+        exported = ExportedDetector(run, info)
+        objects, again = _compared(detector, exported, [prepare(pipeline, image) for image in images[:_COMPARED]])
+        del run, exported
+        check(objects, again)
+        for suffix in (".bin", ".xml"):  # the .xml last: it is what says that both are there
+            os.replace(draft.with_name(INT8).with_suffix(suffix), path.with_suffix(suffix))
+    return Quantized(len(images), objects, again)
+
+
+def check(objects: int, again: int) -> None:
+    """Says no where integers lose too much.
+
+    Args:
+        objects: That the detector is sure of.
+        again: Of these, found by the program.
+
+    Raises:
+        ExportError: Half of them are lost, or there are none.
+    """
+    if not objects:
+        raise ExportError(
+            "The detector is sure of no object in the images of --calibration, so nothing is proved: name images with "
+            "objects that it was trained for; no file was written."
+        )
+    if again < _LEAST * objects:
+        raise ExportError(
+            f"With integers the program finds {again} of {objects} objects again: give more images, and such as the "
+            "detector was trained for; no file was written."
+        )
+
+
+def _compared(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Counts the objects that the detector is sure of, and those of them that the program finds."""
+    objects = again = 0
+    for one in prepared:
+        ours = find(detector.model, exported.info, one)
+        ours = ours[ours.scores >= SCORE]
+        # What is nearly as sure counts: scores move a little.
+        theirs = exported.find(one["inputs"], one["data_samples"], exported.info.score)
+        again += found_again(ours, theirs)
+        objects += len(ours)
+    return objects, again
+
+
+def with_integers(
+    model: openvino.Model,
+    items: Sequence[Any],
+    inputs: Callable[[Any], Any] | None = None,
+    outside: str | None = None,
+) -> openvino.Model:
+    """A program of OpenVINO with integers of 8 bits in its products.
+
+    Args:
+        model: The program.
+        items: Examples of what it will see.
+        inputs: Makes the program's inputs of one; by default it is what they are.
+        outside: A pattern of names of operators that stay as they are.
+
+    Raises:
+        RequirementError: NNCF is missing.
+    """
+    nncf = _nncf()
+    nncf.set_log_level(logging.ERROR)
+    ignored = nncf.IgnoredScope(patterns=[outside], validate=False) if outside else None
+    data = nncf.Dataset(items, inputs) if inputs else nncf.Dataset(items)
+    return nncf.quantize(model, data, subset_size=len(items), ignored_scope=ignored)
+
+
+def _nncf() -> ModuleType:
+    try:
+        import nncf
+    except ImportError as error:
+        raise RequirementError(
+            f"--int8 needs the package nncf ({first_line(error)}): run `pip install nncf`."
+        ) from error
+    return nncf

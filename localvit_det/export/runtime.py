@@ -1,0 +1,92 @@
+"""An exported detector in a detector's place: the same call, the same results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..checkpoint.exported_info import Info, read_info
+from ..config.parts import find_datasets
+from ..config.test_pipeline import fitting
+from ..inference.masks import paste_masks
+from .formats import Run, find_format
+
+
+@MODELS.register_module()
+class ExportedDetector(nn.Module):
+    """Runs the program in a file on a CPU, one image after the other, where MMDetection expects a detector.
+
+    Args:
+        file: What `export_detector` wrote, or the program itself.
+        info: The program's; by default what the file says.
+
+    Raises:
+        CheckpointError: It is no such file.
+        ExportError: Its runtime is not installed.
+    """
+
+    def __init__(self, file: str | os.PathLike | Run, info: Info | None = None) -> None:
+        super().__init__()
+        self.info = info or read_info(file)
+        self.program = file if callable(file) else find_format(None, file).open(Path(file))
+        self.test_cfg = {"score_thr": self.info.score}  # where detectors have theirs
+
+    @torch.no_grad()
+    def test_step(self, data: dict[str, Sequence[Any]]) -> list[DetDataSample]:
+        """Finds objects in images as a test pipeline gives them.
+
+        Args:
+            data: Images, (3, H, W), uint8, under 'inputs', and as many samples under 'data_samples'.
+
+        Returns:
+            The samples, with boxes and masks at the images' original sizes.
+        """
+        score = max(self.test_cfg["score_thr"], self.info.score)
+        for image, sample in zip(data["inputs"], data["data_samples"], strict=True):
+            sample.pred_instances = self.find(image, sample, score)
+        return list(data["data_samples"])
+
+    def find(
+        self, image: Tensor, sample: DetDataSample, score: float, mask_threshold: float | None = None
+    ) -> InstanceData:
+        """Objects in one image.
+
+        Args:
+            image: (3, H, W), uint8.
+            sample: What its test pipeline has noted.
+            score: Objects have larger scores.
+            mask_threshold: As of `paste_masks`; by default the detector's own.
+        """
+        padded, size = self.info.input_of(image)
+        boxes, scores, labels, *masks = self.program(padded, size, torch.tensor(score))
+        found = InstanceData(scores=scores, labels=labels)
+        found.bboxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)  # width, height, width, height
+        if masks:
+            height, width = sample.ori_shape[:2]
+            threshold = self.info.mask_threshold if mask_threshold is None else mask_threshold
+            found.masks = paste_masks(masks[0], found.bboxes, height, width, threshold)
+        return found
+
+
+def run_exported(cfg: Config, file: str | os.PathLike) -> None:
+    """Lets a config's test run the program in a file instead of the config's model.
+
+    Raises:
+        CheckpointError: It is no exported detector.
+    """
+    size = read_info(file).size
+    cfg.model = {"type": "ExportedDetector", "file": os.fspath(file)}
+    for _, dataset in find_datasets(cfg, "test"):
+        dataset["pipeline"] = fitting(dataset["pipeline"], size)
+
+
+__all__ = ["ExportedDetector", "run_exported"]

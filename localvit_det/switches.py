@@ -1,0 +1,171 @@
+"""Switches of `localvit train`: each is a change of the config that people would have to look up otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from .backbones import LocalViT
+from .config.parts import registered, walk
+from .errors import ConfigError, RequirementError
+
+# What --log takes: the backend, and the module that it needs.
+LOGGERS = {
+    "tensorboard": ("TensorboardVisBackend", "tensorboard"),
+    "wandb": ("WandbBackend", "wandb"),
+    "mlflow": ("MLflowBackend", "mlflow"),
+}
+_MODULES = {
+    **dict(LOGGERS.values()),
+    "WandbVisBackend": "wandb",
+    "MLflowVisBackend": "mlflow",
+}
+EMA_MOMENTUM = 2e-4
+PATIENCE = 5
+
+
+def average_weights(cfg: Config, momentum: float) -> None:
+    """`--ema`: validates, saves and publishes a moving average of the weights instead of the last ones.
+
+    RTMDet's: the average forgets fast at first, so that it is of use in short trainings as well, and BatchNorm's
+    statistics are averaged with the weights that they belong to. An EMAHook that the config has stays as it is.
+
+    Args:
+        momentum: Share of the newest weights, later in the training.
+
+    Raises:
+        ConfigError: It is no share.
+    """
+    if not 0 < momentum < 1:
+        raise ConfigError(f"--ema {momentum:g} is no share of the newest weights: give a number between 0 and 1.")
+    if any(str(hook.get("type", "")).rpartition(".")[2] == "EMAHook" for hook in cfg.get("custom_hooks") or []):
+        return
+    hook = {"type": "EMAHook", "ema_type": "ExpMomentumEMA", "momentum": momentum, "update_buffers": True}
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
+
+
+def stop_early(cfg: Config, patience: int) -> None:
+    """`--early-stop`: ends the training when validations bring nothing better any more.
+
+    Args:
+        patience: Validations without a new best one.
+
+    Raises:
+        ConfigError: There are no validations, or the patience is no count.
+    """
+    if patience < 1:
+        raise ConfigError(f"--early-stop {patience} is no count of validations: give 1 or more.")
+    if not cfg.get("val_dataloader") or not cfg.get("val_cfg"):
+        raise ConfigError("--early-stop looks at validations, and the config has none: give it a val_dataloader.")
+    others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EarlyStopHook"]
+    cfg.custom_hooks = [*others, {"type": "EarlyStopHook", "patience": patience}]
+
+
+def log_to(cfg: Config, names: Sequence[str]) -> None:
+    """`--log`: sends losses, metrics and the config to these loggers, too.
+
+    Args:
+        names: Keys of `LOGGERS`.
+    """
+    visualizer = cfg.setdefault("visualizer", {"type": "DetLocalVisualizer", "name": "visualizer"})
+    backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
+    there = {backend.get("type") for backend in backends}
+    name = Path(cfg.work_dir).name
+    for logger in dict.fromkeys(names):
+        backend = LOGGERS[logger][0]
+        if backend not in there:
+            backends.append({"type": backend, **({} if logger == "tensorboard" else {"run_name": name})})
+    visualizer["vis_backends"] = backends
+
+
+def check_loggers(cfg: Config) -> None:
+    """Checks that what the config logs to is installed.
+
+    Raises:
+        RequirementError: It is not.
+    """
+    for _, backend in walk((cfg.get("visualizer") or {}).get("vis_backends")):
+        kind = str(backend.get("type", "")).rpartition(".")[2]
+        module = _MODULES.get(kind)
+        if module is not None and importlib.util.find_spec(module) is None:
+            raise RequirementError(f"{kind} needs {module}, which is not installed: run `pip install {module}`.")
+
+
+def freeze(cfg: Config, stages: int) -> None:
+    """`--freeze`: leaves the stem and the first stages of the backbone as they are.
+
+    Args:
+        stages: How many; 0 for the stem alone.
+
+    Raises:
+        ConfigError: The backbone has not so many, cannot do it, or would keep random weights.
+    """
+    found = list(_backbones(cfg))
+    if not found:
+        raise ConfigError(f"--freeze {stages} has no effect: the model of the config has no backbone.")
+    for path, backbone in found:
+        cls = registered(MODELS, backbone)
+        if cls is None or not _takes(cls, "frozen_stages"):
+            raise ConfigError(f"--freeze: {path} {backbone.get('type')} cannot freeze stages: leave it out.")
+        count = _stages(cls, backbone)
+        if not 0 <= stages <= count:
+            raise ConfigError(f"--freeze {stages}: {path} {backbone['type']} has {count} stages: give 0 to {count}.")
+        started = backbone.get("init_cfg") or backbone.get("pretrained") or cfg.get("load_from") or cfg.get("resume")
+        if not started:
+            raise ConfigError(
+                f"--freeze {stages} would keep random weights: give --pretrained, --load-from or --resume as well."
+            )
+        backbone["frozen_stages"] = stages
+
+
+def decay_layers(cfg: Config, rate: float) -> None:
+    """`--layer-decay`: lets learning rates fall from the heads down to the stem.
+
+    Args:
+        rate: From each layer to the one below it.
+
+    Raises:
+        ConfigError: It is no such number, or the config has an optimizer's constructor of its own.
+    """
+    if not 0 < rate <= 1:
+        raise ConfigError(f"--layer-decay {rate:g} is no rate: give a number above 0 and up to 1, for example 0.9.")
+    own = cfg.optim_wrapper.get("constructor", "LayerDecayConstructor")
+    if own not in ("LayerDecayConstructor", "DefaultOptimWrapperConstructor"):
+        raise ConfigError(f"--layer-decay would replace the optim_wrapper.constructor {own}: leave one of the two out.")
+    cfg.optim_wrapper.constructor = "LayerDecayConstructor"
+    cfg.optim_wrapper.setdefault("paramwise_cfg", {})
+    cfg.optim_wrapper.paramwise_cfg["layer_decay"] = rate
+
+
+def _backbones(cfg: Config) -> Iterator[tuple[str, dict]]:
+    for path, node in walk(cfg.get("model"), "model"):
+        if isinstance(node.get("backbone"), dict):
+            yield f"{path}.backbone", node["backbone"]
+
+
+def _takes(cls: type, argument: str) -> bool:
+    return (issubclass(cls, LocalViT) and argument in cls.accepted_arguments()) or any(
+        argument in inspect.signature(base.__init__).parameters for base in cls.__mro__ if "__init__" in vars(base)
+    )
+
+
+def _stages(cls: type, backbone: dict) -> int:
+    """How many stages a backbone has, as far as its config or its class tells; four otherwise."""
+    if issubclass(cls, LocalViT):
+        return len(backbone.get("depths") or cls.resolve_arch(backbone.get("arch", _default(cls, "arch")))["depths"])
+    if "num_stages" in backbone:
+        return backbone["num_stages"]
+    depths = backbone.get("depths", _default(cls, "depths"))
+    return len(depths) if isinstance(depths, (list, tuple)) else 4
+
+
+def _default(cls: type, argument: str) -> object:
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and argument in (parameters := inspect.signature(base.__init__).parameters):
+            return parameters[argument].default
+    return None

@@ -1,0 +1,100 @@
+"""Sets of six layouts train, evaluate and predict with their root and `classes=auto` alone."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from odd_layouts import CLASSES, LAYOUTS
+
+from localvit.commands import predict, test, train
+from localvit_det.cli import config_from, make_parser
+from localvit_det.config import found_set, image_size
+from localvit_det.config.parts import dataset_paths, find_datasets
+from localvit_det.datasets.shapes import make_shapes
+from localvit_det.errors import CheckpointError
+
+NAME = "mask_rcnn_shuffle_nano_shapes"
+QUICK = [
+    *(f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")),
+    *(f"{split}_dataloader.persistent_workers=False" for split in ("train", "val", "test")),
+    *("train_cfg.max_epochs=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=3", "image_size=96"),
+    "omit_hooks=CurvesHook",
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=8, num_val=3, size=96)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    told: list[str] = []  # the screen's logger of a process is the one of its first run
+    for module in (found_set, image_size):
+        monkeypatch.setattr(module, "print_log", lambda message, *_: told.append(message))
+    make, layout, needed = LAYOUTS[name]
+    root, run = tmp_path / "my data", tmp_path / "run"
+    root.mkdir()
+    make(shapes, root)
+    before = files(root)
+    options = ["--cfg-options", f"data_root={root}", "classes=auto"]
+
+    train.main([NAME, "--work-dir", str(run), *options, *needed, *QUICK])
+    said = "".join(capfd.readouterr())
+    line, size = told
+    for word in (f"data_root {root}: {layout}; ", "train:", "val:", "images", "annotations", "3 classes"):
+        assert word in line
+    assert size.startswith("Images are scaled to fit into 96x96")
+    assert "coco/bbox_mAP:" in said
+    assert ("coco/segm_mAP:" in said) is (name != "boxes")
+
+    # The checkpoint alone, with its own config, measures on images that it was not trained on.
+    if name in ("roboflow", "label_studio", "boxes"):
+        test.main([str(run / "epoch_1.pth"), "--work-dir", str(tmp_path / "test")])
+        assert "coco/bbox_mAP:" in "".join(capfd.readouterr())
+
+    images = sorted(path for path in root.rglob("*.jpg"))[:2]
+    found = tmp_path / "found.json"
+    predict.main([str(run), *map(str, images), "--no-images", "--json", str(found), "--score", "0", "--quiet"])
+    content = json.loads(found.read_text())
+    assert [category["name"] for category in content["categories"]] == list(CLASSES)
+    assert len(content["images"]) == 2
+    assert content["annotations"]
+    assert files(root) == before
+
+
+class TestClassesOfCheckpoint:
+    @pytest.fixture
+    def arguments(self, shapes, tmp_path, monkeypatch) -> argparse.Namespace:
+        monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+        root = tmp_path / "mine"
+        root.mkdir()
+        LAYOUTS["named_files"][0](shapes, root)
+        return make_parser("").parse_args([NAME, "--cfg-options", f"data_root={root}", "classes=auto"])
+
+    def test_order(self, arguments, monkeypatch):
+        cfg = config_from(arguments)
+        cfg.load_from = "x.pth"
+        trained = (CLASSES[1], CLASSES[2], CLASSES[0])
+        monkeypatch.setattr(test, "saved_classes", lambda _: trained)
+        followed = test.with_classes_of_checkpoint(arguments, cfg)
+        assert (followed.classes, followed.load_from) == (trained, "x.pth")
+        [(_, dataset)] = find_datasets(followed, "test")
+        content = json.loads(Path(dataset_paths(dataset)[0]).read_text())
+        assert tuple(category["name"] for category in content["categories"]) == trained
+        monkeypatch.setattr(test, "saved_classes", lambda _: CLASSES)
+        assert test.with_classes_of_checkpoint(arguments, cfg) is cfg
+
+    def test_names(self, arguments, monkeypatch):
+        monkeypatch.setattr(test, "saved_classes", lambda _: ("a", "b", "c"))
+        cfg = config_from(arguments)
+        cfg.load_from = "x.pth"
+        with pytest.raises(CheckpointError, match=r"was trained on the classes a, b, c, and the data have red circle"):
+            test.with_classes_of_checkpoint(arguments, cfg)

@@ -1,0 +1,214 @@
+"""Sets in YOLO's and Pascal VOC's formats become sets in COCO's, with the same boxes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from coco_folder import gray, write_config
+from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
+
+from localvit.commands import convert
+from localvit_det.config import load_config
+from localvit_det.datasets.foreign import foreign_set
+from localvit_det.datasets.to_coco import convert_set
+from localvit_det.errors import DataError, OutputError, RequirementError
+from localvit_det.preflight import check_config
+
+pytest.importorskip("supervision")
+
+
+def objects(file: Path) -> dict[str, list[tuple]]:
+    """(class, box, polygons) by the name of the image, in order."""
+    content = json.loads(file.read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    result: dict[str, list[tuple]] = {Path(image["file_name"]).stem: [] for image in content["images"]}
+    stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
+    assert all((image["width"], image["height"]) == (W, H) for image in content["images"])
+    for one in content["annotations"]:
+        result[stems[one["image_id"]]].append(
+            (names[one["category_id"]], one["bbox"], one["segmentation"], one["area"])
+        )
+    return result
+
+
+def yolo_by_hand() -> dict[str, list[tuple]]:
+    """What YOLO's definition says about the labels above, without the library."""
+    result: dict[str, list[tuple]] = {"unlabelled": []}
+    for name, lines in YOLO.items():
+        result[name] = []
+        for line in lines.splitlines():
+            number, *values = line.split()
+            v = [float(value) for value in values]
+            if len(v) > 5:
+                x, y = [a * W for a in v[::2]], [a * H for a in v[1::2]]
+                box = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+                polygon = [[value for point in zip(x, y, strict=True) for value in point]]
+            else:
+                box, polygon = [(v[0] - v[2] / 2) * W, (v[1] - v[3] / 2) * H, v[2] * W, v[3] * H], []
+            result[name].append((NAMES[int(number)], box, polygon))
+    return result
+
+
+def same(found: dict[str, list[tuple]], expected: dict[str, list[tuple]]) -> None:
+    assert found.keys() == expected.keys()
+    for name, items in expected.items():
+        assert len(found[name]) == len(items)
+        for (a, box, polygons, area), (b, box_b, polygons_b) in zip(found[name], items, strict=True):
+            assert a == b
+            assert box == pytest.approx(box_b, abs=1e-4)
+            assert len(polygons) == len(polygons_b)
+            for one, other in zip(polygons, polygons_b, strict=True):
+                assert one == pytest.approx(other, abs=1e-9)
+            assert 0 < area <= box[2] * box[3] + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("body", "folders"),
+    [
+        (f"names: {dict(enumerate(NAMES))}\ntrain: images/train\nval: images/val\n", OWN),
+        # Roboflow's, whose paths lead one folder too high, and Ultralytics' own with a path of another machine
+        (f"names: {[*NAMES]}\ntrain: ../train/images\nval: ../valid/images\n", ("train/images", "valid/images")),
+        (f"path: /nowhere\nnames: {[*NAMES]}\ntrain: [images/train]\nval: images/val\n", OWN),
+        ("", OWN),
+    ],
+)
+def test_yolo(tmp_path, capsys, body, folders):
+    root, target = write_yolo(tmp_path / "yolo", body, folders), tmp_path / "coco"
+    if not body:
+        (root / "classes.txt").write_text("\n".join(NAMES))
+    assert foreign_set(root) == "YOLO"
+    convert.main([str(root), str(target)])
+    out = capsys.readouterr().out
+    assert "train: 4 images, 3 objects, 1 without a file of labels" in out
+    assert f"data_root={target} classes=auto" in out
+    for split in ("train", "val"):
+        same(objects(target / f"annotations/instances_{split}.json"), yolo_by_hand())
+
+    cfg = load_config(write_config(tmp_path), {"data_root": str(target), "classes": "auto", "with_mask": False})
+    assert cfg.classes == NAMES
+    check_config(cfg)
+
+
+def test_lists_of_images(tmp_path):
+    root = write_yolo(tmp_path / "yolo", "names: [a cat, dog, traffic light]\ntrain: train.txt\nval: images/val\n")
+    (root / "train.txt").write_text("./images/train/one.jpg\nimages/train/two.jpg\n")
+    convert_set(root, tmp_path / "coco")
+    found = objects(tmp_path / "coco/annotations/instances_train.json")
+    same(found, {name: yolo_by_hand()[name] for name in ("one", "two")})
+
+
+def test_key_points_are_left_out(tmp_path):
+    body = "names: [a cat]\ntrain: images/train\nval: images/train\nkpt_shape: [2, 3]\n"
+    root = write_yolo(tmp_path / "yolo", body, ["images/train"])
+    for file in (root / "labels/train").iterdir():
+        file.write_text("0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2\n")
+    convert_set(root, tmp_path / "coco")
+    [(_, box, polygons, _)] = objects(tmp_path / "coco/annotations/instances_train.json")["one"]
+    assert box == pytest.approx([75, 54, 50, 12], abs=1e-4)
+    assert polygons == []
+
+
+def voc(boxes: Sequence[tuple], polygon: str = "") -> str:
+    objects = "".join(
+        f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
+        f"<ymax>{d}</ymax></bndbox>{polygon}</object>"
+        for name, a, b, c, d in boxes
+    )
+    return f"<annotation><size><width>{W}</width><height>{H}</height></size>{objects}</annotation>"
+
+
+VOC = {"one": [("dog", 1, 1, 200, 120), ("a cat", 10, 20, 30, 60)], "two": [("dog", 5, 6, 7, 9)], "empty": []}
+VOC_BOXES = {  # pixels are counted from 1, and the last one belongs to the box
+    "one": [("dog", [0, 0, 200, 120], []), ("a cat", [9, 19, 21, 41], [])],
+    "two": [("dog", [4, 5, 3, 4], [])],
+    "empty": [],
+}
+
+
+@pytest.mark.parametrize("devkit", [True, False])
+def test_voc(tmp_path, devkit):
+    root = tmp_path / "voc"
+    for split in ("train", "val"):
+        images = root / ("JPEGImages" if devkit else split)
+        labels = root / ("Annotations" if devkit else split)
+        for folder in (images, labels):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, boxes in VOC.items():
+            stem = f"{split}-{name}" if devkit else name
+            (images / f"{stem}.jpg").write_bytes(gray(W, H))
+            (labels / f"{stem}.xml").write_text(voc(boxes))
+        if devkit:
+            (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+            (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(f"{split}-{name}" for name in VOC))
+    assert foreign_set(root) == "Pascal VOC"
+    convert_set(root, tmp_path / "coco")
+    for split in ("train", "val"):
+        found = objects(tmp_path / f"coco/annotations/instances_{split}.json")
+        same({name.removeprefix(f"{split}-"): items for name, items in found.items()}, VOC_BOXES)
+    cfg = load_config(
+        write_config(tmp_path), {"data_root": str(tmp_path / "coco"), "classes": "auto", "with_mask": False}
+    )
+    assert set(cfg.classes) == {"dog", "a cat"}
+    check_config(cfg)
+
+
+def test_polygons_of_voc(tmp_path):
+    root = tmp_path / "voc"
+    root.mkdir()
+    (root / "a.jpg").write_bytes(gray(W, H))
+    corners = "<polygon><x1>11</x1><y1>21</y1><x2>31</x2><y2>21</y2><x3>31</x3><y3>41.5</y3></polygon>"
+    (root / "a.xml").write_text(voc([("dog", 11, 21, 31, 42)], corners))
+    convert_set(root, tmp_path / "coco")
+    [(_, box, polygons, area)] = objects(tmp_path / "coco/annotations/instances_default.json")["a"]
+    assert box == [10, 20, 21, 22]
+    assert polygons == [[10, 20, 30, 20, 30, 40.5]]
+    assert area == pytest.approx(205)
+
+
+class TestMistakes:
+    def test_bad_labels_name_their_file(self, tmp_path):
+        root = write_yolo(tmp_path / "yolo", "names: [a cat]\ntrain: images/train\nval: images/val\n")
+        with pytest.raises(
+            DataError, match=r"labels/train/one.txt cannot be read \(class 2, where there are 1 names\)"
+        ):
+            convert_set(root, tmp_path / "coco")
+        (root / "labels/train/one.txt").write_text("0 0.5 nonsense 0.2 0.1")
+        with pytest.raises(DataError, match=r"labels/train/one.txt cannot be read"):
+            convert_set(root, tmp_path / "coco")
+        assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
+
+    def test_bad_xml(self, tmp_path):
+        (tmp_path / "a.jpg").write_bytes(gray(W, H))
+        (tmp_path / "a.xml").write_text("<annotation><object></annotation>")
+        with pytest.raises(DataError, match=r"a\.xml cannot be read"):
+            convert_set(tmp_path, tmp_path / "coco")
+
+    def test_target_that_is_there(self, tmp_path):
+        root = write_yolo(tmp_path / "yolo", "names: [a cat]\ntrain: images/train\nval: images/val\n")
+        (tmp_path / "coco").mkdir()
+        (tmp_path / "coco/mine.txt").touch()
+        with pytest.raises(OutputError, match="is there already"):
+            convert_set(root, tmp_path / "coco")
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ("", "does not name its classes"),
+            ("names: [a]\ntrain: images/tarin\n", "names images/tarin, which is not there"),
+        ],
+    )
+    def test_incomplete_yolo(self, tmp_path, body, words):
+        with pytest.raises(DataError, match=words):
+            convert_set(write_yolo(tmp_path / "yolo", body), tmp_path / "coco")
+
+    def test_other_folders(self, tmp_path, capsys):
+        (tmp_path / "nothing").mkdir()
+        with pytest.raises(SystemExit):
+            convert.main([str(tmp_path / "nothing"), str(tmp_path / "coco")])
+        assert "is in no format that can be converted" in capsys.readouterr().err
+
+    def test_without_the_library(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(__import__("sys").modules, "supervision.dataset.formats.yolo", None)
+        with pytest.raises(RequirementError, match=r"pip install 'localvit_det\[convert\]'"):
+            convert_set(write_yolo(tmp_path / "yolo", "names: [a, b, c]\ntrain: images/train\n"), tmp_path / "coco")

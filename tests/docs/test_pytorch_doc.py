@@ -1,0 +1,136 @@
+"""docs/pytorch.md: its code runs without MMDetection and MMCV; with them everything is registered in time."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from families import FAMILIES, build
+from official_layouts import shuffle
+
+PAGE = (REPOSITORY / "docs/pytorch.md").read_text(encoding="utf-8")
+OTHERS = "('mmdet', 'mmcv', 'mmseg', 'mmpretrain', 'torchvision', 'cv2', 'matplotlib')"
+BLOCKED = f"import sys\nsys.modules.update(dict.fromkeys({OTHERS}))\n"
+
+
+def run(code: str, folder: Path, given: str = "") -> str:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    (folder / "code.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "code.py"], cwd=folder, env=environment, input=given, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_code_of_the_page(tmp_path):
+    """All blocks in turn, in a process that has neither MMDetection nor MMCV."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert len(blocks) == 5
+    official = shuffle(channels=96, depths=(2, 2, 6, 2), window=7, heads=3)
+    # Of the size that weights have: with large random ones a network is chaotic.
+    ones = ("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight", "conv1.1.weight", "conv2.1.weight", "_var")
+    official = {
+        name: 0.02 * t if t.ndim > 1 else torch.full_like(t, float(name.endswith(ones))) for name, t in official.items()
+    }
+    torch.save({"model": official}, tmp_path / "shuffle_vit_tiny_patch4_window7_224.pth")
+    more = f"""
+from localvit_det.errors import CheckpointError, RequirementError
+from localvit_det.layers import build_norm
+try:
+    load_backbone(ShuffleTransformer("small"), "shuffle_vit_tiny_patch4_window7_224.pth")
+except CheckpointError as error:
+    print("refused:", error)
+try:
+    build_norm({{"type": "GRN"}}, 8)
+except RequirementError as error:
+    print("refused:", error)
+for size in ("tiny", "small"):
+    init = dict(type="Pretrained", checkpoint="shuffle_vit_tiny_patch4_window7_224.pth")
+    net = ShuffleTransformer(size, out_norm_cfg=None, init_cfg=init)
+    try:
+        net.init_weights()
+        print("by init_cfg:", net.stem.conv1.weight.detach().std().item())
+    except CheckpointError as error:
+        print("refused by init_cfg:", error)
+assert not [name for name, module in sys.modules.items() if module and name.partition(".")[0] in {OTHERS}]
+"""
+    out = run(BLOCKED + "\n".join(blocks) + more, tmp_path)
+    assert out.startswith("[96, 192, 384, 768]\n[4, 8, 16, 32]\n")
+    assert "Loading shuffle_vit_tiny_patch4_window7_224.pth into ShuffleTransformer tiny:" in out
+    assert re.search(r"backbone +(\d+) +\1 +0 +0 +0 ", out)
+    assert "refused: shuffle_vit_tiny" in out
+    assert float(re.search(r"by init_cfg: (\S+)", out)[1]) == pytest.approx(official["to_token.conv1.0.weight"].std())
+    assert "refused by init_cfg: shuffle_vit_tiny" in out
+    assert "refused: The layer 'GRN' is MMCV's, and mmcv is not installed: run `pip install mmcv-lite==2.1.0`" in out
+
+
+ROADS = {
+    "a part of the package": """
+from localvit_det.engine.curves import CurvesHook
+import localvit_det.engine
+from mmengine.registry import HOOKS
+assert HOOKS.module_dict["CurvesHook"] is CurvesHook is localvit_det.engine.CurvesHook
+assert localvit_det.engine.__spec__.origin.endswith("__init__.py")
+""",
+    "mmdet": """
+import mmdet
+from mmdet.apis import DetInferencer
+from mmdet.registry import MODELS
+assert mmdet.__spec__.origin.endswith("__init__.py")
+assert MODELS.module_dict["ShuffleTransformer"] is ShuffleTransformer
+""",
+    "mmcv.ops": "from mmcv.ops import nms",
+    "mmseg": """
+from importlib.util import find_spec
+if find_spec("mmseg"):
+    from mmseg.registry import MODELS
+    assert MODELS.get("ShuffleTransformer") is MODELS.get("mmdet.ShuffleTransformer") is ShuffleTransformer
+""",
+    "a name": "from mmengine.registry import RUNNERS; assert RUNNERS.get('ReliableRunner')",
+    "a config": """
+from mmengine.config import Config
+open('own.py', 'w').write('_base_ = "localvit_det::mask_rcnn_shuffle_nano_shapes.py"')
+assert Config.fromfile('own.py').model.type == 'MaskRCNN'
+""",
+}
+PLAIN = """
+import os, sys
+from localvit_det.backbones import ShuffleTransformer
+assert not [name for name in sys.modules if name.partition(".")[0] in ("mmdet", "mmcv", "torchvision", "matplotlib")]
+assert "localvit_det.engine" not in sys.modules
+import mmengine.runner
+roads = eval(sys.stdin.read())
+for name, road in roads.items():
+    if os.fork() == 0:  # each begins with a process that has the networks only
+        exec(road)
+        from mmengine.registry import MODELS
+        assert MODELS.get("LeanFCNMaskHead").__module__ == "localvit_det.heads.mask_head"
+        assert "mmdet" in sys.modules
+        print(name, flush=True)
+        os._exit(0)
+assert not any(os.wait()[1] for _ in roads)
+"""
+
+
+@pytest.mark.slow
+def test_everything_is_registered_on_every_road(tmp_path):
+    assert sorted(run(PLAIN, tmp_path, repr(ROADS)).splitlines()) == sorted(ROADS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_are_told_as_they_are(family):
+    for indices in ((0, 1, 2, 3), (1, 3)):
+        net = build(family, out_indices=indices).eval()
+        maps, info = net(torch.zeros(1, 3, 64, 96)), net.feature_info
+        assert len(info) == len(maps) == len(indices)
+        assert [m.shape[1] for m in maps] == info.channels() == list(net.out_channels)
+        assert [64 // m.shape[2] for m in maps] == info.reduction() == list(net.strides)
+        assert info.channels(2) == net.channels[2]
+        assert info.reduction([0, 2]) == [4, 16]
+        assert set(info.module_name()) <= {name for name, _ in net.named_modules()}

@@ -1,0 +1,66 @@
+"""Drawn shapes and predictions on them that are right, moved, confused, missing or made up, for the tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from localvit_det.analysis.coco import Evaluation, evaluate
+from localvit_det.datasets.shapes import make_shapes
+
+
+def write_shapes(root: Path, train: int = 3, val: int = 12) -> Path:
+    return make_shapes(root, num_train=train, num_val=val, size=96)
+
+
+def make_predictions(annotations: Path, seed: int = 0) -> list[dict]:
+    """Of every five objects one is missed, one has another class; one more prediction lies where nothing is."""
+    coco, rng = COCO(str(annotations)), np.random.default_rng(seed)
+    categories = sorted(coco.cats)
+    found = []
+    for number, one in enumerate(coco.dataset["annotations"]):
+        if number % 5 == 0:
+            continue
+        category = one["category_id"]
+        if number % 5 == 1:
+            category = categories[(categories.index(category) + 1) % len(categories)]
+        found.append(
+            {
+                "image_id": one["image_id"],
+                "category_id": category,
+                "bbox": [float(value) for value in np.array(one["bbox"]) + rng.normal(0, 1.5, 4)],
+                "score": float(rng.uniform(0.2, 1)),
+                "segmentation": _rle(coco.annToRLE(one)),
+            }
+        )
+        if number % 5 == 2:
+            found.append({**found[-1], "score": 0.31, "category_id": categories[0], "bbox": [0.0, 0.0, 9.0, 9.0]})
+            found[-1]["segmentation"] = _rle(coco.annToRLE({**one, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]]}))
+    return found
+
+
+def _rle(mask: dict) -> dict:
+    return {"size": mask["size"], "counts": mask["counts"].decode()}
+
+
+def write_predictions(root: Path, content: list[dict] | None = None) -> Path:
+    path = root / "predictions.json"
+    content = make_predictions(root / "annotations/instances_val2017.json") if content is None else content
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A folder with `predictions.json` of its val set."""
+    root = write_shapes(tmp_path_factory.mktemp("results") / "shapes")
+    write_predictions(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluation(results) -> Evaluation:
+    annotations = results / "annotations/instances_val2017.json"
+    return evaluate(annotations, results / "predictions.json", images=results / "val2017")

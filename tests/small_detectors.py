@@ -1,0 +1,71 @@
+"""Detectors with the real structure and small numbers."""
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from localvit_det.config import load_config
+
+SURER = ("fc_cls.weight", "retina_cls.weight", "fc_reg.weight", "rpn_reg.weight", "retina_reg.weight")
+
+
+def model_of(config: str) -> dict:
+    """The model of a config; those for COCO get a nano backbone and narrow heads."""
+    init_default_scope("mmdet")
+    cfg = load_config(f"configs/{config}.py", {}).model
+    if "nano" in config:
+        return cfg
+    nano = model_of("mask_rcnn_shuffle_nano_shapes").backbone
+    cfg.backbone = {**nano, "out_indices": cfg.backbone.get("out_indices", (0, 1, 2, 3))}
+    cfg.neck.in_channels = [32, 64, 128, 256][-len(cfg.neck.in_channels) :]
+    cfg.neck.out_channels = 32
+    parts = [cfg.get("bbox_head"), cfg.get("rpn_head")]
+    if "roi_head" in cfg:
+        roi = cfg.roi_head
+        parts += [*(roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]), roi.get("mask_head")]
+        for extractor in filter(None, (roi.bbox_roi_extractor, roi.get("mask_roi_extractor"))):
+            extractor.out_channels = 32
+        cfg.test_cfg.rpn.max_per_img, cfg.test_cfg.rcnn.max_per_img = 60, 20
+    for part in filter(None, parts):
+        part.in_channels = 32
+        sizes = {"feat_channels": 32, "conv_out_channels": 32, "fc_out_channels": 48, "num_classes": 5}
+        part.update({key: value for key, value in sizes.items() if key in part})
+    return cfg
+
+
+def with_resnet(cfg: dict) -> dict:
+    cfg.backbone = {"type": "ResNet", "depth": 50, "base_channels": 8, "norm_cfg": {"type": "BN"}, "frozen_stages": 1}
+    cfg.neck.in_channels = [32, 64, 128, 256]
+    return cfg
+
+
+DETECTORS = {
+    "mask_rcnn": lambda: model_of("mask_rcnn_shuffle_nano_shapes"),
+    "mask_rcnn_swin": lambda: model_of("mask_rcnn_swin_nano_shapes"),
+    "mask_rcnn_resnet": lambda: with_resnet(model_of("mask_rcnn_swin_nano_shapes")),
+    "cascade": lambda: model_of("cascade_mask_rcnn_shuffle_t_3x_coco"),
+    "retinanet": lambda: model_of("retinanet_shuffle_t_coco"),
+}
+
+
+def build_detector(model: str | dict, surer: tuple[str, ...] = SURER, factor: float = 10.0) -> nn.Module:
+    """A detector with random weights that finds something: its classifier is made to be surer of itself.
+
+    Args:
+        model: A name among `DETECTORS`, or a config.
+        surer: Ends of the names of parameters that are made larger.
+        factor: How much.
+    """
+    torch.manual_seed(0)
+    model = MODELS.build(DETECTORS[model]() if isinstance(model, str) else model).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        for key, parameter in model.named_parameters():
+            if key.endswith(surer):
+                parameter.mul_(factor)
+    return model
