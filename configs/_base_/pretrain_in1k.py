@@ -13,4 +13,8 @@ model = dict(
     head=dict(init_cfg=dict(_delete_=True, type="TruncNormal", layer="Linear", std=0.02, bias=0.0)),
     init_cfg=None,  # backbones initialize themselves
 )
-optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(
+    clip_grad=dict(max_norm=5.0),
+    # Neither Twins' convolutions of positions nor the bias of MSG's messengers decay, as published.
+    paramwise_cfg=dict(custom_keys={".position": dict(decay_mult=0.0), ".rel_pos_msg": dict(decay_mult=0.0)}),
+)

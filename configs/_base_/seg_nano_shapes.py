@@ -7,7 +7,11 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(_delete_=True, max_norm=10),
     paramwise_cfg=dict(
-        custom_keys={"norm": dict(decay_mult=0.0), "relative_position_bias_table": dict(decay_mult=0.0)}
+        custom_keys={
+            "norm": dict(decay_mult=0.0),
+            "position": dict(decay_mult=0.0),
+            "rel_pos_msg": dict(decay_mult=0.0),
+        }
     ),
 )
 param_scheduler = [

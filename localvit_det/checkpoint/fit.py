@@ -24,13 +24,14 @@ Policy = Literal["strict", "finetune", "partial"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 
 
-def load_backbone(backbone: LocalViT, source: str | os.PathLike) -> LoadReport:
+def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "backbone.") -> LoadReport:
     """Load a file into a backbone.
 
     Args:
         backbone: The backbone.
         source: Path or https address of official weights as they are, of a backbone's state dict, or of a detector,
             whose backbone is taken.
+        prefix: Of the backbone's names in a detector.
 
     Returns:
         What happened to every tensor; print it.
@@ -40,7 +41,8 @@ def load_backbone(backbone: LocalViT, source: str | os.PathLike) -> LoadReport:
     """
     content = load_weights_only(source)
     weights = weights_in(content) or {}
-    inside = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
+    prefix = prefix.rstrip(".") + "."
+    inside = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
     state, report = prepare(backbone, inside or content, source=os.fspath(source))
     backbone.load_state_dict(state, strict=False)
     return report

@@ -1,6 +1,7 @@
 """Warm starts: a backbone takes from another network's weights whatever means the same in both.
 
-Swin, GG-Transformer and DWNet share a skeleton: patches, norms, merging, MLPs. Asked for by name, never guessed:
+Swin, GG-Transformer and DWNet share a skeleton: patches, norms, merging, MLPs. MSG-Transformer has Swin's blocks,
+but steps of its own between them. Asked for by name, never guessed:
 `init_cfg=dict(type="Pretrained", checkpoint="swin.pth", warm_start="swin")`.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from ..backbones.base import LocalViT
 from ..backbones.dwnet import DWNet
 from ..backbones.gg_transformer import GGTransformer
+from ..backbones.msg_transformer import MSGTransformer
 from ..errors import CheckpointError, did_you_mean
 from .fit import compare
 from .layouts import rename_key
@@ -31,18 +34,48 @@ _SKELETON: Sequence[Rename] = (
     (r"^layers\.(\d)\.", r"stages.\1."),
     (r"^norm(\d)\.", r"out_norms.\1."),
 )
-# By family: names in Swin's official layout and ours, and what of ours starts at zero.
-_GG: Sequence[Rename] = (*_SKELETON, (r"\.attn\.", ".mixer."))
-_DWNET: Sequence[Rename] = (
-    *_SKELETON,
-    # Its norms inside stages are BatchNorms, whose statistics no LayerNorm has.
-    (r"\.blocks\.\d+\.norm\d\.|^out_norms\.|\.attn\.(query|key|relative)|\.attn\.(proj|value)\.bias", None),
-    (r"\.attn\.value\.", ".mixer.expand."),
-    (r"\.attn\.proj\.", ".mixer.project."),
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a family takes weights.
+
+    Attributes:
+        rules: Names in the other network's official layout and ours; None: left out.
+        zeros: Pattern of what of ours starts at zero.
+        surplus: Pattern of theirs that may have no place in ours.
+        split_qkv: Queries, keys and values are tensors of their own in the rules.
+        size: What must be the same in both.
+    """
+
+    rules: Sequence[Rename]
+    zeros: str = r"(?!)"
+    surplus: str = r"(?!)"
+    split_qkv: bool = False
+    size: str = "embed_dims and depths"
+
+
+# Without the Gaze, GG is Swin on other windows and without its position table.
+_GG = _Recipe((*_SKELETON, (r"\.attn\.", ".mixer.")), zeros=r"\.mixer\.gaze\.", surplus="relative_position")
+_DWNET = _Recipe(
+    (
+        *_SKELETON,
+        # Its norms inside stages are BatchNorms, whose statistics no LayerNorm has.
+        (r"\.blocks\.\d+\.norm\d\.|^out_norms\.|\.attn\.(query|key|relative)|\.attn\.(proj|value)\.bias", None),
+        (r"\.attn\.value\.", ".mixer.expand."),
+        (r"\.attn\.proj\.", ".mixer.project."),
+    ),
+    split_qkv=True,
 )
-_WARM_STARTS: dict[str, dict[type[LocalViT], tuple[Sequence[Rename], str]]] = {
-    # Without the Gaze, GG is Swin on other windows and without its position table.
-    "swin": {GGTransformer: (_GG, r"\.mixer\.gaze\."), DWNet: (_DWNET, r"(?!)")},
+# Its stem and steps down are other convolutions. Its stages have other depths than Swin's: block n takes block n, as a
+# block knows the residual sums after those before it.
+_MSG = _Recipe(
+    ((r"^patch_embed\.|\.downsample\.", None), *_SKELETON, (r"\.attn\.", ".mixer.")),
+    surplus=r"\.blocks\.",
+    size="embed_dims, which MSG-S and MSG-B share with Swin-T and Swin-S",
+)
+_WARM_STARTS: dict[str, dict[type[LocalViT], _Recipe]] = {
+    "swin": {GGTransformer: _GG, DWNet: _DWNET, MSGTransformer: _MSG},
 }
 NAMES = tuple(_WARM_STARTS)
 
@@ -69,28 +102,26 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
     if family is None:
         known = ", ".join(cls.__name__ for cls in families)
         raise CheckpointError(f"A {type(module).__name__} has no warm start from {name}, only {known}: leave it out.")
-    rules, zeros = families[family]
-    split = family is DWNet
+    recipe = families[family]
     official = _swin(weights, source)
-    if split:
+    if recipe.split_qkv:
         official = _split_qkv(official)
-    renamed = {key: rename_key(key, rules) for key in official}
+    renamed = {key: rename_key(key, recipe.rules) for key in official}
     target = module.state_dict()
-    # Swin's position table has no place where a network has no position bias.
     left_out = {
-        key for key, new in renamed.items() if new is None or (new not in target and "relative_position" in key)
+        key for key, new in renamed.items() if new is None or (new not in target and re.search(recipe.surplus, key))
     }
     state = {new: _as_target(official[key], target.get(new)) for key, new in renamed.items() if key not in left_out}
     report, state = compare(module, state, source)
     report.unexpected |= left_out
     report.allowed |= left_out | report.missing
     report.converted = set(report.found)
-    report.zeroed = {key for key in report.missing if re.search(zeros, key)}
+    report.zeroed = {key for key in report.missing if re.search(recipe.zeros, key)}
     report.missing -= report.zeroed
     if report.problems or not report.found:
         raise CheckpointError(
             f"{source} does not fit a warm start of {report.target} from {name} ({shortened(report.problems)}): give "
-            "the weights of the same size (embed_dims and depths)."
+            f"the weights of the same size ({recipe.size})."
         )
     values = {key: state[key] for key in report.found}
     values |= {key: torch.zeros_like(target[key]) for key in report.zeroed}

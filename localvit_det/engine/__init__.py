@@ -1,5 +1,6 @@
 """Hooks, loops and a runner that MMEngine and MMDetection do not have."""
 
+from .backbone_file import BackboneFileHook, write_backbone
 from .bf16 import CpuBf16OptimWrapper
 from .broken_images import BrokenImagesHook
 from .checkpoint_hook import SafeCheckpointHook
@@ -13,6 +14,7 @@ from .runner import ReliableRunner
 from .training_report import TrainingReportHook
 
 __all__ = [
+    "BackboneFileHook",
     "BrokenImagesHook",
     "CpuBf16OptimWrapper",
     "CurvesHook",
@@ -25,4 +27,5 @@ __all__ = [
     "SafeCheckpointHook",
     "TrainingReportHook",
     "WandbBackend",
+    "write_backbone",
 ]

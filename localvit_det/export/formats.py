@@ -125,7 +125,7 @@ def _open_openvino(path: Path) -> Run:
 def _write_torchscript(program: Program, path: Path) -> None:
     # Compared later, with other inputs than the traced ones.
     traced = torch.jit.trace(program.module, tuple(program.inputs.values()), check_trace=False)
-    traced.save(os.fspath(path), _extra_files={NOTE: program.note} if program.note else None)
+    traced.save(os.fspath(path), _extra_files={NOTE: program.note} if program.note else {})
 
 
 def _open_torchscript(path: Path) -> Run:

@@ -4,7 +4,6 @@ from ..compat.extras import require
 
 require("mmpretrain")
 
-from .backbone_file import BackboneFileHook, write_backbone  # noqa: E402
 from .shapes_dataset import CropObject, ShapesClassDataset  # noqa: E402
 
-__all__ = ["BackboneFileHook", "CropObject", "ShapesClassDataset", "write_backbone"]
+__all__ = ["CropObject", "ShapesClassDataset"]

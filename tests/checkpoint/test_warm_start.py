@@ -135,6 +135,53 @@ def test_dwnet_takes_stem_merging_mlps_and_projections(family):
     assert any(".mixer.conv." in name for name in report.missing)
 
 
+def deeper_msg(**options) -> torch.nn.Module:
+    arch = {**SIZES, "depths": (2, 3, 1, 2), "drop_path_rate": 0.0}
+    return MODELS.build({"type": "MSGTransformer", "arch": arch, "window_size": 3, "mlp_ratio": 2.0, **options}).eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_window_of_msg_whose_messenger_is_not_heard_is_swin_s(layout):
+    net, msg = swin(), deeper_msg()
+    warm_start(msg, LAYOUTS[layout](net.state_dict()), "swin", "swin.pth")
+    block = msg.stages[0].blocks[0]
+    block.mixer.rel_pos_msg.data[:, 0] = -1e9  # as a key
+    tokens = torch.randn(2, 32, 6, 9)
+    with torch.no_grad():
+        found = block((tokens, torch.randn(2, 32, 2, 3)))[0]
+        expected = net.stages[0].blocks[0](tokens.flatten(2).transpose(1, 2), (6, 9))
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_msg_takes_the_blocks_that_both_have():
+    state = official(swin().state_dict())
+    msg = deeper_msg()
+    before = {name: tensor.clone() for name, tensor in msg.state_dict().items()}
+    report = warm_start(msg, state, "swin", "swin.pth")
+    accounted(report, msg)
+    after = msg.state_dict()
+    for name in ("mixer.qkv.weight", "mixer.qkv.bias", "mlp.fc2.weight", "norm2.bias"):
+        key = name.replace("mixer", "attn")
+        for ours in ("stages.0.blocks.1", "stages.1.blocks.1", "stages.2.blocks.0", "stages.3.blocks.0"):
+            wanted = state[f"{ours.replace('stages', 'layers')}.{key}"]
+            assert torch.equal(after[f"{ours}.{name}"].reshape(wanted.shape), wanted)
+    assert torch.equal(after["out_norms.2.weight"], state["norm2.weight"])
+    # Its stem, messengers and steps down are its own, and Swin has no third block here.
+    own = {n for n in after if n.startswith("stem.") or ".downsample." in n or "rel_pos_msg" in n or "1.blocks.2." in n}
+    assert report.missing == own
+    assert all(torch.equal(before[name], after[name]) for name in own)
+    surplus = {key for key in state if key.startswith("layers.2.blocks.1.")}
+    assert surplus < report.unexpected
+    own = {key for key in state if ".downsample." in key or "patch_embed" in key or "position_index" in key}
+    assert report.unexpected == own | surplus
+
+
+def test_msg_resizes_the_position_table():
+    report = warm_start(deeper_msg(window_size=5), official(swin().state_dict()), "swin", "swin.pth")
+    assert len(report.resized) == 7
+    assert all("relative_position_bias_table" in name for name in report.resized)
+
+
 @pytest.mark.parametrize(
     ("family", "name", "change", "words"),
     [
@@ -142,6 +189,12 @@ def test_dwnet_takes_stem_merging_mlps_and_projections(family):
         ("ShuffleTransformer", "swin", None, "A ShuffleTransformer has no warm start from swin, only GGTransformer"),
         ("GGTransformer", "swin", "nothing", "holds no weights of a Swin"),
         ("GGTransformer", "swin", "larger", "does not fit a warm start of GGTransformer .* same size"),
+        (
+            "MSGTransformer",
+            "swin",
+            "larger",
+            "does not fit .* MSGTransformer .* which MSG-S and MSG-B share",
+        ),
     ],
 )
 def test_refusals(family, name, change, words):

@@ -79,10 +79,16 @@ def test_windows_and_field(here, results, capsys):
     image = next((results / "val2017").glob("*.jpg"))
     run("windows", NAME, image, "--size", 64, "--at", "0.5,0.5", "--files", "pictures")
     assert cv2.imread(str(here / "pictures/windows_stages_0_blocks_1_mixer.jpg")) is not None
-    run("field", NAME, image, image, "--size", 64)
-    assert "map 0" in capsys.readouterr().out
-    for page in ("windows.html", "field.html"):
-        check_page((here / page).read_text())
+    titles = [f"Map of {side} x {side} tokens" for side in (16, 8, 4, 2)]
+    text = check_page((here / "windows.html").read_text()).text
+    assert [title for title in titles if text.count(title) == 2] == titles  # in the text and among the links
+    capsys.readouterr()
+    run("field", NAME, image, "--size", 64)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("map ")]
+    halves = [int(row[2]) for row in rows[1:]]
+    assert halves == sorted(halves)  # deeper maps see further
+    assert len(halves) == 4
+    assert "with random weights" in check_page((here / "field.html").read_text()).text
 
 
 @pytest.mark.slow
@@ -108,7 +114,7 @@ def test_report_of_a_test(here, capsys):
     said = capsys.readouterr().out
     assert f"{record.metrics['coco/bbox_mAP']:.3f}" in said.partition("all")[2]
     assert "scores from 0.01 on" in (here / "again.html").read_text()
-    run("field", file, "--size", 64)
+    run("field", file, "--size", 32)
     assert "with trained weights" in (here / "field.html").read_text()
 
 

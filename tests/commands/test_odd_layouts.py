@@ -19,6 +19,7 @@ QUICK = [
     *(f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")),
     *(f"{split}_dataloader.persistent_workers=False" for split in ("train", "val", "test")),
     *("train_cfg.max_epochs=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=3", "image_size=96"),
+    "omit_hooks=CurvesHook",
 ]
 
 
@@ -55,8 +56,9 @@ def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capf
     assert ("coco/segm_mAP:" in said) is (name != "boxes")
 
     # The checkpoint alone, with its own config, measures on images that it was not trained on.
-    test.main([str(run / "epoch_1.pth"), "--work-dir", str(tmp_path / "test")])
-    assert "coco/bbox_mAP:" in "".join(capfd.readouterr())
+    if name in ("roboflow", "label_studio", "boxes"):
+        test.main([str(run / "epoch_1.pth"), "--work-dir", str(tmp_path / "test")])
+        assert "coco/bbox_mAP:" in "".join(capfd.readouterr())
 
     images = sorted(path for path in root.rglob("*.jpg"))[:2]
     found = tmp_path / "found.json"
@@ -92,5 +94,7 @@ class TestClassesOfCheckpoint:
 
     def test_names(self, arguments, monkeypatch):
         monkeypatch.setattr(test, "saved_classes", lambda _: ("a", "b", "c"))
+        cfg = config_from(arguments)
+        cfg.load_from = "x.pth"
         with pytest.raises(CheckpointError, match=r"was trained on the classes a, b, c, and the data have red circle"):
-            test.with_classes_of_checkpoint(arguments, config_from(arguments))
+            test.with_classes_of_checkpoint(arguments, cfg)

@@ -14,16 +14,7 @@ from official_layouts import shuffle
 
 PAGE = (REPOSITORY / "docs/pytorch.md").read_text(encoding="utf-8")
 OTHERS = "('mmdet', 'mmcv', 'mmseg', 'mmpretrain', 'torchvision', 'cv2', 'matplotlib')"
-BLOCKED = f"""
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {OTHERS}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Blocked())
-"""
+BLOCKED = f"import sys\nsys.modules.update(dict.fromkeys({OTHERS}))\n"
 
 
 def run(code: str, folder: Path, given: str = "") -> str:
@@ -59,13 +50,23 @@ try:
     build_norm({{"type": "GRN"}}, 8)
 except RequirementError as error:
     print("refused:", error)
-assert not [name for name in sys.modules if name.partition(".")[0] in {OTHERS}]
+for size in ("tiny", "small"):
+    init = dict(type="Pretrained", checkpoint="shuffle_vit_tiny_patch4_window7_224.pth")
+    net = ShuffleTransformer(size, out_norm_cfg=None, init_cfg=init)
+    try:
+        net.init_weights()
+        print("by init_cfg:", net.stem.conv1.weight.detach().std().item())
+    except CheckpointError as error:
+        print("refused by init_cfg:", error)
+assert not [name for name, module in sys.modules.items() if module and name.partition(".")[0] in {OTHERS}]
 """
     out = run(BLOCKED + "\n".join(blocks) + more, tmp_path)
     assert out.startswith("[96, 192, 384, 768]\n[4, 8, 16, 32]\n")
     assert "Loading shuffle_vit_tiny_patch4_window7_224.pth into ShuffleTransformer tiny:" in out
     assert re.search(r"backbone +(\d+) +\1 +0 +0 +0 ", out)
     assert "refused: shuffle_vit_tiny" in out
+    assert float(re.search(r"by init_cfg: (\S+)", out)[1]) == pytest.approx(official["to_token.conv1.0.weight"].std())
+    assert "refused by init_cfg: shuffle_vit_tiny" in out
     assert "refused: The layer 'GRN' is MMCV's, and mmcv is not installed: run `pip install mmcv-lite==2.1.0`" in out
 
 

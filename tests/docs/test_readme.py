@@ -13,6 +13,8 @@ from conftest import REPOSITORY
 from families import FAMILIES
 from mmdet.registry import MODELS
 
+from localvit.__main__ import COMMANDS
+
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
@@ -76,7 +78,9 @@ def test_command_exists(command, parses):
         script = (REPOSITORY / words[0]).read_text()
         assert len(words) > int(re.search(r"\$# -ge (\d+)", script)[1])
     elif words[0] == "localvit":
-        if words[1] != "COMMAND":
+        if len(words) == 2:  # named in a sentence
+            assert words[1] in {*COMMANDS, "COMMAND"}
+        elif words[1] != "COMMAND":
             parses(f"localvit.commands.{words[1]}", words[2:])
     elif words[1] == "-m":
         if words[2] != "pytest":

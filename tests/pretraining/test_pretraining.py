@@ -13,12 +13,12 @@ from localvit_det.backbones import LocalViT
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
 from localvit_det.datasets.shapes import make_shapes
-from localvit_det.errors import CheckpointError, DataError
+from localvit_det.errors import DataError
 from localvit_det.preflight import check_config
 
 pytest.importorskip("mmpretrain", reason="the extra pretrain is not installed")
 
-from localvit_det.pretraining import ShapesClassDataset, write_backbone
+from localvit_det.pretraining import ShapesClassDataset
 
 CONFIGS = sorted((REPOSITORY / "configs/pretrain").glob("*.py"))
 
@@ -90,13 +90,6 @@ def test_data_are_checked(root, tmp_path):
     cfg.work_dir = str(tmp_path)
     with pytest.raises(DataError, match=r"data folder of train_dataloader.dataset is missing"):
         check_config(cfg)
-
-
-def test_a_file_without_a_backbone(tmp_path):
-    torch.save({"state_dict": {"head.weight": torch.zeros(1)}}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="holds no backbone"):
-        write_backbone(tmp_path / "x.pth", tmp_path / "y.pth")
-    assert not (tmp_path / "y.pth").exists()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from families import FAMILIES
 from mmdet.registry import MODELS as DETECTION_MODELS
 
+from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
 from localvit_det.config.channels import match_channels
 from localvit_det.datasets.shapes import make_shapes
@@ -159,6 +160,13 @@ def test_tools_train_and_test(shapes):
     work_dir = shapes / "run"
     tool("train", config, "--work-dir", str(work_dir), "--cfg-options", *options)
     assert (work_dir / "curves.png").is_file()
+    file = work_dir / "backbone.pth"
+    detector = load_config(REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py", {"pretrained": str(file)})
+    backbone = DETECTION_MODELS.build(detector.model.backbone)
+    backbone.init_weights()
+    trained = load_weights_only(file)["state_dict"]
+    assert trained.keys() == backbone.state_dict().keys()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in backbone.state_dict().items())
     out = shapes / "out.pkl"
     arguments = ["--work-dir", str(shapes / "test"), "--show-dir", str(shapes / "images"), "--out", str(out)]
     tool("test", config, str(work_dir), *arguments, "--cfg-options", *options)

@@ -1,4 +1,4 @@
-"""The backbone of a trained classifier as a file that detectors start from."""
+"""The backbone of a trained classifier or segmentor as a file that detectors start from."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,8 @@ from ..errors import CheckpointError
 
 BACKBONE_FILE = "backbone.pth"
 # The classifier's last norm; a detector has one on each of its maps, and starts them anew. norm3 is MMDetection's Swin.
-_LAST_NORM = re.compile(r"(out_norms|norm\d)\.")
+# Where more stages have one, norms stand in the trunk (Twins-SVT) and the detector goes on with all.
+_OUT_NORM = re.compile(r"(out_norms\.|norm)\d\.")
 
 
 @HOOKS.register_module()
@@ -35,7 +36,7 @@ class BackboneFileHook(Hook):
 
 
 def write_backbone(checkpoint: str | Path, target: str | Path) -> Path:
-    """Writes the backbone's weights alone, without the classifier's last norm.
+    """Writes the backbone's weights alone, without the norm that a classifier has after its last stage only.
 
     Args:
         checkpoint: What MMEngine saved in a training of a model with a part called `backbone`.
@@ -51,7 +52,9 @@ def write_backbone(checkpoint: str | Path, target: str | Path) -> Path:
     content = load_weights_only(checkpoint)
     weights = weights_in(content) or {}
     state = {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}
-    state = {name: tensor for name, tensor in state.items() if not _LAST_NORM.match(name)}
+    out_norms = {match[0] for name in state if (match := _OUT_NORM.match(name))}
+    if len(out_norms) == 1:
+        state = {name: tensor for name, tensor in state.items() if not _OUT_NORM.match(name)}
     if not state:
         raise CheckpointError(f"{checkpoint} holds no backbone: give the checkpoint of a classifier or a detector.")
     meta = content.get("meta") or {}
