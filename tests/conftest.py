@@ -1,12 +1,15 @@
 """Shared fixtures and the list of registered backbones that the contract tests run over."""
 
+import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from engine_runner import make_runner  # noqa: F401 - a fixture
 from made_results import evaluation, results  # noqa: F401 - fixtures
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from preflight_cases import load, logged  # noqa: F401 - fixtures
 
@@ -23,6 +26,15 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _open_screen() -> None:
+    """Loggers of MMEngine live on, where pytest closes the screen of the test in which one was made."""
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler and handler.stream.closed:
+                handler.stream = sys.stdout
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import RequirementError
 from ..ops import roi_align as on_cpu
 from .deformable_attention import ms_deform_attn_backward, ms_deform_attn_forward
-from .requirements import has_compiled_operators
+from .requirements import has_compiled_operators, is_onedl
 
 NAME = "mmcv._ext"
 # NMS takes boxes that lie apart in groups of at least about so many.
@@ -45,11 +45,14 @@ def _missing(name: str) -> Callable[..., None]:
         raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
 
     def operator(*args: object, **settings: object) -> None:
+        build = (
+            "pip uninstall -y mmcv-lite && pip install 'setuptools<81' && pip install --no-build-isolation mmcv==2.1.0"
+        )
+        if is_onedl():  # the same package, compiled where it finds PyTorch
+            build = "pip install --force-reinstall --no-deps --no-build-isolation onedl-mmcv==2.3.6"
         raise RequirementError(
-            f"The operator {name!r} exists only in a compiled mmcv, and this one is not: with a compiler at "
-            "hand run `pip uninstall -y mmcv-lite && pip install 'setuptools<81' && "
-            "pip install --no-build-isolation mmcv==2.1.0` (from torch 2.14 on, build a source archive "
-            "in whose setup.py -std=c++17 is raised to c++20)."
+            f"The operator {name!r} exists only in a compiled mmcv, and this one is not: with a compiler at hand run "
+            f"`{build}` (from torch 2.14 on, build a source archive in whose setup.py -std=c++17 is raised to c++20)."
         )
 
     operator.__name__ = name

@@ -149,9 +149,13 @@ def test_focal_loss_with_class_weights_and_saturated_logits():
 
 @stand_in_only
 @pytest.mark.parametrize("name", ["deform_conv_forward", "nms_rotated", "carafe_forward"])
-def test_other_operators_say_what_to_install_when_called(name):
+def test_other_operators_say_what_to_install_when_called(monkeypatch, name):
+    monkeypatch.setattr("localvit_det.compat.mmcv_ops.is_onedl", lambda: False)
     operator = getattr(sys.modules["mmcv._ext"], name)  # looking is allowed
-    with pytest.raises(RequirementError, match=rf"'{name}'.*pip install.* mmcv==2.1.0"):
+    with pytest.raises(RequirementError, match=rf"'{name}'.*pip install.* mmcv==2.1.0`"):
+        operator(torch.zeros(1))
+    monkeypatch.setattr("localvit_det.compat.mmcv_ops.is_onedl", lambda: True)
+    with pytest.raises(RequirementError, match=rf"'{name}'.*pip install.* onedl-mmcv==2.3.6`"):
         operator(torch.zeros(1))
 
 
