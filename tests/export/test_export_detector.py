@@ -96,7 +96,7 @@ class TestExport:
         ("name", "format"),
         [
             *((name, "onnx") for name in KINDS),
-            *((name, "openvino") for name in ("cascade", "retinanet", "dwnet", "msg")),
+            *((name, "openvino") for name in ("retinanet", "dwnet", "msg")),
         ],
     )
     def test_same_objects_at_any_size(self, name, format, published, tmp_path):
