@@ -1,5 +1,6 @@
 """Shared fixtures and the list of registered backbones that the contract tests run over."""
 
+import functools
 import logging
 import os
 import sys
@@ -9,6 +10,8 @@ import pytest
 import torch
 from engine_runner import make_runner  # noqa: F401 - a fixture
 from made_results import evaluation, results  # noqa: F401 - fixtures
+from mmengine.config import config as config_module
+from mmengine.config import utils as config_utils
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from preflight_cases import load, logged  # noqa: F401 - fixtures
@@ -21,6 +24,11 @@ os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of processes that test
 torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 os.environ.setdefault("LOCALVIT_PROCESS", "plain")  # tools imported here shall not change the process of the tests
 REPOSITORY = Path(__file__).parent.parent
+
+# What MMEngine does over and over, and no test here is about: lining up the text of a config, and reading all
+# indices of a package to find a `_base_` in it.
+config_module.FormatCode = lambda text, **_: (text, True)
+config_utils.load = functools.cache(config_utils.load)
 
 
 @pytest.fixture(autouse=True)

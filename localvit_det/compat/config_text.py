@@ -1,0 +1,24 @@
+"""A config is formatted once. MMEngine does it again for every checkpoint: 0.15 s for the demo's, of 0.25 in all."""
+
+import functools
+from typing import Any
+
+from mmengine.config import config as module
+
+
+def install() -> None:
+    """Puts a formatter that remembers into MMEngine's place; doing so again changes nothing."""
+    if hasattr(module.FormatCode, "__wrapped__"):
+        return
+    original = module.FormatCode
+
+    @functools.lru_cache(maxsize=4)  # the text is the whole config, so another one is formatted anew
+    def remembered(text: str, options: tuple) -> Any:
+        return original(text, **{name: dict(value) if name == "style_config" else value for name, value in options})
+
+    @functools.wraps(original)
+    def format_code(text: str, **options: Any) -> Any:
+        style = tuple(options.pop("style_config", {}).items())
+        return remembered(text, (("style_config", style), *sorted(options.items())))
+
+    module.FormatCode = format_code
