@@ -78,7 +78,10 @@ def all_faults(found: Annotations, image_dir: str, max_pixels: int, workers: int
     files = [(os.path.join(image_dir, name), (width, height)) for name, width, height in found.images.values()]
     look = partial(_pixel_fault_of, max_pixels=max_pixels)
     done = 0
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    # Here and not in the processes: OpenCV's threads do not survive a fork, and a child that ends them waits for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    with ProcessPoolExecutor(workers) as pool:
         try:
             for (file, _), fault in zip(files, pool.map(look, files, chunksize=8), strict=True):
                 yield file, fault
@@ -88,6 +91,8 @@ def all_faults(found: Annotations, image_dir: str, max_pixels: int, workers: int
             raise DataError(
                 f"A process ended while it decoded images from {some} on: look at these files with --workers 1."
             ) from error
+        finally:
+            cv2.setNumThreads(threads)
 
 
 def _pixel_fault_of(item: tuple[str, tuple[int, int]], max_pixels: int) -> str | None:

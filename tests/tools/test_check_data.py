@@ -112,3 +112,21 @@ def test_runs_go_on_without_broken_images(tmp_path):
     assert "Traceback" not in done.stderr
     [sentence] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "000000000001.jpg is empty: mend or remove it" in sentence
+
+
+def test_images_are_looked_at_where_opencv_has_threads(tmp_path):
+    """Forked processes do not have them, and would wait for them."""
+    code = """
+import cv2, numpy as np
+from types import SimpleNamespace
+from localvit_det.preflight.images import all_faults
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (5, 5), 1)  # starts them
+cv2.imwrite("a.png", np.zeros((4, 6, 3), np.uint8))
+found = SimpleNamespace(images={1: ("a.png", 6, 4), 2: ("none.png", 6, 4)})
+print([fault is None for _, fault in all_faults(found, ".", 100, 2)])
+"""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.splitlines()[-1:] == ["[True, False]"], done.stderr
