@@ -110,8 +110,8 @@ def test_report_of_a_test(here, capsys, monkeypatch):
     assert (record.config, record.checkpoint, record.image_count) == (NAME, str(file), 4)
     assert record.seconds > 0
     page = check_page((here / "out/report.html").read_text()).text
-    for text in ("2 validations", "Best F1", "Confusions", "seconds an image", "triangle", str(file), "AdamW"):
-        assert text in page or text == "2 validations", text
+    for text in ("Best F1", "Confusions", "seconds an image", "triangle", str(file), "AdamW"):
+        assert text in page
     assert "iterations trained" in page  # found beside the checkpoint
     capsys.readouterr()
     run("out", "--score", 0.01, "--out", "again.html")
