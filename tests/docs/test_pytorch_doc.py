@@ -112,7 +112,7 @@ for name, road in roads.items():
         from mmengine.registry import MODELS
         assert MODELS.get("LeanFCNMaskHead").__module__ == "localvit_det.heads.mask_head"
         assert "mmdet" in sys.modules
-        print(name, flush=True)
+        os.write(1, f"{name}\\n".encode())  # in one piece: the others write, too
         os._exit(0)
 assert not any(os.wait()[1] for _ in roads)
 """
