@@ -4,7 +4,7 @@ The command-line tools print the sentence and exit with code 1, without a traceb
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -47,6 +47,11 @@ def first_line(error: BaseException | str) -> str:
     """The first line of an error's message, to stand inside a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: the first five, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:

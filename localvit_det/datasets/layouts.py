@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..errors import DataError
+from ..errors import DataError, listed
 
 TRAIN, VAL, TEST, WHOLE = "train", "val", "test", "all"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -92,7 +92,7 @@ def assign(found: Folders) -> dict[str, str]:
         names = telling or names
         if len(names) > 1:
             what = "" if split == WHOLE else f" for {split}"
-            raise _unclear(found, f"has several annotation files{what} ({_listed(names)})", names)
+            raise _unclear(found, f"has several annotation files{what} ({listed(names)})", names)
         chosen[split] = names[0]
     if not chosen:
         raise _unclear(found, "holds no annotation file in COCO's format that is recognized", [])
@@ -189,7 +189,7 @@ def _unclear(found: Folders, what: str, names: list[str]) -> DataError:
 def options_for(found: Folders, names: Sequence[str] = ()) -> str:
     """The options that name the files of a set, with what is there filled in where it is clear."""
     names = names or found.jsons
-    seen = f"it has {_listed(names)} and {found.described()}" if names else f"it has {found.described()}"
+    seen = f"it has {listed(names)} and {found.described()}" if names else f"it has {found.described()}"
     options = []
     for split in (TRAIN, VAL):
         of_split = [name for name in names if split_of(name) == split]
@@ -199,7 +199,3 @@ def options_for(found: Folders, names: Sequence[str] = ()) -> str:
         options += [f"{split}_dataloader.dataset.ann_file={file}"]
         options += [f"{split}_dataloader.dataset.data_prefix.img={folder or '.'}/"]
     return f"{seen}: set {' '.join(options)} (below data_root; the evaluators follow)"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -6,7 +6,7 @@ from mmengine.logging import print_log
 
 from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
 from ..datasets.annotations import Annotations
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, did_you_mean, listed
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 
@@ -44,7 +44,7 @@ def check_num_classes(cfg: Config, split: str) -> None:
             if head[key] != len(classes):
                 raise ConfigError(
                     f"{head_path}.{key} is {head[key]}, but {path} has {len(classes)} "
-                    f"classes ({_listed(classes)}): set it to {len(classes)}, or classes=auto for all heads."
+                    f"classes ({listed(classes)}): set it to {len(classes)}, or classes=auto for all heads."
                 )
 
 
@@ -64,8 +64,8 @@ def check_classes(path: str, dataset: dict, found: Annotations) -> None:
     unnamed = [name for name in found.categories if name not in classes]
     if 2 * len(missing) > len(classes):
         raise DataError(
-            f"{len(missing)} of the {len(classes)} classes of {path} ({_listed(missing)}) are not in "
-            f"{found.path}, which has {_listed(found.categories)}: {_FIX}."
+            f"{len(missing)} of the {len(classes)} classes of {path} ({listed(missing)}) are not in "
+            f"{found.path}, which has {listed(found.categories)}: {_FIX}."
         )
     if missing:
         hints = ", ".join(f"'{name}'{did_you_mean(name, unnamed)}" for name in missing[:5])
@@ -83,8 +83,4 @@ def check_classes(path: str, dataset: dict, found: Annotations) -> None:
             "classes=auto."
         )
     if unnamed:
-        print_log(f"{path} uses {len(classes)} classes of {found.path}; not: {_listed(unnamed)}.", "current")
-
-
-def _listed(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        print_log(f"{path} uses {len(classes)} classes of {found.path}; not: {listed(unnamed)}.", "current")
