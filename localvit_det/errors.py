@@ -49,9 +49,9 @@ def first_line(error: BaseException | str) -> str:
     return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: the first five, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def shortened(names: Sequence[str], count: int = 3) -> str:
+    """Names in a sentence: the first few, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from ..config.parts import dataset_paths, find_datasets, prepare_dataset
 from ..datasets.annotations import read_annotations
-from ..errors import DataError
+from ..errors import DataError, shortened
 from ..preflight.classes import dataset_classes
 from . import charts
 from .page import Cell, Chart, Section, Table
@@ -156,8 +156,7 @@ def _classes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Sect
     ]
     parts = [Chart("class_shares", charts.class_shares(counts, names), "The most frequent classes.")]
     if absent:
-        more = f" and {len(absent) - _LISTED} more" if len(absent) > _LISTED else ""
-        parts.append(f"Classes without any object: {', '.join(absent[:_LISTED])}{more}.")
+        parts.append(f"Classes without any object: {shortened(absent, _LISTED)}.")
     return Section("Classes", [*parts, Table("class_counts", head, rows)])
 
 

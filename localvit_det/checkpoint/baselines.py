@@ -17,11 +17,11 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shortened
 from .entrances import label_of
 from .fit import compare
 from .layouts import plain_names, resize_position_bias, weights_in
-from .report import LoadReport, no_weights, shortened
+from .report import LoadReport, no_weights
 
 # What a classifier lacks, or has beyond a backbone.
 _OPTIONAL = re.compile(r"^norm\d\.|^layers\.\d\.2\.|attn_mask$|^(head|norm|cls_token|mask_token)(\.|$)")

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Size, Tensor, nn
 
+from ..errors import shortened
 from .identify import Origin, backbones_in, common_class_counts, find_origin
 
 COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mismatched")
@@ -91,12 +92,6 @@ class LoadReport:
         ):
             if names:
                 yield f"{what}: {shortened(sorted(names))}"
-
-
-def shortened(names: list[str], count: int = 3) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def misfit(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -19,10 +19,10 @@ from ..backbones.base import LocalViT
 from ..backbones.dwnet import DWNet
 from ..backbones.gg_transformer import GGTransformer
 from ..backbones.msg_transformer import MSGTransformer
-from ..errors import CheckpointError, did_you_mean
+from ..errors import CheckpointError, did_you_mean, shortened
 from .fit import compare
 from .layouts import rename_key
-from .report import LoadReport, shortened
+from .report import LoadReport
 
 if TYPE_CHECKING:
     from ..backbones.base import Rename

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, shortened
 from .plain_polygons import without_plain_polygons
 from .segmentations import FAR, mask_fault
 
@@ -287,5 +287,4 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
 
 
 def _ids(ids: list) -> str:
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return f"id{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:_NAMED]))}{more}"
+    return f"id{'s' * (len(ids) > 1)} {shortened(list(map(str, ids)), _NAMED)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..errors import DataError, listed
+from ..errors import DataError, shortened
 
 TRAIN, VAL, TEST, WHOLE = "train", "val", "test", "all"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -92,7 +92,7 @@ def assign(found: Folders) -> dict[str, str]:
         names = telling or names
         if len(names) > 1:
             what = "" if split == WHOLE else f" for {split}"
-            raise _unclear(found, f"has several annotation files{what} ({listed(names)})", names)
+            raise _unclear(found, f"has several annotation files{what} ({shortened(names, 5)})", names)
         chosen[split] = names[0]
     if not chosen:
         raise _unclear(found, "holds no annotation file in COCO's format that is recognized", [])
@@ -189,7 +189,7 @@ def _unclear(found: Folders, what: str, names: list[str]) -> DataError:
 def options_for(found: Folders, names: Sequence[str] = ()) -> str:
     """The options that name the files of a set, with what is there filled in where it is clear."""
     names = names or found.jsons
-    seen = f"it has {listed(names)} and {found.described()}" if names else f"it has {found.described()}"
+    seen = f"it has {shortened(names, 5)} and {found.described()}" if names else f"it has {found.described()}"
     options = []
     for split in (TRAIN, VAL):
         of_split = [name for name in names if split_of(name) == split]

@@ -6,7 +6,7 @@ from mmengine.logging import print_log
 
 from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
 from ..datasets.annotations import Annotations
-from ..errors import ConfigError, DataError, did_you_mean, listed
+from ..errors import ConfigError, DataError, did_you_mean, shortened
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 
@@ -44,7 +44,7 @@ def check_num_classes(cfg: Config, split: str) -> None:
             if head[key] != len(classes):
                 raise ConfigError(
                     f"{head_path}.{key} is {head[key]}, but {path} has {len(classes)} "
-                    f"classes ({listed(classes)}): set it to {len(classes)}, or classes=auto for all heads."
+                    f"classes ({shortened(classes, 5)}): set it to {len(classes)}, or classes=auto for all heads."
                 )
 
 
@@ -64,15 +64,13 @@ def check_classes(path: str, dataset: dict, found: Annotations) -> None:
     unnamed = [name for name in found.categories if name not in classes]
     if 2 * len(missing) > len(classes):
         raise DataError(
-            f"{len(missing)} of the {len(classes)} classes of {path} ({listed(missing)}) are not in "
-            f"{found.path}, which has {listed(found.categories)}: {_FIX}."
+            f"{len(missing)} of the {len(classes)} classes of {path} ({shortened(missing, 5)}) are not in "
+            f"{found.path}, which has {shortened(found.categories, 5)}: {_FIX}."
         )
     if missing:
-        hints = ", ".join(f"'{name}'{did_you_mean(name, unnamed)}" for name in missing[:5])
-        rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        hints = shortened([f"'{name}'{did_you_mean(name, unnamed)}" for name in missing], 5)
         raise DataError(
-            f"{path} has classes that are not in {found.path}, which would shift all later labels: "
-            f"{hints}{rest}; {_FIX}."
+            f"{path} has classes that are not in {found.path}, which would shift all later labels: {hints}; {_FIX}."
         )
     in_file = tuple(name for name in found.categories if name in classes)
     if in_file != classes:
@@ -83,4 +81,4 @@ def check_classes(path: str, dataset: dict, found: Annotations) -> None:
             "classes=auto."
         )
     if unnamed:
-        print_log(f"{path} uses {len(classes)} classes of {found.path}; not: {listed(unnamed)}.", "current")
+        print_log(f"{path} uses {len(classes)} classes of {found.path}; not: {shortened(unnamed, 5)}.", "current")
