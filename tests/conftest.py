@@ -25,9 +25,11 @@ torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 os.environ.setdefault("LOCALVIT_PROCESS", "plain")  # tools imported here shall not change the process of the tests
 REPOSITORY = Path(__file__).parent.parent
 
-# What MMEngine does over and over, and no test here is about: lining up the text of a config, and reading all
-# indices of a package to find a `_base_` in it.
+# What MMEngine does over and over, and no test here is about: lining up the text of a config, looking for an installed
+# package, and reading all its indices to find a `_base_` in it.
 config_module.FormatCode = lambda text, **_: (text, True)
+config_module.is_installed = functools.cache(config_module.is_installed)
+config_module.get_installed_path = functools.cache(config_module.get_installed_path)
 config_utils.load = functools.cache(config_utils.load)
 
 
