@@ -141,7 +141,7 @@ class TestExport:
 
     @pytest.mark.slow
     def test_pvt_of_any_size_is_refused(self, published, tmp_path):
-        """MMCV's attention leaves sizes in a trace."""
+        """Its attention leaves sizes in a trace."""
         need("onnx")
         detector = Detector(published("pvt"), device="cpu", fuse=False)
         with pytest.raises(ExportError, match=r"does not run on an image of .* or a fixed size; no file was written"):
