@@ -58,12 +58,14 @@ class PackedConv1x1(KeepsPacked, nn.Conv2d):
         dtype, activation = product_dtype(x), onednn_activation(self.act)
         if dtype is None or self.weight.dtype != torch.float32:
             return self.act(super().forward(x))
+        if not _inside(self.act, self.in_channels):
+            activation = None
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
         bias = None if self.bias is None else self.bias.to(dtype)
         weight = self.packed(dtype, lambda: pack_matrix(self.weight.detach().flatten(1), dtype))  # C', C
         y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *(activation or NO_ACTIVATION))
         y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
-        return y if activation else self.act(y)
+        return y if activation else _overwritten(self.act, y)
 
 
 @form_of(nn.Conv2d)
@@ -101,6 +103,20 @@ def onednn_activation(act: nn.Module) -> _Activation | None:
     if isinstance(act, nn.Hardtanh):  # and ReLU6
         return "hardtanh", [act.min_val, act.max_val], ""
     return {nn.Identity: NO_ACTIVATION, nn.ReLU: ("relu", [], ""), nn.SiLU: ("swish", [], "")}.get(type(act))
+
+
+def _inside(act: nn.Module, channels: int) -> bool:
+    """Whether a product of so many channels in should apply the activation by itself.
+
+    With the 16 registers of AVX2 oneDNN stores sums away to make room for GELU, which takes longer inside than after
+    the product, from 96 channels on (docs/tried.md).
+    """
+    return not isinstance(act, nn.GELU) or channels < 96 or torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
+def _overwritten(act: nn.Module, y: Tensor) -> Tensor:
+    """The activation of a map that nobody else holds; GELU in its memory, for new memory is paid for in page faults."""
+    return torch.ops.aten.gelu_(y, approximate=act.approximate) if isinstance(act, nn.GELU) else act(y)
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:
