@@ -13,7 +13,9 @@ from ..ops import cpu_inference
 # Size of a band's input, in bytes. The widest tensors of a block (hidden layer, query-key-value) are three to four
 # times as large, and two of them are alive at a time. Smaller bands mean more parallel regions, at whose ends threads
 # wait for each other: at 2 MiB a network was slower than unfused as soon as another process kept a core busy.
-_BAND_BYTES = 8 * 1024 * 1024
+# A little less than 8 MiB: hidden layers of 32 MiB would be the first that C's allocator on Linux never keeps, and each
+# would be paid for in page faults.
+_BAND_BYTES = 8 * 1024 * 1024 - 64 * 1024
 
 # Which rows a branch mixes: those of a row of windows, given by window side and split.
 Reach = tuple[int, Split]
@@ -101,13 +103,14 @@ def cut_into_bands(x: Tensor, window_size: int, split: Split) -> list[list[slice
     """Rows of each band, as slices in the order in which the band holds them; no bands where they cannot be cut."""
     height = x.shape[2]
     row_bytes = x.shape[1] * x.shape[3] * x.element_size()
-    step = max(1, _BAND_BYTES // (row_bytes * window_size))  # rows of windows in a band
+    windows = -(-height // window_size)  # hh: rows of windows
+    step = max(1, _BAND_BYTES // (row_bytes * window_size))  # of them, in a band
+    step = -(-windows // -(-windows // step))  # as many bands, but alike
     if split == "local":
         step *= window_size
         return [[slice(start, min(start + step, height))] for start in range(0, height, step)]
     # A row of dilated windows takes every hh-th row of the map. A band of them, stacked, is a smaller map whose
     # dilated windows are the same; that breaks down only where whole rows of tokens are padding.
-    windows = -(-height // window_size)  # hh
     if windows < window_size:
         return []
     return [
