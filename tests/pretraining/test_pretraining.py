@@ -1,7 +1,9 @@
 """Pretraining through MMPretrain; skipped where the extra `pretrain` is not installed."""
 
+import random
 import runpy
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -75,6 +77,22 @@ def test_objects_are_cut_out(root):
         side = max(right - left, bottom - top)
         assert min(item["img"].shape[:2]) > 0
         assert max(item["img"].shape[:2]) <= round(1.3 * side) + 1
+
+
+def test_colors_do_not_tell_classes_apart(root):
+    from mmpretrain.registry import DATASETS
+
+    cfg = load_config(REPOSITORY / "configs/pretrain/gg_nano_shapes.py", {"data_root": f"{root}/"})
+    init_default_scope("mmpretrain")
+    seen, told = (DATASETS.build(getattr(cfg, f"{split}_dataloader").dataset) for split in ("train", "val"))
+    np.random.seed(0)  # which the changes draw from
+    random.seed(0)
+    colors = torch.stack([seen[0]["inputs"].float().mean((1, 2)) for _ in range(20)])
+    assert colors.std(0).min() > 5
+    for i in range(len(told)):
+        image = told[i]["inputs"]
+        assert image.shape == (3, 64, 64)
+        assert torch.equal(image, image[:1].expand_as(image))
 
 
 def test_data_are_checked(root, tmp_path):
