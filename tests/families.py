@@ -11,6 +11,14 @@ FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
 )
 
+# What has a setting for each stage, in networks of two.
+_FEWER = {
+    "GGTransformer": {"gaze_kernels": (5, 3)},
+    "MSGTransformer": {"shuffle_size": (4, 2)},
+    "TwinsPCPVT": {"sr_ratios": (4, 2)},
+    "TwinsSVT": {"sr_ratios": (4, 2)},
+}
+
 
 def build(family: str, **options) -> LocalViT:
     """A backbone with the real structure and small numbers."""
@@ -20,6 +28,11 @@ def build(family: str, **options) -> LocalViT:
     # Output norms by name: not all families have them by default.
     options = {"window_size": 3, "mlp_ratio": 2.0, "out_norm_cfg": "default", **options}
     return MODELS.build({"type": family, "arch": arch, **options})
+
+
+def build_short(family: str) -> LocalViT:
+    """One of two stages, the first with both kinds of blocks: for compilers, which think about each block for long."""
+    return build(family, depths=(2, 1), out_indices=(0, 1), **_FEWER.get(family, {}))
 
 
 def block_input(net: LocalViT, x: Tensor) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build
+from families import FAMILIES, build, build_short
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,19 +20,9 @@ MAPS = ["map0", "map1", "map2", "map3"]
 SUFFIXES = {name: kind.suffix for name, kind in FORMATS.items()}
 
 
-# What has a setting for each stage, in networks of two.
-FEWER = {
-    "GGTransformer": {"gaze_kernels": (5, 3)},
-    "MSGTransformer": {"shuffle_size": (4, 2)},
-    "TwinsPCPVT": {"sr_ratios": (4, 2)},
-    "TwinsSVT": {"sr_ratios": (4, 2)},
-}
-
-
-def trained(family: str, stages: int = 4) -> LocalViT:
+def trained(family: str, short: bool = False) -> LocalViT:
     """A backbone whose BatchNorms and biases are not the initial ones; its first stage has both kinds of blocks."""
-    options = {} if stages == 4 else FEWER.get(family, {})
-    net = build(family, depths=(2, 1, 1, 1)[:stages], out_indices=range(stages), **options)
+    net = build_short(family) if short else build(family, depths=(2, 1, 1, 1))
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -70,8 +60,7 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     need(format)
-    # PyTorch's exporter thinks about sizes for long: two stages have all that four have.
-    net = trained(family, stages=2 if format == "torch_export" and family != "ShuffleTransformer" else 4)
+    net = trained(family, short=format == "torch_export" and family != "ShuffleTransformer")
     path = tmp_path / f"net{SUFFIXES[format]}"
     found = export_backbone(net, path, size=(303, 224))
     assert len({one.size for one in found}) == 4

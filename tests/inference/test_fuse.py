@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, block_input, build
+from families import FAMILIES, block_input, build, build_short
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -101,7 +101,7 @@ def test_fused_backbone_can_be_traced(family):
 @pytest.mark.parametrize("training", [True, False])
 def test_compiles_to_one_graph_for_each_size(family, training):
     graphs = CompileCounter()
-    net = build(family).train(training)
+    net = build_short(family).train(training)
     torch._dynamo.reset()
     compiled = torch.compile(net, backend=graphs, fullgraph=True, dynamic=False)  # an error where the graph breaks
     with torch.set_grad_enabled(training):

@@ -49,12 +49,12 @@ def shapes(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path):
     small = [
-        f"{split}_dataloader.dataset.pipeline.{step}.scale=(320,192)"
+        f"{split}_dataloader.dataset.pipeline.{step}.scale=(256,160)"
         for split, step in (("train", 2), ("val", 1), ("test", 1))
     ]
-    indices = [f"{split}_dataloader.dataset.indices={n}" for split, n in (("train", 4), ("val", 3), ("test", 3))]
+    indices = [f"{split}_dataloader.dataset.indices={n}" for split, n in (("train", 2), ("val", 2), ("test", 2))]
     options = ("--cfg-options", *QUICK, f"data_root={coco_root}", "train_cfg.max_epochs=1", *small, *indices)
-    options += ("model.test_cfg.rcnn.score_thr=0.0",)  # two steps teach nothing: keep what there is
+    options += ("model.test_cfg.rcnn.score_thr=0.0",)  # a step or two teach nothing: keep what there is
     config = "configs/mask_rcnn_shuffle_t_coco.py"
     trained = tool("train", config, "--work-dir", tmp_path / "run", *options)
     assert "Epoch(train)" in trained.stdout + trained.stderr
@@ -66,7 +66,7 @@ def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path):
     )  # fmt: skip
     assert metrics(trained.stdout + trained.stderr) == metrics(tested.stdout + tested.stderr) != ""
     assert len(list(images.glob("*.jpg"))) >= 1
-    assert len(pickle.loads((tmp_path / "predictions.pkl").read_bytes())) == 3
+    assert len(pickle.loads((tmp_path / "predictions.pkl").read_bytes())) == 2
 
 
 class Malicious:
