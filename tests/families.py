@@ -11,12 +11,12 @@ FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
 )
 
-# What has a setting for each stage, in networks of two.
+# What has a setting for each stage, in networks of two: that of an early stage, and that of the last.
 _FEWER = {
     "GGTransformer": {"gaze_kernels": (5, 3)},
-    "MSGTransformer": {"shuffle_size": (4, 2)},
-    "TwinsPCPVT": {"sr_ratios": (4, 2)},
-    "TwinsSVT": {"sr_ratios": (4, 2)},
+    "MSGTransformer": {"shuffle_size": (4, 1)},
+    "TwinsPCPVT": {"sr_ratios": (4, 1)},
+    "TwinsSVT": {"sr_ratios": (4, 1)},
 }
 
 

@@ -105,7 +105,7 @@ def cut_into_bands(x: Tensor, window_size: int, split: Split) -> list[list[slice
     row_bytes = x.shape[1] * x.shape[3] * x.element_size()
     windows = -(-height // window_size)  # hh: rows of windows
     step = max(1, _BAND_BYTES // (row_bytes * window_size))  # of them, in a band
-    step = -(-windows // -(-windows // step))  # as many bands, but alike
+    step = -(-windows // -(-windows // step))  # no more bands, but alike
     if split == "local":
         step *= window_size
         return [[slice(start, min(start + step, height))] for start in range(0, height, step)]

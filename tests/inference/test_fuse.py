@@ -135,6 +135,16 @@ def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
         torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("reach", [bands.POINTWISE, (7, "local"), (7, "dilated")], ids=str)
+@pytest.mark.parametrize(("channels", "side"), [(64, 256), (128, 128), (96, 250)])
+def test_bands_are_small_and_take_every_row_once(channels, side, reach):
+    x = torch.empty(1, channels, side, side, device="meta")
+    cuts = bands.cut_into_bands(x, *reach)
+    assert sorted(row for band in cuts for s in band for row in range(s.start, s.stop)) == list(range(side))
+    rows = [sum(s.stop - s.start for s in band) for band in cuts]
+    assert 4 * max(rows) * side * channels * 4 < 32 * 2**20  # a hidden layer of four times the channels, in bytes
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fusing_again_changes_nothing(family):
     net = settle(build(family)).fuse()
