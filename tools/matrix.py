@@ -25,9 +25,10 @@ from stacks.table import ITERATIONS, Stack, page, stacks
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs/stacks.json", ROOT / "docs/stacks.md"
 # Extras of setup.py; the first is the stack itself. All the others only let more tests run.
+MORE = ("fast-eval", "convert", "export", "tensorboard", "wandb", "mlflow", "test")
 EXTRAS = {
-    "mmdet": ("lite", "seg", "pretrain", "fast-eval", "test"),
-    "onedl": ("onedl", "onedl-seg", "onedl-pretrain", "fast-eval", "test"),
+    "mmdet": ("lite", "seg", "pretrain", *MORE),
+    "onedl": ("onedl", "onedl-seg", "onedl-pretrain", *MORE),
 }
 COMPILED = {"mmdet": "mmcv==2.1.0", "onedl": "onedl-mmcv==2.3.6"}
 SHOWN = ("torch", "torchvision", "numpy", "mmdet", "mmengine", "mmcv")

@@ -156,17 +156,17 @@ class TestTta:
         with pytest.raises(ConfigError, match="finds no Resize"):
             augmented([dict(type="LoadImageFromFile")], path)
 
-    def test_only_boxes(self, cfg):
+    def test_boxes_and_masks(self, cfg):
         use_tta(cfg)
-        assert cfg.test_evaluator.metric == "bbox"
-        assert cfg.model.type == "BoxTTAModel"
+        assert cfg.test_evaluator.metric == ["bbox", "segm"]
+        assert cfg.model.type == "MaskTTAModel"
         assert cfg.model.tta_cfg.max_per_img == 30
 
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
             ({"test_evaluator": {"type": "CocoPanopticMetric"}}, "evaluates with .'CocoPanopticMetric'."),
-            ({"test_evaluator.metric": "segm"}, "evaluates .'segm'. only"),
+            ({"test_evaluator.metric": ["bbox", "proposal"]}, "evaluates .'proposal'.: leave that metric"),
             ({"default_scope": "mmseg"}, "is one of mmseg"),
         ],
     )
@@ -207,9 +207,7 @@ def test_all_switches_at_once(tmp_path, capsys, monkeypatch):
     assert "epoch_2.pth is of a training with averaged weights (EMA): these are published." in out
     test.main([out.strip().splitlines()[-1], "--tta", "--cfg-options", "visualizer.name=tta"])
     out = capsys.readouterr().out
-    assert "--tta merges boxes only, as MMDetection does: segm is left out of this test." in out
-    assert "bbox_mAP" in out or "The testing results of the whole dataset is empty" in out
-    assert "segm_mAP" not in out
+    assert "segm_mAP" in out or "The testing results of the whole dataset is empty" in out
 
 
 def read_events(folder: Path) -> set[str]:

@@ -11,7 +11,7 @@ HEAD = """# Stacks
 
 What the tests of `make quick` and {iterations} training iterations of the demo came to on combinations of Python,
 PyTorch, MMDetection and mmcv, whose operators come from torchvision and PyTorch (no compiler) or are compiled. On
-Linux, x86-64, without a GPU, with the extras seg, pretrain and fast-eval; tests that need others are skipped.
+Linux, x86-64, without a GPU, with all extras but int8; tests of what a stack lacks are skipped.
 "Passed in part": only the tests that are named were run there. CI runs the whole suite on the versions of
 constraints.txt. Losses depend on the commit, which stands in stacks.json, and on PyTorch, whose `trunc_normal_` draws
 other numbers from 2.12 on.
