@@ -30,7 +30,7 @@ class Evaluation:
         truth: The ground truth.
         found: The predictions.
         classes: Name of each category id, in the order of the labels.
-        tasks: An evaluator that has accumulated for each of 'bbox' and 'segm' that there is.
+        tasks: An evaluator that has accumulated for each of 'bbox' and 'segm' that there is; only its results are left.
         images: The folder of the images, if it is known.
     """
 
@@ -91,6 +91,9 @@ def evaluate(
             evaluator.params.catIds = [ids[name] for name in names]
             evaluator.evaluate()
             evaluator.accumulate()
+        # Images by themselves, of no more use: gigabytes for COCO's validation set, once for each task.
+        evaluator.evalImgs, evaluator.ious, evaluator._gts, evaluator._dts = [], {}, {}, {}
+        evaluator.cocoDt = None
         tasks[task] = evaluator
     return Evaluation(truth, found, {ids[name]: name for name in names}, tasks, Path(images) if images else None)
 

@@ -44,7 +44,7 @@ def test_numbers_are_those_of_mmdetection(evaluation, results):
 
 def test_a_class_is_what_pycocotools_says_about_it_alone(evaluation):
     for label, (category, name) in enumerate(evaluation.classes.items()):
-        alone = COCOeval(evaluation.truth, evaluation.tasks["segm"].cocoDt, "segm")
+        alone = COCOeval(evaluation.truth, evaluation.found, "segm")
         alone.params.catIds = [category]
         with contextlib.redirect_stdout(io.StringIO()):
             alone.evaluate()
