@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from ..errors import ExportError, OutputError, first_line
 
 # Known to onnxruntime and OpenVINO of the last years; the first with LayerNormalization is 17.
 OPSET = 17
+# Without this setting of PyTorch 2.8 torch.export asks of all sizes what holds for the example's only, such as which of
+# two strides is larger.
+ANY_SIZE = hasattr(torch.fx.experimental._config, "backed_size_oblivious")
 # Inputs in their order -> outputs in theirs.
 Run = Callable[..., tuple[Tensor, ...]]
 
@@ -134,8 +137,12 @@ def _open_torchscript(path: Path) -> Run:
 
 def _write_torch_export(program: Program, path: Path) -> None:
     shapes = {name: dict.fromkeys(program.dynamic.get(name, ()), torch.export.Dim.DYNAMIC) for name in program.inputs}
-    # Else what holds for the example's sizes only, such as which of two strides is larger, is asked of all others, too.
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    if any(shapes.values()) and not ANY_SIZE:
+        raise ExportError(
+            f"torch.export of any size needs PyTorch 2.8 or later, and this is {torch.__version__}: choose another "
+            "format, or a fixed size."
+        )
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True) if ANY_SIZE else nullcontext():
         exported = torch.export.export(
             program.module, tuple(program.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
         )
@@ -204,6 +211,8 @@ def written(program: Program, path: str | os.PathLike, kind: Format) -> Iterator
             run = kind.open(draft)
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({first_line(error)}): name another place.") from error
+        except ExportError:
+            raise
         # Exporters raise whatever their parts do.
         except Exception as error:
             raise ExportError(

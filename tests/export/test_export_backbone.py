@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
 from localvit_det.errors import ExportError
-from localvit_det.export import FORMATS, OPSET, export_backbone, find_format
+from localvit_det.export import FORMATS, OPSET, export_backbone, find_format, formats
 
 MAPS = ["map0", "map1", "map2", "map3"]
 SUFFIXES = {name: kind.suffix for name, kind in FORMATS.items()}
@@ -60,6 +60,8 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     need(format)
+    if format == "torch_export" and not formats.ANY_SIZE:
+        pytest.skip("needs PyTorch 2.8")
     net = trained(family, short=format == "torch_export" and family != "ShuffleTransformer")
     path = tmp_path / f"net{SUFFIXES[format]}"
     found = export_backbone(net, path, size=(303, 224))
@@ -83,6 +85,18 @@ def test_program_of_one_size(format, tmp_path):
     image = torch.randn(2, 3, 75, 92)
     with torch.no_grad():
         assert distance(runner(path)(image), net.eval()(image)) < 1e-4
+
+
+def test_torch_export_before_2_8_holds_one_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "ANY_SIZE", False)
+    net = trained("DWNet", short=True)
+    with pytest.raises(
+        ExportError, match=r"any size needs PyTorch 2.8 or later, and this is 2\.\d+.*fixed"
+    ):
+        export_backbone(net, tmp_path / "net.pt2", size=(64, 96))
+    assert not list(tmp_path.iterdir())
+    [found] = export_backbone(net, tmp_path / "net.pt2", size=(64, 96), dynamic=False)
+    assert found.error <= 1e-4
 
 
 class Baked(nn.Module):
