@@ -90,9 +90,7 @@ def test_program_of_one_size(format, tmp_path):
 def test_torch_export_before_2_8_holds_one_size(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "ANY_SIZE", False)
     net = trained("DWNet", short=True)
-    with pytest.raises(
-        ExportError, match=r"any size needs PyTorch 2.8 or later, and this is 2\.\d+.*fixed"
-    ):
+    with pytest.raises(ExportError, match=r"any size needs PyTorch 2.8 or later, and this is 2\.\d+.*fixed"):
         export_backbone(net, tmp_path / "net.pt2", size=(64, 96))
     assert not list(tmp_path.iterdir())
     [found] = export_backbone(net, tmp_path / "net.pt2", size=(64, 96), dynamic=False)
