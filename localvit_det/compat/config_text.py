@@ -7,10 +7,13 @@ from mmengine.config import config as module
 
 
 def install() -> None:
-    """Puts a formatter that remembers into MMEngine's place; doing so again changes nothing."""
-    if hasattr(module.FormatCode, "__wrapped__"):
+    """Puts a formatter that remembers into MMEngine's place; doing so again changes nothing.
+
+    OneDL's MMEngine takes its formatter from elsewhere, and is left as it is.
+    """
+    original = getattr(module, "FormatCode", None)
+    if original is None or hasattr(original, "__wrapped__"):
         return
-    original = module.FormatCode
 
     @functools.lru_cache(maxsize=4)  # the text is the whole config, so another one is formatted anew
     def remembered(text: str, options: tuple) -> Any:

@@ -1,11 +1,19 @@
 """The text of a config is formatted once, and anew when the config changes."""
 
+import pytest
 from mmengine.config import Config
 from mmengine.config import config as module
 
 from localvit_det.compat import config_text
 
 
+def test_a_library_without_that_formatter_is_left_alone(monkeypatch):
+    monkeypatch.delattr(module, "FormatCode", raising=False)
+    config_text.install()
+    assert not hasattr(module, "FormatCode")
+
+
+@pytest.mark.skipif(not hasattr(module, "FormatCode"), reason="OneDL's MMEngine formats elsewhere")
 def test_formatted_once(monkeypatch):
     calls = []
 
