@@ -128,7 +128,7 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
             where = f" to {error.filename}" if error.filename else ""
             _tell(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
         except KeyboardInterrupt:
-            sys.stderr.write("Interrupted; `--resume` goes on from the last checkpoint in the work dir.\n")
+            sys.stderr.write("Interrupted.\n")
             raise SystemExit(130) from None
 
     return run

@@ -39,12 +39,18 @@ def average_weights(cfg: Config, momentum: float) -> None:
         momentum: Share of the newest weights, later in the training.
 
     Raises:
-        ConfigError: It is no share.
+        ConfigError: It is no share, or not that of the EMAHook that the config has.
     """
     if not 0 < momentum < 1:
         raise ConfigError(f"--ema {momentum:g} is no share of the newest weights: give a number between 0 and 1.")
-    if any(str(hook.get("type", "")).rpartition(".")[2] == "EMAHook" for hook in cfg.get("custom_hooks") or []):
-        return
+    for number, hook in enumerate(cfg.get("custom_hooks") or []):
+        if str(hook.get("type", "")).rpartition(".")[2] == "EMAHook":
+            if momentum not in (EMA_MOMENTUM, hook.get("momentum")):
+                raise ConfigError(
+                    f"--ema {momentum:g} does not change the EMAHook that the config has: give --ema alone, or set "
+                    f"custom_hooks.{number}.momentum={momentum:g}."
+                )
+            return
     hook = {"type": "EMAHook", "ema_type": "ExpMomentumEMA", "momentum": momentum, "update_buffers": True}
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
 

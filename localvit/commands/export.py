@@ -75,6 +75,13 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     args.format = FORMATS.get(args.format)
+    if args.images and (args.int8 or args.backbone):
+        raise ConfigError(
+            "--images are for the comparison of whole detectors in fp32: leave it out "
+            f"{'and give --calibration' if args.int8 else 'with --backbone'}."
+        )
+    if args.size and args.dynamic and not args.backbone:
+        raise ConfigError("--dynamic takes images of any size and --size those of one: give one of the two.")
     args.dynamic = args.dynamic or not args.size
     args.size = size_of(args.size) if args.size else None
     if args.int8:

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint: `localvit test CONFIG CHECKPOINT`.
 
-The config may be left out for a checkpoint that carries one: a published one, one of a training, or an exported file.
+The config may be left out for a checkpoint that carries one: a published one, one of a training, a work dir, or an
+exported file.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
     parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
     parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
-    parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes; boxes only")
+    parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_dir:
         check_writable_folder(args.show_dir, "--show-dir")
 
-    args.checkpoint = args.checkpoint or args.config
+    if args.checkpoint is None:
+        args.config = args.checkpoint = checkpoint_with_config(args.config)
     cfg = config_from(args)
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():
@@ -90,6 +92,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.report and is_main_process():
         write_record(runner, metrics)
         print(f"written: {write_report(cfg.work_dir)}")
+
+
+def checkpoint_with_config(given: str) -> str:
+    """The checkpoint where nothing else is given.
+
+    Raises:
+        ConfigError: It is a config.
+        CheckpointError: It is a work dir without a checkpoint.
+    """
+    if Path(given).is_dir():
+        return str(newest_for_test(given))
+    if Path(given).suffix in ("", ".py"):
+        raise ConfigError(f"The checkpoint is missing: give it after the config, `localvit test {given} CHECKPOINT`.")
+    return given
 
 
 def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config) -> Config:

@@ -77,9 +77,9 @@ class LocalViT(BaseModule):
         out_norm_cfg: Norm on each returned map; None for no norm; 'default' for the family's ``norm_cfg``.
         frozen_stages: -1: train all; 0: freeze the stem; n: the stem, the first n stages and their output norms.
         norm_eval: Keep all BatchNorms in eval mode (fixed statistics) while training.
-        lean: Recompute norms and activations in backward instead of keeping them: about a quarter less memory, a
+        lean: Recompute norms and activations in backward instead of keeping them: about a quarter less is kept, a
             twentieth slower.
-        with_cp: Recompute whole blocks: a fifth of the memory or less, about a third slower.
+        with_cp: Recompute whole blocks: a fifth or less is kept, about a third slower.
         init_cfg: How MMEngine initialises weights, for example ``dict(type='Pretrained', checkpoint=...)``.
 
     Raises:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mmengine.logging import print_log
 
 from ..errors import CheckpointError
 from .read import load_weights_only
@@ -101,6 +104,8 @@ def newest_for_test(folder: str | os.PathLike) -> Path:
     found = search(folder)
     newest = found.newest(resumable=False)
     if newest is not None:
+        if ignored := found.complaints():
+            print_log(f"Taking {newest.path}; {ignored}.", "current", logging.WARNING)
         return newest.path
     elsewhere = _pointed_elsewhere(found.folder)
     reasons = ", ".join(filter(None, (found.complaints(), elsewhere)))

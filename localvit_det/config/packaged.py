@@ -23,13 +23,14 @@ def find_config(path: str | Path) -> Path:
     """The file that is meant: an existing path, or the name of a config that comes with the package.
 
     Args:
-        path: A path; or a name like `mask_rcnn_shuffle_t_coco`, with or without `.py` and `localvit_det::`.
+        path: A path; or a name like `mask_rcnn_shuffle_t_coco` or `pretrain/gg_t_in1k`, with or without `.py` and
+            `localvit_det::`.
 
     Returns:
         A path, which may not exist.
     """
     name = str(path)
-    if not name.startswith(_PREFIX) and (Path(path).exists() or Path(path).name != name):
+    if not name.startswith(_PREFIX) and Path(path).exists():
         return Path(path)
     name = name.removeprefix(_PREFIX)
     packaged = config_folder() / (name if name.endswith(".py") else f"{name}.py")

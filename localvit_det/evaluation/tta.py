@@ -79,6 +79,8 @@ def vote(masks: Tensor, weights: Tensor) -> Tensor:
 def use_tta(cfg: Config) -> None:
     """`--tta`: lets a test look at each image six times. A config's own `tta_model` and `tta_pipeline` are taken.
 
+    MMDetection's `DetTTAModel` in `tta_model` becomes `MaskTTAModel`, which does the same with boxes.
+
     Raises:
         ConfigError: The config's predictions or images cannot be merged or augmented so.
     """
@@ -88,8 +90,10 @@ def use_tta(cfg: Config) -> None:
         "nms": copy.deepcopy(limits.get("nms")) or {"type": "nms", "iou_threshold": 0.5},
         "max_per_img": limits.get("max_per_img", 100),
     }
-    wrapper = cfg.get("tta_model") or {"type": "MaskTTAModel", "tta_cfg": merging}
-    cfg.model = {**wrapper, "type": "MaskTTAModel", "module": cfg.model}
+    wrapper = dict(cfg.get("tta_model") or {"type": "MaskTTAModel", "tta_cfg": merging})
+    if wrapper["type"] in ("DetTTAModel", "mmdet.DetTTAModel", DetTTAModel):
+        wrapper["type"] = "MaskTTAModel"
+    cfg.model = {**wrapper, "module": cfg.model}
     for path, dataset in find_datasets(cfg, "test"):
         dataset["pipeline"] = cfg.get("tta_pipeline") or augmented(dataset.get("pipeline") or [], path)
 

@@ -44,7 +44,9 @@ class TestEma:
         switches.average_weights(cfg, 0.001)
         assert kinds(cfg) == [*before, "EMAHook"]
         assert cfg.custom_hooks[-1]["momentum"] == 0.001
-        switches.average_weights(cfg, 0.5)  # the config's own stays
+        switches.average_weights(cfg, switches.EMA_MOMENTUM)  # the config's own stays
+        with pytest.raises(ConfigError, match=rf"set custom_hooks.{len(before)}.momentum=0.5"):
+            switches.average_weights(cfg, 0.5)
         assert kinds(cfg).count("EMAHook") == 1
         assert cfg.custom_hooks[-1]["momentum"] == 0.001
 
@@ -162,6 +164,14 @@ class TestTta:
         assert cfg.model.type == "MaskTTAModel"
         assert cfg.model.tta_cfg.max_per_img == 30
 
+    @pytest.mark.parametrize(("own", "taken"), [("DetTTAModel", "MaskTTAModel"), ("OwnTTAModel", "OwnTTAModel")])
+    def test_own_model(self, cfg, own, taken):
+        cfg.tta_model = dict(type=own, tta_cfg=dict(max_per_img=7))
+        use_tta(cfg)
+        assert cfg.model.type == taken
+        assert cfg.model.tta_cfg.max_per_img == 7
+        assert cfg.model.module.type == "MaskRCNN"
+
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
@@ -208,6 +218,16 @@ def test_all_switches_at_once(tmp_path, capsys, monkeypatch):
     test.main([out.strip().splitlines()[-1], "--tta", "--cfg-options", "visualizer.name=tta"])
     out = capsys.readouterr().out
     assert "segm_mAP" in out or "The testing results of the whole dataset is empty" in out
+
+
+@pytest.mark.parametrize("given", [NAME, f"{NAME}.py"])
+def test_a_test_needs_a_checkpoint(given, capsys):
+    with pytest.raises(SystemExit) as stop:
+        test.main([given])
+    assert stop.value.code == 1
+    assert f"error: The checkpoint is missing: give it after the config, `localvit test {given} CHECKPOINT`" in (
+        capsys.readouterr().err
+    )
 
 
 def read_events(folder: Path) -> set[str]:

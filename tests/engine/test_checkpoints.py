@@ -192,6 +192,15 @@ class TestFinding:
         assert search(trained).newest(resumable=True).path.name == "epoch_3.pth"  # trained anew
         assert [path.name for path in trained.glob("set_aside/*/*")] == ["epoch_3.pth"]
 
+    def test_an_older_one_is_tested_and_named(self, trained, monkeypatch):
+        said = []
+        monkeypatch.setattr("localvit_det.checkpoint.find.print_log", lambda message, *_: said.append(message))
+        file = trained / "epoch_3.pth"
+        file.write_bytes(file.read_bytes()[:1000])
+        assert newest_for_test(trained).name == "epoch_2.pth"
+        [sentence] = said
+        assert sentence.startswith(f"Taking {trained / 'epoch_2.pth'}; epoch_3.pth is cut off")
+
     def test_nothing_usable_is_refused(self, trained):
         for path in trained.glob("*.pth"):
             path.write_bytes(path.read_bytes()[:1000])

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from toy_training import NoisyImages, different, tensors_of, toy_runner
 
 from localvit_det.engine.signals import Stopped
+from localvit_det.errors import CheckpointError
 
 
 class SignalAt(Hook):
@@ -54,6 +55,13 @@ def log_of(runner: Runner) -> str:
 
 def final(folder: Path) -> Path:
     return folder / Path((folder / "last_checkpoint").read_text()).name
+
+
+def test_averages_need_their_hook(tmp_path):
+    """Without it the averages would be trained, with the optimizer of the other weights."""
+    toy_runner(tmp_path, epochs=1, custom_hooks=hooks(True)).train()
+    with pytest.raises(CheckpointError, match="Give --ema again"):
+        toy_runner(tmp_path, epochs=2, resume=True).train()
 
 
 CASES = {

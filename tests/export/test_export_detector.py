@@ -303,6 +303,9 @@ class TestCommands:
             (["--int8"], "--int8 needs images"),
             (["--int8", "--calibration", "x"], "let --out end in .xml"),
             (["--calibration", "x"], "has no effect without --int8"),
+            (["--int8", "--calibration", "x", "--images", "y"], "leave it out and give --calibration"),
+            (["--backbone", "--images", "y"], "leave it out with --backbone"),
+            (["--dynamic", "--size", "64x64"], "give one of the two"),
         ],
     )
     def test_mistakes(self, arguments, sentence, tmp_path, capsys):
