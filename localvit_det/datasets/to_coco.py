@@ -23,7 +23,7 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
     Boxes are those of the source, in pixels; polygons stay polygons.
 
     Returns:
-        What was written, a line for each split.
+        What was written, a line for each split, and what was left out.
 
     Raises:
         DataError: The source is in no known format, or a label in it cannot be read.
@@ -47,6 +47,7 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
             unlabelled = f", {without} without a file of labels, taken as images without objects" if without else ""
             lines.append(f"{split}: {len(content['images'])} images, {len(content['annotations'])} objects{unlabelled}")
         draft.rename(target)
+        lines += found.notes
     except OSError as error:
         raise OutputError(f"{target.absolute()} cannot be written ({error.strerror}): name another folder.") from error
     finally:
