@@ -84,10 +84,7 @@ def _yaml(file: Path) -> dict:
 def _yolo(root: Path) -> ForeignSet:
     file = _data_yaml(root)
     content = _yaml(file) if file else {}
-    found = ForeignSet(YOLO, root, names=_class_names(root, content))
-    shape = content.get("kpt_shape")
-    if isinstance(shape, (list, tuple)) and all(isinstance(number, int) for number in shape):
-        found.keypoints = shape[0] * shape[-1]
+    found = ForeignSet(YOLO, root, names=_class_names(root, content), keypoints=_keypoints(root, content))
     if file is not None:
         for split, keys in _SHARES.items():
             value = next((content[key] for key in keys if content.get(key)), None)
@@ -125,6 +122,19 @@ def _has_boxes(file: Path) -> bool:
         return len([float(word) for word in words]) >= 5
     except ValueError:
         return False
+
+
+def _keypoints(root: Path, content: dict) -> int:
+    """Numbers behind the box of a label, by kpt_shape: that of the points, times two or three for each."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    match shape:
+        case [int(count), 2 | 3 as each] if count > 0:
+            return count * each
+    raise DataError(
+        f"kpt_shape in data.yaml of {root.absolute()} is {shape!r}: write [NUMBER, 2] or [NUMBER, 3], or leave it out."
+    )
 
 
 def _class_names(root: Path, content: dict) -> list[str]:

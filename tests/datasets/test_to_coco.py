@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from coco_folder import gray, write_config
 from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
@@ -103,10 +105,81 @@ def test_key_points_are_left_out(tmp_path):
     root = write_yolo(tmp_path / "yolo", body, ["images/train"])
     for file in (root / "labels/train").iterdir():
         file.write_text("0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2\n")
-    convert_set(root, tmp_path / "coco")
+    (root / "labels/train/two.txt").write_text("0 0.5 0.5 0.25 0.1\n")
+    out = convert_set(root, tmp_path / "coco")
+    assert (
+        "train: 4 images, 3 objects, 1 without a file of labels, taken as images without objects, keypoints of 2 "
+        in out
+    )
+    assert "keypoints of 2 objects are left out" in out
     [(_, box, polygons, _)] = objects(tmp_path / "coco/annotations/instances_train.json")["one"]
     assert box == pytest.approx([75, 54, 50, 12], abs=1e-4)
     assert polygons == []
+    (root / "labels/train/two.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n")
+    with pytest.raises(
+        DataError, match=r"two\.txt cannot be read \(line 1 has 9 numbers, where kpt_shape .* makes 11 "
+    ):
+        convert_set(root, tmp_path / "coco2")
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 0.25 0.1 0.4 0.5 0.6 0.5", "0 0.5 0.5 0.25 0.1 0.4 0.5 1 0 0 0"])
+def test_what_may_be_key_points_is_told(tmp_path, line):
+    root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n", ["images/train"])
+    assert "keypoints" not in convert_set(root, tmp_path / "coco")
+    (root / "labels/train/one.txt").write_text(line)
+    last = convert_set(root, tmp_path / "coco2").splitlines()[-1]
+    assert last.startswith("1 of 1 polygons look like a box and keypoints in it: if they are, write kpt_shape: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2",
+            "line 3 has 2, where coordinates go from 0 to 1; labels with keypoints",
+        ),
+        ("0 100 60 50 12", r"line 3 has 100, where coordinates go from 0 to 1\)"),
+        ("0 0.1 0.1 0.2 -0.1 0.2 0.2", "line 3 has -0.1, where"),
+        ("0 0.1 0.1 nan 0.1 0.2 0.2", "line 3 has nan, where"),
+    ],
+)
+def test_coordinates_outside(tmp_path, line, words):
+    root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n", ["images/train"])
+    # Rounding; edges of a box that reach out; a confidence or the number of a track.
+    good = "0 0.1 0.1 1.0001 0.1 -0.001 0.2\n\n"
+    (root / "labels/train/one.txt").write_text(good + "0 0.9 0.5 0.3 0.1 7\n0 0.1 0.1 0.2 0.1 0.2 0.2 7\n")
+    convert_set(root, tmp_path / "coco")
+    (root / "labels/train/one.txt").write_text(good + line)
+    with pytest.raises(DataError, match=rf"labels/train/one\.txt cannot be read \({words}"):
+        convert_set(root, tmp_path / "coco2")
+
+
+def test_images_outside_keep_their_folders(tmp_path):
+    root = tmp_path / "yolo"
+    root.mkdir()
+    (root / "data.yaml").write_text("names: [dog]\ntrain: [../a/images, ../b/images]\nval: ../a/images\n")
+    for name, value in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}/images").mkdir(parents=True)
+        (tmp_path / f"{name}/images/1.bmp").write_bytes(bitmap(value))
+    convert_set(root, tmp_path / "coco")
+    assert label_of(tmp_path / "coco").keys() == {"train/a/images/1.bmp", "train/b/images/1.bmp", "val/1.bmp"}
+    for name, value in (("a", 1), ("b", 2)):
+        assert (tmp_path / f"coco/train/{name}/images/1.bmp").read_bytes() == bitmap(value)
+
+
+def test_images_of_one_name_and_size(tmp_path):
+    root, other = tmp_path / "yolo", tmp_path / "other"
+    for folder, value in ((root / "train", 1), (other, 2)):
+        folder.mkdir(parents=True)
+        (folder / "1.bmp").write_bytes(bitmap(value))
+    (root / "data.yaml").write_text(f"names: [dog]\ntrain: [train, {other}]\n")
+    with pytest.raises(DataError, match=r"images .*other/1\.bmp and .*yolo/train/1\.bmp would get the same name"):
+        convert_set(root, tmp_path / "coco")
+
+
+def bitmap(value: int) -> bytes:
+    """Files of one size, whatever the pixels."""
+    return cv2.imencode(".bmp", np.full((H, W, 3), value, np.uint8))[1].tobytes()
 
 
 def voc(boxes: Sequence[tuple], polygon: str = "") -> str:
@@ -313,6 +386,7 @@ class TestMistakes:
         [
             ("", "does not name its classes"),
             ("names: [a]\ntrain: images/tarin\n", "names images/tarin, which is not there"),
+            ("names: [a]\ntrain: images/train\nkpt_shape: 17x3\n", r"kpt_shape in .* is '17x3': write \[NUMBER, 2\]"),
         ],
     )
     def test_incomplete_yolo(self, tmp_path, body, words):
