@@ -1,10 +1,12 @@
 """Writes sets of YOLO's and Pascal VOC's format in COCO's; `supervision` reads their labels (extra `convert`)."""
 
+import filecmp
 import importlib
 import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,8 @@ from .images import BrokenImageError, read_header
 
 Label = tuple[str, tuple[float, float, float, float], list[list[float]]]  # class, x1 y1 x2 y2, polygons; in pixels
 _POLYGON = 6  # numbers of the smallest one; a box has four, and maybe a confidence
+_OUTSIDE = 0.01  # how far a YOLO coordinate may reach out of the image; Ultralytics' own loader allows as much
+_UNLABELLED, _CUT, _POLYGONS, _LIKE_KEYPOINTS = "unlabelled", "cut", "polygons", "like keypoints"  # what is counted
 
 
 def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
@@ -23,7 +27,7 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
     Boxes are those of the source, in pixels; polygons stay polygons.
 
     Returns:
-        What was written, a line for each split.
+        What was written, a line for each split, and what was left out.
 
     Raises:
         DataError: The source is in no known format, or a label in it cannot be read.
@@ -40,13 +44,18 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
         lines = [f"{found.kind}, {len(found.images)} splits: {target}"]
         names = list(found.names)
         contents = {split: _split(found, split, draft, names) for split in found.images}
-        for split, (content, without) in contents.items():
+        for split, (content, counts) in contents.items():
             content["categories"] = [{"id": index, "name": name} for index, name in enumerate(names, start=1)]
             file = draft / f"annotations/instances_{split}.json"
             file.write_text(json.dumps(content), encoding="utf-8")
-            unlabelled = f", {without} without a file of labels, taken as images without objects" if without else ""
-            lines.append(f"{split}: {len(content['images'])} images, {len(content['annotations'])} objects{unlabelled}")
+            parts = [f"{len(content['images'])} images", f"{len(content['annotations'])} objects"]
+            if counts[_UNLABELLED]:
+                parts.append(f"{counts[_UNLABELLED]} without a file of labels, taken as images without objects")
+            if counts[_CUT]:
+                parts.append(f"keypoints of {counts[_CUT]} objects are left out")
+            lines.append(f"{split}: {', '.join(parts)}")
         draft.rename(target)
+        lines += found.notes + _doubts(sum((counts for _, counts in contents.values()), Counter()))
     except OSError as error:
         raise OutputError(f"{target.absolute()} cannot be written ({error.strerror}): name another folder.") from error
     finally:
@@ -54,14 +63,25 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
     return "\n".join(lines)
 
 
-def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tuple[dict, int]:
-    """COCO's content for a split, still without categories, and how many images have no file of labels.
+def _doubts(counts: Counter) -> list[str]:
+    """What may have been read as something else than it is."""
+    if 2 * counts[_LIKE_KEYPOINTS] <= counts[_POLYGONS]:
+        return []
+    return [
+        f"{counts[_LIKE_KEYPOINTS]} of {counts[_POLYGONS]} polygons look like a box and keypoints in it: if they are, "
+        "write kpt_shape: [NUMBER, 2 or 3] into data.yaml, and convert again."
+    ]
+
+
+def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tuple[dict, Counter]:
+    """COCO's content for a split, still without categories, and how often what has to be told occurs.
 
     Args:
         names: All classes; those that only labels name are added.
     """
-    images, annotations, without = [], [], 0
-    for number, (image, label) in enumerate(found.images[split], start=1):
+    images, annotations, counts = [], [], Counter()
+    files = _names([image for image, _ in found.images[split]], found.root, split)
+    for number, ((image, label), name) in enumerate(zip(found.images[split], files, strict=True), start=1):
         try:
             header = read_header(image)
         except BrokenImageError as error:
@@ -69,10 +89,10 @@ def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tup
         if header is None:
             raise DataError(f"The image {image} is in no format that is known: convert or remove it.")
         width, height = header.upright  # as YOLO's own loader has it
-        name = _link(found, split, image, target)
+        _link(image, target / name, found.root / name)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
-        without += not label.is_file()
-        for class_name, (left, top, right, bottom), polygons in _labels(found, label, (width, height)):
+        counts[_UNLABELLED] += not label.is_file()
+        for class_name, (left, top, right, bottom), polygons in _labels(found, label, (width, height), counts):
             if class_name not in names:
                 names.append(class_name)
             w, h = right - left, bottom - top
@@ -87,27 +107,44 @@ def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tup
                     "segmentation": polygons,
                 }
             )
-    return {"images": images, "annotations": annotations}, without
+    return {"images": images, "annotations": annotations}, counts
 
 
-def _link(found: ForeignSet, split: str, image: Path, target: Path) -> str:
-    """Puts an image into the target, without taking room where the disk allows it; returns its name there."""
-    name = os.path.relpath(image, found.root)
-    if name.startswith(".."):
-        name = f"{split}/{image.name}"
-    place = target / name
+def _names(images: list[Path], root: Path, split: str) -> list[str]:
+    """Paths in the target: those below the root; of images outside SPLIT/ and those below the parent of all of them."""
+    paths = [os.path.relpath(image, root) for image in images]
+    outside = [os.path.abspath(image.parent) for image, path in zip(images, paths, strict=True) if _leads_out(path)]
+    parent = os.path.commonpath(outside) if outside else ""
+    return [
+        (Path(split, os.path.relpath(image, parent)) if _leads_out(path) else Path(path)).as_posix()
+        for image, path in zip(images, paths, strict=True)
+    ]
+
+
+def _leads_out(path: str) -> bool:
+    return Path(path).parts[0] == os.pardir
+
+
+def _link(image: Path, place: Path, rival: Path) -> None:
+    """Puts an image into the target, without taking room where the disk allows it.
+
+    Args:
+        rival: What else of the source would be there.
+
+    Raises:
+        DataError: Another image is there already.
+    """
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(os.path.realpath(image), place)
         except OSError:  # another disk, or one without links
             shutil.copyfile(image, place)
-    elif not os.path.samefile(place, image) and place.stat().st_size != image.stat().st_size:
-        raise DataError(f"Two images of {split} are called {image.name}: rename one.")
-    return Path(name).as_posix()
+    elif not os.path.samefile(place, image) and not filecmp.cmp(place, image, shallow=False):
+        raise DataError(f"The images {image} and {rival} would get the same name in the target: rename one.")
 
 
-def _labels(found: ForeignSet, label: Path, size: tuple[int, int]) -> Iterator[Label]:
+def _labels(found: ForeignSet, label: Path, size: tuple[int, int], counts: Counter) -> Iterator[Label]:
     """All objects of one file; none where it is not there.
 
     Raises:
@@ -116,15 +153,21 @@ def _labels(found: ForeignSet, label: Path, size: tuple[int, int]) -> Iterator[L
     if not label.is_file():
         return
     try:
-        yield from _voc_labels(label, size) if found.kind == VOC else _yolo_labels(found, label, size)
+        yield from _voc_labels(label, size) if found.kind == VOC else _yolo_labels(found, label, size, counts)
     except (ValueError, IndexError, SyntaxError) as error:  # XML's errors are of the last kind
         raise DataError(f"The labels {label} cannot be read ({' '.join(str(error).split())}): mend them.") from error
 
 
-def _yolo_labels(found: ForeignSet, label: Path, size: tuple[int, int]) -> Iterator[Label]:
-    lines = [line for line in label.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if found.keypoints:
-        lines = [" ".join(line.split()[:5]) for line in lines]
+def _yolo_labels(found: ForeignSet, label: Path, size: tuple[int, int], counts: Counter) -> Iterator[Label]:
+    lines = []
+    for number, line in enumerate(label.read_text(encoding="utf-8").splitlines(), start=1):
+        if words := line.split():
+            shape = _without_keypoints(words, found.keypoints, number)
+            _check_range(shape[1:], number)
+            counts[_CUT] += len(shape) < len(words)
+            counts[_POLYGONS] += len(shape) > _POLYGON
+            counts[_LIKE_KEYPOINTS] += len(shape) > _POLYGON and _like_keypoints(list(map(float, shape[1:])))
+            lines.append(" ".join(shape))
     # Without masks, into which it would draw the polygons: they are kept below, corner by corner.
     boxes = _supervision("yolo").yolo_annotations_to_detections(lines, size, with_masks=False)
     for line, box, number in zip(lines, boxes.xyxy.tolist(), boxes.class_id.tolist(), strict=True):
@@ -133,6 +176,39 @@ def _yolo_labels(found: ForeignSet, label: Path, size: tuple[int, int]) -> Itera
         corners = line.split()[1:]
         polygon = [float(word) * size[index % 2] for index, word in enumerate(corners[: len(corners) // 2 * 2])]
         yield found.names[number], tuple(box), [polygon] if len(corners) >= _POLYGON else []
+
+
+def _without_keypoints(words: list[str], keypoints: int, number: int) -> list[str]:
+    """The class and the box of a line with keypoints; other lines as they are, a confidence at their end included."""
+    if not keypoints or len(words) <= _POLYGON:
+        return words
+    if len(words) not in (5 + keypoints, 6 + keypoints):
+        raise ValueError(
+            f"line {number} has {len(words)} numbers, where kpt_shape in data.yaml makes {5 + keypoints} of them"
+        )
+    return words[:5]
+
+
+def _check_range(words: list[str], number: int) -> None:
+    """Refuses coordinates that are no shares of the image: pixels, or what is no coordinate at all."""
+    count = 4 if len(words) < _POLYGON else len(words) // 2 * 2  # a confidence or a number of a track may follow
+    for word in words[:count]:
+        if not -_OUTSIDE <= float(word) <= 1 + _OUTSIDE:
+            hint = "; labels with keypoints need kpt_shape in data.yaml" if len(words) > _POLYGON else ""
+            raise ValueError(f"line {number} has {word}, where coordinates go from 0 to 1{hint}")
+
+
+def _like_keypoints(values: list[float]) -> bool:
+    """Whether numbers that are read as a polygon may be a box and points in it, with or without their visibility."""
+    (x, y, w, h), rest = values[:4], values[4:]
+    for step in (2, 3):
+        points = [rest[i : i + step] for i in range(0, len(rest), step)]
+        if len(rest) % step == 0 and all(
+            (px == py == 0 or (abs(px - x) <= w / 2 and abs(py - y) <= h / 2)) and (not seen or seen[0] in (0, 1, 2))
+            for px, py, *seen in points
+        ):
+            return True
+    return False
 
 
 def _voc_labels(label: Path, size: tuple[int, int]) -> Iterator[Label]:

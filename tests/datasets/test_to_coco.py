@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from coco_folder import gray, write_config
 from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
@@ -103,10 +105,81 @@ def test_key_points_are_left_out(tmp_path):
     root = write_yolo(tmp_path / "yolo", body, ["images/train"])
     for file in (root / "labels/train").iterdir():
         file.write_text("0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2\n")
-    convert_set(root, tmp_path / "coco")
+    (root / "labels/train/two.txt").write_text("0 0.5 0.5 0.25 0.1\n")
+    out = convert_set(root, tmp_path / "coco")
+    assert (
+        "train: 4 images, 3 objects, 1 without a file of labels, taken as images without objects, keypoints of 2 "
+        in out
+    )
+    assert "keypoints of 2 objects are left out" in out
     [(_, box, polygons, _)] = objects(tmp_path / "coco/annotations/instances_train.json")["one"]
     assert box == pytest.approx([75, 54, 50, 12], abs=1e-4)
     assert polygons == []
+    (root / "labels/train/two.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n")
+    with pytest.raises(
+        DataError, match=r"two\.txt cannot be read \(line 1 has 9 numbers, where kpt_shape .* makes 11 "
+    ):
+        convert_set(root, tmp_path / "coco2")
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 0.25 0.1 0.4 0.5 0.6 0.5", "0 0.5 0.5 0.25 0.1 0.4 0.5 1 0 0 0"])
+def test_what_may_be_key_points_is_told(tmp_path, line):
+    root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n", ["images/train"])
+    assert "keypoints" not in convert_set(root, tmp_path / "coco")
+    (root / "labels/train/one.txt").write_text(line)
+    last = convert_set(root, tmp_path / "coco2").splitlines()[-1]
+    assert last.startswith("1 of 1 polygons look like a box and keypoints in it: if they are, write kpt_shape: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2",
+            "line 3 has 2, where coordinates go from 0 to 1; labels with keypoints",
+        ),
+        ("0 100 60 50 12", r"line 3 has 100, where coordinates go from 0 to 1\)"),
+        ("0 0.1 0.1 0.2 -0.1 0.2 0.2", "line 3 has -0.1, where"),
+        ("0 0.1 0.1 nan 0.1 0.2 0.2", "line 3 has nan, where"),
+    ],
+)
+def test_coordinates_outside(tmp_path, line, words):
+    root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n", ["images/train"])
+    # Rounding; edges of a box that reach out; a confidence or the number of a track.
+    good = "0 0.1 0.1 1.0001 0.1 -0.001 0.2\n\n"
+    (root / "labels/train/one.txt").write_text(good + "0 0.9 0.5 0.3 0.1 7\n0 0.1 0.1 0.2 0.1 0.2 0.2 7\n")
+    convert_set(root, tmp_path / "coco")
+    (root / "labels/train/one.txt").write_text(good + line)
+    with pytest.raises(DataError, match=rf"labels/train/one\.txt cannot be read \({words}"):
+        convert_set(root, tmp_path / "coco2")
+
+
+def test_images_outside_keep_their_folders(tmp_path):
+    root = tmp_path / "yolo"
+    root.mkdir()
+    (root / "data.yaml").write_text("names: [dog]\ntrain: [../a/images, ../b/images]\nval: ../a/images\n")
+    for name, value in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}/images").mkdir(parents=True)
+        (tmp_path / f"{name}/images/1.bmp").write_bytes(bitmap(value))
+    convert_set(root, tmp_path / "coco")
+    assert label_of(tmp_path / "coco").keys() == {"train/a/images/1.bmp", "train/b/images/1.bmp", "val/1.bmp"}
+    for name, value in (("a", 1), ("b", 2)):
+        assert (tmp_path / f"coco/train/{name}/images/1.bmp").read_bytes() == bitmap(value)
+
+
+def test_images_of_one_name_and_size(tmp_path):
+    root, other = tmp_path / "yolo", tmp_path / "other"
+    for folder, value in ((root / "train", 1), (other, 2)):
+        folder.mkdir(parents=True)
+        (folder / "1.bmp").write_bytes(bitmap(value))
+    (root / "data.yaml").write_text(f"names: [dog]\ntrain: [train, {other}]\n")
+    with pytest.raises(DataError, match=r"images .*other/1\.bmp and .*yolo/train/1\.bmp would get the same name"):
+        convert_set(root, tmp_path / "coco")
+
+
+def bitmap(value: int) -> bytes:
+    """Files of one size, whatever the pixels."""
+    return cv2.imencode(".bmp", np.full((H, W, 3), value, np.uint8))[1].tobytes()
 
 
 def voc(boxes: Sequence[tuple], polygon: str = "") -> str:
@@ -166,6 +239,123 @@ def test_polygons_of_voc(tmp_path):
     assert area == pytest.approx(205)
 
 
+def write_voc(root: Path, images: Sequence[str], labels: Sequence[str], lists: dict[str, str] | None = None) -> Path:
+    """A set in which the class of a label is its path."""
+    for name in images:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(gray(W, H))
+    for name in labels:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(voc([(name, 1, 1, 20, 20)]))
+    for split, text in (lists or {}).items():
+        (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Main/{split}.txt").write_text(text)
+    return root
+
+
+def label_of(folder: Path) -> dict[str, str]:
+    """The path of the label that each image has got."""
+    result = {}
+    for file in (folder / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        images = {image["id"]: image["file_name"] for image in content["images"]}
+        result |= dict.fromkeys(images.values(), "")
+        result |= {images[one["image_id"]]: names[one["category_id"]] for one in content["annotations"]}
+    return result
+
+
+class TestLabelsOfVoc:
+    @pytest.mark.parametrize(
+        "expected",
+        [
+            {"train/images/1.jpg": "train/annotations/1.xml", "val/images/1.jpg": "val/annotations/1.xml"},
+            {"train/images/1.jpg": "", "val/images/1.jpg": "val/annotations/1.xml"},
+            {"images/train/1.jpg": "Annotations/train/1.xml", "images/val/1.jpg": "Annotations/val/1.xml"},
+            {"images/cam1/1.jpg": "", "images/cam2/1.jpg": "annotations/cam2/1.xml"},
+            {"images/cam1/1.jpg": "", "images/cam2/2.jpg": "annotations/cam2/2.xml", "": "annotations/cam2/1.xml"},
+            {"frames/a/1.jpg": "boxes/a/1.xml", "frames/b/1.jpg": "boxes/b/1.xml"},
+            {"JPEGImages/train/1.jpg": "Annotations/1.xml", "JPEGImages/val/2.jpg": "Annotations/2.xml"},
+            {"images/1.jpg": "annotations/1.xml", "": "annotations_old/1.xml"},
+            {"a/1.jpg": "a/1.xml", "b/1.jpg": "b/1.xml", "": "annotations/1.xml"},
+        ],
+    )
+    def test_by_folder(self, tmp_path, expected):
+        root = write_voc(tmp_path / "voc", [image for image in expected if image], [*filter(None, expected.values())])
+        convert_set(root, tmp_path / "coco")
+        expected.pop("", None)
+        assert label_of(tmp_path / "coco") == expected
+
+    def test_masks_are_no_images(self, tmp_path):
+        images = ["JPEGImages/1.jpg", "SegmentationClass/1.png", "SegmentationObject/1.png"]
+        convert_set(write_voc(tmp_path / "voc", images, ["Annotations/1.xml"]), tmp_path / "coco")
+        assert label_of(tmp_path / "coco") == {"JPEGImages/1.jpg": "Annotations/1.xml"}
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "words"),
+        [
+            (["images/1.jpg"], ["a/1.xml", "b/1.xml"], r"voc/a/1\.xml and .*voc/b/1\.xml both fit .*images/1\.jpg by"),
+            (["a/1.jpg", "b/1.jpg"], ["xml/1.xml"], r"voc/a/1\.jpg and .*voc/b/1\.jpg both fit .*xml/1\.xml by"),
+        ],
+    )
+    def test_which_is_unclear(self, tmp_path, images, labels, words):
+        with pytest.raises(DataError, match=words):
+            convert_set(write_voc(tmp_path / "voc", images, labels), tmp_path / "coco")
+
+
+class TestLeftOut:
+    def test_lists_of_voc(self, tmp_path):
+        images = [f"JPEGImages/{stem}.jpg" for stem in ("1", "2", "a b", "3")]
+        labels = [f"Annotations/{stem}.xml" for stem in ("1", "2", "a b", "3", "7")]
+        lists = {"train": "1 1\na b\n7\n8\n", "val": "2\n"}
+        out = convert_set(write_voc(tmp_path / "voc", images, labels, lists), tmp_path / "coco").splitlines()
+        assert out[1:] == [
+            "train: 2 images, 2 objects",
+            "val: 1 images, 1 objects",
+            "train: listed in ImageSets/Main/train.txt, but not there: 2 (7, 8)",
+            "Images in no list of ImageSets/Main, left out: 1 (JPEGImages/3.jpg)",
+            "Files of labels without an image, left out: 1 (Annotations/7.xml)",
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("8\n9", r"ImageSets/Main/val\.txt lists 2 images, none of which is there \(8, 9\): correct"),
+            ("", r"ImageSets/Main/val\.txt lists no images"),
+        ],
+    )
+    def test_empty_split_of_voc(self, tmp_path, text, words):
+        root = write_voc(tmp_path / "voc", ["JPEGImages/1.jpg"], ["Annotations/1.xml"], {"train": "1", "val": text})
+        with pytest.raises(DataError, match=words):
+            convert_set(root, tmp_path / "coco")
+
+    def test_list_with_a_stem_of_two_images(self, tmp_path):
+        images = ["train/images/1.jpg", "val/images/1.jpg"]
+        labels = ["train/annotations/1.xml", "val/annotations/1.xml"]
+        root = write_voc(tmp_path / "voc", images, labels, {"train": "1", "val": "1"})
+        convert_set(root, tmp_path / "coco")
+        file = tmp_path / "coco/annotations/instances_val.json"
+        assert [image["file_name"] for image in json.loads(file.read_text())["images"]] == ["val/images/1.jpg"]
+        (root / "val").rename(root / "other")
+        with pytest.raises(DataError, match=r"both .*other/images/1\.jpg and .*train/images/1\.jpg are called"):
+            convert_set(root, tmp_path / "coco2")
+
+    def test_labels_of_yolo(self, tmp_path):
+        root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n")
+        assert "left out" not in convert_set(root, tmp_path / "coco")  # labels of images that data.yaml leaves out
+        (root / "images/val/one.jpg").unlink()
+        (root / "labels/train/three.txt").write_text("0 0.5 0.5 0.1 0.1")
+        (root / "labels/classes.txt").write_text("a cat")
+        last = convert_set(root, tmp_path / "coco2").splitlines()[-1]
+        assert last == "Files of labels without an image, left out: 2 (labels/train/three.txt, labels/val/one.txt)"
+
+    def test_empty_split_of_yolo(self, tmp_path):
+        root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\nval: images/none\n")
+        (root / "images/none").mkdir()
+        with pytest.raises(DataError, match="names images/none for val, where no images are: correct it, or leave val"):
+            convert_set(root, tmp_path / "coco")
+
+
 class TestMistakes:
     def test_bad_labels_name_their_file(self, tmp_path):
         root = write_yolo(tmp_path / "yolo", "names: [a cat]\ntrain: images/train\nval: images/val\n")
@@ -196,6 +386,7 @@ class TestMistakes:
         [
             ("", "does not name its classes"),
             ("names: [a]\ntrain: images/tarin\n", "names images/tarin, which is not there"),
+            ("names: [a]\ntrain: images/train\nkpt_shape: 17x3\n", r"kpt_shape in .* is '17x3': write \[NUMBER, 2\]"),
         ],
     )
     def test_incomplete_yolo(self, tmp_path, body, words):
