@@ -27,7 +27,8 @@ REPOSITORY = Path(__file__).parent.parent
 
 # What MMEngine does over and over, and no test here is about: lining up the text of a config, looking for an installed
 # package, and reading all its indices to find a `_base_` in it.
-config_module.FormatCode = lambda text, **_: (text, True)
+if hasattr(config_module, "FormatCode"):  # OneDL's MMEngine has it elsewhere
+    config_module.FormatCode = lambda text, **_: (text, True)
 config_module.is_installed = functools.cache(config_module.is_installed)
 config_module.get_installed_path = functools.cache(config_module.get_installed_path)
 config_utils.load = functools.cache(config_utils.load)
