@@ -215,6 +215,63 @@ def test_data_set_prepares_itself_first(load, tmp_path):
         del DATASETS.module_dict["SelfMade"]
 
 
+# ---------------------------------------------------------------------------------------------- keys
+
+RUNTIME = """
+default_hooks = dict(
+    logger=dict(type="LoggerHook", interval=50),
+    checkpoint=dict(type="CheckpointHook", interval=1),
+)
+custom_hooks = [dict(type="NumClassCheckHook"), dict(type="EMAHook", momentum=1e-4)]
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("default_hooks.logger.intervall", ["LoggerHook does not take: intervall (did you mean 'interval'?)"]),
+        (
+            "default_hooks.checkpoint.every_minute",
+            ["CheckpointHook does not take", "'every_minutes'"],
+        ),
+        ("default_hooks.loger.interval", ["default_hooks.loger has a hook without a type", "'default_hooks.logger'"]),
+        ("custom_hooks.0.often", ["custom_hooks has keys that NumClassCheckHook does not take: often"]),
+        ("train_cfg.max_epoch", ["train_cfg has keys that EpochBasedTrainLoop does not take: max_epoch", "max_epochs"]),
+        ("val_cfg.fp17", ["val_cfg has keys that ValLoop does not take: fp17 (did you mean 'fp16'?)"]),
+        ("train_dataloader.batchsize", ["a dataloader does not take: batchsize (did you mean 'batch_size'?)"]),
+        ("train_dataloader.sampler.shufle", ["DefaultSampler does not take: shufle"]),
+        ("optim_wrapper.optimizer.momentun", ["SGD does not take: momentun (did you mean 'momentum'?)"]),
+    ],
+)
+def test_keys_that_the_runner_would_break_on(load, option, words):
+    cfg = load(RUNTIME, runner_type="ReliableRunner", **{option: 3})
+    fails(cfg, ConfigError, *words)
+    cfg.runner_type = "RunnerOfOthers"  # nobody knows what it takes
+    check_config(cfg)
+
+
+def test_keys_that_the_runner_takes(load):
+    options = {
+        "default_hooks.checkpoint.every_minutes": 3,
+        "default_hooks.logger.priority": "LOW",
+        "custom_hooks.1.alpha": 3,  # the average's own, which EMAHook hands on
+        "train_cfg.dynamic_intervals": [(1, 2)],
+        "train_dataloader.num_batch_per_epoch": 2,
+        "train_dataloader.pin_memory": True,
+        "optim_wrapper.optimizer.momentum": 0.9,
+        "optim_wrapper.accumulative_counts": 2,
+    }
+    check_config(load(RUNTIME, runner_type="ReliableRunner", **options))
+    check_config(load(RUNTIME, **{"train_dataloader.batchsize": 3}), train=False)  # which does not build it
+    hooks = "custom_hooks = [dict(type='CurvesHook', priority='LOW')]"
+    check_config(load(hooks))
+    fails(load(RUNTIME, **{"default_hooks.checkpoint.every_minutes": 3}), ConfigError, "every_minutes")  # MMEngine's
+
+
 # ---------------------------------------------------------------------------------------------- files
 
 
