@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,11 +64,13 @@ def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tup
     images, annotations, without = [], [], 0
     for number, (image, label) in enumerate(found.images[split], start=1):
         try:
-            header = read_header(image)
+            header = read_header(image, sys.maxsize)  # only its size is needed
         except BrokenImageError as error:
             raise DataError(f"The image {image} {error}: mend or remove it.") from error
         if header is None:
-            raise DataError(f"The image {image} is in no format that is known: convert or remove it.")
+            raise DataError(
+                f"The image {image} is in no format that is known, or too large for Pillow: convert or remove it."
+            )
         width, height = header.upright  # as YOLO's own loader has it
         name = _link(found, split, image, target)
         images.append({"id": number, "file_name": name, "width": width, "height": height})

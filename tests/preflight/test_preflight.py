@@ -129,6 +129,62 @@ def test_all_images_too_small(load):
     fails(cfg, DataError, "smaller than 90 pixels", "filter_cfg")
 
 
+def sparse() -> dict:
+    """Of six images one is empty, one of another class, one small, one has a crowd alone, one a box of no size."""
+    content = annotations(6)
+    content["images"][2].update(width=20)
+    content["annotations"] = content["annotations"][2:]  # two for each image
+    for one in content["annotations"]:
+        one.update(category_id=10, bbox=[1, 1, 10, 10], segmentation=[[1, 1, 9, 1, 9, 9]])
+        one.update({2: {"category_id": 30}, 4: {"iscrowd": 1}, 5: {"bbox": [1, 1, 0, 0]}}.get(one["image_id"], {}))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"filter_empty_gt": True, "min_size": 32}, "3 of 6 images are left out: 2 without objects, 1 smaller than 32"),
+        ({"filter_empty_gt": True}, "2 of 6 images are left out: 2 without objects ("),
+        ({"min_size": 32}, "1 of 6 images are left out: 1 smaller than 32 pixels ("),
+        ({"filter_empty_gt": False, "min_size": 5}, None),
+        (None, None),
+    ],
+)
+def test_images_that_are_left_out(load, logged, rules, told):
+    cfg = load(train=sparse(), classes=["cat", "dog"])
+    cfg.train_dataloader.dataset.filter_cfg = rules
+    check_config(cfg)
+    lines = [line for _, line in logged if "left out" in line]
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset) == 6 - (int(told[0]) if told else 0)
+    assert [told in line for line in lines] == ([True] if told else [])
+    assert all(line.startswith("train: ") and "(train_dataloader.dataset.filter_cfg)" in line for line in lines)
+
+
+def test_negatives_are_kept_by_the_option_of_the_docs(load, logged):
+    cfg = load(train=sparse(), **{"train_dataloader.dataset.filter_cfg.filter_empty_gt": False})
+    check_config(cfg)
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 5
+    assert any("train: 1 of 6 images are left out: 1 smaller than 32 pixels" in line for _, line in logged)
+
+
+def test_more_pixels_than_the_limit_of_the_config(load):
+    def enlarge(content):
+        content["images"][0].update(width=20000, height=10000)
+
+    cfg = load(train=annotations(), max_pixels=7999)
+    fails(cfg, DataError, "image id 1 (001.jpg) with the size 100 x 80, over 7,999 pixels", "max_pixels=N")
+    cfg.max_pixels = 8e3
+    check_config(cfg)
+    large = edited(enlarge)
+    cfg = load()
+    file = Path(cfg.train_dataloader.dataset.data_root, "annotations/instances_train2017.json")
+    file.write_text(json.dumps(large))  # and no image of 600 MB
+    fails(cfg, DataError, "20000 x 10000, over 100,000,000 pixels")
+    cfg.max_pixels = 300_000_000
+    check_config(cfg)  # one of four that are looked at has another size, which is told
+
+
 def test_ids_used_twice(load):
     def twice(section):
         return edited(lambda c: c[section][1].update(id=c[section][0]["id"]))
