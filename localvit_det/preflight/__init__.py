@@ -15,7 +15,7 @@ __all__ = ["check_config"]
 
 
 def check_config(cfg: Config, train: bool = True) -> None:
-    """Raises on the first mistake, the cheap checks first; says nothing about a good config.
+    """Raises on the first mistake, the cheap checks first; says nothing about a good config with good data.
 
     Args:
         cfg: A config from `load_config`; `work_dir`, `load_from` and `resume` as the runner sees them.

@@ -223,8 +223,9 @@ def test_few_bad_boxes_are_one_warning(load, logged):
         content["annotations"][3]["image_id"] = 77
 
     check_config(load(train=edited(change)))
-    [(level, line)] = logged
+    (level, line), (_, left_out) = logged
     assert level == logging.WARNING
+    assert "1 of 4 images are left out: 1 without objects" in left_out
     assert "skip 4 of the 8 annotations" in line
     for reason in ("1 lie outside", "1 are smaller", "1 have a category_id", "1 have an image_id"):
         assert reason in line
