@@ -162,7 +162,7 @@ def field(args: argparse.Namespace) -> Sections:
     check_size(args.size)
     backbone, cfg, trained = pages.load_backbone(args.model, args.cfg_options, args.trust_config)
     if args.image:
-        images = [pages.prepared(pages.open_square(path, args.size), cfg) for path in args.image]
+        images = [pages.prepared(pages.open_square(path, args.size, cfg), cfg) for path in args.image]
     else:
         images = [torch.randn(4, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))]
     sections = pages.field_sections(backbone, torch.cat(images), trained)
@@ -177,7 +177,7 @@ def windows(args: argparse.Namespace) -> Sections:
     if args.at and len(args.at) > pages.MOST:
         raise ConfigError(f"--at has {len(args.at)} tokens, and {pages.MOST} can be told apart: leave some out.")
     backbone, cfg, _ = pages.load_backbone(args.model, args.cfg_options, args.trust_config)
-    image = pages.open_image(args.image, args.size)
+    image = pages.open_image(args.image, args.size, cfg)
     return f"{Path(args.model).stem}: windows", pages.window_sections(backbone, image, cfg, args.at or pages.PLACES)
 
 

@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..config import load_config
+from ..datasets.annotations import MAX_PIXELS
 from ..datasets.images import BrokenImageError, decode, read_file
 from ..errors import ConfigError, DataError
 from ..predict import Detector
@@ -76,27 +77,38 @@ def random_backbone(cfg: Mapping[str, Any]) -> nn.Module:
     return backbone
 
 
-def open_image(path: str | os.PathLike, longest: int) -> np.ndarray:
+def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray:
     """An image file with no more than so many pixels on its longer side: H×W×3, uint8, BGR.
+
+    Args:
+        path: Of the file.
+        longest: Pixels.
+        cfg: A config, whose `max_pixels` holds.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        image = decode(read_file(path))
+        limit = cfg.get("max_pixels", MAX_PIXELS)
+        image = decode(read_file(path, limit), limit=limit)
     except BrokenImageError as error:
         raise DataError(f"The image {path} {error}.") from error
     factor = longest / max(image.shape[:2])
     return image if factor >= 1 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
 
-def open_square(path: str | os.PathLike, side: int) -> np.ndarray:
+def open_square(path: str | os.PathLike, side: int, cfg: Config) -> np.ndarray:
     """The middle of an image file, as a square with so many pixels on a side: fields of images can then be averaged.
+
+    Args:
+        path: Of the file.
+        side: Pixels.
+        cfg: As of `open_image`.
 
     Raises:
         DataError: It cannot be read.
     """
-    image = open_image(path, 10**9)
+    image = open_image(path, 10**9, cfg)
     height, width = image.shape[:2]
     half = min(height, width) // 2
     square = image[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]

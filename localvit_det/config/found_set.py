@@ -13,13 +13,15 @@ from ..datasets.foreign import foreign_set
 from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.shapes_dataset import is_shapes_set
 from ..datasets.tidy import file_names, held_out, is_copy, tidied
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, shortened
 from .parts import dataset_paths, find_datasets, is_plain_coco, walk
 
 SPLITS = (TRAIN, VAL, TEST)
 _DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
+_DEFAULT_FOLDERS = tuple(f"{split}2017/" for split in ("train", "val", "test"))
 _LARGE = 30_000_000  # bytes of an annotation file: a second of reading
 _SHAPES = "ShapesDataset"
+_OWN_FILE = "val_dataloader.dataset.ann_file"
 
 
 def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
@@ -44,6 +46,8 @@ def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
         return False
     datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
     of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
+    for split in datasets.keys() - of_no_choice.keys():
+        _find_prefix(Path(root), datasets[split], split, typed)
     _test_as_chosen(datasets, of_no_choice)
     missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
     missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
@@ -98,7 +102,7 @@ def explain(root: str | None, ann_file: str | None = None) -> str:
         return "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
     found, files = _look(Path(root))
     if ann_file in _DEFAULT_FILES:  # nobody has chosen it
-        _parts(Path(root), files, None)
+        _parts(Path(root), files, None, _unused(found, files))
     return layouts.options_for(found)
 
 
@@ -111,6 +115,11 @@ def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, d
             f"{root}-coco`, and set data_root={root}-coco."
         )
     return found, layouts.assign(found)
+
+
+def _unused(found: layouts.Folders, files: dict[str, str]) -> list[str]:
+    """Annotation files that no split is taken from."""
+    return [name for name in found.jsons if name not in files.values()]
 
 
 def _val_split(cfg: Config) -> float | None:
@@ -137,6 +146,21 @@ def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> 
     if _is_typed(split, "ann_file", typed) or not name:
         return True
     return not (name in _DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split))
+
+
+def _find_prefix(root: Path, dataset: dict, split: str, typed: Sequence[str]) -> None:
+    """Finds the images of an annotation file that somebody has named, where nobody has named their folder."""
+    file, folder = dataset_paths(dataset)
+    own = (dataset.get("data_prefix") or {}).get("img")
+    named = own not in _DEFAULT_FOLDERS or _is_typed(split, "data_prefix", typed)
+    if named or file is None or not os.path.isfile(file) or (folder and os.path.isdir(folder)):
+        return
+    try:
+        found, renames = layouts.find_images(layouts.look_into(root), dataset["ann_file"], file_names(Path(file)))
+    except DataError:  # preflight tells it those who need the data
+        return
+    if not renames:
+        dataset["data_prefix"] = {**dataset["data_prefix"], "img": f"{found}/" if found else ""}
 
 
 def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) -> None:
@@ -180,7 +204,8 @@ def _follow(
     found, files = _look(root, without)
     names = {split: file_names(root / file) for split, file in files.items()}
     images = {split: layouts.find_images(found, file, names[split]) for split, file in files.items()}
-    parts = _parts(root, files, share if VAL in datasets else 0.0)
+    unused = _unused(found, files)
+    parts = _parts(root, files, share if VAL in datasets else 0.0, unused)
     chosen = cfg.get("classes")
     order: tuple[str, ...] = () if chosen in (None, "auto") else ((chosen,) if isinstance(chosen, str) else chosen)
     recognized: dict[str, str] = {"layout": layouts.layout_name(files)}
@@ -206,15 +231,20 @@ def _follow(
         said["shared"] = f"{shared} images are in train and in val, which makes the results too good"
     if share and all(only is None for _, only in parts.values()):
         said["split"] = f"val_split={share:g} is not used, since there is a validation set"
+    if unused:
+        said["unused"] = f"not used: {shortened(unused)} (to validate on it: {_OWN_FILE}={unused[0]})"
     cfg.recognized = recognized
     print_log(f"data_root {root}: {recognized['layout']}; {'; '.join(said.values())}.", "current")
 
 
-def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, tuple[str, set[str] | None]]:
+def _parts(
+    root: Path, files: dict[str, str], share: float | None, unused: Sequence[str]
+) -> dict[str, tuple[str, set[str] | None]]:
     """For each split the file it is taken from, and the names of its images where it gets only some of them.
 
     Args:
         share: Of the images that is kept for validation where there is one file; 0 for none.
+        unused: Other annotation files.
 
     Raises:
         DataError: There is a single file, and it is not said how to split it.
@@ -226,10 +256,13 @@ def _parts(root: Path, files: dict[str, str], share: float | None) -> dict[str, 
     [(source, file)] = files.items()
     names = file_names(root / file)
     if share is None:
+        what = "an annotation file to train on" if unused else "a single annotation file"
+        others = f" (not used: {shortened(unused)})" if unused else ""
         raise DataError(
-            f"{root.absolute()} has a single annotation file, {file} with {len(names)} images, and nothing to validate "
-            "on: set val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name another "
-            "file by val_dataloader.dataset.ann_file=FILE.json (below data_root; val_split=1 tests on all images)."
+            f"{root.absolute()} has {what}, {file} with {len(names)} images, and nothing to validate on{others}: set "
+            "val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name another file by "
+            f"{_OWN_FILE}={unused[0] if unused else 'FILE.json'} (below data_root; val_split=1 "
+            "tests on all images)."
         )
     if not share:
         return {TRAIN: (source, None)}

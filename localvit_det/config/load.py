@@ -1,12 +1,10 @@
 """Loads a config and completes what the user should not have to repeat: data root, neck, classes."""
 
-import inspect
 import os
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from ..checkpoint.embedded_config import parse
 from ..checkpoint.fit import POLICIES
@@ -29,18 +27,11 @@ from .parts import (
     prepare_dataset,
     walk,
 )
+from .top_level import check_top_level
 
 RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
 SPLITS = ("train", "val", "test")
 _DEFAULT_ROOTS = ("data/coco", "data/shapes")  # of MMDetection's configs and of ours
-# Names at the top level of a config that somebody reads, whether or not the config has them: an option with a
-# slip in its first word would otherwise be stored under a new name, in silence.
-_TOP_LEVEL = {
-    *inspect.signature(Runner.__init__).parameters,
-    *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
-    *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
-    *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
-}
 
 
 def load_config(path: str | Path, options: dict | None = None, trusted: bool = False) -> Config:
@@ -60,11 +51,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     if cfg.get("default_scope"):
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
     old_root = cfg.get("data_root")
-    for key in options:
-        top = key.partition(".")[0]
-        known = {*cfg.keys(), *_TOP_LEVEL}
-        if top not in known and (hint := did_you_mean(top, known, cutoff=0.8)):
-            raise ConfigError(f"The option {key} sets {top}, which nothing reads{hint}.")
+    check_top_level(options, cfg)
     options = read_options(options, cfg._cfg_dict)
     try:
         cfg.merge_from_dict(options)

@@ -66,6 +66,7 @@ class Annotations:
         categories: Names in the order of the file, which is the order of MMDetection's labels.
         images: (file name, width, height) by image id.
         annotated: For each category name the ids of the images with at least one usable box that is no crowd.
+        named: Likewise for any annotation, good or not: what MMDetection takes for an image with objects.
         boxes: Number of annotations.
         crowds: Number of usable ones that mark a crowd, from which nothing is learnt.
         faults: Annotations that MMDetection drops.
@@ -84,6 +85,7 @@ class Annotations:
     categories: tuple[str, ...] = ()
     images: dict = field(default_factory=dict)
     annotated: dict[str, set] = field(default_factory=dict)
+    named: dict[str, set] = field(default_factory=dict)
     boxes: int = 0
     crowds: int = 0
     faults: Faults = field(default_factory=Faults)
@@ -153,6 +155,7 @@ def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
             names[item["id"]] = item["name"]
         found.categories = tuple(names.values())
         found.annotated = {name: set() for name in found.categories}
+        found.named = {name: set() for name in found.categories}
         section = "annotations"
         ids = set()
         for item in content["annotations"]:
@@ -224,11 +227,6 @@ def _read_images(items: list, found: Annotations) -> None:
                 f"{here} ({name}) with the size {width!r:.40} x {height!r:.40}: width and height have to be whole "
                 "numbers of pixels."
             )
-        if width * height > MAX_PIXELS:
-            raise DataError(
-                f"{here} ({name}) with the size {width} x {height}, over {MAX_PIXELS:,} pixels: correct its size, or "
-                "cut the image into parts."
-            )
         found.images[identity] = (name, width, height)
         if name in seen:
             found.same_files.append(name)
@@ -239,6 +237,8 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
     identity, area, category, image = (annotation[key] for key in ("id", "area", "category_id", "image_id"))
     x, y, w, h = annotation["bbox"]
     found.boxes += 1
+    if category in names:
+        found.named[names[category]].add(image)
     crowd = annotation.get("iscrowd")
     if crowd not in (0, 1):
         if crowd is not None:

@@ -26,7 +26,7 @@ class Header(NamedTuple):
     stored: tuple[int, int]
 
 
-def read_header(file: str | os.PathLike | bytes, limit: int = MAX_PIXELS) -> Header | None:
+def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> Header | None:
     """The size of an image file, given by its path or content, without decoding it; None for an unknown format.
 
     Raises:
@@ -45,17 +45,17 @@ def read_header(file: str | os.PathLike | bytes, limit: int = MAX_PIXELS) -> Hea
     except Image.DecompressionBombError as error:  # PIL has a limit, too
         pixels = int(re.search(r"\d+", str(error))[0])
         if pixels > limit:
-            raise BrokenImageError(f"has {pixels:,} pixels, over the limit of {limit:,} (max_pixels)") from error
+            raise BrokenImageError(f"has {pixels:,} pixels, {_over(limit)}") from error
         return None
     # PIL raises much on files that are made to break it.
     except Exception as error:
         raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
     if stored[0] * stored[1] > limit:
-        raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, over the limit of {limit:,} (max_pixels)")
+        raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {_over(limit)}")
     return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored)
 
 
-def read_file(path: str | os.PathLike, limit: int = MAX_PIXELS) -> bytes:
+def read_file(path: str | os.PathLike, limit: float = MAX_PIXELS) -> bytes:
     """The content of an image file.
 
     Raises:
@@ -66,7 +66,7 @@ def read_file(path: str | os.PathLike, limit: int = MAX_PIXELS) -> bytes:
         if not os.path.isfile(path):
             raise BrokenImageError("is no file")
         if size > _BYTES_PER_PIXEL * limit:
-            raise BrokenImageError(f"has {size:,} bytes, more than any image under the limit of {limit:,} pixels")
+            raise BrokenImageError(f"has {size:,} bytes, more than any image with as many pixels: {_over(limit)}")
         with open(path, "rb") as stream:
             return stream.read()
     except (OSError, ValueError) as error:
@@ -78,7 +78,7 @@ def decode(
     content: bytes,
     size: tuple[int, int] | None = None,
     flag: int = cv2.IMREAD_COLOR,
-    limit: int = MAX_PIXELS,
+    limit: float = MAX_PIXELS,
 ) -> np.ndarray:
     """The pixels of an image file.
 
@@ -109,6 +109,10 @@ def decode(
         if same_size(size, stored.shape[1::-1]):
             return stored
     raise BrokenImageError(size_difference(size, image.shape[1::-1]))
+
+
+def _over(limit: float) -> str:
+    return f"over the limit of {limit:,.0f} pixels (--cfg-options max_pixels=N allows more)"
 
 
 def same_size(size: tuple[int, int], other: tuple[int, int]) -> bool:

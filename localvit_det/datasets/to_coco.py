@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -83,11 +84,13 @@ def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tup
     files = _names([image for image, _ in found.images[split]], found.root, split)
     for number, ((image, label), name) in enumerate(zip(found.images[split], files, strict=True), start=1):
         try:
-            header = read_header(image)
+            header = read_header(image, sys.maxsize)  # only its size is needed
         except BrokenImageError as error:
             raise DataError(f"The image {image} {error}: mend or remove it.") from error
         if header is None:
-            raise DataError(f"The image {image} is in no format that is known: convert or remove it.")
+            raise DataError(
+                f"The image {image} is in no format that is known, or too large for Pillow: convert or remove it."
+            )
         width, height = header.upright  # as YOLO's own loader has it
         _link(image, target / name, found.root / name)
         images.append({"id": number, "file_name": name, "width": width, "height": height})

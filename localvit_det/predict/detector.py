@@ -95,6 +95,8 @@ class Detector:
             DataError: A source is missing, empty, or cannot be read; what is missing is told at once.
         """
         sources = source if isinstance(source, Sources) else Sources(source)
+        if sources.max_pixels is None:
+            sources.max_pixels = self.config.get("max_pixels")
         if batch_size is None:
             batch_size = 1 if self.device.type == "cpu" or sources.live else 8
         return self._results(sources, score, max(1, batch_size))

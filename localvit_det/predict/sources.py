@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from mmengine.logging import print_log
 
-from ..datasets.annotations import what_is_there
+from ..datasets.annotations import MAX_PIXELS, what_is_there
 from ..datasets.images import BrokenImageError, decode, read_file
 from ..errors import DataError
 from .download import fetch
@@ -52,12 +52,14 @@ class Sources:
         every: Of videos, take each so-manieth frame.
         limit: Of each video or webcam, take at most so many frames.
         without: A folder whose files are not taken: what an earlier run has written.
+        max_pixels: An image with more is not decoded; by default the detector's config says it.
     """
 
     given: Source | Sequence[Source]
     every: int = 1
     limit: int | None = None
     without: str | os.PathLike | None = None
+    max_pixels: float | None = None
     skipped: int = field(default=0, init=False)  # images that could not be read
     _items: list[tuple[str | int | np.ndarray, str]] = field(default_factory=list, init=False)
 
@@ -81,6 +83,7 @@ class Sources:
         Raises:
             DataError: The only image, or a video, cannot be read.
         """
+        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
         for item, name in self._items:
             if isinstance(item, np.ndarray):
                 yield Frame(item, "", name)
@@ -88,7 +91,7 @@ class Sources:
                 yield from self._frames(item, name)
             else:
                 try:
-                    image = decode(fetch(item) if _is_address(item) else read_file(item))
+                    image = decode(fetch(item) if _is_address(item) else read_file(item, limit), limit=limit)
                 except BrokenImageError as error:
                     if len(self._items) == 1:
                         raise DataError(f"The image {item} {error}: give another file.") from error

@@ -6,6 +6,7 @@ from ..datasets.annotations import forget_annotations
 from .classes import check_classes, check_num_classes
 from .data import check_data
 from .files import check_checkpoints, check_work_dir
+from .keys import check_built_keys
 from .model import check_backbone, check_keys, check_types
 from .processes import check_processes
 from .space import check_space
@@ -14,7 +15,7 @@ __all__ = ["check_config"]
 
 
 def check_config(cfg: Config, train: bool = True) -> None:
-    """Raises on the first mistake, the cheap checks first; says nothing about a good config.
+    """Raises on the first mistake, the cheap checks first; says nothing about a good config with good data.
 
     Args:
         cfg: A config from `load_config`; `work_dir`, `load_from` and `resume` as the runner sees them.
@@ -29,6 +30,7 @@ def check_config(cfg: Config, train: bool = True) -> None:
     check_checkpoints(cfg, train)
     check_types(cfg)
     check_keys(cfg)
+    check_built_keys(cfg, train)
     check_backbone(cfg)
     for split in splits:
         check_num_classes(cfg, split)

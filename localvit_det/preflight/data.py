@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -55,15 +56,18 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
         listed |= found.images.keys()
         image_dir = dataset_paths(dataset)[1]
         masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
+        limit = cfg.get("max_pixels", MAX_PIXELS)
         checks = [
-            partial(_check_images, path, found, image_dir, cfg.get("max_pixels", MAX_PIXELS)),
+            partial(_check_sizes, found, limit),
+            partial(_check_images, path, found, image_dir, limit),
             partial(_check_boxes, path, found),
             partial(_check_masks, path, found, masks),
             partial(check_classes, path, dataset, found),
             partial(_check_keys, path, found, masks, scored, can_leave_masks(cfg)),
         ]
+        checks.append(partial(_tell_left_out, split, path, dataset, found))
         if split == "train" or scored:
-            checks.insert(4, partial(_check_not_empty, path, dataset, found))
+            checks.insert(5, partial(_check_not_empty, path, dataset, found))
         yield from _raised(checks)
     yield from _raised([partial(_check_evaluator, path, node, listed) for path, node in evaluators])
 
@@ -106,7 +110,17 @@ def _check_exists(path: str, what: str, place: str | None, root: str | None = No
     raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {explain(root, name)}.")
 
 
-def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixels: int) -> None:
+def _check_sizes(found: Annotations, max_pixels: float) -> None:
+    for identity, (name, width, height) in found.images.items():
+        if width * height > max_pixels:
+            raise DataError(
+                f"The annotation file {found.path} has the image id {identity} ({name}) with the size {width} x "
+                f"{height}, over {max_pixels:,.0f} pixels: correct its size, cut the image into parts, or "
+                "allow as many with --cfg-options max_pixels=N."
+            )
+
+
+def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixels: float) -> None:
     if image_dir is None:
         return
     if found.same_files:
@@ -183,12 +197,35 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
         )
     if not annotated:
         raise DataError(f"{found.path} has no usable annotation of the classes of {path}: check both.")
-    rules = {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
+    rules = _filter_of(dataset)
     least = rules.get("min_size", 0)
     candidates = annotated if rules.get("filter_empty_gt") else found.images
     if not any(min(found.images[i][1:]) >= least for i in candidates):
         raise DataError(
             f"No image of {found.path} passes {path}.filter_cfg: all are smaller than {least} pixels; lower min_size."
+        )
+
+
+def _filter_of(dataset: dict) -> dict:
+    return {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
+
+
+def _tell_left_out(split: str, path: str, dataset: dict, found: Annotations) -> None:
+    """Says which images MMDetection leaves out in silence; counts as `CocoDataset.filter_data` does."""
+    if registered(DATASETS, dataset).filter_data is not CocoDataset.filter_data:
+        return
+    rules = _filter_of(dataset)
+    least = rules.get("min_size", 0)
+    classes = dataset_classes(path, dataset) or found.categories
+    named = set().union(*(found.named.get(name, ()) for name in classes))
+    kept = [size for i, (_, *size) in found.images.items() if not rules.get("filter_empty_gt") or i in named]
+    empty, small = len(found.images) - len(kept), sum(min(size) < least for size in kept)
+    reasons = [f"{empty} without objects"] * bool(empty) + [f"{small} smaller than {least} pixels"] * bool(small)
+    if reasons:
+        print_log(
+            f"{split}: {empty + small} of {len(found.images)} images are left out: {', '.join(reasons)} "
+            f"({path}.filter_cfg).",
+            "current",
         )
 
 

@@ -18,7 +18,7 @@ _SAMPLE = 50
 _ALL = "`localvit check CONFIG --images` looks at all of them"
 
 
-def check_sample(path: str, found: Annotations, image_dir: str, max_pixels: int) -> None:
+def check_sample(path: str, found: Annotations, image_dir: str, max_pixels: float) -> None:
     """Looks at the headers of some images, spread over the file.
 
     Raises:
@@ -39,7 +39,7 @@ def check_sample(path: str, found: Annotations, image_dir: str, max_pixels: int)
     print_log(f"{told}; {_ALL}.", "current", logging.WARNING)
 
 
-def header_fault(file: str, size: tuple[int, int], max_pixels: int) -> str | None:
+def header_fault(file: str, size: tuple[int, int], max_pixels: float) -> str | None:
     """What is wrong with an image file as far as its header says, to stand behind its path; None if nothing.
 
     Args:
@@ -60,7 +60,7 @@ def header_fault(file: str, size: tuple[int, int], max_pixels: int) -> str | Non
     return None if fits else size_difference(size, header.upright)
 
 
-def pixel_fault(file: str, size: tuple[int, int], max_pixels: int) -> str | None:
+def pixel_fault(file: str, size: tuple[int, int], max_pixels: float) -> str | None:
     """As `header_fault`, of the whole image."""
     try:
         decode(read_file(file, max_pixels), size, limit=max_pixels)
@@ -69,7 +69,7 @@ def pixel_fault(file: str, size: tuple[int, int], max_pixels: int) -> str | None
     return None
 
 
-def all_faults(found: Annotations, image_dir: str, max_pixels: int, workers: int) -> Iterator[tuple[str, str | None]]:
+def all_faults(found: Annotations, image_dir: str, max_pixels: float, workers: int) -> Iterator[tuple[str, str | None]]:
     """Decodes every image, several at a time; yields (path, what is wrong with it or None) in the file's order.
 
     Raises:
@@ -95,5 +95,5 @@ def all_faults(found: Annotations, image_dir: str, max_pixels: int, workers: int
             cv2.setNumThreads(threads)
 
 
-def _pixel_fault_of(item: tuple[str, tuple[int, int]], max_pixels: int) -> str | None:
+def _pixel_fault_of(item: tuple[str, tuple[int, int]], max_pixels: float) -> str | None:
     return pixel_fault(*item, max_pixels)

@@ -15,7 +15,8 @@ from ..errors import ConfigError, did_you_mean
 
 _PARTS = re.compile(r"(?:model|backbone|neck|data_preprocessor|\w+_head)(?:\.\d+)?$")
 _PACKAGE = __name__.partition(".")[0] + "."
-_NOT_ARGUMENTS = {"type", "_scope_", "_delete_", "paramwise_cfg", "constructor"}  # the last two: read by who builds
+# From the fourth on: read by who builds optimizers and hooks.
+_NOT_ARGUMENTS = {"type", "_scope_", "_delete_", "paramwise_cfg", "constructor", "priority"}
 
 
 def check_types(cfg: Config) -> None:

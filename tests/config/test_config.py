@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 import localvit_det  # noqa: F401
-from localvit_det.config import load_config, set_data_root
+from localvit_det.config import load_config, set_data_root, top_level
 from localvit_det.config.parts import find_datasets
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight.model import check_backbone
@@ -45,6 +45,17 @@ def test_missing_config_offers_the_nearest(tmp_path):
     ("options", "words"),
     [
         ({"optim_wraper.optimizer.lr": 1}, "optim_wraper.optimizer.lr .*did you mean 'optim_wrapper'"),
+        ({"clases": "auto"}, r"sets clases, which nothing reads \(did you mean 'classes'\?\)"),
+        ({"epochs": 3}, r"^The option epochs sets epochs, which nothing reads: set train_cfg.max_epochs=3\.$"),
+        ({"max_epochs": 3}, r"set train_cfg.max_epochs=3\.$"),
+        ({"lr": 0.5}, r"set optim_wrapper.optimizer.lr=0.5\.$"),
+        ({"optimizer.lr": 0.5}, r"set optim_wrapper.optimizer.lr=0.5\.$"),
+        ({"batch-size": 7}, r"set train_dataloader.batch_size=7\.$"),
+        ({"num_workers": 0}, r"set train_dataloader.num_workers=0\.$"),
+        ({"seed": 1}, r"set randomness.seed=1\.$"),
+        ({"class_names": "auto"}, r"set classes=auto\.$"),
+        ({"device": "cpu"}, "CUDA_VISIBLE_DEVICES"),
+        ({"data.samples_per_gpu": 2}, "write it into the config if code of yours reads it"),
         ({"train_pipeline.99.type": "x"}, "do not fit"),
     ],
 )
@@ -56,6 +67,23 @@ def test_wrong_options(tmp_path, options, words):
 def test_options_reach_the_config(tmp_path):
     cfg = load_config(write_config(tmp_path), {"model.backbone.depth": 101, "load_from": "x.pth"})
     assert (cfg.model.backbone.depth, cfg.load_from) == (101, "x.pth")
+
+
+def test_known_names_need_not_be_in_the_config(tmp_path):
+    options = {"randomness.seed": 1, "find_unused_parameters": True, "non_finite.patience": 3, "runner_type": "Runner"}
+    cfg = load_config(write_config(tmp_path), options)
+    assert (cfg.randomness.seed, cfg.non_finite.patience) == (1, 3)
+
+
+def test_names_that_only_the_config_file_uses_are_told(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(top_level, "print_log", lambda message, *_: lines.append(message))
+    path = write_config(tmp_path, "max_epochs = 12\ntrain_cfg = dict(by_epoch=True, max_epochs=max_epochs)")
+    assert load_config(path, {"max_epochs": 3, "train_cfg.val_interval": 3}).train_cfg.max_epochs == 12
+    assert lines == [
+        "The option max_epochs sets max_epochs, which only the config's own file uses: what was made of it there stays "
+        "as it was; set train_cfg.max_epochs=3."
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- data root

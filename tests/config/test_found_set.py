@@ -248,6 +248,47 @@ class TestByHand:
         check_config(cfg)
 
 
+class TestUnusedFiles:
+    @pytest.fixture
+    def root(self, mine) -> Path:
+        content = annotations(3)
+        for image in content["images"]:
+            image["file_name"] = f"b{image['file_name']}"
+        return one_file(one_file(mine, "train.json", images="photos"), "labels_b.json", content, images="more")
+
+    def test_are_named_where_nothing_is_to_validate_on(self, tmp_path, root):
+        sentence = (
+            r"an annotation file to train on, train.json with 10 images, and nothing to validate on \(not used: "
+            r"labels_b.json\): set val_split=0.1,.*val_dataloader.dataset.ann_file=labels_b.json"
+        )
+        with pytest.raises(DataError, match=sentence):
+            load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto"})
+        path = write_config(tmp_path, f"data_root = {str(root)!r}")
+        with pytest.raises(DataError, match=sentence):
+            check_config(load_config(path))
+
+    def test_are_named_beside_what_is_used(self, tmp_path, root, told):
+        options = {"data_root": str(root), "classes": "auto"}
+        load_config(write_config(tmp_path), {**options, "val_split": 0.1})
+        one_file(root, "val.json", images="v")
+        load_config(write_config(tmp_path), options)
+        words = "; not used: labels_b.json (to validate on it: val_dataloader.dataset.ann_file=labels_b.json)"
+        assert [words in line for line in told] == [True, True]
+
+    def test_serve_as_the_sentence_says(self, tmp_path, root, told):
+        options = {"data_root": str(root), "classes": "auto", "val_dataloader.dataset.ann_file": "labels_b.json"}
+        cfg = load_config(write_config(tmp_path), options)
+        assert {split: len(content["images"]) for split, (content, _) in parts(cfg).items()} == {
+            "train": 10, "val": 3, "test": 3,
+        }  # fmt: skip
+        check_whole(cfg)
+        check_config(cfg)
+        check_config(cfg, train=False)
+        assert "not used" not in told[0]
+        cfg = load_config(write_config(tmp_path), {**options, "val_dataloader.dataset.data_prefix.img": "val2017/"})
+        assert cfg.val_dataloader.dataset.data_prefix.img == "val2017/"  # typed, and wrong
+
+
 class TestNothingFits:
     def fails(self, tmp_path: Path, root: Path, *words: str, config: str | None = None) -> None:
         with pytest.raises(DataError) as caught:

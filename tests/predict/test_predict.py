@@ -213,6 +213,13 @@ class TestSources:
         with pytest.raises(DataError, match=r"broken.mp4 cannot be opened"):
             list(Sources(tmp_path / "broken.mp4"))
 
+    def test_pixels_that_the_config_allows(self, file, images):
+        path = next(images.glob("*.jpg"))
+        detector = Detector(file, options={"max_pixels": 50})
+        with pytest.raises(DataError, match=r"over the limit of 50 pixels \(--cfg-options max_pixels=N allows more"):
+            list(detector.predict(path))
+        assert len(list(detector.predict(Sources(path, max_pixels=10**6)))) == 1
+
     def test_address(self, images, video):
         class Quiet(SimpleHTTPRequestHandler):
             def log_message(self, *_: object) -> None:

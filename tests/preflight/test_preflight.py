@@ -129,6 +129,62 @@ def test_all_images_too_small(load):
     fails(cfg, DataError, "smaller than 90 pixels", "filter_cfg")
 
 
+def sparse() -> dict:
+    """Of six images one is empty, one of another class, one small, one has a crowd alone, one a box of no size."""
+    content = annotations(6)
+    content["images"][2].update(width=20)
+    content["annotations"] = content["annotations"][2:]  # two for each image
+    for one in content["annotations"]:
+        one.update(category_id=10, bbox=[1, 1, 10, 10], segmentation=[[1, 1, 9, 1, 9, 9]])
+        one.update({2: {"category_id": 30}, 4: {"iscrowd": 1}, 5: {"bbox": [1, 1, 0, 0]}}.get(one["image_id"], {}))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"filter_empty_gt": True, "min_size": 32}, "3 of 6 images are left out: 2 without objects, 1 smaller than 32"),
+        ({"filter_empty_gt": True}, "2 of 6 images are left out: 2 without objects ("),
+        ({"min_size": 32}, "1 of 6 images are left out: 1 smaller than 32 pixels ("),
+        ({"filter_empty_gt": False, "min_size": 5}, None),
+        (None, None),
+    ],
+)
+def test_images_that_are_left_out(load, logged, rules, told):
+    cfg = load(train=sparse(), classes=["cat", "dog"])
+    cfg.train_dataloader.dataset.filter_cfg = rules
+    check_config(cfg)
+    lines = [line for _, line in logged if "left out" in line]
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset) == 6 - (int(told[0]) if told else 0)
+    assert [told in line for line in lines] == ([True] if told else [])
+    assert all(line.startswith("train: ") and "(train_dataloader.dataset.filter_cfg)" in line for line in lines)
+
+
+def test_negatives_are_kept_by_the_option_of_the_docs(load, logged):
+    cfg = load(train=sparse(), **{"train_dataloader.dataset.filter_cfg.filter_empty_gt": False})
+    check_config(cfg)
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 5
+    assert any("train: 1 of 6 images are left out: 1 smaller than 32 pixels" in line for _, line in logged)
+
+
+def test_more_pixels_than_the_limit_of_the_config(load):
+    def enlarge(content):
+        content["images"][0].update(width=20000, height=10000)
+
+    cfg = load(train=annotations(), max_pixels=7999)
+    fails(cfg, DataError, "image id 1 (001.jpg) with the size 100 x 80, over 7,999 pixels", "max_pixels=N")
+    cfg.max_pixels = 8e3
+    check_config(cfg)
+    large = edited(enlarge)
+    cfg = load()
+    file = Path(cfg.train_dataloader.dataset.data_root, "annotations/instances_train2017.json")
+    file.write_text(json.dumps(large))  # and no image of 600 MB
+    fails(cfg, DataError, "20000 x 10000, over 100,000,000 pixels")
+    cfg.max_pixels = 300_000_000
+    check_config(cfg)  # one of four that are looked at has another size, which is told
+
+
 def test_ids_used_twice(load):
     def twice(section):
         return edited(lambda c: c[section][1].update(id=c[section][0]["id"]))
@@ -167,8 +223,9 @@ def test_few_bad_boxes_are_one_warning(load, logged):
         content["annotations"][3]["image_id"] = 77
 
     check_config(load(train=edited(change)))
-    [(level, line)] = logged
+    (level, line), (_, left_out) = logged
     assert level == logging.WARNING
+    assert "1 of 4 images are left out: 1 without objects" in left_out
     assert "skip 4 of the 8 annotations" in line
     for reason in ("1 lie outside", "1 are smaller", "1 have a category_id", "1 have an image_id"):
         assert reason in line
@@ -213,6 +270,63 @@ def test_data_set_prepares_itself_first(load, tmp_path):
         assert load(data_root=str(tmp_path / "again"), classes="auto", **kinds).classes == NAMES
     finally:
         del DATASETS.module_dict["SelfMade"]
+
+
+# ---------------------------------------------------------------------------------------------- keys
+
+RUNTIME = """
+default_hooks = dict(
+    logger=dict(type="LoggerHook", interval=50),
+    checkpoint=dict(type="CheckpointHook", interval=1),
+)
+custom_hooks = [dict(type="NumClassCheckHook"), dict(type="EMAHook", momentum=1e-4)]
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("default_hooks.logger.intervall", ["LoggerHook does not take: intervall (did you mean 'interval'?)"]),
+        (
+            "default_hooks.checkpoint.every_minute",
+            ["CheckpointHook does not take", "'every_minutes'"],
+        ),
+        ("default_hooks.loger.interval", ["default_hooks.loger has a hook without a type", "'default_hooks.logger'"]),
+        ("custom_hooks.0.often", ["custom_hooks has keys that NumClassCheckHook does not take: often"]),
+        ("train_cfg.max_epoch", ["train_cfg has keys that EpochBasedTrainLoop does not take: max_epoch", "max_epochs"]),
+        ("val_cfg.fp17", ["val_cfg has keys that ValLoop does not take: fp17 (did you mean 'fp16'?)"]),
+        ("train_dataloader.batchsize", ["a dataloader does not take: batchsize (did you mean 'batch_size'?)"]),
+        ("train_dataloader.sampler.shufle", ["DefaultSampler does not take: shufle"]),
+        ("optim_wrapper.optimizer.momentun", ["SGD does not take: momentun (did you mean 'momentum'?)"]),
+    ],
+)
+def test_keys_that_the_runner_would_break_on(load, option, words):
+    cfg = load(RUNTIME, runner_type="ReliableRunner", **{option: 3})
+    fails(cfg, ConfigError, *words)
+    cfg.runner_type = "RunnerOfOthers"  # nobody knows what it takes
+    check_config(cfg)
+
+
+def test_keys_that_the_runner_takes(load):
+    options = {
+        "default_hooks.checkpoint.every_minutes": 3,
+        "default_hooks.logger.priority": "LOW",
+        "custom_hooks.1.alpha": 3,  # the average's own, which EMAHook hands on
+        "train_cfg.dynamic_intervals": [(1, 2)],
+        "train_dataloader.num_batch_per_epoch": 2,
+        "train_dataloader.pin_memory": True,
+        "optim_wrapper.optimizer.momentum": 0.9,
+        "optim_wrapper.accumulative_counts": 2,
+    }
+    check_config(load(RUNTIME, runner_type="ReliableRunner", **options))
+    check_config(load(RUNTIME, **{"train_dataloader.batchsize": 3}), train=False)  # which does not build it
+    hooks = "custom_hooks = [dict(type='CurvesHook', priority='LOW')]"
+    check_config(load(hooks))
+    fails(load(RUNTIME, **{"default_hooks.checkpoint.every_minutes": 3}), ConfigError, "every_minutes")  # MMEngine's
 
 
 # ---------------------------------------------------------------------------------------------- files
