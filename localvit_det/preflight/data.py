@@ -196,7 +196,11 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
             f"nothing is learnt and on which nothing is scored: set iscrowd to 0 where one object is meant."
         )
     if not annotated:
-        raise DataError(f"{found.path} has no usable annotation of the classes of {path}: check both.")
+        there = ", ".join([*found.categories][:5]) + (", …" if len(found.categories) > 5 else "")
+        raise DataError(
+            f"{found.path} has no usable annotation of the classes of {path} (its categories: {there}): take those "
+            "with classes=auto, or name the ann_file that belongs to the classes."
+        )
     rules = _filter_of(dataset)
     least = rules.get("min_size", 0)
     candidates = annotated if rules.get("filter_empty_gt") else found.images
