@@ -265,6 +265,30 @@ class TestIntegers:
         assert not any("NonMaxSuppression" in name or "TopK" in name for name in rounded)
         assert len(Detector(tmp_path / "found.xml")(images[0].image, score=0.05))
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "inhomogeneous"), [("dwnet", False), ("iddwnet", True)])
+    def test_what_bears_no_integers_stays(self, name, inhomogeneous, exported):
+        """Recognized by the names of operators, which exporters make: of a real program, so that none is missed."""
+        pytest.importorskip("nncf")
+        import openvino
+
+        from localvit_det.export.quantize import _outside
+
+        program = openvino.Core().read_model(exported("openvino", name))
+        stay = re.compile(_outside(program))
+        names = [
+            operator.get_friendly_name() for operator in program.get_ops() if "/Conv" in operator.get_friendly_name()
+        ]
+        assert any("/downsample/" in one for one in names)
+        assert any("/project/" in one for one in names)
+        for one in names:
+            if "/downsample/" in one:
+                assert stay.match(one)
+            elif "/fc1/" in one:
+                assert not stay.match(one)
+            elif "/project/" in one:
+                assert bool(stay.match(one)) is inhomogeneous
+
     def test_what_loses_too_much_is_refused(self):
         from localvit_det.export.quantize import check
 
