@@ -13,12 +13,13 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import DataError, OutputError, RequirementError
-from .foreign import VOC, ForeignSet, read_foreign_set
+from .foreign import read_foreign_set
+from .foreign_files import VOC, ForeignSet
 from .images import BrokenImageError, read_header
 
 Label = tuple[str, tuple[float, float, float, float], list[list[float]]]  # class, x1 y1 x2 y2, polygons; in pixels
 _POLYGON = 6  # numbers of the smallest one; a box has four, and maybe a confidence
-_OUTSIDE = 0.01  # how far a YOLO coordinate may reach out of the image; Ultralytics' own loader allows as much
+_OUTSIDE = 0.01  # how far a YOLO coordinate may reach out of the image: tools round, and clip late
 _UNLABELLED, _CUT, _POLYGONS, _LIKE_KEYPOINTS = "unlabelled", "cut", "polygons", "like keypoints"  # what is counted
 
 

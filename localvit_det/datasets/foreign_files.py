@@ -1,0 +1,87 @@
+"""Data sets in formats of others: what is found in a folder, whatever the format."""
+
+import os
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import shortened
+from .layouts import IMAGE_SUFFIXES, split_of
+
+YOLO, VOC = "YOLO", "Pascal VOC"
+WITHOUT_SPLIT = "default"
+
+
+@dataclass
+class ForeignSet:
+    """What a folder in another format holds.
+
+    Attributes:
+        images: For each split the images, each with the file of its labels, which need not exist.
+        names: Class names by number; in Pascal VOC each label says its own.
+        keypoints: Numbers behind the box of each YOLO label.
+        notes: What was left out, a sentence each.
+    """
+
+    kind: str
+    root: Path
+    images: dict[str, list[tuple[Path, Path]]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    keypoints: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def note_labels(found: ForeignSet, files: list[Path]) -> None:
+    """Notes files of labels that belong to no image."""
+    if files:
+        names = [os.path.relpath(file, found.root).replace(os.sep, "/") for file in files]
+        found.notes.append(f"Files of labels without an image, left out: {counted(names)}")
+
+
+def counted(names: list[str]) -> str:
+    """How many, and the first of them."""
+    return f"{len(names)} ({shortened(names)})"
+
+
+def folders_with(root: Path, *suffixes: str, beside: str | None = None) -> list[Path]:
+    """Folders below a root that hold such files, hidden ones left out.
+
+    Args:
+        beside: Only where a folder of that name is among their parents.
+    """
+    result = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if beside is not None and beside not in Path(folder).relative_to(root).parts:
+            continue
+        if any(name.lower().endswith(suffixes) for name in files):
+            result.append(Path(folder))
+    return result
+
+
+def files_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files of a folder with such endings, in order."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Images of a folder, in order."""
+    return files_in(folder, IMAGE_SUFFIXES)
+
+
+def grouped(files: Iterable[Path], key: Callable[[Path], Hashable]) -> dict[Hashable, list[Path]]:
+    """Files by what a key makes of them."""
+    result: dict[Hashable, list[Path]] = {}
+    for file in files:
+        result.setdefault(key(file), []).append(file)
+    return result
+
+
+def by_folder(root: Path, images: list[Path]) -> dict[str, list[Path]]:
+    """Images by the split that their folder names."""
+    return grouped(images, lambda image: split_at(root, image) or WITHOUT_SPLIT)
+
+
+def split_at(root: Path, file: Path) -> str | None:
+    """The split that a file's folder names."""
+    return split_of(file.parent.relative_to(root).as_posix())
