@@ -22,7 +22,7 @@ from localvit.commands.export import size_of
 from localvit_det.cli import tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.export import export_backbone
-from localvit_det.export.quantize import with_integers
+from localvit_det.export.quantize import STEPS_DOWN, with_integers
 from localvit_det.files import check_writable_folder, write_text
 from localvit_det.inference import fused_twin
 
@@ -87,7 +87,8 @@ def forms_of(name: str, size: tuple[int, int], threads: int, folder: Path) -> di
     image = torch.randn(1, 3, *size)
     core = openvino.Core()
     if not files["int8"].exists():
-        openvino.save_model(with_integers(core.read_model(files["fp32"]), [image.numpy()]), files["int8"])
+        program = with_integers(core.read_model(files["fp32"]), [image.numpy()], outside=STEPS_DOWN)
+        openvino.save_model(program, files["int8"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(files["onnx"], options, providers=["CPUExecutionProvider"])
