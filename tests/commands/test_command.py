@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from localvit.__main__ import COMMANDS, main
 from localvit.commands import configs, hook
 from localvit_det.config import load_config
-from localvit_det.config.packaged import config_names
+from localvit_det.config.packaged import config_names, find_config
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
@@ -32,6 +32,14 @@ def test_help_names_every_command_and_each_exists(capsys):
         assert (REPOSITORY / f"localvit/commands/{name}.py").is_file()
     main(["--version"])
     assert capsys.readouterr().out.startswith("localvit_det ")
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.py", f"localvit_det::{NAME}", "pretrain/gg_t_in1k"])
+def test_names_in_every_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find_config(name)
+    assert found.is_file()
+    assert found.stem == name.removesuffix(".py").rpartition(":")[2].rpartition("/")[2]
 
 
 def test_misspelt_command(capsys):

@@ -230,6 +230,12 @@ def test_a_test_needs_a_checkpoint(given, capsys):
     )
 
 
+def test_a_work_dir_is_enough(tmp_path):
+    torch.save({"state_dict": {}, "meta": {"iter": 3, "epoch": 1}}, tmp_path / "epoch_1.pth")
+    assert test.checkpoint_with_config(str(tmp_path)) == str(tmp_path / "epoch_1.pth")
+    assert test.checkpoint_with_config("epoch_1.pth") == "epoch_1.pth"
+
+
 def read_events(folder: Path) -> set[str]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

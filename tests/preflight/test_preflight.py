@@ -115,7 +115,7 @@ def test_no_images(load):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_no_annotations(load, split):
     content = edited(lambda c: c["annotations"].clear())
-    fails(load(**{split: content}), DataError, f"instances_{split}2017.json has no usable annotation", "classes")
+    fails(load(**{split: content}), DataError, f"instances_{split}2017.json has no usable annotation", "classes=auto")
 
 
 def test_file_without_annotations_serves_to_write_results(load):

@@ -110,3 +110,16 @@ def test_metrics_of_a_killed_training(tmp_path):
     assert measured_metrics(Path(tmp_path), {"experiment_name": "x_20260101_000000", "epoch": 1}) == {
         "coco/bbox_mAP": 0.5
     }
+
+
+def test_ctrl_c_promises_nothing(capsys):
+    """Trainings answer it with a checkpoint and a sentence of their own; other commands have none to go on from."""
+
+    @tells_mistakes
+    def interrupted(argv=None):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        interrupted()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
