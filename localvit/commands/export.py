@@ -49,13 +49,11 @@ def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
         yield from (f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.0e} of their norm" for one in found)  # noqa: RUF001
     elif args.int8:
         images = Sources(args.calibration, max_pixels=limit)
-        found = quantize(detector, args.out, images, None if args.dynamic else args.size)
+        found = quantize(detector, args.out, images, args.size)
         yield f"calibrated on {found.images} images; {found.again} of {found.objects} objects are found again"
     else:
         images = [frame.image for frame in Sources(args.images, max_pixels=limit)] if args.images else []
-        yield from map(
-            str, export_detector(detector, args.out, args.format, None if args.dynamic else args.size, images)
-        )
+        yield from map(str, export_detector(detector, args.out, args.format, args.size, images))
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
