@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and outputs that are checked before the work that makes them."""
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -50,6 +51,15 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file in UTF-8 as `atomic_file` does."""
     write_bytes(path, text.encode())
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove_drafts(folder: str | os.PathLike) -> list[str]:

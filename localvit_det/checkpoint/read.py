@@ -1,23 +1,22 @@
 """The one place where `localvit_det` and MMEngine read a checkpoint; nothing in a file is ever run."""
 
-import hashlib
 import os
 import pickle
 import pickletools
 import re
-import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlparse
 
 import torch
 
+from ..download import download as fetch
+from ..download import file_name
 from ..errors import CheckpointError, RequirementError, first_line
+from ..files import sha256
 from .records import ALLOWED_GLOBALS, restore
 
 MapLocation = str | torch.device | dict[str, str] | Callable[..., Any]
@@ -65,41 +64,22 @@ def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
 
 
 def download(address: str) -> Path:
-    """The local copy of a checkpoint at an https address, in torch.hub's cache.
+    """Return the local copy of a checkpoint at an https address, below torch.hub's cache.
 
     A name like resnet50-0676ba61.pth holds the start of the file's SHA-256, which is then checked.
 
     Raises:
         CheckpointError: not https, not found, no checkpoint, or not the file that its name says.
     """
-    parts = urlparse(address)
-    if parts.scheme != "https":
-        raise CheckpointError(
-            f"{address} is not loaded, because checkpoints come from https addresses or local files only: "
-            "download it and give the path of the file."
-        )
-    name = Path(parts.path).name
-    if not name:
+    name = file_name(address, "")
+    if not name and address.startswith("https:"):
         raise CheckpointError(f"{address} names no file: give the full address of a checkpoint.")
-    digest = re.search(r"-([a-f0-9]{8,64})\.", name)
-    file = Path(torch.hub.get_dir(), "checkpoints", name)
-    if file.exists():
-        if digest and not sha256(file).startswith(digest[1]):
-            raise CheckpointError(
-                f"{file} is not what its name says (its SHA-256 does not begin with {digest[1]}): delete it "
-                "and start again."
-            )
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(
-            address, str(file), hash_prefix=digest and digest[1], progress=sys.stderr.isatty()
-        )
-    except (OSError, HTTPException, RuntimeError) as error:
-        raise CheckpointError(
-            f"{address} could not be downloaded ({first_line(error)}): check the address and the network, "
-            "or download it by hand and give the path of the file."
-        ) from error
+    folder, named = Path(torch.hub.get_dir(), "checkpoints"), re.search(r"-([a-f0-9]{8,64})\.", name)
+    digest = named[1] if named else ""
+    plain = folder / name  # torch.hub's place for every address that ends so: good where the content is proved
+    if digest and plain.is_file() and sha256(plain).startswith(digest):
+        return plain
+    file = fetch(address, folder, digest=digest, error=CheckpointError)
     try:
         check_is_checkpoint(file)
     except CheckpointError:
@@ -140,15 +120,6 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} is a TorchScript program, not a checkpoint: save its state_dict() instead.")
     if "data.pkl" not in members:
         raise CheckpointError(f"{file} is a zip archive without weights: unpack it and give the .pth file.")
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits."""
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 from mmengine.logging import print_log
 
 from ..datasets.annotations import MAX_PIXELS, what_is_there
 from ..datasets.images import BrokenImageError, decode, read_file
+from ..download import download, file_name
 from ..errors import DataError
-from .download import fetch
 from .video import Video
+
+_LIMIT_BYTES, _LIMIT_SECONDS = 2 << 30, 1800  # of what lies at an address
 
 Source = str | os.PathLike | int | np.ndarray
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
@@ -91,7 +94,7 @@ class Sources:
                 yield from self._frames(item, name)
             else:
                 try:
-                    image = decode(fetch(item) if _is_address(item) else read_file(item, limit), limit=limit)
+                    image = _read(item, limit)
                 except BrokenImageError as error:
                     if len(self._items) == 1:
                         raise DataError(f"The image {item} {error}: give another file.") from error
@@ -115,7 +118,7 @@ class Sources:
 
     def _frames(self, item: str | int, name: str) -> Iterator[Frame]:
         address = str(item)
-        with Video(fetch(address, to_file=True) if _is_address(item) else item) as video:
+        with _local(item) as file, Video(file) as video:
             for index, image in video.frames(self.every, self.limit):
                 yield Frame(image, address, name, index, video.rate / self.every)
 
@@ -139,7 +142,7 @@ def _expand(source: Source, without: Path | None) -> Iterator[tuple[str | int | 
         return
     text = os.fspath(source)
     if _is_address(text):
-        yield text, unquote(Path(urlparse(text).path).name) or "download.jpg"
+        yield text, file_name(text, "download.jpg")
         return
     if "://" in text:
         raise DataError(f"{text} is not read: give a file, a folder, or an https address.")
@@ -167,6 +170,21 @@ def _files(files: Iterable[Path], root: Path, asked: str) -> Iterator[tuple[str,
         )
     for file in listed:
         yield str(file), str(file.relative_to(root))
+
+
+@contextmanager
+def _local(item: str | int) -> Iterator[str | int]:
+    """Yield the file of an address, as long as it is needed; all else as it is."""
+    if not _is_address(item):
+        yield item
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(download(item, folder, limit_bytes=_LIMIT_BYTES, limit_seconds=_LIMIT_SECONDS))
+
+
+def _read(item: str, limit: float) -> np.ndarray:
+    with _local(item) as file:
+        return decode(read_file(file, limit), limit=limit)
 
 
 def _is_address(item: object) -> bool:
