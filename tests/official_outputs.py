@@ -53,9 +53,11 @@ def weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _values(name: str, tensor: Tensor) -> Tensor:
-    numbers = _take(name, tensor.numel()).view(tensor.shape)
-    if "norm" in name:
-        return 0.2 * numbers + (1.0 if name.endswith("weight") else 0.0)
+    numbers = take(name, tensor.numel()).view(tensor.shape)
+    if tensor.dim() == 1 and name.endswith(("weight", "running_var")):  # of norms
+        return 0.2 * numbers + 1.0
+    if "norm" in name and tensor.dim() == 1:
+        return 0.2 * numbers
     if tensor.dim() < 2 or "relative_position" in name or "msg" in name:  # biases, tables, messengers
         return 0.3 * numbers
     return numbers * (3 / tensor[0].numel()) ** 0.5  # of unit gain
@@ -63,10 +65,11 @@ def _values(name: str, tensor: Tensor) -> Tensor:
 
 def image(height: int, width: int) -> Tensor:
     """(1, 3, H, W)."""
-    return 1.7 * _take("image", 3 * height * width).view(1, 3, height, width)
+    return 1.7 * take("image", 3 * height * width).view(1, 3, height, width)
 
 
-def _take(name: str, count: int) -> Tensor:
+def take(name: str, count: int) -> Tensor:
+    """Return ``count`` numbers in [-1, 1) that follow from a name."""
     start = zlib.crc32(name.encode()) % len(_NUMBERS)
     return torch.from_numpy(np.resize(np.roll(_NUMBERS, -start), count))
 
@@ -80,8 +83,8 @@ def digest(maps: Sequence[Tensor]) -> np.ndarray:
     rows = []
     for stage, x in enumerate(maps):
         flat = x.detach().double().contiguous().flatten()
-        chosen = (_take(f"points of {stage}", _POINTS).double().add(1) / 2 * flat.numel()).long()
-        signs = torch.stack([_take(f"sum {i} of {stage}", flat.numel()).double() for i in range(_SUMS)])
+        chosen = (take(f"points of {stage}", _POINTS).double().add(1) / 2 * flat.numel()).long()
+        signs = torch.stack([take(f"sum {i} of {stage}", flat.numel()).double() for i in range(_SUMS)])
         rows.append(torch.cat((flat[chosen], signs @ flat / flat.numel() ** 0.5, flat.abs().max()[None])))
     return torch.stack(rows).numpy()
 

@@ -33,9 +33,9 @@ def stand_in(name: str, **content: object) -> None:
     vars(module).update(content)
 
 
-def load(path: Path) -> ModuleType:
-    """A Python file, under a name of its own."""
-    spec = importlib.util.spec_from_file_location("_".join(path.with_suffix("").parts[-2:]), path)
+def load(path: Path, name: str | None = None) -> ModuleType:
+    """A Python file, under a name of its own unless its relative imports need another."""
+    spec = importlib.util.spec_from_file_location(name or "_".join(path.with_suffix("").parts[-2:]), path)
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # timm looks for it there
     spec.loader.exec_module(module)
     return module
