@@ -30,6 +30,7 @@ HELP = "usage: localvit COMMAND [arguments]\n\n{}\n\n`localvit COMMAND --help` h
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command; a mistake ends in one sentence and exit code 1."""
+    process.survive_closed_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help", "help"):

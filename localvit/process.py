@@ -4,6 +4,9 @@ LOCALVIT_PROCESS=plain in the environment leaves everything as it is.
 """
 
 import ctypes
+import errno
+import io
+import logging
 import os
 import sys
 import warnings
@@ -37,6 +40,52 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _LARGEST)
 
 
+class _LossyFile(io.FileIO):
+    """A descriptor that may be written to after its reader has gone."""
+
+    def write(self, data: bytes) -> int:
+        """Write what can be written; after an error all goes to the null device."""
+        try:
+            return super().write(data)
+        except OSError as error:  # EIO of a closed terminal, EPIPE of a pipe without a reader, ENOSPC
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # C libraries and child processes write there, too
+            os.close(nowhere)
+            if error.errno == errno.ENOSPC and self.fileno() != 2:
+                sys.stderr.write("localvit: the disk is full, and what is printed from here on is lost\n")
+            return len(data)
+
+
+def survive_closed_streams() -> None:
+    """Let no print, log line or progress bar raise because nobody can read it: telling never ends the work.
+
+    A stream that a test or a notebook has put in the place of the process's own is left alone.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed before the start: the next file that is opened would get its number
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+        stream = getattr(sys, name)
+        if name == "stdin" or stream is not getattr(sys, f"__{name}__"):
+            continue
+        if isinstance(getattr(getattr(stream, "buffer", None), "raw", None), _LossyFile):
+            continue
+        if stream is not None:
+            stream.flush()
+        encoding, errors = (stream.encoding, stream.errors) if stream is not None else ("utf-8", "replace")
+        raw = _LossyFile(descriptor, "w", closefd=False)
+        lossy = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding, errors, line_buffering=name == "stderr" or raw.isatty()
+        )
+        setattr(sys, name, lossy)
+        setattr(sys, f"__{name}__", lossy)
+    logging.raiseExceptions = False  # a log file on a full disk: one traceback a line otherwise
+
+
 def announce(command: str) -> None:
     """Says that something is going on: importing all that a training needs takes seconds, on busy machines a minute."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
@@ -48,6 +97,7 @@ def set_up() -> None:
     """Applies all settings, unless the environment says to leave the process alone."""
     # MMEngine's matter, which no user can mend; it comes dozens of times.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    survive_closed_streams()
     if os.environ.get("LOCALVIT_PROCESS") != "plain":
         share_cores()
         keep_memory()

@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 from .config import load_config
 from .config.options import HELP, OptionsAction
-from .errors import ConfigError, UserError
+from .engine.workers import lost_in_evaluation
+from .errors import ConfigError, UserError, explain_limit
 from .files import DISK_ERRORS
 from .preflight import check_config
 
@@ -122,14 +123,17 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
             main(argv)
         except UserError as error:
             _tell(sentence_of(error))
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            where = f" to {error.filename}" if error.filename else ""
-            _tell(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
         except KeyboardInterrupt:
             sys.stderr.write("Interrupted.\n")
             raise SystemExit(130) from None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                where = f" to {error.filename}" if error.filename else ""
+                _tell(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
+            sentence = explain_limit(error) or lost_in_evaluation(error)
+            if sentence is None:
+                raise
+            _tell(sentence)
 
     return run
 

@@ -4,6 +4,7 @@ The command-line tools print the sentence and exit with code 1, without a traceb
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 
@@ -41,6 +42,25 @@ class NonFiniteError(UserError):
 
 class ProcessError(UserError):
     """Another process is in the way, or one of this run's own has ended."""
+
+
+def explain_limit(error: BaseException) -> str | None:
+    """Return what to do where a limit of the machine or the job ended the work, None for any other error."""
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
+        return (
+            "Too many files are open at once: allow more with `ulimit -n 4096` in the shell, or use fewer data workers "
+            "(train_dataloader.num_workers)."
+        )
+    memory = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "_ArrayMemoryError")
+    if memory or number == errno.ENOMEM or "can't allocate memory" in text:
+        return (
+            f"There is not enough memory ({first_line(error) or 'allocation failed'}): use a smaller batch "
+            "(train_dataloader.batch_size), smaller images (image_size=) or model.backbone.with_cp=True, or allow the "
+            "job more memory."
+        )
+    return None
 
 
 def first_line(error: BaseException | str) -> str:

@@ -14,7 +14,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from ..files import write_text
 from .batches import make_resumable, seed_iteration
 from .processes import share_buffers
+from .workers import close_workers, explain_lost_workers, lost_in_evaluation
 
+_RESTARTS = 3  # of data workers, without a batch in between
 VALIDATED = ".last_validation"  # the iteration after which the last validation was complete
 
 
@@ -68,6 +70,39 @@ class _Resumable:
         elif self._batch:
             self.runner.logger.warning("The data cannot be entered in the middle of an epoch: it begins anew.")
 
+    def _batches_left(self) -> Iterator[Any]:
+        """Yield the batches of this pass that are left; start the data workers again where one was killed.
+
+        Raises:
+            ProcessError: They are killed again and again; what there is has been saved.
+        """
+        restarts = 0
+        while True:
+            self._seek()
+            iterator = None
+            while True:
+                try:
+                    iterator = iterator or iter(self.dataloader)
+                    data_batch = next(iterator)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    iterator = iterator or self.dataloader._iterator  # of persistent workers: one died between passes
+                    lost = explain_lost_workers(iterator)
+                    if lost is None:
+                        raise
+                    if self.batches is None or restarts == _RESTARTS:
+                        self.runner.give_up(lost, error)
+                    restarts += 1
+                    self.runner.logger.warning(  # not with arguments: MMEngine shows equal formats once
+                        f"{lost}. After iteration {self._iter} the workers are started again ({restarts} of "
+                        f"{_RESTARTS} times); no image is skipped."
+                    )
+                    close_workers(self.dataloader, iterator)
+                    break
+                restarts = 0
+                yield data_batch
+
     def _begin_iteration(self) -> None:
         seed_iteration(self.base_seed, self._iter)
         self.runner.guard.remember()
@@ -77,12 +112,22 @@ class _Resumable:
         try:
             self.runner.val_loop.run()
         except StopInValidation:
-            for hook in self.runner.hooks:
-                if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(self.runner)  # the training's own weights come back
+            self._leave_validation()
             self.runner.stop()
+        except RuntimeError as error:
+            lost = lost_in_evaluation(error)
+            if lost is None:
+                raise
+            self._leave_validation()
+            self.runner.give_up(lost, error)
         if dist.is_main_process():
             write_text(Path(self.runner.work_dir, VALIDATED), str(self._iter))
+
+    def _leave_validation(self) -> None:
+        """Bring back the training's own weights where a validation has averages in their place."""
+        for hook in self.runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.after_val_epoch(self.runner)
 
     def _catch_up(self) -> None:
         """Validates what was saved and not validated before the training was stopped."""
@@ -118,10 +163,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         """Trains an epoch, or what is left of it."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        self._seek()
-        for index, data_batch in enumerate(self.dataloader, self._batch):
-            self.run_iter(index, data_batch)
-            self._batch = index + 1
+        for data_batch in self._batches_left():
+            self.run_iter(self._batch, data_batch)
+            self._batch += 1
             self.runner.between_iterations()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
@@ -177,8 +221,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     def _stream(self) -> Iterator[Any]:
         while True:
-            self._seek()
-            yield from self.dataloader
+            yield from self._batches_left()
             self._pass, self._batch = self._pass + 1, 0
 
     def _validation_is_due(self) -> bool:

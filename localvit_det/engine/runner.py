@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine import dist
 from mmengine.evaluator import Evaluator
@@ -146,19 +146,33 @@ class ReliableRunner(Runner):
         """
         if received is None:
             received = agree(self._signals.received)[0]
-        hook = self.checkpoint_hook
-        saved = "no checkpoint could be saved, since the config has no CheckpointHook"
-        if hook is not None:
-            if hook.saved_iteration == self.iter:
-                saved = f"{hook.last_ckpt} has it"
-            else:
-                saved = f"saved {hook.save_interim(self, self.epoch, self.iter)}"
-            saved += "; --resume goes on from there"
+        saved = self._save_interim()
         # A signal to torchrun ends all processes as soon as one has: none may go while the first one still saves.
         dist.barrier()
         name = signal.Signals(received).name
         self.logger.info("%s: stopped after iteration %d; %s.", name, self.iter, saved)
         raise Stopped(128 + received)
+
+    def give_up(self, reason: str, error: BaseException) -> NoReturn:
+        """Save what there is and end, because of something that only the user can change.
+
+        Raises:
+            ProcessError: Always.
+        """
+        # The other processes of a run know nothing of it, and saving takes all of them.
+        saved = self._save_interim() if self.world_size == 1 else "--resume goes on from the newest checkpoint"
+        raise ProcessError(f"{reason}; stopped after iteration {self.iter}: {saved}.") from error
+
+    def _save_interim(self) -> str:
+        """Save, unless that has been done after this iteration; return where, to stand in a sentence."""
+        hook = self.checkpoint_hook
+        if hook is None:
+            return "no checkpoint could be saved, since the config has no CheckpointHook"
+        if hook.saved_iteration == self.iter:
+            saved = f"{hook.last_ckpt} has it"
+        else:
+            saved = f"saved {hook.save_interim(self, self.epoch, self.iter)}"
+        return f"{saved}; --resume goes on from there"
 
     # ---- what takes the place of MMEngine's parts
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
@@ -51,7 +52,9 @@ class SignalWatch:
             self.received, self._at = number, now
             # Not the logger: the signal may have come in the middle of one of its lines.
             name = signal.Signals(number).name
-            os.write(2, f"{name}: stopping after this iteration; a second signal ends at once.\n".encode())
+            notice = f"{name}: stopping after this iteration; a second signal ends at once.\n"
+            with suppress(OSError):  # SIGHUP comes when the terminal has gone
+                os.write(2, notice.encode())
         elif "TORCHELASTIC_RUN_ID" not in os.environ or now - self._at > _SAME_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

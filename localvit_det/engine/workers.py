@@ -10,24 +10,58 @@ import time
 from collections.abc import Callable
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
+
+from ..errors import first_line
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _FOR_THE_PARENT = ("SIGINT", "SIGHUP", "SIGUSR1")
+_REMEDY = (
+    "The system ends processes that take too much memory: set train_dataloader.num_workers or batch_size lower, or "
+    "allow the job more memory (and more /dev/shm, in a container: --shm-size)"
+)
 
 
 def guard_workers(loader: DataLoader) -> DataLoader:
-    """Lets the workers of a loader begin with `WorkerGuard`."""
+    """Let the workers of a loader begin with `WorkerGuard`, and their loss be seen between two batches only."""
+    # PyTorch's handler of SIGCHLD raises wherever the main process happens to be, in the middle of an optimizer's step
+    # as well. Without it the loader itself notices within 5 seconds, when it waits for the next batch.
+    signal_handling._SIGCHLD_handler_set = True
     if loader.num_workers and not isinstance(loader.worker_init_fn, WorkerGuard):
         loader.worker_init_fn = WorkerGuard(loader.worker_init_fn)
     return loader
 
 
-def close_workers(loader: DataLoader) -> None:
-    """Ends persistent workers now, not when Python's garbage collector comes by; the next pass starts new ones."""
-    iterator = getattr(loader, "_iterator", None)
+def close_workers(loader: DataLoader, iterator: object = None) -> None:
+    """End workers now, not when Python's garbage collector comes by; the next pass starts new ones.
+
+    Args:
+        loader: Its persistent workers end.
+        iterator: One of the loader, where the workers live only as long as that.
+    """
+    iterator = iterator or getattr(loader, "_iterator", None)
     if iterator is not None:
         loader._iterator = None
         iterator._shutdown_workers()
+
+
+def explain_lost_workers(iterator: object) -> str | None:
+    """Return why a loader has no next batch, None if all of its workers live.
+
+    Args:
+        iterator: The loader's, whose `next` has raised.
+    """
+    codes = sorted({worker.exitcode for worker in getattr(iterator, "_workers", ()) if not worker.is_alive()})
+    if not codes:
+        return None
+    how = [f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" for code in codes]
+    return f"A data worker has been killed ({', '.join(how)}). {_REMEDY}"
+
+
+def lost_in_evaluation(error: BaseException) -> str | None:
+    """Return why a validation or test ended, None if no data worker was lost; PyTorch's message is all there is."""
+    lost = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    return f"A data worker has been killed ({first_line(error)}). {_REMEDY}" if lost else None
 
 
 class WorkerGuard:
