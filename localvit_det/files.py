@@ -29,6 +29,7 @@ def atomic_file(path: str | os.PathLike, flush: bool = True) -> Iterator[BinaryI
     path = Path(os.path.realpath(path))  # a link stays a link
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed a work dir in the middle
         with open(draft, "wb") as file:
             yield file
             file.flush()

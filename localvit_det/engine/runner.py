@@ -7,9 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmdet.engine.hooks import DetVisualizationHook
 from mmengine import dist
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
@@ -19,19 +20,23 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint.find import nothing_to_resume, search
-from ..errors import NonFiniteError, OutputError, ProcessError, UserError
+from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..files import DISK_ERRORS
 from .checkpoint_hook import SafeCheckpointHook
+from .curves import CurvesHook
 from .finite import FiniteGuard, GoBack, scale_learning_rates
 from .free_memory import FreeMemoryHook
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
+from .progress_bar import ProgressBarHook
 from .quiet import quiet_screen
 from .signals import SignalWatch, Stopped
+from .training_report import TrainingReportHook
 from .warm_up import fit_warm_up, unfit_epochs
 from .workers import close_workers, guard_workers
 
+_REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)
 _CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
 _LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": ResumableIterLoop}
 
@@ -118,6 +123,26 @@ class ReliableRunner(Runner):
         model = self.train_loop.run()
         self.call_hook("after_run")
         return model
+
+    # ---- hooks that only report
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call all hooks; one that only reports may fail (a full disk, a folder that was removed, a lost server)."""
+        for hook in self._hooks:
+            if not hasattr(hook, fn_name):
+                continue
+            try:
+                getattr(hook, fn_name)(self, **kwargs)
+            except UserError:
+                raise
+            except Exception as error:
+                if not isinstance(hook, _REPORTING):
+                    raise
+                # Not with arguments: MMEngine shows warnings of equal formats once.
+                self.logger.warning(
+                    f"{type(hook).__name__} could not report ({type(error).__name__}: {first_line(error)}); the work "
+                    "goes on without it."
+                )
 
     # ---- stopping
 

@@ -2,17 +2,20 @@
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from forked import Forked, _one_thread_and_no_process_left, children, wait_for  # noqa: F401 - a fixture
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import Runner
 from toy_training import NoisyImages, different, tensors_of, toy_runner
 
 from localvit.process import survive_closed_streams
@@ -127,6 +130,49 @@ def test_streams_of_others_are_left_alone(capsys):
     before = sys.stdout
     survive_closed_streams()
     assert sys.stdout is before
+
+
+# ---- hooks that report
+
+
+class At(Hook):
+    """Calls a function after an iteration in the middle of an epoch."""
+
+    def __init__(self, function: Callable[[Runner], object]) -> None:
+        self.function = function
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.iter == 7:
+            self.function(runner)
+
+
+def test_work_dir_is_removed_in_the_middle(whole, tmp_path):
+    hooks = [At(lambda runner: shutil.rmtree(runner.work_dir)), {"type": "CurvesHook", "interval": 2}]
+    toy_runner(tmp_path / "run", custom_hooks=hooks).train()
+    assert not different(tensors_of(whole / "epoch_3.pth"), tensors_of(tmp_path / "run/epoch_3.pth"))
+    assert (tmp_path / "run/curves.png").is_file()
+
+
+def test_present_folder_is_removed_in_the_middle(whole, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    toy_runner(Path("../run"), custom_hooks=[At(lambda _: (tmp_path / "here").rmdir())]).train()
+    assert not different(tensors_of(whole / "epoch_3.pth"), tensors_of(tmp_path / "run/epoch_3.pth"))
+
+
+def test_hook_that_reports_may_fail(whole, tmp_path, capsys):
+    class LostServer(LoggerHook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+            raise ConnectionError("no route to the server")
+
+    toy_runner(tmp_path, custom_hooks=[LostServer()]).train()
+    assert not different(tensors_of(whole / "epoch_3.pth"), tensors_of(tmp_path / "epoch_3.pth"))
+    assert capsys.readouterr().out.count("LostServer could not report (ConnectionError: no route to the server)") == 1
+
+
+def test_hook_that_works_may_not_fail(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        toy_runner(tmp_path, custom_hooks=[At(lambda _: 1 / 0)]).train()
 
 
 # ---- data workers
