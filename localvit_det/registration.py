@@ -41,8 +41,10 @@ def register() -> None:
 
         from . import datasets, engine, evaluation, heads  # noqa: F401
         from .checkpoint import baselines, load, write
+        from .compat import coordinates
         from .config import packaged
 
+        coordinates.install()  # boxes and priors stay fp32 under mixed precision
         packaged.install()  # localvit_det:: in a config's _base_
         load.install()  # every load is converted, reported and checked
         baselines.install()  # also into the backbones of MMDetection that ours are compared with

@@ -15,8 +15,8 @@ from torch import nn
 class CpuBf16OptimWrapper(OptimWrapper):
     """Runs the forward pass in bfloat16 where that is safe.
 
-    No loss is scaled: bfloat16 has the range of float32. It pays on processors that compute in bfloat16 (AMX,
-    AVX512-BF16) and is slower on others.
+    Coordinates stay in fp32 (:mod:`localvit_det.compat.coordinates`). No loss is scaled: bfloat16 has the range of
+    float32. It pays on processors that compute in bfloat16 (AMX, AVX512-BF16) and is slower on others.
     """
 
     @contextmanager

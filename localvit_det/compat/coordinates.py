@@ -1,0 +1,96 @@
+"""Keep coordinates in fp32 where mixed precision runs the layers between them in half precision.
+
+bfloat16 counts pixels in steps of eight at 1000 and float16 in halves, but MMDetection gives boxes, priors and sampling
+points the type of the feature maps: boxes of RoI features were up to 4 px off in bfloat16, and so were the proposals.
+Each class here runs its own code as before, on coordinates and maps that are at least fp32.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def install() -> None:
+    """Put the wrappers into MMDetection and MMCV; doing so again changes nothing."""
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+    from mmdet.models import dense_heads
+    from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
+    from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
+
+    for generator in (AnchorGenerator, MlvlPointGenerator):
+        for name in ("single_level_grid_priors", "sparse_priors"):
+            _wrap(generator, name, _priors_in_fp32)
+    for extractor in (SingleRoIExtractor, GenericRoIExtractor):
+        _wrap(extractor, "forward", _features_in_fp32)
+    # Its first layer reads how far a pixel lies from the object.
+    _wrap(dense_heads.RTMDetInsHead, "_mask_predict_by_feat_single", _without_autocast)
+    for head in ("ConditionalDETRHead", "DABDETRHead", "DDQDETRHead", "DeformableDETRHead"):
+        # They add reference points into what a layer returned, in place and so in its type.
+        _wrap(getattr(dense_heads, head), "forward", _without_autocast)
+    apply = MultiScaleDeformableAttnFunction.apply
+    if not hasattr(apply, "__wrapped__"):
+        MultiScaleDeformableAttnFunction.apply = staticmethod(_sampled_in_fp32(apply))
+
+
+def _wrap(owner: type, name: str, wrapper: Callable[[Callable], Callable]) -> None:
+    method = vars(owner)[name]
+    if not hasattr(method, "__wrapped__"):
+        setattr(owner, name, wrapper(method))
+
+
+def _in_fp32(x: Any) -> Any:
+    """Return ``x`` with all half-precision tensors in it, and the names of such types, as fp32."""
+    if isinstance(x, (tuple, list)):
+        return type(x)(_in_fp32(item) for item in x)
+    if isinstance(x, torch.dtype):
+        return torch.float32 if x in _HALF else x
+    return x.float() if isinstance(x, Tensor) and x.dtype in _HALF else x
+
+
+def _priors_in_fp32(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make priors of at least fp32, whatever type is asked for."""
+
+    @functools.wraps(method)
+    def priors(self: Any, *args: Any, **settings: Any) -> Tensor:
+        return method(self, *_in_fp32(args), **{name: _in_fp32(value) for name, value in settings.items()})
+
+    return priors
+
+
+def _features_in_fp32(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Extract from fp32 maps; under autocast features stay fp32, and the next layer rounds them."""
+
+    @functools.wraps(method)
+    def forward(self: Any, feats: tuple[Tensor, ...], rois: Tensor, *args: Any, **settings: Any) -> Tensor:
+        found = method(self, _in_fp32(feats), _in_fp32(rois), *args, **settings)
+        return found if torch.is_autocast_enabled(rois.device.type) else found.to(feats[0].dtype)
+
+    return forward
+
+
+def _without_autocast(method: Callable) -> Callable:
+    """Compute the whole in fp32 where autocast would not; the weights of a model in half precision are left alone."""
+
+    @functools.wraps(method)
+    def exact(self: Any, first: Tensor, *others: Any) -> Any:
+        if not torch.is_autocast_enabled(first.device.type):
+            return method(self, first, *others)
+        with torch.autocast(first.device.type, enabled=False):
+            return method(self, _in_fp32(first), *_in_fp32(others))
+
+    return exact
+
+
+def _sampled_in_fp32(apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Sample values at places of at least fp32; the result has the type of the values."""
+
+    @functools.wraps(apply)
+    def sample(value: Tensor, *args: Any) -> Tensor:
+        return apply(_in_fp32(value), *_in_fp32(args)).to(value.dtype)
+
+    return sample
