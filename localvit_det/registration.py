@@ -19,7 +19,10 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 _PACKAGE = __name__.partition(".")[0]
-_NETWORKS = ("backbones", "layers", "ops", "inference", "errors", "files", "registration", "on_lookup")
+_NETWORKS = (
+    *("backbones", "layers", "ops", "inference", "errors", "files", "download", "output_names", "registration"),
+    "on_lookup",
+)
 _WEIGHTS = ("fit", "identify", "layouts", "plain_init", "read", "records", "report")  # of checkpoint
 _OTHERS = ("mmdet", "mmseg", "mmpretrain", "mmcv.ops")
 _state = {"begun": False}

@@ -93,6 +93,32 @@ def swin(channels: int = 24, depth: int = 2, heads: int = 2, window: int = 7, ti
     return state | affine("norm", 8 * channels) | affine("head.fc" if timm else "head", 10, 8 * channels)
 
 
+def hugging_face_swin(official: dict, prefix: str = "swin.") -> dict:
+    """The same weights as `transformers` names them: of a classifier, without a prefix of a backbone."""
+    state = {}
+    for name, tensor in official.items():
+        for theirs, here in (
+            ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+            ("patch_embed.norm.", "embeddings.norm."),
+            ("layers.", "encoder.layers."),
+            (".norm1.", ".layernorm_before."),
+            (".norm2.", ".layernorm_after."),
+            (".attn.proj.", ".attention.output.dense."),
+            (".attn.", ".attention.self."),
+            (".mlp.fc1.", ".intermediate.dense."),
+            (".mlp.fc2.", ".output.dense."),
+        ):
+            name = name.replace(theirs, here)
+        if ".qkv." in name:
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                state[f"{prefix}{name.replace('.qkv.', f'.{part}.')}"] = rows
+        elif name.startswith("head."):
+            state[name.replace("head.", "classifier.")] = tensor
+        elif not name.endswith("attn_mask"):
+            state[prefix + (name.replace("norm.", "layernorm.") if name.startswith("norm.") else name)] = tensor
+    return state
+
+
 def pvt(channels: tuple = (16, 32, 80, 128), ratios: tuple = (8, 8, 4, 4), pixels: int = 224) -> dict:
     """`classification/pvt.py` of whai362/PVT, one block a stage."""
     state = {"cls_token": torch.randn(1, 1, channels[-1])}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, shortened
 from .entrances import label_of
 from .fit import compare
-from .layouts import plain_names, resize_position_bias, weights_in
+from .layouts import describe_choice, official_swin, plain_names, resize_position_bias, weights_in
 from .report import LoadReport, no_weights
 
 # What a classifier lacks, or has beyond a backbone.
@@ -41,8 +41,10 @@ def _or_published(original: Callable[[nn.Module], None]) -> Callable[[nn.Module]
         init = self.init_cfg
         if isinstance(init, Mapping) and init.get("checkpoint"):
             content = CheckpointLoader.load_checkpoint(init["checkpoint"], map_location="cpu")
-            source = label_of(weights_in(content) or {}).get("source", init["checkpoint"])
-            print_log(str(load_published(self, content, source)), "current")
+            facts = {"source": init["checkpoint"], **label_of(weights_in(content) or {})}
+            report = load_published(self, content, facts["source"])
+            report.choice = facts.get("choice", "")
+            print_log(str(report), "current")
         else:
             original(self)
 
@@ -77,7 +79,7 @@ def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str)
             table = resize_position_bias(tensor, target[name].shape)
             resized |= {} if table is None else {name: table}
     report, state = compare(backbone, state | resized, source)
-    report.parts = ()
+    report.parts, report.choice = (), describe_choice(content)
     report.missing = {name for name in report.missing if not name.endswith(_INDEX)}
     report.converted = {name for name in report.found if name not in weights}
     report.resized = set(resized)
@@ -92,14 +94,11 @@ def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str)
 
 
 def converted(backbone: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under MMDetection's names: from the official layouts, Swin's also from timm's, or as they are."""
+    """Weights under MMDetection's names: from official layouts (Swin's also timm's, Hugging Face's), or as they are."""
     if isinstance(backbone, PyramidVisionTransformer):  # the second version, too
         official = any(re.match(r"block\d\.", name) for name in weights)
         return dict(pvt_convert(weights) if official else weights)
+    weights = official_swin(weights)
     if not any(name.startswith("layers.") for name in weights):
-        return dict(weights)
-    if not any(name.startswith("layers.0.downsample.") for name in weights):
-        # timm's steps down belong to the stage that they lead to.
-        step = re.compile(r"^layers\.(\d+)\.downsample\.")
-        weights = {step.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample.", n): t for n, t in weights.items()}
+        return weights
     return {name.removeprefix("backbone."): tensor for name, tensor in swin_converter(weights).items()}

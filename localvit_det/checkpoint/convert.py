@@ -17,7 +17,7 @@ from ..files import check_writable, write_bytes
 from .fit import prepare
 from .identify import find_origin, official_names
 from .layouts import plain_names, weights_in
-from .read import load_weights_only, sha256
+from .read import load_weights_only, sha256, split_key
 from .report import LoadReport, no_weights
 
 
@@ -25,7 +25,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
     """Write a checkpoint in our layout, as .pth or .safetensors.
 
     Args:
-        source: A local file in any known layout.
+        source: A local file in any known layout; `FILE#model_ema` is its weights under that key.
         target: The file to write. Its metadata has the source's name and SHA-256, the network and, for a
             detector, the class names.
         model: Config of the model that it must fit; not needed for backbones of a published size.
@@ -49,9 +49,9 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
         raise CheckpointError(no_weights(str(source), "any model", content))
     with torch.device("meta"):  # only names and shapes are needed
         module = MODELS.build(dict(model)) if model else _backbone_for(weights, source)
-    state, report = prepare(module, weights, source=str(source))
+    state, report = prepare(module, content, source=str(source))
     names = [name for name in module.state_dict() if name in state]  # in the model's order
-    facts = {"source": source.name, "source_sha256": sha256(source), "network": report.target}
+    facts = {"source": source.name, "source_sha256": sha256(Path(split_key(source)[0])), "network": report.target}
     classes = (content.get("meta") or {}).get("CLASSES") if content is not weights else None
     tensors = {name: state[name].detach().clone().contiguous() for name in names}
     if save_safetensors is None:

@@ -24,8 +24,8 @@ from torch import nn
 
 from ..errors import CheckpointError, did_you_mean
 from .embedded_config import defuse
-from .layouts import weights_in
-from .read import MapLocation, download, load_weights_only
+from .layouts import below, describe_choice, plain_names, weights_in
+from .read import MapLocation, download, load_weights_only, split_key
 
 # MMEngine rebuilds a state dict on the way and keeps only its `_metadata`, so the label travels there.
 _LABEL = "localvit_det"
@@ -73,7 +73,7 @@ def announce(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
     weights = weights_in(checkpoint)
     if weights is checkpoint or weights is None:
         return label(checkpoint, source=source)
-    checkpoint["state_dict"] = label(weights, source=source)
+    checkpoint["state_dict"] = label(weights, source=source, choice=describe_choice(checkpoint))
     return checkpoint
 
 
@@ -87,9 +87,10 @@ def load_from_local(filename: str | os.PathLike, map_location: MapLocation | Non
 
 def load_from_remote(filename: str, map_location: MapLocation | None = None) -> dict:
     """Downloads a checkpoint once, in the first process, and loads it in all."""
-    file = download(filename) if dist.get_rank() == 0 else None
+    if dist.get_rank() == 0:
+        download(split_key(filename)[0])
     dist.barrier()
-    return load_from_local(file or download(filename), map_location)
+    return load_from_local(filename, map_location)
 
 
 def load_from_alias(filename: str, map_location: MapLocation | None = None) -> dict:
@@ -171,22 +172,22 @@ class PretrainedInit(MMEnginePretrainedInit):
         state = weights_in(content)
         if state is None:
             state = content
-        source = label_of(state).get("source", self.checkpoint)
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+        facts = {"source": self.checkpoint, **label_of(state)}
+        source = facts["source"]
         if self.prefix:
-            prefix = self.prefix.rstrip(".") + "."
-            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            state = below(state, self.prefix)
             if not state:
                 raise CheckpointError(
-                    f"{source} has no tensor whose name begins with {prefix}: correct the prefix of the init_cfg, or "
-                    "leave it out if the file holds a backbone alone."
+                    f"{source} has no tensor whose name begins with {self.prefix.rstrip('.')}.: correct the prefix of "
+                    "the init_cfg, or leave it out if the file holds a backbone alone."
                 )
         if self.warm_start:
             from .warm_start import warm_start  # needs the backbones, which are imported after this
 
+            state = plain_names(state, backbone_alone=True)
             print_log(str(warm_start(module, state, self.warm_start, source)), "current")
         else:
-            state = label(state, source=source, policy="partial" if self.partial else "strict")
+            state = label(state, **{**facts, "policy": "partial" if self.partial else "strict"})
             mmengine_checkpoint.load_state_dict(module, state, strict=False, logger="current")
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())

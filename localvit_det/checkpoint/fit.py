@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.base import LocalViT
 from ..errors import CheckpointError
 from .identify import Origin, backbones_in, common_class_counts
-from .layouts import RESIZERS, fit_shapes, part_joint, plain_names, rename_key, weights_in
+from .layouts import RESIZERS, below, describe_choice, fit_shapes, part_joint, plain_names, rename_key, weights_in
 from .read import load_weights_only
 from .report import LoadReport, misfit, no_weights
 
@@ -30,7 +30,7 @@ def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "
     Args:
         backbone: The backbone.
         source: Path or https address of official weights as they are, of a backbone's state dict, or of a detector,
-            whose backbone is taken.
+            whose backbone is taken. `FILE#model_ema` takes the weights under that key of the file.
         prefix: Of the backbone's names in a detector.
 
     Returns:
@@ -40,10 +40,8 @@ def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "
         CheckpointError: The file cannot be read, or its weights do not fit.
     """
     content = load_weights_only(source)
-    weights = weights_in(content) or {}
-    prefix = prefix.rstrip(".") + "."
-    inside = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-    state, report = prepare(backbone, inside or content, source=os.fspath(source))
+    state, report = prepare(backbone, below(weights_in(content) or {}, prefix) or content, source=os.fspath(source))
+    report.choice = describe_choice(content)
     backbone.load_state_dict(state, strict=False)
     return report
 
@@ -69,8 +67,10 @@ def prepare(
     if weights is None:
         raise CheckpointError(no_weights(source, _title(module), content))
     weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    weights = plain_names(weights, backbone_alone="" in backbones_in(module))
+    parts = [name for name, _ in module.named_children()]
+    weights = plain_names(weights, "" in backbones_in(module), parts)
     report, state = compare(module, weights, source)
+    report.choice = describe_choice(content)
     counts = common_class_counts(module, ((name, *shapes) for name, shapes in report.mismatched.items()))
     if policy == "finetune" and counts:
         report.new |= set(report.mismatched)
@@ -97,6 +97,8 @@ def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple
     for name, tensor in state.items():
         if name not in target:
             report.unexpected.add(name)
+        elif target[name].is_floating_point() and not is_plain_float(tensor):
+            report.encoded[name] = tensor.dtype
         elif tensor.shape == target[name].shape:
             report.found.add(name)
         else:
@@ -108,6 +110,11 @@ def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple
         if not prefix:  # inside a detector everything has to fit
             _allow_optional(report, backbone)
     return report, state
+
+
+def is_plain_float(tensor: Tensor) -> bool:
+    """Whether numbers mean themselves; integers and eight-bit floats in place of weights come with a scale."""
+    return tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def _convert_backbone(
@@ -148,11 +155,11 @@ def _convert_backbone(
 
 
 def _allow_optional(report: LoadReport, backbone: LocalViT) -> None:
-    """Classifiers have no output norms: all of them may be missing together, or be left over."""
+    """Classifiers have no output norms, which may be missing together or be left over, and a head."""
     optional = {name for name in report.missing if re.search(backbone.optional_weights, name)}
     if not any(re.search(backbone.optional_weights, name) for name in report.found):
         report.allowed |= optional
-    report.allowed |= {name for name in report.unexpected if re.search(backbone.optional_weights, name)}
+    report.allowed |= {name for name in report.unexpected if re.search(rf"^head\.|{backbone.optional_weights}", name)}
 
 
 def _title(module: nn.Module) -> str:

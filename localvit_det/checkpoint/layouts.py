@@ -7,25 +7,87 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
+
+from ..errors import CheckpointError
 
 if TYPE_CHECKING:  # read before there are any operators to import backbones with
     from ..backbones.base import Parting, Rename
 
-# MMEngine's own key, and the one of the official classification codes.
-_KEYS = ("state_dict", "model")
+# Where training codes keep weights, in the order in which they are taken: MMEngine and Lightning, the official
+# classification codes, DeepSpeed, others; moving averages last, since nothing says that they are the better ones.
+_KEYS = (
+    *("state_dict", "model", "module", "model_state_dict", "model_state", "net", "network", "params", "weights"),
+    *("model_ema", "state_dict_ema", "ema", "ema_model", "ema_state_dict", "params_ema", "teacher", "student"),
+)
+_USUAL = ("", "state_dict", "model")  # which need no mention
+# What torch.compile, FSDP and activation checkpointing put into names, wherever the wrapped module is.
+_WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Attributes that hold a whole model: of DistributedDataParallel, Lightning modules, self-supervised pairs.
+_AROUND = ("module", "model", "net", "network", "teacher", "student")
+_CLASSIFIER = {"backbone", "head", "fc", "classifier"}
+_COUNTERS = ("steps", "n_averaged")  # beside the weights of MMEngine's and PyTorch's averaged models
+
+
+def weight_sets(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
+    """Find all state dicts in a checkpoint by their keys, such as `model` or `ema.module`.
+
+    Returns:
+        The one that is taken by default comes first. The key is '' where the checkpoint is a state dict itself.
+    """
+    found = dict(_nested_sets(checkpoint, depth=2))
+    rank = {key: position for position, key in enumerate(_KEYS)}
+    order = sorted(found, key=lambda key: (rank.get(key.partition(".")[0], len(rank)), -len(found[key])))
+    unknown = not order or order[0].partition(".")[0] not in rank
+    if unknown and any(isinstance(value, Tensor) for value in checkpoint.values()):
+        return {"": checkpoint}
+    return {key: found[key] for key in order}
+
+
+def _nested_sets(content: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    if "param_groups" in content:  # an optimizer's state
+        return
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping):
+            continue
+        if any(isinstance(name, str) and isinstance(item, Tensor) and item.ndim for name, item in value.items()):
+            yield key, value
+        elif depth > 1:
+            yield from ((f"{key}.{inner}", found) for inner, found in _nested_sets(value, depth - 1))
 
 
 def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
     """The state dict in a checkpoint or the checkpoint itself where it is one; None without any tensors."""
-    for content in (*(checkpoint.get(key) for key in _KEYS), checkpoint):
-        if isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values()):
-            return content
-    return None
+    return next(iter(weight_sets(checkpoint).values()), None)
+
+
+def choose_weights(checkpoint: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
+    """Return a checkpoint whose only weights are those under a key, where :func:`weights_in` finds them.
+
+    Raises:
+        CheckpointError: It has none there; the sentence names the keys that it has.
+    """
+    sets = weight_sets(checkpoint)
+    if key not in sets:
+        there = ", ".join(filter(None, sets)) or "none by a key"
+        raise CheckpointError(f"{source} has no weights under {key} (it has {there}): name one of these, or none.")
+    outer = {name.partition(".")[0] for name in sets}
+    return {name: value for name, value in checkpoint.items() if name not in outer} | {"state_dict": sets[key]}
+
+
+def describe_choice(checkpoint: Mapping[str, Any]) -> str:
+    """Say which of a checkpoint's weights are taken, where there are several or they are at an unusual place."""
+    taken, *others = weight_sets(checkpoint) or [""]
+    if taken == "state_dict" and "ema_state_dict" in others:
+        others.remove("ema_state_dict")  # MMEngine's EMAHook: state_dict has the averages
+    if others:
+        return f"{taken} is taken, not {', '.join(others)} (FILE#{others[0]} takes that)"
+    return "" if taken in _USUAL else f"{taken} is taken, its only weights"
 
 
 def rename_key(name: str, rules: Sequence[Rename]) -> str | None:
@@ -82,18 +144,80 @@ def part_joint(state: Mapping[str, Tensor], partings: Sequence[Parting]) -> dict
     return parted
 
 
-def plain_names(state: Mapping[str, Tensor], backbone_alone: bool) -> dict[str, Tensor]:
-    """Names without the prefix of parallel training, and without the one of a classifier around a backbone.
+def plain_names(state: Mapping[str, Tensor], backbone_alone: bool, parts: Collection[str] = ()) -> dict[str, Tensor]:
+    """Names without what wrappers add to them, and without the prefix of a model around a backbone.
 
     Args:
         state: Tensors by name.
-        backbone_alone: Whether a backbone is wanted. MMPretrain's classifiers keep theirs under `backbone.`, beside
-            nothing but `head.`; whole detectors have more parts and stay as they are.
+        backbone_alone: Whether a backbone is wanted. Classifiers keep theirs under `backbone.`, with nothing but a
+            head; whole detectors have more parts and stay as they are.
+        parts: Names of the model's own parts, which are no wrapper's.
     """
-    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if backbone_alone and {name.partition(".")[0] for name in plain} in ({"backbone"}, {"backbone", "head"}):
-        return {name.removeprefix("backbone."): tensor for name, tensor in plain.items()}
-    return plain
+    plain = {_WRAPPED.sub("", name): tensor for name, tensor in state.items() if name not in _COUNTERS}
+    while True:
+        first = {name.partition(".")[0] for name in plain}
+        if len(first) == 1 and first <= set(_AROUND) - set(parts):
+            prefix = f"{first.pop()}."
+        elif backbone_alone and "backbone" in first and first <= _CLASSIFIER:
+            plain = {re.sub(r"^(fc|classifier)\.", "head.", name): tensor for name, tensor in plain.items()}
+            prefix = "backbone."
+        else:
+            return plain
+        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+
+
+def below(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The tensors whose names begin with a prefix, without it; the names as they are, or without those of wrappers."""
+    prefix = prefix.rstrip(".") + "."
+    for names in (weights, plain_names(weights, backbone_alone=False)):
+        if inside := {name.removeprefix(prefix): t for name, t in names.items() if name.startswith(prefix)}:
+            return inside
+    return {}
+
+
+# Hugging Face's names of a Swin, and the official ones.
+_HUGGING_FACE_SWIN: Sequence[Rename] = (
+    (r"^swin\.", ""),
+    (r"^encoder\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.norm\.", "patch_embed.norm."),
+    (r"^embeddings\.", ""),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+    (r"^hidden_states_norms\.stage(\d)\.", lambda match: f"norm{int(match[1]) - 1}."),
+    (r"^classifier\.", "head."),
+)
+
+
+def is_swin(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are a Swin's weights in its official layout, timm's or Hugging Face's."""
+    names = official_swin(state)
+    attention = "layers.0.blocks.0.attn."
+    return {f"{attention}qkv.weight", f"{attention}relative_position_bias_table"} <= names.keys() and (
+        "msg_tokens" not in names  # of MSG-Transformer
+    )
+
+
+def official_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a Swin's weights from timm or Hugging Face their official names; others stay as they are."""
+    if any(".layernorm_before." in name for name in state):
+        state = rename_keys(state, _HUGGING_FACE_SWIN)
+        joined: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            part = re.search(r"\.attn\.(query|key|value)\.", name)
+            new = f"{name[: part.start()]}.attn.qkv.{name[part.end() :]}" if part else name
+            joined[new] = torch.cat([joined[new], tensor]) if part and new in joined else tensor  # in this order
+        return joined
+    downsample = re.compile(r"^layers\.(\d+)\.downsample\.")
+    stages = {int(match[1]) for name in state if (match := downsample.match(name))}
+    if stages and 0 not in stages:  # timm's downsampling belongs to the stage that it leads to
+        return {downsample.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample.", n): t for n, t in state.items()}
+    return dict(state)
 
 
 def fit_shapes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import nn
 from .entrances import label_of
 from .fit import compare, prepare
 from .identify import backbones_in
+from .layouts import plain_names
 
 _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
 
@@ -45,10 +46,14 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
     facts = label_of(state_dict)
     logger = logger or "current"
     if not backbones_in(module):
+        plain = plain_names(state_dict, backbone_alone=False, parts=[name for name, _ in module.named_children()])
+        state_dict = plain if plain.keys() != state_dict.keys() else state_dict  # which may have metadata
         report = compare(module, state_dict, facts.get("source", "a state dict"))[0]
+        report.choice = facts.get("choice", "")
         print_log(str(report), logger, logging.WARNING if report.problems else logging.INFO)
         _mmengine_load_state_dict(module, state_dict, strict, logger)
         return
     state, report = prepare(module, state_dict, facts.get("policy", "strict"), facts.get("source", "a state dict"))
+    report.choice = facts.get("choice", "")
     print_log(str(report), logger, logging.WARNING if report.problems else logging.INFO)
     module.load_state_dict(state, strict=False)

@@ -17,6 +17,7 @@ from ..download import download as fetch
 from ..download import file_name
 from ..errors import CheckpointError, RequirementError, first_line
 from ..files import sha256
+from .layouts import choose_weights
 from .records import ALLOWED_GLOBALS, restore
 
 MapLocation = str | torch.device | dict[str, str] | Callable[..., Any]
@@ -27,6 +28,8 @@ _ALLOW_LIST_LOCK = threading.Lock()
 
 def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu", mmap: bool = False) -> dict:
     """Reads a checkpoint (.pth, .pt, .safetensors) from a local path or an https address.
+
+    `FILE#model_ema` is the same without other weights than those under `model_ema`, which stand under `state_dict`.
 
     Only tensors, plain Python values and what MMEngine's own checkpoints hold are read, whatever the
     environment variables or `torch.serialization.add_safe_globals` of others say.
@@ -40,7 +43,7 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
         CheckpointError: no such file, no checkpoint, or a pickle that would run code.
         RequirementError: a .safetensors file without the package that reads it.
     """
-    name = os.fspath(path)
+    name, key = split_key(path)
     file = download(name) if "://" in name else Path(name).expanduser()
     check_is_checkpoint(file)
     if file.suffix == ".safetensors":
@@ -52,7 +55,14 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
             f"{file} holds a {type(checkpoint).__name__} instead of a dictionary of weights: save "
             "model.state_dict() instead."
         )
-    return checkpoint
+    return choose_weights(checkpoint, key, name) if key else checkpoint
+
+
+def split_key(path: str | os.PathLike) -> tuple[str, str]:
+    """The path or address of a checkpoint, and the key of the weights that are wanted of it ('' for the usual ones)."""
+    name = os.fspath(path)
+    file, _, key = name.rpartition("#")
+    return (file, key) if file and not Path(name).expanduser().exists() else (name, "")
 
 
 def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
@@ -96,7 +106,12 @@ def check_is_checkpoint(file: Path) -> None:
     """
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
-        raise CheckpointError(f"The checkpoint {file} {what}: give the path of a .pth file.")
+        raise CheckpointError(f"The checkpoint {file} {what}: {_how_to_join(file) or 'give the path of a .pth file'}.")
+    if (part := re.search(r"-\d+-of-0*(\d+)\.\w+$", file.name)) and int(part[1]) > 1:
+        raise CheckpointError(
+            f"{file} is one of {part[1]} parts of a checkpoint: save the model as one file, in Hugging Face's "
+            "libraries with save_pretrained(..., max_shard_size='100GB')."
+        )
     try:
         with file.open("rb") as stream:
             head = stream.read(512)
@@ -120,6 +135,18 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} is a TorchScript program, not a checkpoint: save its state_dict() instead.")
     if "data.pkl" not in members:
         raise CheckpointError(f"{file} is a zip archive without weights: unpack it and give the .pth file.")
+
+
+def _how_to_join(folder: Path) -> str:
+    """What makes one file of a checkpoint in many; empty for other folders."""
+    if any(folder.glob("*.distcp")):  # FSDP
+        return (
+            "it is a sharded one of torch.distributed, so write it as one file with `python -m "
+            "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+        )
+    if (folder / "zero_to_fp32.py").is_file():
+        return "it is a sharded one of DeepSpeed, so write it as one file with its own zero_to_fp32.py"
+    return ""
 
 
 def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:

@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Size, Tensor, nn
 
 from ..errors import shortened
 from .identify import Origin, backbones_in, common_class_counts, find_origin
+from .layouts import is_swin
 
 COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mismatched")
 
@@ -21,7 +24,8 @@ COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mis
 class LoadReport:
     """The names of tensors, by what happened to them.
 
-    A name stands in one of found, new, zeroed, missing and mismatched (all tensors of the model) or in unexpected.
+    A name stands in one of found, new, zeroed, missing, mismatched and encoded (all tensors of the model) or in
+    unexpected.
 
     Args:
         source: The file.
@@ -34,7 +38,9 @@ class LoadReport:
         missing: Not in the file.
         unexpected: In the file only, under the file's names.
         mismatched: Shapes in the file and in the model, where they differ.
+        encoded: Types of tensors that are no plain floats, such as INT8 ones, where the model has floats.
         allowed: Those missing or unexpected that need not fit.
+        choice: Which of the file's sets of weights was taken, where that is not clear by itself.
     """
 
     source: str
@@ -48,7 +54,9 @@ class LoadReport:
     missing: set[str] = field(default_factory=set)
     unexpected: set[str] = field(default_factory=set)
     mismatched: dict[str, tuple[Size, Size]] = field(default_factory=dict)
+    encoded: dict[str, torch.dtype] = field(default_factory=dict)
     allowed: set[str] = field(default_factory=set)
+    choice: str = ""
 
     @property
     def problems(self) -> list[str]:
@@ -58,12 +66,20 @@ class LoadReport:
         ]
         missing = [f"{name} is missing" for name in sorted(self.missing - self.allowed)]
         unexpected = [f"{name} is unexpected" for name in sorted(self.unexpected - self.allowed)]
-        return shapes + missing + unexpected
+        encoded = [f"{name} is {str(kind).removeprefix('torch.')}" for name, kind in sorted(self.encoded.items())]
+        return encoded + shapes + missing + unexpected
 
     @property
     def size(self) -> int:
         """Tensors of the model."""
-        return len(self.found) + len(self.new) + len(self.zeroed) + len(self.missing) + len(self.mismatched)
+        return (
+            len(self.found)
+            + len(self.new)
+            + len(self.zeroed)
+            + len(self.missing)
+            + len(self.mismatched)
+            + len(self.encoded)
+        )
 
     def __str__(self) -> str:
         rows = [("part", *COLUMNS), *self._rows()]
@@ -84,11 +100,14 @@ class LoadReport:
                 yield (part or ("other" if self.parts else "backbone"), *map(str, counts))
 
     def _notes(self) -> Iterator[str]:
+        if self.choice:
+            yield f"weights of the file: {self.choice}"
         for what, names in (
             ("not needed", self.unexpected & self.allowed),
             ("not in the file, left as initialised", self.missing & self.allowed),
             ("left as initialised for other classes", self.new),
             ("set to zero", self.zeroed),
+            ("quantized, left as initialised", self.encoded),
         ):
             if names:
                 yield f"{what}: {shortened(sorted(names))}"
@@ -112,15 +131,26 @@ def misfit(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -
 def no_weights(source: str, target: str, content: Mapping[str, Any]) -> str:
     """The sentence for a file without tensors."""
     keys = shortened([str(key) for key in content if key != "meta"]) or "nothing"
-    if {"optimizer", "param_groups"} & set(content):
+    if any("optim" in str(key) or key == "param_groups" for key in content):
         return (
             f"{source} cannot be loaded into {target}, because it holds only the state of an optimiser ({keys}) and "
             "no weights: give the checkpoint that was saved with the model."
         )
+    if any(isinstance(value, np.ndarray) for part in (content, *_mappings(content)) for value in part.values()):
+        return (
+            f"{source} cannot be loaded into {target}, because it holds NumPy's arrays and no tensors ({keys}): save "
+            "it again after torch.from_numpy."
+        )
     return f"{source} cannot be loaded into {target}, because it holds no weights ({keys}): give another checkpoint."
 
 
+def _mappings(content: Mapping[str, Any]) -> list[Mapping]:
+    return [value for value in content.values() if isinstance(value, Mapping)]
+
+
 def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    if report.encoded:
+        return "it is quantized; give the floating-point weights that it was made from"
     prefix, backbone = next(iter(backbones_in(module).items()))
     wanted = Origin.of(backbone)
     inner = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
@@ -129,12 +159,18 @@ def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) 
             "it is a whole detector and not a backbone; give it to --load-from (in a config: load_from), or take "
             "only its backbone with init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')"
         )
-    origin = find_origin(inner or state)
+    swin = is_swin(inner or state)  # whose names are those of our families for more than a half
+    origin = None if swin else find_origin(inner or state)
     if prefix and not inner and (origin or not _parts_found(module, state)):
         what = f"the backbone {origin}" if origin else "another kind of model, perhaps a classifier"
         return (
             f"it is {what} and not a detector; give it to --pretrained (in a config: pretrained, or the init_cfg of "
             "model.backbone)"
+        )
+    if swin:
+        return (
+            f"it is a Swin Transformer's and the model's backbone is {wanted}; use its own weights, or take what means "
+            "the same with warm_start=swin, which GG-Transformer, DWNet and MSG-Transformer have"
         )
     if origin is None:
         if prefix and not any(name.startswith(prefix) for name in report.found):

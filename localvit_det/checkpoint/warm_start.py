@@ -21,7 +21,7 @@ from ..backbones.gg_transformer import GGTransformer
 from ..backbones.msg_transformer import MSGTransformer
 from ..errors import CheckpointError, did_you_mean, shortened
 from .fit import compare
-from .layouts import rename_key
+from .layouts import official_swin, rename_key
 from .report import LoadReport
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
 
     Args:
         module: A backbone of this package.
-        weights: The other backbone's, in its official layout, timm's, MMDetection's or MMPretrain's.
+        weights: The other backbone's, in its official layout, timm's, Hugging Face's, MMDetection's or
+            MMPretrain's.
         name: What network that is.
         source: The file's name.
 
@@ -147,11 +148,8 @@ def _swin(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         weights = {rename_key(key, rules): tensor for key, tensor in weights.items()}
         # Its unfold puts the four neighbors inside each channel, and columns first.
         weights = {key: _official_order(tensor) if ".downsample." in key else tensor for key, tensor in weights.items()}
-    elif "layers.3.downsample.norm.weight" in weights:  # timm: a stage begins with its step down
-        weights = {
-            re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key): tensor
-            for key, tensor in weights.items()
-        }
+    else:
+        weights = official_swin(weights)
     weights = {key.replace("head.fc.", "head."): tensor for key, tensor in weights.items()}
     if "layers.0.blocks.0.attn.qkv.weight" not in weights:
         first = shortened(sorted(weights))

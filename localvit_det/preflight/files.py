@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoint.read import check_is_checkpoint
+from ..checkpoint.read import check_is_checkpoint, split_key
 from ..config.parts import walk
 from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError
@@ -47,9 +47,10 @@ def check_checkpoints(cfg: Config, train: bool) -> None:
     for key, checkpoint in named.items():
         if not isinstance(checkpoint, str) or "://" in checkpoint:
             continue
-        if Path(checkpoint).expanduser().is_file():
-            check_is_checkpoint(Path(checkpoint).expanduser())
+        file = Path(split_key(checkpoint)[0]).expanduser()
+        if file.is_file():
+            check_is_checkpoint(file)
             continue
-        path = Path(checkpoint).absolute()
+        path = file.absolute()
         what = f"is a folder, not a file: {path}" if path.is_dir() else f"does not exist: {path}"
         raise CheckpointError(f"The checkpoint of {key} {what} ({what_is_there(path)}).")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
-from official_layouts import pvt, pvt_v2, swin
+from official_layouts import hugging_face_swin, pvt, pvt_v2, swin
 from torch import nn
 
 from localvit_det.checkpoint.baselines import load_published
@@ -21,10 +21,12 @@ def official_step_down(state: dict, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, state[f"{name}.reduction.weight"])
 
 
-@pytest.mark.parametrize("timm", [False, True])
-def test_swin_of_others_computes_the_same(timm, tmp_path):
+@pytest.mark.parametrize("layout", ["official", "timm", "hugging_face"])
+def test_swin_of_others_computes_the_same(layout, tmp_path):
+    timm = layout == "timm"
     official = swin(timm=timm)
-    torch.save({"model": official}, tmp_path / "swin.pth")
+    saved = hugging_face_swin(official) if layout == "hugging_face" else {"model": official}
+    torch.save(saved, tmp_path / "swin.pth")
     net = MODELS.build({**SWIN, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "swin.pth")}})
     net.init_weights()
     for stage, channels in ((0, 24), (1, 48)):
@@ -50,6 +52,14 @@ def test_swin_in_the_layout_of_mmdetection(prefix):
     assert not report.missing
     assert not report.converted
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in net.state_dict().items())
+
+
+def test_norms_of_hugging_face_swin_backbones():
+    norms = {f"hidden_states_norms.stage{i + 1}.bias": torch.full((24 * 2**i,), i + 1.0) for i in range(4)}
+    net = MODELS.build(SWIN)
+    report = load_published(net, hugging_face_swin(swin(), prefix="") | norms, "a file")
+    assert not report.missing - {f"norm{i}.weight" for i in range(4)}
+    assert net.norm3.bias.eq(4).all()
 
 
 def test_swin_of_another_window():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
-from official_layouts import PAIRS, cascade_v2, dwnet, msg, openmmlab_twins, shuffle, twins
+from official_layouts import PAIRS, cascade_v2, dwnet, hugging_face_swin, msg, openmmlab_twins, shuffle, swin, twins
 from torch import nn
 
 import localvit_det  # noqa: F401
@@ -122,6 +122,13 @@ def test_norms_of_svt_are_those_of_its_detection_code():
     assert not report.missing
     assert torch.equal(state["out_norms.2.bias"], official["norm_list.2.bias"])
     assert torch.equal(state["stages.2.blocks.1.mixer.norm.bias"], official["blocks.2.1.attn.norm.bias"])
+
+
+def test_swin_in_a_backbone_of_ours_is_named():
+    for state in (swin(), hugging_face_swin(swin())):
+        sentence = refusal(prepare, backbone("DWNet"), state)
+        assert "it is a Swin Transformer's and the model's backbone is DWNet" in sentence
+        assert "warm_start=swin" in sentence
 
 
 def test_joint_weights_that_cannot_be_parted_are_refused():

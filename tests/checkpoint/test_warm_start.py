@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import build
 from mmdet.registry import MODELS
+from official_layouts import hugging_face_swin
 
 from localvit_det.checkpoint.warm_start import NAMES, warm_start
 from localvit_det.config import load_config
@@ -49,7 +50,11 @@ def timm(state: dict) -> dict:
     return moved
 
 
-LAYOUTS = {"mmdet": dict, "official": official, "timm": timm}
+def hugging_face(state: dict) -> dict:
+    return hugging_face_swin(official(state))
+
+
+LAYOUTS = {"mmdet": dict, "official": official, "timm": timm, "Hugging Face": hugging_face}
 
 
 def accounted(report, module) -> None:
