@@ -18,7 +18,7 @@ from .packed import (
     pack_matrix,
     product_dtype,
 )
-from .winograd import transform_weight, winograd_conv
+from .winograd import transform_weight, uneven_tiles, winograd_conv
 
 # MMCV's own classes differ in what they do with empty batches under PyTorch 1.4 only.
 PLAIN_CONVS = (nn.Conv2d, wrappers.Conv2d)
@@ -26,14 +26,17 @@ PLAIN_LINEARS = (nn.Linear, wrappers.Linear)
 # Where a Winograd convolution was faster than a direct one: enough channels, enough tiles of 4×4.
 _WINOGRAD_CHANNELS = 128
 _WINOGRAD_TILES = 24
+# Tiles that have to be computed directly cost about four times as much: above this share the whole map is.
+_UNEVEN_SHARE = 0.2
 
 
 class PackedConv2d(KeepsPacked, nn.Conv2d):
     """A convolution in one group and the activation after it; 3×3 ones in fp32 multiply in Winograd's way.
 
     The copy of the weights that this needs is made on first use, four times as large as the weights for Winograd's
-    way. Where it does not fit (other devices, gradients, compilers, types) this is the ordinary convolution followed
-    by the activation.
+    way. Where that does not fit (other devices, gradients, compilers, types) this is the ordinary convolution followed
+    by the activation. Next to values far above those around them Winograd's way would lose digits: see
+    :mod:`localvit_det.inference.winograd` for the error that holds.
 
     Args:
         conv: The convolution; its parameters are shared.
@@ -56,9 +59,12 @@ class PackedConv2d(KeepsPacked, nn.Conv2d):
             return self.act(super().forward(x))
         x = x.to(dtype, memory_format=torch.channels_last)
         if self._winograd and dtype == torch.float32 and _count_tiles(x) >= _WINOGRAD_TILES:
-            weight = self.packed("winograd", lambda: transform_weight(self.weight.detach()))
-            y = winograd_conv(x, weight, self.bias, relu=type(self.act) is nn.ReLU)
-            return y if type(self.act) is nn.ReLU else self.act(y)
+            uneven = uneven_tiles(x)
+            if int(uneven.sum()) <= _UNEVEN_SHARE * uneven.numel():
+                transformed = self.packed("winograd", lambda: transform_weight(self.weight.detach()))
+                relu = type(self.act) is nn.ReLU
+                y = winograd_conv(x, self.weight, transformed, self.bias, uneven, relu)
+                return y if relu else self.act(y)
         bias = None if self.bias is None else self.bias.to(dtype)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.packed(dtype, lambda: self._reorder(x))

@@ -7,9 +7,13 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from localvit_det.inference import winograd
+from localvit_det.inference import packed_conv, winograd
 from localvit_det.inference.packed_conv import FusedConvModule, PackedConv2d, PackedLinear, fuse_conv_module
-from localvit_det.inference.winograd import transform_weight, winograd_conv
+from localvit_det.inference.winograd import transform_weight, uneven_tiles, winograd_conv
+
+
+def convolve(conv: nn.Conv2d, x: torch.Tensor, relu: bool = False) -> torch.Tensor:
+    return winograd_conv(x, conv.weight, transform_weight(conv.weight), conv.bias, uneven_tiles(x), relu)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (13, 22), (14, 15)], ids=str)
@@ -22,7 +26,7 @@ def test_exact_in_double_precision(size, images, tiles, monkeypatch):
     with torch.no_grad():
         expected = conv(x)
         for relu in (False, True):
-            found = winograd_conv(x, transform_weight(conv.weight), conv.bias, relu)
+            found = convolve(conv, x, relu)
             torch.testing.assert_close(found, expected.relu() if relu else expected, rtol=1e-9, atol=1e-9)
             assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -32,8 +36,63 @@ def test_rounding_stays_small():
     x = torch.randn(1, 256, 40, 52).relu()
     with torch.no_grad():
         expected = copy.deepcopy(conv).double()(x.double())
-        error = (winograd_conv(x, transform_weight(conv.weight), conv.bias) - expected).norm() / expected.norm()
+        error = (convolve(conv, x) - expected).norm() / expected.norm()
     assert error < 4e-6
+
+
+@pytest.mark.parametrize("large", [20.0, 1e3, 1e6, 1e30])
+@pytest.mark.parametrize("tiles", [7, 1000])
+def test_error_next_to_large_values(large, tiles, monkeypatch):
+    """The bound that winograd.py states holds for every output, wherever a value far above the others lies."""
+    monkeypatch.setattr(winograd, "_TILES", tiles)
+    conv = nn.Conv2d(128, 128, 3, padding=1)
+    x = torch.randn(3, 128, 21, 30)
+    for image in (0, 2):  # every place in a tile, corners, borders, two in one tile, a whole column
+        for y, column in ((0, 0), (20, 29), (5, 6), (6, 9), (8, 13), (11, 20), (11, 22), (17, 0), (10, 27)):
+            x[image, y % 7, y, column] = large
+    x[1, 3, :, 17] = -large
+    ones = torch.ones(1, 128, 3, 3, dtype=torch.float64)
+    with torch.no_grad():
+        expected = copy.deepcopy(conv).double()(x.double())
+        seen = nn.functional.conv2d(x.double().square(), ones, padding=1).sqrt()  # B, 1, H, W
+        error = (convolve(conv, x) - expected).abs() / (
+            seen * conv.weight.double().flatten(1).norm(dim=1)[:, None, None]
+        )
+    assert error.max() < 2e-5
+    alone = convolve(conv, x[1:2])
+    torch.testing.assert_close(convolve(conv, x)[1:2], alone, rtol=1e-6, atol=1e-6 * large)  # images stay apart
+
+
+def test_values_that_are_not_finite_reach_what_sees_them():
+    conv = nn.Conv2d(128, 128, 3, padding=1)
+    x = torch.randn(1, 128, 20, 24)
+    x[0, 0, 9, 9], x[0, 1, 14, 3] = torch.inf, torch.nan
+    with torch.no_grad():
+        found, expected = PackedConv2d(conv)(x), conv(x)
+    assert torch.equal(found.isfinite(), expected.isfinite())
+
+
+def test_which_tiles_are_uneven():
+    x = torch.ones(2, 4, 14, 15)
+    assert not uneven_tiles(x).any()  # nor those that the border cuts
+    x[0, 0, 5, 6] = 1000.0  # the middle of tile (1, 1), whose corners do not see it
+    x[1, 0, 12, 14] = 1000.0  # in the last tile, and read by the one above
+    assert uneven_tiles(x).nonzero().tolist() == [[0, 1, 1], [1, 2, 3], [1, 3, 3]]
+    x[:, :, 4:] = 0
+    assert uneven_tiles(x).any()
+
+
+def test_maps_with_many_uneven_tiles_are_computed_directly(monkeypatch):
+    packed, calls = PackedConv2d(nn.Conv2d(128, 128, 3, padding=1)), []
+    original = packed_conv.winograd_conv
+    monkeypatch.setattr(packed_conv, "winograd_conv", lambda *args: calls.append(1) or original(*args))
+    x = torch.randn(1, 128, 40, 40)
+    with torch.no_grad():
+        for column, count in ((0, 1), (20, 0)):
+            x[:, 0, ::4, :column:4] = 1e6
+            calls.clear()
+            torch.testing.assert_close(packed(x), nn.Conv2d.forward(packed, x), rtol=1e-4, atol=1e-4)
+            assert len(calls) == count
 
 
 CONVS = {
