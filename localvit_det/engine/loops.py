@@ -88,7 +88,7 @@ class _Resumable:
                     return
                 except Exception as error:
                     iterator = iterator or self.dataloader._iterator  # of persistent workers: one died between passes
-                    lost = explain_lost_workers(iterator)
+                    lost = explain_lost_workers(iterator, error)
                     if lost is None:
                         raise
                     if self.batches is None or restarts == _RESTARTS:

@@ -2,12 +2,16 @@
 
 import ctypes
 import multiprocessing
+import multiprocessing.connection
+import multiprocessing.queues
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
@@ -45,23 +49,26 @@ def close_workers(loader: DataLoader, iterator: object = None) -> None:
         iterator._shutdown_workers()
 
 
-def explain_lost_workers(iterator: object) -> str | None:
+def explain_lost_workers(iterator: object, error: Exception) -> str | None:
     """Return why a loader has no next batch, None if all of its workers live.
 
     Args:
         iterator: The loader's, whose `next` has raised.
+        error: What it has raised.
     """
+    if isinstance(error, (OSError, EOFError)):  # the connection breaks before the system reports the worker's end
+        multiprocessing.connection.wait([worker.sentinel for worker in getattr(iterator, "_workers", ())], timeout=1)
     codes = sorted({worker.exitcode for worker in getattr(iterator, "_workers", ()) if not worker.is_alive()})
     if not codes:
         return None
     how = [f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" for code in codes]
-    return f"A data worker has been killed ({', '.join(how)}). {_REMEDY}"
+    return f"A data worker has ended ({', '.join(how)}). {_REMEDY}"
 
 
 def lost_in_evaluation(error: BaseException) -> str | None:
     """Return why a validation or test ended, None if no data worker was lost; PyTorch's message is all there is."""
     lost = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
-    return f"A data worker has been killed ({first_line(error)}). {_REMEDY}" if lost else None
+    return f"A data worker has ended ({first_line(error)}). {_REMEDY}" if lost else None
 
 
 class WorkerGuard:
@@ -82,8 +89,16 @@ class WorkerGuard:
     def __call__(self, worker_id: int) -> None:
         end_with_parent(self.parent)
         leave_signals_to_parent(self.parent)
+        # Python drops a batch that cannot be handed over (no room in /dev/shm), and the training would wait forever.
+        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
         if self.then is not None:
             self.then(worker_id)
+
+
+def _end_worker(error: Exception, batch: object) -> NoReturn:
+    with suppress(OSError):
+        os.write(2, f"A data worker cannot hand over a batch: {first_line(error)}\n".encode())
+    os._exit(os.EX_IOERR)
 
 
 def end_with_parent(parent: int) -> None:

@@ -200,7 +200,7 @@ def test_killed_worker_is_started_again(persistent, whole, tmp_path):
     runner = toy_runner(tmp_path / "run", workers=2, dataset=dataset, loader={"persistent_workers": persistent})
     runner.train()
     log = next((tmp_path / "run").glob("*/*.log")).read_text()
-    assert log.count("A data worker has been killed (signal SIGKILL)") == 2
+    assert log.count("A data worker has ended (signal SIGKILL)") == 2
     assert not different(tensors_of(whole / "epoch_3.pth"), tensors_of(tmp_path / "run/epoch_3.pth"))
 
 
@@ -220,6 +220,24 @@ def test_worker_killed_in_the_middle_of_an_iteration(whole, tmp_path):
     os.kill(wait_for(lambda: begun(tmp_path) and children(process.pid))[0], signal.SIGKILL)
     assert process.wait() == 0, process.text()
     assert not different(tensors_of(whole / "epoch_3.pth"), tensors_of(tmp_path / "epoch_3.pth"))
+
+
+class CannotBeSent:
+    def __reduce__(self) -> tuple:
+        raise OSError(28, "No space left on device")
+
+
+class TooLarge(NoisyImages):
+    """Batches that a worker cannot hand over: Python drops such a batch, and its reader waits forever."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {**super().__getitem__(index), "data_samples": CannotBeSent()}
+
+
+@pytest.mark.slow
+def test_batch_that_cannot_be_handed_over(tmp_path):
+    with pytest.raises(ProcessError, match=r"ended \(exit code 74\).* /dev/shm.* stopped after iteration 0: saved"):
+        toy_runner(tmp_path, workers=1, dataset=TooLarge()).train()
 
 
 def test_limits_are_explained():
