@@ -45,13 +45,19 @@ def make_config_parser(description: str) -> argparse.ArgumentParser:
         action="store_true",
         help="let a data set of drawn shapes be drawn at its data_root; without this only at its default place",
     )
-    parser.add_argument(
-        "--trust-config",
-        action="store_true",
-        help="where the config is the one inside a checkpoint: let it import modules and name types and addresses "
-        "outside MMDetection and this package",
-    )
+    add_trust(parser)
     return parser
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the switch that lifts what is asked of a file of weights from others."""
+    parser.add_argument(
+        *("--trust-file", "--trust-config"),
+        dest="trust_config",
+        action="store_true",
+        help="you know who made the file of weights: take its whole config, which may import and name code of others, "
+        "and run it if it is a program (.pt, .pt2)",
+    )
 
 
 def config_from(args: argparse.Namespace) -> Config:
@@ -153,6 +159,7 @@ def sentence_of(error: UserError) -> str:
 
 
 __all__ = [
+    "add_trust",
     "check_config",
     "config_from",
     "enable_amp",

@@ -21,7 +21,7 @@ import torch
 
 from localvit_det.analysis.matching import MEASURES
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError, did_you_mean
 from localvit_det.files import check_writable, check_writable_folder
@@ -95,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--size", type=int, default=448, help="pixels on the longer side (default: %(default)s)")
     for one in (data, field, windows):
         one.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
-        one.add_argument("--trust-config", action="store_true", help="let a config in a checkpoint name code of others")
+        add_trust(one)
     for one in (run, results, data, runs, field, windows):
         one.add_argument("--out", metavar="FILE.html", help="the page")
         one.add_argument("--files", metavar="DIR", help="also write charts, tables and pictures as files")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from localvit_det.backbones import LocalViT
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError
 from localvit_det.export import export_backbone
@@ -70,9 +70,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration", nargs="+", metavar="SOURCE", help="images like those that it will see")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
     parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let the config in the checkpoint name code of others"
-    )
+    add_trust(parser)
     args = parser.parse_args(argv)
     args.format = FORMATS.get(args.format)
     if args.images and (args.int8 or args.backbone):

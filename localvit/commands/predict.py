@@ -15,7 +15,7 @@ import cv2
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.config.test_pipeline import SCORE
 from localvit_det.errors import ConfigError, OutputError
@@ -75,9 +75,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--verbose", action="store_true", help="tell how the checkpoint was loaded")
     parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let the config in the checkpoint name code of others"
-    )
+    add_trust(parser)
     args = parser.parse_args(argv)
     for name in ("every", "batch", "max_frames"):
         if (value := getattr(args, name)) is not None and value < 1:

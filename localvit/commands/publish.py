@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.checkpoint.publish import publish
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import add_trust, tells_mistakes
 
 
 @tells_mistakes
@@ -20,10 +20,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="checkpoint of a training")
     parser.add_argument("--out-dir", help="folder of the published file (default: the checkpoint's)")
     parser.add_argument("--name", help="start of its name (default: the config's name)")
-    parser.add_argument(
-        "--trust-config",
-        action="store_true",
-        help="keep what the checkpoint's config names outside MMDetection and this package",
-    )
+    add_trust(parser)
     args = parser.parse_args(argv)
     print(publish(args.checkpoint, args.out_dir, args.name, args.trust_config))

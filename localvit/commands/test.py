@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_writable_folder(args.show_dir, "--show-dir")
 
     if args.checkpoint is None:
-        args.config = args.checkpoint = checkpoint_with_config(args.config)
+        args.checkpoint = checkpoint_with_config(args.config)
+        if not Path(args.config).is_dir():  # a work dir has the config of its training
+            args.config = args.checkpoint
     cfg = config_from(args)
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_tta(cfg)  # the model is now in another one
 
     if program:
-        run_exported(cfg, args.checkpoint)
+        run_exported(cfg, args.checkpoint, args.trust_config)
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")
     runner = RUNNERS.build(cfg)

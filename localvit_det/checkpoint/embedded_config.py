@@ -1,13 +1,14 @@
 """The config inside a checkpoint, read as data: what a text may say is parsed, and nothing of it is ever run.
 
 MMEngine keeps a training's config as Python text, and runs that text to read it. Here assignments of plain values
-are taken, anything else is refused by name and line. What plain values may still ask for (`type='os.system'`) is the
-business of `embedded_policy`.
+are taken, anything else is refused by name and line. Files that are published have the same values as JSON. Which of
+them are taken, and what they may ask for, is decided in `allowed`.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import keyword
 import math
 import re
@@ -15,10 +16,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import CheckpointError
-from .embedded_policy import vet
+from .allowed import take, without_pretrained
 
-_MAX_CHARACTERS = 4_000_000  # MMDetection's own configs have 20,000
+_MAX_CHARACTERS = 400_000  # MMDetection's own configs have 20,000
 _MAX_DEPTH = 60
+_TUPLE = "tuple"  # the only key of a dict that stands for one in JSON
+_OF_THE_RUN = (
+    *("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained", "runner_type", "compile", "draw"),
+    *("strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "experiment_name"),
+)
 _MAX_LINE = 110
 _FLOATS = {"inf": math.inf, "nan": math.nan}  # how Python prints them is no literal
 # A key is written between quotes as it is by MMEngine, so that a quote in it would begin a piece of code.
@@ -29,25 +35,25 @@ class NotPlain(ValueError):
     """A text that is no row of plain assignments; the message names what and where."""
 
 
-def read_config(content: Mapping[str, Any], source: object, trusted: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """The config that a checkpoint carries, as plain values that ask for nothing outside the model and its data.
+def read_config(content: Mapping[str, Any], source: object, trusted: bool = False) -> dict[str, Any]:
+    """Read the config that a checkpoint carries.
 
     Args:
         content: The checkpoint.
         source: Its name for messages.
-        trusted: Also take imports, types and addresses of others; the text is not run for that either.
+        trusted: Take all of it, with data, hooks, imports and types of others; the text is not run for that either.
 
     Returns:
-        Values by name, and a sentence for each setting that was left out.
+        Values by name: what `allowed.take` takes, or all without what belongs to the run.
 
     Raises:
-        CheckpointError: There is none, it is a program, or it asks for code of others.
+        CheckpointError: There is none, it is a program, or it asks for more than is allowed.
     """
     text = next((texts[key] for texts, key in _places(content)), None)
     if not text:
         raise CheckpointError(f"{source} carries no config: give its config as well.")
     try:
-        return vet(parse(text), trusted)
+        return _all_of(parse(text)) if trusted else _taken(text, content)
     except ValueError as error:
         raise CheckpointError(
             f"The config in {source} is refused: {error}; give a config file of your own instead of it."
@@ -55,16 +61,39 @@ def read_config(content: Mapping[str, Any], source: object, trusted: bool = Fals
 
 
 def defuse(content: Mapping[str, Any], source: object) -> None:
-    """Replaces config texts in a checkpoint, which MMEngine may run, by the same as data, or by their refusal."""
+    """Replace config texts in a checkpoint, which MMEngine may run, by what is taken from them, or by their refusal."""
     for texts, key in _places(content):
         try:
-            texts[key] = as_text(vet(parse(texts[key]), trusted=False)[0])
+            taken = _taken(texts[key], content)
         except ValueError as error:
             texts[key] = f"raise RuntimeError({f'The config in {source} is refused: {error}.'!r})\n"
+            continue
+        # As MMDetection's own inference expects them.
+        dataset = {"type": "CocoDataset", "metainfo": taken.pop("metainfo", None)}
+        dataset["pipeline"] = taken.get("test_pipeline", [])
+        visualizer = {"type": "DetLocalVisualizer", "name": "visualizer"}
+        texts[key] = as_text({**taken, "test_dataloader": {"dataset": dataset}, "visualizer": visualizer})
+
+
+def _taken(text: object, content: Mapping[str, Any]) -> dict[str, Any]:
+    meta = content.get("meta")
+    return take(parse(text), meta.get("dataset_meta") if isinstance(meta, dict) else None)
+
+
+def _all_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a whole config without how its run was started, which says nothing about the model.
+
+    Raises:
+        NotPlain: It builds on another one.
+    """
+    if "_base_" in values:
+        raise NotPlain("its _base_ names another config, where a whole one is needed")
+    values = {key: value for key, value in values.items() if key not in _OF_THE_RUN}
+    return {**values, "model": without_pretrained(values["model"])} if "model" in values else values
 
 
 def parse(text: object) -> dict[str, Any]:
-    """Reads assignments of numbers, texts, lists, tuples and dicts (`{...}` or `dict(...)`).
+    """Read assignments of numbers, texts, lists, tuples and dicts (`{...}` or `dict(...)`), or JSON.
 
     Raises:
         NotPlain: There is anything else in the text.
@@ -73,6 +102,8 @@ def parse(text: object) -> dict[str, Any]:
         raise NotPlain(f"it is a {type(text).__name__} and no text")
     if len(text) > _MAX_CHARACTERS:
         raise NotPlain(f"it has {len(text):,} characters, where at most {_MAX_CHARACTERS:,} are read")
+    if text.lstrip().startswith("{"):
+        return _from_json(text)
     try:
         body = ast.parse(text).body
     except SyntaxError as error:
@@ -100,6 +131,33 @@ def as_text(values: Mapping[str, Any]) -> str:
         if not _is_name(name):
             raise NotPlain(f"{name!r} cannot be a name at the top of a config")
     return "".join(f"{name} = {_written(value, 0)}\n" for name, value in values.items())
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Write values as JSON which `parse` reads back, tuples included."""
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: marked(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [marked(item) for item in value]
+            return {_TUPLE: items} if isinstance(value, tuple) else items
+        return value
+
+    return json.dumps(marked(values))
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    def unmarked(value: dict) -> Any:
+        return tuple(value[_TUPLE]) if value.keys() == {_TUPLE} and isinstance(value[_TUPLE], list) else value
+
+    try:
+        values = json.loads(text, object_hook=unmarked)
+    except (ValueError, RecursionError) as error:
+        raise NotPlain(f"it is no JSON that can be read ({type(error).__name__})") from None
+    if not isinstance(values, dict):
+        raise NotPlain("it is no dict")
+    return values
 
 
 def _places(content: Mapping[str, Any]) -> Iterator[tuple[dict, str]]:

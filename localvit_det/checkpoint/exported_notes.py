@@ -10,6 +10,8 @@ from ..errors import CheckpointError, RequirementError, first_line
 
 NOTE = "localvit_det"  # its key
 SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
+_PROGRAMS = {".pt": "TorchScript", ".pt2": "torch.export"}  # whose files may hold any code, the others' only operators
+_LONGEST = 4_000_000  # bytes of a note
 
 
 def is_exported(path: str | os.PathLike) -> bool:
@@ -21,6 +23,19 @@ def is_exported(path: str | os.PathLike) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def check_trusted(path: str | os.PathLike) -> None:
+    """Check that a file without trust is of a format that cannot do more than compute.
+
+    Raises:
+        CheckpointError: It is a program.
+    """
+    if kind := _PROGRAMS.get(Path(path).suffix):
+        raise CheckpointError(
+            f"{path} is a program of {kind}, which may do anything when it is opened: pass --trust-file if you know "
+            "who made it, or take an ONNX file or a checkpoint."
+        )
 
 
 def read_note(path: Path) -> str:
@@ -47,7 +62,11 @@ def read_note(path: Path) -> str:
             return model.get_rt_info(NOTE).value if model.has_rt_info(NOTE) else ""
         with zipfile.ZipFile(path) as archive:
             name = next((one for one in archive.namelist() if one.endswith(f"extra/{NOTE}")), None)
+            if name and archive.getinfo(name).file_size > _LONGEST:
+                raise CheckpointError(f"{path} has a note of more than {_LONGEST:,} bytes: export it again.")
             return archive.read(name).decode() if name else ""
+    except CheckpointError:
+        raise
     except ImportError as error:
         raise RequirementError(
             f"{path.name} needs the package {error.name} ({first_line(error)}): run `pip install {error.name}`."

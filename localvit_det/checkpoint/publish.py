@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 
 from ..errors import CheckpointError
 from ..files import check_writable_folder, write_bytes
-from .embedded_config import as_text, read_config
+from .embedded_config import as_text, read_config, to_json
 from .layouts import weights_in
 from .read import load_weights_only
 
@@ -42,7 +42,7 @@ def publish(
         checkpoint: What MMEngine saved in a training.
         out_dir: Where the file goes; beside ``checkpoint`` by default.
         name: Start of the file's name; the config's name or the checkpoint's by default.
-        trusted: Keep imports, types and addresses of others in the config.
+        trusted: Keep the whole config, with its data, hooks, imports and types of others.
 
     Returns:
         The file.
@@ -63,15 +63,13 @@ def publish(
     dataset_meta = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
     if not dataset_meta.get("classes"):
         raise CheckpointError(f"{path} does not say its classes: give a checkpoint that was saved in a training.")
-    config, left_out = read_config(content, path, trusted)
-    for sentence in left_out:
-        print_log(sentence, "current")
+    config = read_config(content, path, trusted)
     if "ema_state_dict" in content:
         print_log(f"{path.name} is of a training with averaged weights (EMA): these are published.", "current")
     published = {
         "state_dict": {key: value.detach().cpu().clone() for key, value in weights.items()},
         "meta": {
-            "cfg": as_text(config),
+            "cfg": as_text(config) if trusted else to_json(config),
             "dataset_meta": dataset_meta,
             "ema": "ema_state_dict" in content,
             "epoch": meta.get("epoch"),

@@ -18,9 +18,10 @@ def apply() -> None:
     check_requirements()
 
     # Imported only now: these modules need the packages that were just checked.
-    from . import config_text, extras, local_files, mmcv_ops, panoptic, roi_align_layout
+    from . import config_text, data_files, extras, local_files, mmcv_ops, panoptic, roi_align_layout
 
     config_text.install()
+    data_files.install()
     extras.install()
     local_files.install()
     mmcv_ops.install()

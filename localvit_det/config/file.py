@@ -1,6 +1,8 @@
 """Reads the file of a config: a program in a .py file, data in a checkpoint."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -8,27 +10,39 @@ from mmengine.utils import import_modules_from_strings
 
 from ..checkpoint.embedded_config import read_config
 from ..checkpoint.exported_info import is_exported, read_info
+from ..checkpoint.find import newest_for_test
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only
 from ..compat.extras import require_named
-from ..errors import ConfigError, UserError, did_you_mean
-from .packaged import config_names, find_config
+from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
+from .packaged import config_folder, config_names, find_config
+from .parts import find_datasets, walk
 
 EXPORT_SUFFIXES = (".onnx", ".xml", ".pt2")  # and .pt, as checkpoints have
+# Where data, schedule and hooks come from for a model out of a file of weights.
+_DEFAULTS = {
+    "object detection": "faster_rcnn_1x",
+    "instance segmentation": "mask_rcnn_1x",
+    "panoptic segmentation": "panoptic_fpn_1x",
+    "semantic segmentation": "sem_fpn_80k",
+    "classification": "pretrain_in1k",
+}
 
 
 def read_config_file(path: Path, trusted: bool) -> Config:
     """Reads a config, or the one inside a checkpoint.
 
     Args:
-        path: A file, or what else `find_config` knows.
-        trusted: Let a config inside a checkpoint name imports, types and addresses of others.
+        path: A file, or what else `find_config` knows; or a work dir, whose own config is taken whole.
+        trusted: Take the whole config inside a checkpoint, with its imports, types and addresses of others.
 
     Raises:
         ConfigError: The file is missing or cannot be read.
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
     path = find_config(path)
+    if path.is_dir():
+        return _read_run(path, trusted)
     if not path.is_file():
         names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
@@ -54,13 +68,61 @@ def read_config_file(path: Path, trusted: bool) -> Config:
 
 def _read_embedded(path: Path, trusted: bool) -> Config:
     content = {"meta": {"cfg": read_info(path).config}} if is_exported(path) else load_weights_only(path)
-    values, left_out = read_config(content, path, trusted)
-    for sentence in left_out:
-        print_log(f"{path}: {sentence}", "current")
+    values = read_config(content, path, trusted)
+    return _imported(values) if trusted else _completed(values, path)
+
+
+def _read_run(folder: Path, trusted: bool) -> Config:
+    """Return the config that the last training in a work dir has left there, else what its newest checkpoint has."""
+    files = [file for file in folder.glob("*.py") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            values = read_config({"meta": {"cfg": file.read_text(encoding="utf-8")}}, file, trusted=True)
+        except (CheckpointError, ValueError, OSError):  # no config, or none that MMEngine has written
+            continue
+        if "model" in values:
+            return _imported(values)
+    return _read_embedded(newest_for_test(folder), trusted)
+
+
+def _imported(values: dict[str, Any]) -> Config:
     cfg = Config(values)
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg.custom_imports)
     return cfg
+
+
+def _completed(values: dict[str, Any], path: Path) -> Config:
+    """Return the config of what a file gives, with data, schedule and hooks of ours for its task."""
+    steps = values.get("test_pipeline")
+    if not steps:
+        return Config(values)
+    task = _task(values)
+    cfg = Config.fromfile(config_folder() / f"_base_/{_DEFAULTS[task]}.py")
+    cfg.update({key: value for key, value in values.items() if key != "metainfo"})
+    metainfo = values.get("metainfo") or {}
+    if task in ("object detection", "instance segmentation") and metainfo:
+        cfg.classes = tuple(metainfo["classes"])
+    for split in ("train", "val", "test"):
+        for _, dataset in find_datasets(cfg, split):
+            if split != "train":
+                dataset["pipeline"] = copy.deepcopy(steps)
+            if metainfo and "classes" not in cfg:
+                dataset["metainfo"] = dict(metainfo)
+    print_log(f"{path} gives model, classes and test pipeline; all else is the default for {task}.", "current")
+    return cfg
+
+
+def _task(values: dict[str, Any]) -> str:
+    """Return what a model is for, by what its test pipeline loads besides the image."""
+    scope = values.get("default_scope")
+    if scope in ("mmseg", "mmpretrain"):
+        return "semantic segmentation" if scope == "mmseg" else "classification"
+    kinds = {step["type"].rpartition(".")[2]: step for _, step in walk(values["test_pipeline"]) if "type" in step}
+    if "LoadPanopticAnnotations" in kinds:
+        return "panoptic segmentation"
+    with_mask = kinds.get("LoadAnnotations", {}).get("with_mask")
+    return "instance segmentation" if with_mask else "object detection"
 
 
 def _told(error: BaseException | None) -> UserError | None:

@@ -8,6 +8,7 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint.embedded_config import parse
 from ..checkpoint.fit import POLICIES
+from ..compat.data_files import allow_pickles
 from ..datasets.annotations import read_annotations
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
@@ -57,6 +58,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
+    allow_pickles(cfg.get("allow_pickle") is True)
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), old_root)
     else:

@@ -18,7 +18,7 @@ _READ = {
     *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
     *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
     *("runner_type", "strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "non_finite", "recognized"),
-    *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline"),
+    *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline", "allow_pickle"),
 } - {"self", "cfg"}
 # Settings by what they are called elsewhere, without underscores.
 _MEANT = {

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import nn
 
-from ..checkpoint.embedded_config import as_text
+from ..checkpoint.allowed import take
+from ..checkpoint.embedded_config import as_text, to_json
 from ..checkpoint.exported_info import Info
 from ..checkpoint.publish import versions
 from ..config.test_pipeline import image_pipeline, prepare
@@ -177,7 +178,7 @@ def info_of(detector: Detector, module: ExportableDetector, size: tuple[int, int
     mean, std = ([] if x is None else x.flatten().tolist() for x in (module.mean, module.std))
     return Info(
         classes=tuple(detector.classes),
-        config=as_text(detector.config.to_dict()),
+        config=_config_text(detector.config.to_dict()),
         size=size and tuple(size),
         divisor=divisor,
         score=float(module.settings.get("score_thr", 0.0)),
@@ -185,3 +186,11 @@ def info_of(detector: Detector, module: ExportableDetector, size: tuple[int, int
         normalization={"mean": mean, "std": std, "swaps_channels": module.swap},
         versions=versions(),
     )
+
+
+def _config_text(config: dict[str, Any]) -> str:
+    """Return what readers take without trust; with types of the user's own the whole config, for those who trust it."""
+    try:
+        return to_json(take(config))
+    except ValueError:
+        return as_text(config)

@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..checkpoint.exported_info import Info, read_info
+from ..checkpoint.exported_notes import check_trusted
 from ..config.parts import find_datasets
 from ..config.test_pipeline import fitting
 from ..inference.masks import paste_masks
@@ -28,14 +29,17 @@ class ExportedDetector(nn.Module):
     Args:
         file: What `export_detector` wrote, or the program itself.
         info: The program's; by default what the file says.
+        trusted: Run also the formats that may do anything, TorchScript and `torch.export`.
 
     Raises:
-        CheckpointError: It is no such file.
+        CheckpointError: It is no such file, or not trusted.
         ExportError: Its runtime is not installed.
     """
 
-    def __init__(self, file: str | os.PathLike | Run, info: Info | None = None) -> None:
+    def __init__(self, file: str | os.PathLike | Run, info: Info | None = None, trusted: bool = False) -> None:
         super().__init__()
+        if not (trusted or callable(file)):
+            check_trusted(file)
         self.info = info or read_info(file)
         self.program = file if callable(file) else find_format(None, file).open(Path(file))
         self.test_cfg = {"score_thr": self.info.score}  # where detectors have theirs
@@ -77,14 +81,14 @@ class ExportedDetector(nn.Module):
         return found
 
 
-def run_exported(cfg: Config, file: str | os.PathLike) -> None:
+def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) -> None:
     """Lets a config's test run the program in a file instead of the config's model.
 
     Raises:
-        CheckpointError: It is no exported detector.
+        CheckpointError: It is no exported detector, or not trusted.
     """
     size = read_info(file).size
-    cfg.model = {"type": "ExportedDetector", "file": os.fspath(file)}
+    cfg.model = {"type": "ExportedDetector", "file": os.fspath(file), "trusted": trusted}
     for _, dataset in find_datasets(cfg, "test"):
         dataset["pipeline"] = fitting(dataset["pipeline"], size)
 

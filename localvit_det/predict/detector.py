@@ -40,7 +40,8 @@ class Detector:
         device: Where it runs, 'cpu' or 'cuda:0'; by default a GPU where PyTorch finds one.
         fuse: Run the fused form: the same numbers, faster on CPUs.
         options: Changes of the config, by dotted keys.
-        trusted: Let the config in the checkpoint import and name code of others: see the README on safety.
+        trusted: Take the whole config in the checkpoint, which may import and name code of others, and run programs
+            (.pt, .pt2): see the README on safety.
 
     Raises:
         UserError: Something is missing, broken, or does not fit; the message is one sentence.
@@ -57,12 +58,12 @@ class Detector:
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self.exported = is_exported(file)
-        self.config = load_config(os.fspath(config or file), dict(options or {}), trusted)
+        self.config = load_config(os.fspath(config or checkpoint), dict(options or {}), trusted)
         self.device = _device("cpu" if self.exported and device is None else device)
         init_default_scope(self.config.get("default_scope") or "mmdet")
         self.classes: tuple[str, ...]
         if self.exported:
-            self.model, self.classes = _open(file, self.device)
+            self.model, self.classes = _open(file, self.device, trusted)
         else:
             self.model, meta = _load(self.config, os.fspath(file), self.device)
             self.classes = _classes(meta, self.config)
@@ -145,11 +146,11 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _open(file: str | os.PathLike, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+def _open(file: str | os.PathLike, device: torch.device, trusted: bool) -> tuple[nn.Module, tuple[str, ...]]:
     """The program in a file, and its classes."""
     if device.type != "cpu":
         raise ConfigError(f"{file} is run on a CPU here: leave the device {device} out, or give the checkpoint.")
-    model = ExportedDetector(file)
+    model = ExportedDetector(file, trusted=trusted)
     return model, model.info.classes
 
 

@@ -200,7 +200,7 @@ def test_train_publish_test_infer_fine_tune(shapes, stars, tmp_path, capsys):
     assert 0 < moved[0] < 0.6 * moved[1]
     assert published.stat().st_size < 0.5 * (tmp_path / "run/epoch_1.pth").stat().st_size
 
-    run("test", published, "--work-dir", tmp_path / "test")
+    run("test", published, "--work-dir", tmp_path / "test", "--cfg-options", f"data_root={shapes}", *NO_WORKERS)
     tested = capsys.readouterr().out
     scores = [re.findall(r"coco/bbox_mAP: (\S+)", text)[-1] for text in (trained, tested)]
     assert scores[0] == scores[1]

@@ -1,5 +1,6 @@
 """The config inside a checkpoint is data: what it may say, what is refused, and that nothing of it is ever run."""
 
+import json
 import math
 import runpy
 
@@ -8,9 +9,10 @@ import torch
 from conftest import REPOSITORY
 from mmengine.config import Config
 
-from localvit_det.checkpoint.embedded_config import NotPlain, as_text, defuse, parse, read_config
+from localvit_det.checkpoint.embedded_config import NotPlain, as_text, defuse, parse, read_config, to_json
 from localvit_det.checkpoint.entrances import load_from_local
 from localvit_det.checkpoint.publish import publish
+from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 
@@ -47,15 +49,16 @@ def test_plain_values_are_read():
 @pytest.mark.parametrize("name", ["mask_rcnn_shuffle_nano_shapes", "cascade_mask_rcnn_ddwnet_t_3x_coco"])
 def test_configs_as_mmengine_keeps_them(name):
     cfg = Config.fromfile(REPOSITORY / f"configs/{name}.py")
-    values, left_out = read_config({"meta": {"cfg": cfg.pretty_text}}, "file.pth")
-    assert left_out == []
+    values = read_config({"meta": {"cfg": cfg.pretty_text}}, "file.pth")
     expected = cfg.to_dict()
-    assert {key: value for key, value in values.items() if key != "model"} == {
-        key: expected[key] for key in values if key != "model"
-    }
-    assert expected.keys() - values.keys() <= {"load_from", "resume", "runner_type"}
     assert values["model"]["roi_head"] == expected["model"]["roi_head"]
-    # what is published is run by MMDetection's own inference: the same values come out
+    steps = [{key: item for key, item in step.items() if key != "backend_args"} for step in values["test_pipeline"]]
+    assert values["test_pipeline"] == steps
+    assert [step["type"] for step in steps] == [
+        step["type"] for step in expected["test_dataloader"]["dataset"]["pipeline"]
+    ]
+    # what is published, and what MMDetection's own inference runs, are the same values
+    assert parse(to_json(values)) == values
     assert Config.fromstring(as_text(values), ".py").to_dict() == values
 
 
@@ -65,7 +68,7 @@ def test_weights_to_start_from_are_left_out():
         "backbone=dict(type='DWNet', init_cfg=[dict(type='Pretrained', checkpoint='https://a/b.pth'), "
         "dict(type='Constant', val=1)]), neck=dict(type='FPN', init_cfg=dict(type='Pretrained', checkpoint='x')))"
     )
-    values, _ = read_config({"meta": {"cfg": text}}, "file.pth")
+    values = read_config({"meta": {"cfg": text}}, "file.pth")
     model = {"type": "RetinaNet", "pretrained": None, "neck": {"type": "FPN", "init_cfg": None}}
     assert values == {"model": {**model, "backbone": {"type": "DWNet", "init_cfg": [{"type": "Constant", "val": 1}]}}}
 
@@ -118,66 +121,24 @@ def test_program_is_refused_by_name_and_line(line, words):
 
 def test_what_is_no_text_or_too_long():
     assert "no text" in refusal(["x"])
-    assert "characters" in refusal("#" * 4_000_001)
+    assert "characters" in refusal("#" * 400_001)
 
 
-# ---------------------------------------------------------------------------------------------- plain, but hostile
-
-HOSTILE = {
-    "dotted type": ("model = dict(type='os.system', command='true')", "model.type 'os.system'"),
-    "function of mmengine": ("model = dict(type='mmengine.dump', obj='x', file='/x')", "'mmengine.dump'"),
-    "path of an unregistered function": ("model = dict(type='mmengine.fileio.rmtree')", "'mmengine.fileio.rmtree'"),
-    "module": ("model = dict(type='antigravity')", "'antigravity'"),
-    "evaluated nms": (
-        "model = dict(type='RetinaNet', test_cfg=dict(nms=dict(type='__import__(\"os\").abort()')))",
-        "model.test_cfg.nms.type",
-    ),
-    "hook": ("custom_hooks = [dict(type='subprocess.Popen', args=['true'])]", "custom_hooks.0.type"),
-    "type of an average": ("custom_hooks = [dict(type='EMAHook', ema_type='os.system')]", "custom_hooks.0.ema_type"),
-    "constructor": ("optim_wrapper = dict(constructor='os.abort')", "optim_wrapper.constructor"),
-    "scope": ("default_scope = 'evil'", "default_scope 'evil'"),
-    "inner scope": ("model = dict(_scope_='evil', type='RetinaNet')", "model._scope_ 'evil'"),
-    "imports": ("custom_imports = dict(imports=['localvit_det', 'evil'])", "custom_imports name evil"),
-    "import of one": ("custom_imports = dict(imports='evil.inner')", "custom_imports name evil.inner"),
-    "parent": ("_base_ = '/tmp/evil.py'", "_base_"),
-    "address": ("test_dataloader = dict(dataset=dict(data_root='https://a/b'))", "test_dataloader.dataset.data_root"),
-    "pickled predictions": ("test_evaluator = dict(type='DumpDetResults', out_file_path='/x.pkl')", "writes files"),
-    "network log": ("visualizer = dict(type='DetLocalVisualizer', b=dict(type='WandbVisBackend'))", "sends data away"),
-    "inner run": ("model = dict(type='Runner')", "a run of its own"),
-}
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_plain_values_that_reach_out_are_refused(case):
-    text, words = HOSTILE[case]
-    assert words in refusal(text)
-
-
-def test_outputs_are_left_out_and_said():
-    text = (
-        "vis_backends = [dict(type='LocalVisBackend', save_dir='/etc'), dict(type='WandbVisBackend')]\n"
-        "default_hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir='/etc'))\n"
-        "test_evaluator = dict(type='CocoMetric', outfile_prefix='/etc/x', backend_args=dict(backend='http'))\n"
-    )
-    values, left_out = read_config({"meta": {"cfg": text}}, "file.pth")
-    assert values == {
-        "vis_backends": [{"type": "LocalVisBackend"}],
-        "default_hooks": {"checkpoint": {"type": "CheckpointHook"}},
-        "test_evaluator": {"type": "CocoMetric"},
-    }
-    assert len(left_out) == 5
-    assert "sends data away" in " ".join(left_out)
+# ---------------------------------------------------------------------------------------------- with trust
 
 
 def test_trust_lifts_the_limits_of_values():
     text = "model = dict(type='mine.Net')\ncustom_imports = dict(imports=['mine'])\n"
-    values, _ = read_config({"meta": {"cfg": text}}, "file.pth", trusted=True)
+    values = read_config({"meta": {"cfg": text}}, "file.pth", trusted=True)
     assert values["model"] == {"type": "mine.Net"}
+    assert values["custom_imports"] == {"imports": ["mine"]}
+    assert "not on the list" in refusal(text)
+    assert "_base_" in refusal("_base_ = '/tmp/evil.py'", trusted=True)
 
 
 def test_long_names_of_types_become_registered_ones():
     text = "model = dict(type='mmdet.models.detectors.RetinaNet', backbone=dict(type='mmdet.ResNet', depth=50))"
-    values, _ = read_config({"meta": {"cfg": text}}, "file.pth")
+    values = read_config({"meta": {"cfg": text}}, "file.pth")
     assert values["model"] == {"type": "RetinaNet", "backbone": {"type": "mmdet.ResNet", "depth": 50}}
 
 
@@ -222,6 +183,8 @@ def test_inference_and_resuming_run_nothing(tmp_path):
 def test_published_config_is_data_and_stays_in_its_folder(tmp_path):
     file = saved(tmp_path, MODEL, experiment_name="../../outside_20200101_000000")
     published = publish(file, tmp_path / "out")
+    text = load_weights_only(published)["meta"]["cfg"]
+    assert json.loads(text).keys() == {"model", "metainfo"}
     assert published.parent == tmp_path / "out"
     assert published.name.startswith("outside-")
     assert load_config(published).model.backbone.arch == "tiny"

@@ -215,7 +215,7 @@ def test_all_switches_at_once(tmp_path, capsys, monkeypatch):
     publish.main([str(work_dir / "epoch_2.pth"), "--out-dir", "published"])
     out = capsys.readouterr().out
     assert "epoch_2.pth is of a training with averaged weights (EMA): these are published." in out
-    test.main([out.strip().splitlines()[-1], "--tta", "--cfg-options", "visualizer.name=tta"])
+    test.main([out.strip().splitlines()[-1], "--tta", "--cfg-options", "visualizer.name=tta", *options])
     out = capsys.readouterr().out
     assert "segm_mAP" in out or "The testing results of the whole dataset is empty" in out
 

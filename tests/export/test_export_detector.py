@@ -26,6 +26,7 @@ from localvit_det.export.agreement import compare_objects
 from localvit_det.export.detector import exportable
 from localvit_det.export.export import check, drawn_image, export_detector
 from localvit_det.export.formats import FORMATS
+from localvit_det.export.runtime import ExportedDetector
 from localvit_det.predict.sources import Frame
 
 NANO = "mask_rcnn_shuffle_nano_shapes"
@@ -122,7 +123,9 @@ class TestExport:
         if format == "torch_export" and not formats.ANY_SIZE:
             pytest.skip("needs PyTorch 2.8")
         image = drawn_image((300, 210), seed=9)
-        ours, theirs = Detector(published(name), device="cpu"), Detector(exported(format, name))
+        with pytest.raises(CheckpointError, match="--trust-file"):
+            Detector(exported(format, name))
+        ours, theirs = Detector(published(name), device="cpu"), Detector(exported(format, name), trusted=True)
         assert_alike(theirs(image, score=0.2), ours(image, score=0.2))
 
     @pytest.mark.parametrize("format", ["onnx", "openvino"])
@@ -341,7 +344,10 @@ class TestCommands:
     def test_foreign_files(self, tmp_path):
         torch.jit.trace(nn.Identity(), torch.zeros(1)).save(tmp_path / "foreign.pt")
         with pytest.raises(CheckpointError, match="is no exported detector of this package"):
-            Detector(tmp_path / "foreign.pt")
+            Detector(tmp_path / "foreign.pt", trusted=True)
+        for program in ("foreign.pt", "foreign.pt2"):
+            with pytest.raises(CheckpointError, match=r"is a program of .*: pass --trust-file"):
+                ExportedDetector(tmp_path / program)
         (tmp_path / "broken.onnx").write_bytes(b"no program")
         need("onnx")
         with pytest.raises(CheckpointError, match=r"broken.onnx cannot be read"):

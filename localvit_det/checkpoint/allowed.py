@@ -1,0 +1,267 @@
+"""What is taken from a config that came inside a file of weights: the model, the test pipeline and the classes.
+
+MMEngine imports whatever a `type` names and calls it with the other keys, MMCV evaluates the `type` of an NMS, and some
+detectors and losses read files. So types are taken from `TYPES` alone, and values are numbers and words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+TRUST = "pass --trust-file if you know who made it"
+
+# Scopes that MMEngine imports by their name.
+SCOPES = ("mmdet", "mmengine", "mmcv", "mmseg", "mmpretrain")
+
+# A constructor on this list reads no file, opens no address and evaluates no text: tests/checkpoint/test_allowed.py.
+TYPES: dict[str, frozenset[str]] = {
+    kind: frozenset(names.split())
+    for kind, names in {
+        "detectors, segmentors and classifiers": """
+            ATSS AutoAssign BoxInst CascadeRCNN CenterNet CondInst ConditionalDETR CornerNet CrowdDet DABDETR DDOD
+            DDQDETR DETR DINO DeformableDETR EncoderDecoder CascadeEncoderDecoder FCOS FOVEA FSAF FastRCNN FasterRCNN
+            GFL GridRCNN HybridTaskCascade ImageClassifier Mask2Former MaskFormer MaskRCNN MaskScoringRCNN NASFCOS PAA
+            PanopticFPN PointRend QueryInst RPN RTMDet RepPointsDetector RetinaNet SCNet SOLO SOLOv2
+            SingleStageDetector SparseRCNN TOOD TridentFasterRCNN TwoStageDetector VFNet YOLACT YOLOF YOLOV3 YOLOX
+        """,
+        "backbones": """
+            ShuffleTransformer GGTransformer DWNet DynamicDWNet IDynamicDWNet MSGTransformer TwinsPCPVT TwinsSVT
+            CSPDarknet CSPNeXt ConvNeXt Darknet DetectoRS_ResNeXt DetectoRS_ResNet EfficientNet HRNet HourglassNet
+            MobileNetV2 PyramidVisionTransformer PyramidVisionTransformerV2 RegNet Res2Net ResLayer ResNeSt ResNeXt
+            ResNet ResNetV1c ResNetV1d SSDVGG SwinTransformer TridentResNet
+        """,
+        "necks": """
+            BFP CSPNeXtPAFPN CTResNetNeck ChannelMapper DilatedEncoder DyHead FPG FPN FPN_CARAFE FPN_DropBlock
+            GlobalAveragePooling HRFPN NASFCOS_FPN NASFPN PAFPN RFP SSDNeck SSH YOLOV3Neck YOLOXPAFPN
+        """,
+        "dense heads": """
+            ATSSHead AnchorHead AutoAssignHead BoxInstBboxHead BoxInstMaskHead CascadeRPNHead CenterNetHead
+            CenterNetUpdateHead CentripetalHead CondInstBboxHead CondInstMaskHead ConditionalDETRHead CornerHead
+            DABDETRHead DDODHead DDQDETRHead DETRHead DINOHead DecoupledSOLOHead DecoupledSOLOLightHead
+            DeformableDETRHead EmbeddingRPNHead FCOSHead FSAFHead FoveaHead FreeAnchorRetinaHead GARPNHead
+            GARetinaHead GFLHead LDHead NASFCOSHead PAAHead PISARetinaHead PISASSDHead RPNHead RTMDetHead
+            RTMDetInsHead RTMDetInsSepBNHead RTMDetSepBNHead RepPointsHead RetinaHead RetinaSepBNHead SABLRetinaHead
+            SOLOHead SOLOV2Head SSDHead StageCascadeRPNHead TOODHead VFNetHead YOLACTHead YOLACTProtonet YOLOFHead
+            YOLOV3Head YOLOXHead
+        """,
+        "heads on regions": """
+            LeanFCNMaskHead BBoxHead CascadeRoIHead CoarseMaskHead ConvFCBBoxHead DIIHead DoubleConvFCBBoxHead
+            DoubleHeadRoIHead DynamicMaskHead DynamicRoIHead FCNMaskHead FeatureRelayHead FusedSemanticHead
+            GlobalContextHead GridHead GridRoIHead HTCMaskHead HybridTaskCascadeRoIHead MaskIoUHead MaskPointHead
+            MaskScoringRoIHead MultiInstanceBBoxHead MultiInstanceRoIHead PISARoIHead PointRendRoIHead SABLHead
+            SCNetBBoxHead SCNetMaskHead SCNetRoIHead SCNetSemanticHead Shared2FCBBoxHead Shared4Conv1FCBBoxHead
+            SparseRoIHead StandardRoIHead TridentRoIHead GenericRoIExtractor SingleRoIExtractor
+        """,
+        "segmentation and classification heads": """
+            Mask2FormerHead MaskFormerHead PanopticFPNHead HeuristicFusionHead MaskFormerFusionHead PixelDecoder
+            TransformerEncoderPixelDecoder MSDeformAttnPixelDecoder
+            ASPPHead DepthwiseSeparableASPPHead DepthwiseSeparableFCNHead FCNHead FPNHead PSPHead SegformerHead
+            UPerHead ClsHead LinearClsHead
+        """,
+        "layers": """
+            BN BN1d BN2d FrozenBN GN IN IN1d IN2d LN LN2d MMSyncBN SyncBN
+            Conv Conv1d Conv2d ConvAWS ConvModule ConvWS DCN DCNv2 Linear NormedConv2d NormedLinear SAC deconv
+            Clamp Clip ELU GELU HSigmoid HSwish LeakyReLU PReLU ReLU ReLU6 SiLU Sigmoid Swish Tanh
+            bilinear carafe nearest pixel_shuffle reflect replicate zero
+            ContextBlock DropBlock DropPath Dropout DynamicConv GeneralizedAttention NonLocal2d
+            BaseTransformerLayer FFN LearnedPositionalEncoding MultiScaleDeformableAttention MultiheadAttention
+            SinePositionalEncoding TransformerLayerSequence
+        """,
+        "losses": """
+            AssociativeEmbeddingLoss BalancedL1Loss BoundedIoULoss CIoULoss CrossEntropyCustomLoss CrossEntropyLoss
+            DIoULoss DiceLoss DistributionFocalLoss EIoULoss EQLV2Loss FocalCustomLoss FocalLoss GHMC GHMR GIoULoss
+            GaussianFocalLoss IoULoss KnowledgeDistillationKLDivLoss L1Loss LabelSmoothLoss MSELoss OhemCrossEntropy
+            QualityFocalLoss SIoULoss SeesawLoss SmoothL1Loss VarifocalLoss
+        """,
+        "initializers": "Caffe2Xavier Constant Kaiming Normal TruncNormal Uniform Xavier",
+        "anchors, coders, assigners, costs and samplers": """
+            AnchorGenerator LegacyAnchorGenerator LegacySSDAnchorGenerator MlvlPointGenerator PointGenerator
+            SSDAnchorGenerator YOLOAnchorGenerator
+            BucketingBBoxCoder DeltaXYWHBBoxCoder DistancePointBBoxCoder LegacyDeltaXYWHBBoxCoder PseudoBBoxCoder
+            TBLRBBoxCoder YOLOBBoxCoder
+            ATSSAssigner ApproxMaxIoUAssigner CenterRegionAssigner DynamicSoftLabelAssigner GridAssigner
+            HungarianAssigner MaxIoUAssigner MultiInstanceAssigner PointAssigner RegionAssigner SimOTAAssigner
+            TaskAlignedAssigner TopkHungarianAssigner UniformAssigner
+            BBoxL1Cost BboxOverlaps2D BinaryFocalLossCost ClassificationCost CrossEntropyLossCost DiceCost
+            FocalLossCost IoUCost
+            CombinedSampler InstanceBalancedPosSampler IoUBalancedNegSampler MaskPseudoSampler MultiInsRandomSampler
+            OHEMPixelSampler OHEMSampler PseudoSampler RandomSampler ScoreHLRSampler
+        """,
+        "data preprocessors": """
+            BaseDataPreprocessor BoxInstDataPreprocessor ClsDataPreprocessor DetDataPreprocessor ImgDataPreprocessor
+            SegDataPreProcessor BatchFixedSizePad BatchResize BatchSyncRandomResize CutMix Mixup
+        """,
+        "transforms": """
+            FitInside LoadImageFromFile LoadAnnotations LoadPanopticAnnotations LoadEmptyAnnotations CenterCrop
+            CropObject FixScaleResize FixShapeResize Normalize Pad RandomCenterCropPad RandomFlip RandomGrayscale Resize
+            ResizeEdge ResizeShortestEdge ResizeToMultiple SegRescale TestTimeAug PackDetInputs PackInputs PackSegInputs
+        """,
+    }.items()
+}
+# Names that registries don't have: operators of mmcv.ops, and layers that one module picks by itself.
+OPERATORS = frozenset(
+    (
+        *("nms", "soft_nms", "nms_match", "RoIAlign", "RoIPool", "PrRoIPool", "DeformRoIPool", "DeformRoIPoolPack"),
+        *("ModulatedDeformRoIPoolPack", "SimpleRoIAlign", "conv", "last_conv", "interpolation_conv"),
+    )
+)
+_TRANSFORMS = TYPES["transforms"]
+_MODEL = frozenset().union(*TYPES.values(), OPERATORS) - _TRANSFORMS
+
+# Packages whose long names, in configs in the newer style, stand for the registered short ones.
+_PACKAGES = (*SCOPES, "localvit_det", "torch")
+_WORD = re.compile(r"(?:[\w +-]|(?<=\d)\.(?=\d))*")  # names no file with an ending, in no other folder
+_READS = re.compile(r"(?:\w*_)?(?:file|path|dir|url|root|ckpt|checkpoint|config|teacher)(?:_\w*)?")
+_ELSEWHERE = ("backend_args", "file_client_args")  # where files are read from; they are local here
+_MAX_DEPTH, _MAX_INT = 60, 2**40
+_METAINFO = ("classes", "thing_classes", "stuff_classes", "palette")
+
+
+def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, Any]:
+    """Take the model, the test pipeline, the classes and the scope from a config of plain values; nothing else.
+
+    Args:
+        values: The config.
+        dataset_meta: What the file says about the dataset of its training; the config's own counts where it is none.
+
+    Returns:
+        'model', and as far as they are there 'default_scope', 'test_pipeline' and 'metainfo'.
+
+    Raises:
+        ValueError: The model or the pipeline has a type or a value that is not on the list.
+    """
+    taken: dict[str, Any] = {}
+    if (scope := values.get("default_scope")) is not None:
+        taken["default_scope"] = _scope(scope, "default_scope")
+    model = without_pretrained(values.get("model"))
+    if not isinstance(model, dict):
+        raise ValueError("it has no model")
+    if "data_preprocessor" in values:  # of MMSegmentation and MMPretrain, whose runner puts it there
+        model = {"data_preprocessor": values["data_preprocessor"], **model}
+    taken["model"] = _vetted(model, _MODEL, "model", 0)
+    dataset = _test_dataset(values)
+    steps = dataset.get("pipeline") or values.get("test_pipeline")
+    if steps:
+        taken["test_pipeline"] = _vetted(list(steps), _TRANSFORMS, "test_pipeline", 0)
+    for meta in (dataset_meta, values.get("metainfo"), dataset.get("metainfo"), {"classes": values.get("classes")}):
+        if metainfo := _metainfo(meta):
+            return {**taken, "metainfo": metainfo}
+    return taken
+
+
+def without_pretrained(node: Any, depth: int = 0) -> Any:
+    """Return a copy of a model's config that starts from no other weights.
+
+    Raises:
+        ValueError: It is nested too deep.
+    """
+    _check_depth(depth, "model")
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_pretrained(item, depth + 1) for item in node if not _is_pretrained(item))
+    if not isinstance(node, dict):
+        return node
+    # Some backbones know by themselves that the file of their init_cfg holds weights.
+    left = {
+        key
+        for key, item in node.items()
+        if key == "pretrained" or _is_pretrained(item) or (key == "init_cfg" and "checkpoint" in (item or ()))
+    }
+    return {key: None if key in left else without_pretrained(item, depth + 1) for key, item in node.items()}
+
+
+def _is_pretrained(node: Any) -> bool:
+    return isinstance(node, dict) and str(node.get("type")).rpartition(".")[2] in ("Pretrained", "PretrainedInit")
+
+
+def _vetted(value: Any, types: frozenset[str], path: str, depth: int) -> Any:
+    """Return a copy of `value`; `path` is the dotted one for messages."""
+    _check_depth(depth, path)
+    match value:
+        case None | bool() | float():
+            return value
+        case int() if abs(value) < _MAX_INT:
+            return value
+        case str() if _WORD.fullmatch(value):
+            return value
+        case list() | tuple():
+            return type(value)(_vetted(item, types, f"{path}.{i}", depth + 1) for i, item in enumerate(value))
+        case dict():
+            return {key: _item(key, item, types, path, depth) for key, item in value.items() if key not in _ELSEWHERE}
+    raise ValueError(f"{path}={_short(value)} is no number and no plain word: {TRUST}")
+
+
+def _item(key: object, item: Any, types: frozenset[str], path: str, depth: int) -> Any:
+    if not isinstance(key, str) or not key.isidentifier():
+        raise ValueError(f"{path} has the key {_short(key)}, which is no name: {TRUST}")
+    here = f"{path}.{key}"
+    if key == "type":
+        return _type(item, types, here)
+    if key == "_scope_":
+        return _scope(item, here)
+    if isinstance(item, str) and _READS.fullmatch(key):
+        raise ValueError(f"{here}={_short(item)} may name a file or an address: {TRUST}")
+    return _vetted(item, types, here, depth + 1)
+
+
+def _type(name: object, types: frozenset[str], path: str) -> str:
+    """Return the name of a type on the list, the short form of a long one."""
+    if isinstance(name, str):
+        parts = name.split(".")
+        if parts[-1] in types and (len(parts) == 1 or (len(parts) == 2 and parts[0] in SCOPES)):
+            return name
+        if parts[-1] in types and parts[0] in _PACKAGES and all(map(str.isidentifier, parts)):
+            return parts[-1]
+    what = "transforms" if types is _TRANSFORMS else "networks, heads, losses and their parts"
+    raise ValueError(f"{path}={_short(name)} is not on the list of {what} that a file may name: {TRUST}")
+
+
+def _scope(name: object, path: str) -> str:
+    if name not in SCOPES:
+        raise ValueError(f"{path}={_short(name)} would import the package of that name: {TRUST}")
+    return str(name)
+
+
+def _test_dataset(values: Mapping[str, Any]) -> dict:
+    """Return the dataset of the test, without what is wrapped around it; empty where there is none."""
+    loader = values.get("test_dataloader")
+    node = loader.get("dataset") if isinstance(loader, dict) else None
+    for _ in range(_MAX_DEPTH):
+        inner = node.get("dataset", node.get("datasets")) if isinstance(node, dict) else None
+        node = inner if inner is not None else node
+        if isinstance(node, (list, tuple)) and node:
+            node = node[0]
+    return node if isinstance(node, dict) else {}
+
+
+def _metainfo(meta: object) -> dict[str, Any]:
+    """Return names of classes and their colours."""
+    if not isinstance(meta, dict):
+        return {}
+    meta = {key.lower(): value for key, value in meta.items() if isinstance(key, str)}
+    taken: dict[str, Any] = {}
+    for key in _METAINFO:
+        value = [meta[key]] if isinstance(meta.get(key), str) else meta.get(key)
+        if not isinstance(value, (list, tuple)):
+            continue
+        if key != "palette" and all(isinstance(name, str) for name in value):
+            taken[key] = list(value)
+        elif key == "palette" and all(map(_is_color, value)):
+            taken[key] = [tuple(color) for color in value]
+    return taken if taken.get("classes") else {}
+
+
+def _is_color(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(x) is int and 0 <= x < 256 for x in value)
+
+
+def _check_depth(depth: int, path: str) -> None:
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"{path[:60]} is nested more than {_MAX_DEPTH} deep")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int):
+        return "a number of too many digits" if abs(value) >= _MAX_INT else str(value)
+    return repr(value)[:60] if isinstance(value, str) else f"a {type(value).__name__}"
