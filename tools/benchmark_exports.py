@@ -76,7 +76,7 @@ def forms_of(name: str, size: tuple[int, int], threads: int, folder: Path) -> di
     import openvino
 
     torch.manual_seed(0)
-    net = MODELS.build(load_config(name).model.backbone).eval()
+    net = MODELS.build(load_config(name, data=False).model.backbone).eval()
     stem = folder / f"{Path(name).stem}_{size[0]}x{size[1]}"
     files = {
         kind: Path(f"{stem}{suffix}") for kind, suffix in (("onnx", ".onnx"), ("fp32", ".xml"), ("int8", "_int8.xml"))

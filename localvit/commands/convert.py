@@ -35,6 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(convert_set(args.source, args.target))
         print(f"Use it with --cfg-options data_root={args.target} classes=auto")
         return
-    model = load_config(args.config).model if args.config else None
+    model = load_config(args.config, data=False).model if args.config else None
     print(convert(args.source, args.target, model))
     print(f"Wrote {args.target}")

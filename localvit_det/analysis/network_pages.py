@@ -52,7 +52,7 @@ def load_backbone(
         if not hasattr(detector.model, "backbone"):
             raise ConfigError(f"The model in {model} has no backbone to look at.")
         return detector.model.backbone, detector.config, True
-    cfg = load_config(model, dict(options or {}))
+    cfg = load_config(model, dict(options or {}), data=False)
     backbone = (cfg.get("model") or {}).get("backbone")
     if not backbone:
         raise ConfigError(f"The model of {model} has no backbone to look at: name a detector's config.")

@@ -1,5 +1,6 @@
 """Lets data sets and evaluators of a config follow the files that `data_root` has, however they are laid out."""
 
+import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,66 +15,101 @@ from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.shapes_dataset import is_shapes_set
 from ..datasets.tidy import file_names, held_out, is_copy, tidied
 from ..errors import ConfigError, DataError, shortened
+from .in_place import class_order, is_typed, originals, restore_files, tidy_in_place
 from .parts import dataset_paths, find_datasets, is_plain_coco, walk
 
 SPLITS = (TRAIN, VAL, TEST)
 _DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
-_DEFAULT_FOLDERS = tuple(f"{split}2017/" for split in ("train", "val", "test"))
 _LARGE = 30_000_000  # bytes of an annotation file: a second of reading
 _SHAPES = "ShapesDataset"
 _OWN_FILE = "val_dataloader.dataset.ann_file"
 
 
-def use_found_set(cfg: Config, typed: Sequence[str]) -> bool:
-    """Looks below the top-level `data_root` where a config's files are not, and lets everything follow what is there.
+def use_found_set(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
+    """Look below the top-level `data_root` where a config's files are not, and let everything follow what is there.
 
     What somebody has set by hand stays. With the top-level `val_split` a part of the training images is kept for
-    validation where a set has no others.
+    validation where a set has no others. What MMDetection would stumble over in annotation files, wherever they are, is
+    put right in copies.
 
     Args:
         typed: Dotted keys of the options.
+        data: Look into files that are where the config has them; not needed by who only finds objects.
 
     Returns:
         Whether the set takes the place of drawn shapes, which the config was made for.
 
     Raises:
         DataError: Nothing there is recognized, and an option asks for this `data_root`.
-        ConfigError: `val_split` is no share.
+        ConfigError: `val_split` is no share, or `crowds_as_objects` has no effect.
     """
-    share, old = _val_split(cfg), dict(cfg.get("recognized") or {})
+    share = _val_split(cfg)
     root = cfg.get("data_root")
+    _check_crowds(cfg, root)
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
     datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
+    restore_files(cfg, datasets, typed)
+    old = dict(cfg.get("recognized") or {})
     of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
-    for split in datasets.keys() - of_no_choice.keys():
-        _find_prefix(Path(root), datasets[split], split, typed)
     _test_as_chosen(datasets, of_no_choice)
     missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
     missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
-    if missing and not _will_draw(cfg, datasets, root):
-        try:
-            chosen = [one["ann_file"] for split, one in datasets.items() if split not in of_no_choice]
+    in_place = {split: one for split, one in datasets.items() if not missing or split not in of_no_choice}
+    draws = _will_draw(cfg, datasets, root)
+    changes: dict[str, list[str]] = {}
+    try:
+        if missing and not draws:
+            chosen = [one["ann_file"] for one in in_place.values()]
             _follow(cfg, Path(root), of_no_choice, share, typed, without=chosen)
-        except DataError:
-            # Someone who only finds objects, say, needs no data: preflight tells it those who do.
-            if "data_root" in typed:
-                raise
-    elif datasets and "data_root" in typed and not missing:
-        _tell_in_place(Path(root), datasets, share)
+        if data and not draws:
+            changes = tidy_in_place(cfg, Path(root), in_place, typed)
+    except DataError:
+        # Someone who only finds objects, say, needs no data: preflight tells it those who do.
+        if "data_root" in typed:
+            raise
+    if datasets and not missing and not draws and ("data_root" in typed or changes):
+        _tell_in_place(cfg, Path(root), datasets, share, changes)
     _evaluators_follow(cfg, datasets, typed, old)
     return _leave_shapes(datasets)
 
 
-def _tell_in_place(root: Path, datasets: dict[str, dict], share: float | None) -> None:
-    """Says what is in the files that a config names itself."""
+def _check_crowds(cfg: Config, root: object) -> None:
+    """Check that `crowds_as_objects` has an effect on all datasets.
+
+    Raises:
+        ConfigError: It has not, or is neither True nor False.
+    """
+    choice = cfg.get("crowds_as_objects")
+    if choice not in (None, True, False):
+        raise ConfigError(f"crowds_as_objects={choice!r} is neither True nor False: give one of them.")
+    for split in SPLITS if choice else ():
+        for path, _ in find_datasets(cfg, split):
+            if not isinstance(root, str) or _dataset(cfg, split, root) is None:
+                raise ConfigError(
+                    f"crowds_as_objects=True has no effect on {path}, which is not the only dataset of its split, no "
+                    "CocoDataset, or not below data_root: set iscrowd to 0 in its file, and leave it out."
+                )
+    for _, node in walk(cfg._cfg_dict) if choice else ():
+        if node.get("with_mask") and node.get("poly2mask") is False:
+            node["poly2mask"] = True  # brushes draw no polygons, and masks of other kinds would be left out
+
+
+def _tell_in_place(
+    cfg: Config, root: Path, datasets: dict[str, dict], share: float | None, changes: Mapping[str, list[str]]
+) -> None:
+    """Say what is in the files that a config names itself, and what is changed in copies of them."""
+    before = originals(cfg)
     said: dict[str, str] = {}
+    counts = []
     for split, dataset in datasets.items():
         file = dataset_paths(dataset)[0]
-        if file is None or not os.path.isfile(file) or dataset["ann_file"] in said.values():
+        name = before[split]["ann_file"] if split in before else dataset["ann_file"]
+        if file is None or not os.path.isfile(file) or name in said.values():
             continue
-        said[split] = dataset["ann_file"]
-    counts = [f"{split}: {name}, {_size(root / name)}" for split, name in said.items()]
+        said[split] = name
+        changed = f" ({', '.join(changes[split])})" if changes.get(split) else ""
+        counts.append(f"{split}: {name}, {_size(Path(file))}{changed}")
     unused = f"; val_split={share:g} is not used, since there is a validation set" if share is not None else ""
     layout = "COCO's layout" if set(said.values()) <= set(_DEFAULT_FILES) else "the files that are named"
     print_log(f"data_root {root}: {layout}; {'; '.join(counts)}{unused}.", "current")
@@ -103,6 +139,8 @@ def explain(root: str | None, ann_file: str | None = None) -> str:
     found, files = _look(Path(root))
     if ann_file in _DEFAULT_FILES:  # nobody has chosen it
         _parts(Path(root), files, None, _unused(found, files))
+        for file in files.values():
+            layouts.find_images(found, file, file_names(Path(root) / file))
     return layouts.options_for(found)
 
 
@@ -143,24 +181,9 @@ def _dataset(cfg: Config, split: str, root: str) -> dict | None:
 def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> bool:
     """Whether somebody has named the annotation file of a data set, in an option or in a config."""
     name = dataset.get("ann_file")
-    if _is_typed(split, "ann_file", typed) or not name:
+    if is_typed(split, "ann_file", typed) or not name:
         return True
     return not (name in _DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split))
-
-
-def _find_prefix(root: Path, dataset: dict, split: str, typed: Sequence[str]) -> None:
-    """Finds the images of an annotation file that somebody has named, where nobody has named their folder."""
-    file, folder = dataset_paths(dataset)
-    own = (dataset.get("data_prefix") or {}).get("img")
-    named = own not in _DEFAULT_FOLDERS or _is_typed(split, "data_prefix", typed)
-    if named or file is None or not os.path.isfile(file) or (folder and os.path.isdir(folder)):
-        return
-    try:
-        found, renames = layouts.find_images(layouts.look_into(root), dataset["ann_file"], file_names(Path(file)))
-    except DataError:  # preflight tells it those who need the data
-        return
-    if not renames:
-        dataset["data_prefix"] = {**dataset["data_prefix"], "img": f"{found}/" if found else ""}
 
 
 def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) -> None:
@@ -170,10 +193,6 @@ def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) ->
             if key in datasets[VAL]:
                 of_no_choice[TEST][key] = datasets[VAL][key]
         del of_no_choice[TEST]
-
-
-def _is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
-    return any(key.startswith(f"{split}_dataloader.") and part in key.split(".") for key in typed)
 
 
 def _will_draw(cfg: Config, datasets: dict[str, dict], root: str) -> bool:
@@ -206,8 +225,7 @@ def _follow(
     images = {split: layouts.find_images(found, file, names[split]) for split, file in files.items()}
     unused = _unused(found, files)
     parts = _parts(root, files, share if VAL in datasets else 0.0, unused)
-    chosen = cfg.get("classes")
-    order: tuple[str, ...] = () if chosen in (None, "auto") else ((chosen,) if isinstance(chosen, str) else chosen)
+    order = class_order(cfg, datasets.get(TRAIN))
     recognized: dict[str, str] = {"layout": layouts.layout_name(files)}
     said: dict[str, str] = {}
     done: list[tuple[tuple[str, set[str] | None], str, Path, Annotations]] = []
@@ -219,11 +237,13 @@ def _follow(
             copy, summary = same[2:]
         else:
             file = files[part[0]]
-            copy, changes = tidied(root / file, renames, part[1], order)
+            copy, changes = tidied(root / file, renames, part[1], order, bool(cfg.get("crowds_as_objects")))
             summary = read_annotations(copy)
             changed = f" ({', '.join(changes)})" if changes else ""
             said[split] = f"{split}: {file}, {_counted(summary)}{changed}"
             done.append((part, split, copy, summary))
+        if split == VAL and part[1] is not None:
+            _report_unvalidated(done)
         if split == TRAIN and not order:
             order = summary.categories  # the other files may have them in another one
         recognized[split] = _set_files(datasets.get(split), root, copy, folder, split, typed)
@@ -235,6 +255,20 @@ def _follow(
         said["unused"] = f"not used: {shortened(unused)} (to validate on it: {_OWN_FILE}={unused[0]})"
     cfg.recognized = recognized
     print_log(f"data_root {root}: {recognized['layout']}; {'; '.join(said.values())}.", "current")
+
+
+def _report_unvalidated(done: Sequence[tuple[object, str, Path, Annotations]]) -> None:
+    """Name the classes of which a part that was held out has no object."""
+    *_, held = (summary for *_, summary in done)
+    learnt = {name for *_, summary in done for name, images in summary.annotated.items() if images}
+    lacking = [name for name in held.categories if name in learnt and not held.annotated[name]]
+    if lacking:
+        print_log(
+            f"val_split leaves {len(lacking)} of {len(learnt)} classes without an object to validate on: "
+            f"{shortened(lacking, 10)}; take a larger share, or name a validation file.",
+            "current",
+            logging.WARNING,
+        )
 
 
 def _parts(
@@ -292,9 +326,9 @@ def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, sp
     name = ann_file.relative_to(absolute).as_posix() if ann_file.is_relative_to(absolute) else str(ann_file)
     if dataset is None:
         return name
-    if not _is_typed(split, "ann_file", typed):
+    if not is_typed(split, "ann_file", typed):
         dataset["ann_file"] = name
-    if not _is_typed(split, "data_prefix", typed):
+    if not is_typed(split, "data_prefix", typed):
         dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": f"{folder}/" if folder else ""}
     return name
 

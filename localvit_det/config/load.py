@@ -35,13 +35,14 @@ SPLITS = ("train", "val", "test")
 _DEFAULT_ROOTS = ("data/coco", "data/shapes")  # of MMDetection's configs and of ours
 
 
-def load_config(path: str | Path, options: dict | None = None, trusted: bool = False) -> Config:
+def load_config(path: str | Path, options: dict | None = None, trusted: bool = False, data: bool = True) -> Config:
     """Reads a config, merges options and completes it.
 
     Args:
         path: A config file, or a checkpoint that carries its config.
         options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
         trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
+        data: Look into annotation files that are where the config has them; not needed by who only finds objects.
 
     Raises:
         ConfigError: The file is missing or cannot be read, or an option does not fit.
@@ -64,7 +65,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     else:
         _follow_own_root(cfg)
     use_with_mask(cfg)
-    other_images = use_found_set(cfg, tuple(options))
+    other_images = use_found_set(cfg, tuple(options), data)
     use_image_size(cfg, tuple(options), as_in_tests=other_images)
     # Someone who types such an option means it; preflight then says what does not fit.
     match_channels(cfg, typed=tuple(options))

@@ -78,6 +78,8 @@ class Annotations:
         like_fractions: Boxes inside the unit square.
         without_mask: Usable boxes without a segmentation.
         without_iscrowd: Annotations without the key that pycocotools needs for the evaluation.
+        without_area: Annotations without the key that MMDetection and pycocotools need.
+        rle: Usable ones, no crowds, whose masks are run lengths.
         same_files: Names of image files that stand under several ids.
     """
 
@@ -97,6 +99,8 @@ class Annotations:
     like_fractions: int = 0
     without_mask: int = 0
     without_iscrowd: int = 0
+    without_area: int = 0
+    rle: int = 0
     same_files: list[str] = field(default_factory=list)
 
 
@@ -234,8 +238,10 @@ def _read_images(items: list, found: Annotations) -> None:
 
 
 def _add(annotation: dict, names: dict, found: Annotations) -> None:
-    identity, area, category, image = (annotation[key] for key in ("id", "area", "category_id", "image_id"))
+    identity, category, image = (annotation[key] for key in ("id", "category_id", "image_id"))
     x, y, w, h = annotation["bbox"]
+    area = annotation.get("area", w)
+    found.without_area += "area" not in annotation
     found.boxes += 1
     if category in names:
         found.named[names[category]].add(image)
@@ -279,6 +285,7 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
         else:
             found.annotated[names[category]].add(image)
         mask = annotation.get("segmentation")
+        found.rle += isinstance(mask, dict) and not crowd
         found.without_mask += not mask
         fault = mask_fault(mask, width, height)
         if fault:

@@ -1,11 +1,16 @@
 """Finds the COCO-format files and the images below a folder, whatever tool has laid them out."""
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
+
+from mmengine.logging import print_log
 
 from ..errors import DataError, shortened
 
@@ -114,7 +119,7 @@ def layout_name(files: dict[str, str]) -> str:
 
 
 def find_images(found: Folders, ann_file: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Finds the images that an annotation file lists.
+    """Find the images that an annotation file lists.
 
     Args:
         ann_file: Its place, as in `Folders`.
@@ -122,10 +127,11 @@ def find_images(found: Folders, ann_file: str, names: Sequence[str]) -> tuple[st
 
     Returns:
         The folder in which they lie, "" for the root; and, where the names are no paths below it as they are
-        (backslashes, other folders than here), the right one for each.
+        (backslashes, other folders than here, other letter case), the right one for each.
 
     Raises:
-        DataError: None of them is there.
+        DataError: None of them is there, several names would get the same file, or files of these names lie only in
+            folders that the names contradict.
     """
     sample = list(names)[:: max(1, len(names) // _SAMPLE)]
     split, here = split_of(ann_file), Path(ann_file).parent.as_posix()
@@ -136,25 +142,63 @@ def find_images(found: Folders, ann_file: str, names: Sequence[str]) -> tuple[st
         hits = sum((found.root / folder / name).is_file() for name in sample)
         marked = split_of(folder)
         same = 0 if marked is None or split is None else 1 if marked == split else -1
-        return hits, same, (folder or ".") == here, -folder.count("/") - bool(folder), folder
+        return hits > 0, same >= 0, hits, same, (folder or ".") == here, -folder.count("/") - bool(folder), folder
 
-    best = max(map(fitness, folders), default=None)
-    if best is not None and best[0] == len(sample):
-        return best[-1], {}
-    index: dict[str, list[str]] = {}
-    for folder, files in found.images.items():
-        for file in files:
-            index.setdefault(file, []).append(f"{folder}/{file}".lstrip("/"))
-    paths = {name: path for name in names if (path := _nearest(name, index, split))}
-    if not paths and (best is None or not best[0]):
+    ranked = sorted(map(fitness, folders), reverse=True)
+    folder = ranked[0][-1] if ranked and ranked[0][0] else None
+    rival = next((place for *fit, place in ranked[1:] if tuple(fit) == ranked[0][:-1]), None)
+    either = [absent_images(found.root / place, sample) for place in (folder, rival) if place is not None]
+    if folder is not None and rival is not None and {*sample}.difference(*either):
+        print_log(
+            f"The images that {ann_file} lists are in {folder}/ and in {rival}/: {folder}/ is taken; data_prefix.img "
+            "of the dataset sets another one.",
+            "current",
+            logging.WARNING,
+        )
+    missing = list(names) if folder is None else absent_images(found.root / folder, names)
+    if not missing and folder is not None:
+        return folder, {}
+    lost = set(missing)
+    there = {name: os.path.normpath(os.path.join(folder or "", name)) for name in names if name not in lost}
+    paths, contradicted = _matched(found, there, missing, split)
+    _check_one_file_each(found, ann_file, {**there, **paths})
+    if contradicted:
+        name, other = next(iter(contradicted.items()))
+        raise _unclear(
+            found,
+            f"lacks {len(contradicted)} of the {len(names)} images that {ann_file} lists, such as {name}: {other} is "
+            "not taken for it, since its folder is another one; bring names and folders into line, or start again as "
+            "follows",
+            [ann_file],
+        )
+    if not paths and folder is None:
         raise _unclear(
             found,
             f"has none of the {len(names)} images that {ann_file} lists, such as {names[0] if names else 'nothing'}",
             [ann_file],
         )
-    if best is not None and best[0] >= sum(name in paths for name in sample):
-        return best[-1], {}
-    return "", {name: paths.get(name, name) for name in names}
+    return ("", {name: name for name in names} | there | paths) if paths else (folder or "", {})
+
+
+def absent_images(folder: str | os.PathLike, names: Iterable[str]) -> list[str]:
+    """Those of some file names that are not below a folder, by one listing of each folder instead of a look-up each."""
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        by_folder.setdefault(os.path.dirname(name), []).append(name)
+    absent: list[str] = []
+    for place, files in by_folder.items():
+        full = os.path.join(folder, place)
+        there = set(os.listdir(full)) if os.path.isdir(full) else set()
+        absent += [name for name in files if os.path.basename(name) not in there]
+    return absent
+
+
+def change_of(name: str, path: str) -> str:
+    """What kind of correction leads from a file name to a path: `case`, `Unicode form`, or nothing to be named."""
+    old, new = (re.split(r"[\\/]", one)[-1] for one in (name, path))
+    if old == new or unquote(old) == new:
+        return ""
+    return "Unicode form" if unicodedata.normalize("NFC", old) == unicodedata.normalize("NFC", new) else "case"
 
 
 def _with_parents(folder: str) -> Iterator[str]:
@@ -162,24 +206,139 @@ def _with_parents(folder: str) -> Iterator[str]:
     yield from ("/".join(parts[: count + 1]) for count in range(len(parts)))
 
 
-def _nearest(name: str, index: dict[str, list[str]], split: str | None) -> str | None:
+def _folded(text: str) -> str:
+    """A form that is the same for names which some file systems take for one."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _matched(
+    found: Folders, there: dict[str, str], missing: Sequence[str], split: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Find files for names that are no paths as they are.
+
+    Args:
+        there: Paths of the other names of the annotation file.
+        missing: The names.
+        split: That the annotation file is of.
+
+    Returns:
+        Files by the names that mean them; and, for names without one, a file that is called so in another folder.
+    """
+    index: dict[str, list[str]] = {}
+    for folder, files in found.images.items():
+        for file in files:
+            index.setdefault(_folded(file), []).append(f"{folder}/{file}".lstrip("/"))
+    own = [_Name.of(name) for name in (*there, *missing)]
+    # Folders that tell some names from others; names that begin elsewhere are compared with their like.
+    groups: dict[tuple, list[set[str]]] = {}
+    for name in own:
+        groups.setdefault(name.origin, []).append(set(name.folders))
+    telling = {origin: set.union(*parts) - set.intersection(*parts) for origin, parts in groups.items()}
+    # A folder that has files of the same names as those found in another one holds other images.
+    homes: dict[str, set[str]] = {}
+    for path in there.values():
+        folder, _, file = path.rpartition("/")
+        homes.setdefault(_folded(file), set()).add(folder)
+    parallel = {
+        folder
+        for folder, files in found.images.items()
+        if any(folder not in homes.get(_folded(file), {folder}) for file in files)
+    }
+    paths, contradicted = {}, {}
+    for text in missing:
+        for name in (_Name.of(text), _Name.of(unquote(text))):
+            candidates = index.get(_folded(name.base), [])
+            fitting = [path for path in candidates if name.agrees(path, telling.get(name.origin, set()), parallel)]
+            if path := _nearest(name, fitting, split):
+                paths[text] = path
+                contradicted.pop(text, None)
+                break
+            if candidates and not fitting and name.folders:
+                contradicted[text] = candidates[0]
+    return paths, contradicted
+
+
+class _Name(NamedTuple):
+    """A file name of an annotation file, in parts; `foreign` where it begins at another place than the set's root."""
+
+    folders: tuple[str, ...]
+    base: str
+    foreign: bool
+
+    @classmethod
+    def of(cls, name: str) -> "_Name":
+        address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
+        name = re.split(r"[?#](?!d=)", name)[0] if address else name  # what follows them in an address is no path
+        parts = re.split(r"[\\/]|\?d=", name)  # the last as in addresses of Label Studio
+        foreign = address or parts[0] in ("", "..") or re.fullmatch("[A-Za-z]:", parts[0]) is not None
+        folders = tuple(_folded(part) for part in parts[:-1] if part not in ("", ".", ".."))
+        return cls(folders, parts[-1], foreign)
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """Where it begins: () at the set's root."""
+        return ("elsewhere", *self.folders[:1]) if self.foreign else ()
+
+    def agrees(self, path: str, telling: set[str], parallel: set[str]) -> bool:
+        """Whether a file may be meant, as far as its folders say.
+
+        Args:
+            path: Below the root.
+            telling: Folders that tell some names of this origin from others.
+            parallel: Folders that hold other images of the same names.
+        """
+        folder = path.rpartition("/")[0]
+        theirs = tuple(map(_folded, folder.split("/"))) if folder else ()
+        same = _common(self.folders, theirs)
+        if self.folders and same == len(self.folders):
+            return True
+        if folder in parallel:
+            return False
+        if same in (len(self.folders), len(theirs)):
+            return True  # one path is the end of the other
+        mine, other = self.folders[-1 - same], theirs[-1 - same]
+        if other in telling:
+            return False
+        # All names get another folder. Where they begin elsewhere, or a split has been made, that is usual.
+        splits = {split_of(mine), split_of(other)} - {None}
+        return same > 0 or self.foreign if not splits else len(splits) == 1
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    """The number of equal parts at the ends of two paths."""
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def _nearest(name: _Name, candidates: list[str], split: str | None) -> str | None:
     """The path of the image that a name means; None where there is none, or several fit as well."""
-    for form in (name, unquote(name)):
-        parts = re.split(r"[\\/]|\?d=", form)  # the last as in addresses of Label Studio
-        candidates = index.get(parts[-1], [])
-        if not candidates:
-            continue
 
-        def fitness(path: str, parts: list[str] = parts) -> tuple[int, bool]:
-            own = path.split("/")
-            pairs = zip(reversed(own), reversed(parts), strict=False)
-            common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(own), len(parts)))
-            return common, split is not None and split_of(path) == split
+    def fitness(path: str) -> tuple[int, bool, bool]:
+        *folders, file = path.split("/")
+        return (
+            _common(name.folders, tuple(map(_folded, folders))),
+            split is not None and split_of(path) == split,
+            file == name.base,
+        )
 
-        candidates = sorted(candidates, key=fitness, reverse=True)
-        if len(candidates) == 1 or fitness(candidates[0]) > fitness(candidates[1]):
-            return candidates[0]
+    ranked = sorted(candidates, key=fitness, reverse=True)
+    if ranked and (len(ranked) == 1 or fitness(ranked[0]) > fitness(ranked[1])):
+        return ranked[0]
     return None
+
+
+def _check_one_file_each(found: Folders, ann_file: str, paths: dict[str, str]) -> None:
+    """Refuse names of which two would become one file: one of them would get the labels of another image."""
+    owners: dict[str, str] = {}
+    doubles = [(owner, name) for name, path in paths.items() if (owner := owners.setdefault(path, name)) != name]
+    if doubles:
+        first, second = doubles[0]
+        raise _unclear(
+            found,
+            f"has fewer images than the {len(paths)} that {ann_file} lists: {first} and {second} would both be "
+            f"{paths[first]} ({len(doubles)} such pairs); bring names and folders into line, or start again as follows",
+            [ann_file],
+        )
 
 
 def _unclear(found: Folders, what: str, names: list[str]) -> DataError:

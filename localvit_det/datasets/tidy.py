@@ -4,15 +4,17 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, OutputError
 from ..files import write_text
-from .annotations import COPY_OF, read_annotations
+from .annotations import COPY_OF, Annotations, read_annotations
+from .layouts import change_of
 
 CACHE = "LOCALVIT_CACHE"  # variable with the folder of the copies
-_VERSION = 1  # raise it with every change of what copies are like
+_VERSION = 2  # raise it with every change of what copies are like
 
 
 def cache_folder() -> Path:
@@ -54,8 +56,9 @@ def tidied(
     renames: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
     order: Sequence[str] = (),
+    crowds_as_objects: bool = False,
 ) -> tuple[Path, list[str]]:
-    """Writes a copy of an annotation file, if anything has to change.
+    """Write a copy of an annotation file, if anything has to change.
 
     An empty first category, which Roboflow puts above all others, is left out; annotations get the `iscrowd` and `area`
     that they lack.
@@ -65,6 +68,7 @@ def tidied(
         only: Names of the images to keep; all by default.
         order: Names that come first among the categories, in this order: it decides on the labels. Where the file has
             some of them and no others, the rest is added.
+        crowds_as_objects: Set `iscrowd` to 0 everywhere.
 
     Returns:
         The copy, or `path` where it is good as it is; and what was changed, in words.
@@ -76,7 +80,16 @@ def tidied(
     path = path.absolute()
     stat = path.stat()
     kept = sorted(only) if only is not None else None
-    asked = [_VERSION, str(path), stat.st_mtime_ns, stat.st_size, dict(renames or {}), kept, list(order)]
+    asked = [
+        _VERSION,
+        str(path),
+        stat.st_mtime_ns,
+        stat.st_size,
+        dict(renames or {}),
+        kept,
+        list(order),
+        crowds_as_objects,
+    ]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     content = _content(path)
     changes = []
@@ -85,8 +98,10 @@ def tidied(
     if renames:
         changes += _rename(content, renames)
     changes += _without_empty_parent(content)
-    changes += _in_order(content, order)
-    changes += _complete(content)
+    content["categories"], told = _in_order(content["categories"], order)
+    changes += told + _complete(content)
+    if crowds_as_objects:
+        changes += _without_crowds(content)
     if not changes:
         return path, []
     copy = cache_folder() / "sets" / key / f"{path.parent.name}-{path.name}".lstrip("-_")
@@ -100,6 +115,15 @@ def tidied(
                 f"{CACHE} to a folder that can be written."
             ) from error
     return copy, changes
+
+
+def is_tidy(found: Annotations, order: Sequence[str] = (), crowds_as_objects: bool = False) -> bool:
+    """Whether `tidied` would change nothing, as far as the summary of a file says; the arguments are the same."""
+    if found.without_iscrowd or found.without_area or (crowds_as_objects and found.crowds):
+        return False
+    if len(found.categories) > 1 and not found.named[found.categories[0]]:  # it may be an empty parent
+        return False
+    return not _in_order([{"name": name} for name in found.categories], order)[1]
 
 
 def _content(path: Path) -> dict:
@@ -123,12 +147,15 @@ def _keep(content: dict, names: set[str]) -> list[str]:
 
 
 def _rename(content: dict, renames: Mapping[str, str]) -> list[str]:
-    count = 0
+    count, kinds = 0, Counter()
     for image in content["images"]:
         name = image["file_name"]
         image["file_name"] = renames.get(name, name)
-        count += image["file_name"] != name
-    return [f"{count} file names corrected"] if count else []
+        if image["file_name"] != name:
+            count += 1
+            kinds[change_of(name, image["file_name"])] += 1
+    told = [f"{number} of them in {kind}" for kind, number in kinds.items() if kind]
+    return [", ".join([f"{count} file names corrected", *told])] if count else []
 
 
 def _without_empty_parent(content: dict) -> list[str]:
@@ -142,8 +169,7 @@ def _without_empty_parent(content: dict) -> list[str]:
     return [f"without the empty first category '{first.get('name')}'"]
 
 
-def _in_order(content: dict, order: Sequence[str]) -> list[str]:
-    categories = content["categories"]
+def _in_order(categories: list[dict], order: Sequence[str]) -> tuple[list[dict], list[str]]:
     names = [category.get("name") for category in categories]
     missing = [name for name in order if name not in names] if set(names) <= set(order) else []
     free = 1 + max((one["id"] for one in categories if isinstance(one.get("id"), int)), default=0)
@@ -153,8 +179,14 @@ def _in_order(content: dict, order: Sequence[str]) -> list[str]:
     changes = [f"with the empty category '{name}'" for name in missing]
     if [one.get("name") for one in ordered] != [one.get("name") for one in categories]:
         changes.append("categories in the order of the classes")
-    content["categories"] = ordered
-    return changes
+    return ordered, changes
+
+
+def _without_crowds(content: dict) -> list[str]:
+    crowds = [one for one in content["annotations"] if one.get("iscrowd") == 1]
+    for annotation in crowds:
+        annotation["iscrowd"] = 0
+    return [f"{len(crowds)} crowds taken as objects"] if crowds else []
 
 
 def _complete(content: dict) -> list[str]:

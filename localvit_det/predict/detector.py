@@ -58,7 +58,7 @@ class Detector:
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self.exported = is_exported(file)
-        self.config = load_config(os.fspath(config or checkpoint), dict(options or {}), trusted)
+        self.config = load_config(os.fspath(config or checkpoint), dict(options or {}), trusted, data=False)
         self.device = _device("cpu" if self.exported and device is None else device)
         init_default_scope(self.config.get("default_scope") or "mmdet")
         self.classes: tuple[str, ...]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..config.box_only import can_leave_masks
 from ..config.found_set import explain
 from ..config.parts import dataset_paths, find_datasets, is_plain_coco, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
+from ..datasets.layouts import absent_images
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
 from .images import check_sample
@@ -24,6 +24,8 @@ from .semantic import check_maps
 ClassCheck = Callable[[str, dict, Annotations], None]
 
 _MEND = "correct or remove them"
+_OBJECTS = "crowds_as_objects=True"
+_MANY_CROWDS = 0.05  # of the annotations: COCO has 0.012
 
 
 def check_data(cfg: Config, split: str, check_classes: ClassCheck) -> None:
@@ -62,12 +64,14 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
             partial(_check_images, path, found, image_dir, limit),
             partial(_check_boxes, path, found),
             partial(_check_masks, path, found, masks),
+            partial(_check_run_lengths, path, dataset, found),
+            partial(_report_crowds, split, found),
             partial(check_classes, path, dataset, found),
             partial(_check_keys, path, found, masks, scored, can_leave_masks(cfg)),
         ]
         checks.append(partial(_tell_left_out, split, path, dataset, found))
         if split == "train" or scored:
-            checks.insert(5, partial(_check_not_empty, path, dataset, found))
+            checks.insert(7, partial(_check_not_empty, path, dataset, found))
         yield from _raised(checks)
     yield from _raised([partial(_check_evaluator, path, node, listed) for path, node in evaluators])
 
@@ -130,15 +134,7 @@ def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixe
             "current",
             logging.WARNING,
         )
-    names = defaultdict(list)
-    for file_name, _, _ in found.images.values():
-        names[os.path.dirname(file_name)].append(file_name)
-    absent = []
-    for folder, files in names.items():
-        # One listing of a folder instead of a hundred thousand look-ups.
-        full = os.path.join(image_dir, folder)
-        there = set(os.listdir(full)) if os.path.isdir(full) else set()
-        absent += [name for name in files if os.path.basename(name) not in there]
+    absent = absent_images(image_dir, (name for name, _, _ in found.images.values()))
     if absent:
         first = os.path.abspath(os.path.join(image_dir, absent[0]))
         raise DataError(
@@ -185,6 +181,28 @@ def _check_masks(path: str, found: Annotations, used: bool) -> None:
         )
 
 
+def _check_run_lengths(path: str, dataset: dict, found: Annotations) -> None:
+    """Refuse masks that a pipeline of polygons leaves out without a word."""
+    for place, step in walk(dataset.get("pipeline"), f"{path}.pipeline"):
+        if found.rle and step.get("with_mask") and step.get("poly2mask") is False:
+            raise DataError(
+                f"{found.rle} of the {found.boxes} annotations in {found.path} have RLE masks, which {place} leaves "
+                f"out, since it takes polygons alone: set {place}.poly2mask=True."
+            )
+
+
+def _report_crowds(split: str, found: Annotations) -> None:
+    usable = found.boxes - found.faults.count()
+    if found.crowds > _MANY_CROWDS * usable and found.crowds < usable:
+        what = "nothing is learnt from them" if split == "train" else "nothing is scored on them"
+        print_log(
+            f"{split}: {found.crowds} of {usable} objects in {found.path} ({found.crowds / usable:.0%}) are marked as "
+            f"crowds (iscrowd 1, as brush tools write it): {what}; {_OBJECTS} takes them as objects.",
+            "current",
+            logging.WARNING,
+        )
+
+
 def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
     if not found.images:
         raise DataError(f"{found.path} lists no images: give {path} another ann_file.")
@@ -193,7 +211,7 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
     if not annotated and found.crowds:
         raise DataError(
             f"All usable annotations of {found.path} mark crowds (iscrowd 1, {found.crowds} of them), from which "
-            f"nothing is learnt and on which nothing is scored: set iscrowd to 0 where one object is meant."
+            f"nothing is learnt and on which nothing is scored: if each is one object, take them so with {_OBJECTS}."
         )
     if not annotated:
         there = ", ".join([*found.categories][:5]) + (", …" if len(found.categories) > 5 else "")
@@ -241,6 +259,11 @@ def _check_keys(path: str, found: Annotations, masks: bool, scored: bool, option
         raise DataError(
             f"{found.without_mask} of the {found.boxes} annotations in {found.path} have no segmentation, but {path} "
             f"loads or scores masks: {way}, or add polygons."
+        )
+    if found.without_area:
+        raise DataError(
+            f'{found.without_area} annotations in {found.path} lack the key area, which MMDetection needs: add "area", '
+            "in pixels, to each."
         )
     if scored and found.without_iscrowd:
         raise DataError(

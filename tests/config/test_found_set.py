@@ -273,6 +273,7 @@ class TestUnusedFiles:
         one_file(root, "val.json", images="v")
         load_config(write_config(tmp_path), options)
         words = "; not used: labels_b.json (to validate on it: val_dataloader.dataset.ann_file=labels_b.json)"
+        assert "val_split leaves 1 of 3 classes without an object to validate on: dog;" in told.pop(0)
         assert [words in line for line in told] == [True, True]
 
     def test_serve_as_the_sentence_says(self, tmp_path, root, told):

@@ -76,7 +76,7 @@ def test_missing_image_folder(load, tmp_path):
             ["no 'width'", "file_name, width and"],
         ),
         ('{"images": [], "categories": {"cat": 1}}', ["not in COCO format", "categories have id and name"]),
-        ('{"images": [], "categories": [], "annotations": [{"id": 1, "bbox": [1, 2, 3, 4]}]}', ["no 'area'"]),
+        ('{"images": [], "categories": [], "annotations": [{"id": 1, "bbox": [1, 2, 3, 4]}]}', ["no 'category_id'"]),
         (
             '{"images": [], "categories": [], "annotations": [{"id": 1, "bbox": [1, 2, 3]}]}',
             ["annotations, near {'id': 1", "[x, y, width, height]"],
@@ -236,10 +236,13 @@ def test_masks_without_polygons(load):
     fails(load(train=content), DataError, "1 of the 8 annotations", "no segmentation", "with_mask=False")
 
 
-def test_evaluation_without_iscrowd(load):
-    content = edited(lambda c: c["annotations"][0].pop("iscrowd"))
-    check_config(load(train=content))
-    fails(load(val=content), DataError, "iscrowd", "instances_val2017.json")
+@pytest.mark.parametrize("key", ["iscrowd", "area"])
+def test_annotations_without_a_key(load, tmp_path, key):
+    """A file that is loaded gets them in a copy (tests/config/test_in_place.py); one that is no longer is refused."""
+    cfg = load()
+    content = edited(lambda c: c["annotations"][0].pop(key))
+    (tmp_path / "mine/annotations/instances_val2017.json").write_text(json.dumps(content))
+    fails(cfg, DataError, f"lack the key {key}", "instances_val2017.json")
 
 
 def test_evaluator_with_another_file(load, tmp_path):

@@ -138,7 +138,7 @@ def compute(paths: Iterable[Path]) -> list[Entry]:
     known: dict[str, tuple[Complexity, Complexity, Complexity]] = {}
     entries = []
     for path in paths:
-        cfg = load_config(path)
+        cfg = load_config(path, data=False)
         key = json.dumps(cfg.model.to_dict(), sort_keys=True, default=str)
         if key not in known:
             known[key] = all_complexities(cfg.model)
