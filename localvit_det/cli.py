@@ -13,7 +13,7 @@ from mmengine.config import Config
 from .config import load_config
 from .config.options import HELP, OptionsAction
 from .engine.workers import lost_in_evaluation
-from .errors import ConfigError, UserError, explain_limit
+from .errors import ConfigError, UserError, explain_limit, printable
 from .files import DISK_ERRORS
 from .preflight import check_config
 
@@ -155,7 +155,7 @@ def sentence_of(error: UserError) -> str:
     text = str(error).strip()
     if text.startswith("Caught "):  # by torch: the worker's traceback follows, and the message behind its kind
         text = text.rpartition(f"{UserError.__module__}.")[2].partition(": ")[2] or text
-    return "".join(char if char.isprintable() else " " for char in text)
+    return printable(text)
 
 
 __all__ = [

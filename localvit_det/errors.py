@@ -69,6 +69,11 @@ def first_line(error: BaseException | str) -> str:
     return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Return a text in one line that any terminal takes: file names may hold line breaks and undecodable bytes."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def shortened(names: Sequence[str], count: int = 3) -> str:
     """Names in a sentence: the first few, and how many more there are."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

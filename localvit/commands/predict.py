@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import cv2
 from mmengine.logging import MMLogger
@@ -18,12 +18,13 @@ from tqdm import tqdm
 from localvit_det.cli import add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.config.test_pipeline import SCORE
-from localvit_det.errors import ConfigError, OutputError
+from localvit_det.errors import ConfigError, DataError, OutputError, first_line, printable, shortened
 from localvit_det.predict import Detector, Result
 from localvit_det.predict.output import Output
 from localvit_det.predict.sources import Sources
 
 WINDOW = "localvit: q ends"
+LEFT_OUT = 3  # the exit code where some of the sources are left out
 
 
 @tells_mistakes
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.show and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         raise OutputError("--show needs a screen, and there is none here: look at the files in --out instead.")
-    sources = Sources(args.source, args.every, args.max_frames, without=args.out)
+    without = [place for place in (args.out, args.crops) if place]
+    sources = Sources(args.source, args.every, args.max_frames, without)
     total = sources.total
     detector = Detector(args.model, args.config, args.device, not args.no_fuse, args.cfg_options, args.trust_config)
     results = detector.predict(sources, args.score, args.batch)
@@ -44,15 +46,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     bar = tqdm(results, total=total, unit="image", mininterval=0.1 if terminal else 10, disable=args.quiet)
     counts: Counter[str] = Counter()
     images = 0
-    with Output(None if args.no_images else args.out, args.crops, args.json, detector.classes) as output:
+    out = None if args.no_images else args.out
+    with Output(out, args.crops, args.json, detector.classes, sources.names, sources.files) as output:
         for result in interruptible(bar):
+            try:
+                drawn = output.add(result)
+            except (OutputError, OSError) as error:
+                why = getattr(error, "strerror", None) or first_line(error)
+                shown = result.path or result.frame.name
+                sources.leave_out(result.frame.name, f"what is found in {shown} is not written ({why})")
+                continue
             images += 1
             counts.update(result.names)
-            drawn = output.add(result)
             if args.show and not show(result.plot() if drawn is None else drawn):
                 break
     bar.close()
-    sys.stdout.write(summary(args, images, sources.skipped, counts))
+    for name, why in output.left_out.items():
+        sources.leave_out(name, why)
+    if not images and sources.left_out:
+        raise DataError(f"Nothing is left: {next(iter(sources.left_out.values()))}.")
+    sys.stdout.write(summary(args, images, counts, sources.left_out))
+    if sources.left_out:
+        raise SystemExit(LEFT_OUT)
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,16 +114,16 @@ def show(image: object) -> bool:
     return cv2.waitKey(1) & 0xFF not in (27, ord("q"))
 
 
-def summary(args: argparse.Namespace, images: int, skipped: int, counts: Counter[str]) -> str:
+def summary(args: argparse.Namespace, images: int, counts: Counter[str], left_out: Collection[str]) -> str:
     """What was found, and where it was written."""
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common(8))
     more = f", … of {len(counts)} classes" if len(counts) > 8 else ""
     lines = [f"{images} images, {counts.total()} objects{f' ({objects}{more})' if objects else ''}"]
     if not counts:
         lines.append(f"nothing scores {args.score} or more; --score sets the bound")
-    if skipped:
-        lines.append(f"{skipped} images could not be read")
     written = [None if args.no_images else args.out, args.crops, args.json]
     if any(written):
         lines.append("written: " + ", ".join(filter(None, written)))
+    if left_out:
+        lines.append(f"left out, wholly or in part: {len(left_out)} ({printable(shortened(list(left_out), 5))})")
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..files import atomic_file, write_bytes, write_text
+from ..output_names import OutputFolder
 from .look import SCRIPT, STYLE_SHEET
 from .style import FONT, INK, styled
 
@@ -192,23 +193,22 @@ def write_files(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
     Returns:
         The files.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path for section in sections for part in section.parts for path in _write_part(folder, part)]
+    outputs = OutputFolder(folder)
+    return [path for section in sections for part in section.parts for path in _write_part(outputs, part)]
 
 
-def _write_part(folder: Path, part: Part) -> Iterator[Path]:
+def _write_part(outputs: OutputFolder, part: Part) -> Iterator[Path]:
     if isinstance(part, Table):
-        path = folder / f"{part.name}.csv"
+        path = outputs.path(outputs.name(f"{part.name}.csv"))
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([part.head, *part.rows])
         write_text(path, text.getvalue())
     elif isinstance(part, Chart):
-        path = folder / f"{part.name}.png"
+        path = outputs.path(outputs.name(f"{part.name}.png"))
         with atomic_file(path) as file:
             part.figure.savefig(file, format="png", dpi=150, facecolor="white")
     elif isinstance(part, Picture):
-        path = folder / f"{part.name}.jpg"
+        path = outputs.path(outputs.name(f"{part.name}.jpg"))
         write_bytes(path, _encoded(part.image))
     else:
         return

@@ -30,6 +30,8 @@ def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: flo
         hook["interval"] = 1  # by default only one batch of fifty is drawn
     elif folder:
         hook["test_out_dir"] = folder
+        if hook["type"] in ("DetVisualizationHook", "mmdet.DetVisualizationHook"):
+            hook["type"] = "DrawingHook"
 
 
 def dump_metric(cfg: Config, file: str) -> DumpResults:

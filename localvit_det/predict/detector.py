@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
@@ -21,7 +24,7 @@ from ..checkpoint.find import newest_for_test
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..export.runtime import ExportedDetector
 from ..inference import fuse_detector
 from .result import Result
@@ -71,13 +74,14 @@ class Detector:
         self.fused = fuse or self.exported
         if fuse and not self.exported:
             fuse_detector(self.model)
+        self._lock = threading.Lock()
         # Bounds that heads have, by the same name in all of MMDetection.
         settings = [getattr(module, "test_cfg", None) for module in self.model.modules()]
         self._bounds = [(one, one["score_thr"]) for one in settings if isinstance(one, dict) and "score_thr" in one]
 
     def predict(
         self,
-        source: Source | Sequence[Source] | Sources,
+        source: Source | Iterable[Source] | Sources,
         score: float = SCORE,
         batch_size: int | None = None,
     ) -> Iterator[Result]:
@@ -85,7 +89,8 @@ class Detector:
 
         Args:
             source: An image or video file, a folder, a glob, an https address, the number of a webcam, an array
-                (H×W×3, uint8, BGR), or a list of these.
+                (H×W×3, uint8, BGR), an image of PIL, or a list or generator of these. In a row of several, one that
+                cannot be used is logged and left out; `Sources.left_out` has them all.
             score: Leave out objects with lower scores; the config's own bound (`score_thr`) holds, too.
             batch_size: Images of equal sizes that run together; by default 1 on a CPU and 8 on a GPU.
 
@@ -93,44 +98,101 @@ class Detector:
             A result for each image or frame, in order.
 
         Raises:
-            DataError: A source is missing, empty, or cannot be read; what is missing is told at once.
+            ConfigError: The score or the batch size is none.
+            DataError: A source is missing or empty, which is said at once, or the only one cannot be used.
         """
         sources = source if isinstance(source, Sources) else Sources(source)
-        if sources.max_pixels is None:
-            sources.max_pixels = self.config.get("max_pixels")
+        if not isinstance(score, Real) or not 0 <= score <= 1:
+            raise ConfigError(f"The score {score} is none: give a number from 0 to 1.")
         if batch_size is None:
             batch_size = 1 if self.device.type == "cpu" or sources.live else 8
-        return self._results(sources, score, max(1, batch_size))
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ConfigError(f"The batch size {batch_size} makes no sense: give a whole number from 1 on.")
+        if sources.max_pixels is None:
+            sources.max_pixels = self.config.get("max_pixels")
+        return self._results(sources, float(score), int(batch_size))
 
     def __call__(self, source: Source, score: float = SCORE) -> Result:
-        """The result of a single image."""
-        return next(self.predict(source, score, batch_size=1))
+        """Return the result of a single image.
+
+        Raises:
+            DataError: There is none.
+        """
+        result = next(self.predict(source, score, batch_size=1), None)
+        if result is None:
+            raise DataError("There is no image to look at: give one.")
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled: all but the lock."""
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a copy's state, with a lock of its own."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def _results(self, sources: Sources, score: float, batch_size: int) -> Iterator[Result]:
         batch: list[tuple[Frame, dict]] = []
-        for frame in sources:
-            prepared = prepare(self._pipeline, frame.image, frame.source)
+        frames = iter(sources)
+        while True:
+            try:
+                frame = next(frames, None)
+            except BaseException:  # Ctrl-C, too: what has been read is not lost
+                yield from self._run(batch, score, sources)
+                raise
+            if frame is None:
+                break
+            try:
+                prepared = prepare(self._pipeline, frame.image, frame.source)
+            # Resizing has many reasons to fail, all of them the image's: two pixels of height become none.
+            except Exception as error:
+                sources.cannot_process(frame, error, "does not pass the test pipeline")
+                continue
             # Images of other sizes would be padded, which changes what is found in them a little.
             if batch and (len(batch) == batch_size or batch[0][1]["inputs"].shape != prepared["inputs"].shape):
-                yield from self._run(batch, score)
-                batch = []
+                ready, batch = batch, []
+                yield from self._run(ready, score, sources)
             batch.append((frame, prepared))
-        if batch:
-            yield from self._run(batch, score)
+        yield from self._run(batch, score, sources)
 
-    def _run(self, batch: list[tuple[Frame, dict]], score: float) -> Iterator[Result]:
+    def _run(self, batch: list[tuple[Frame, dict]], score: float, sources: Sources) -> Iterator[Result]:
+        if not batch:
+            return
+        try:
+            found = self._find(batch, score)
+        except Exception as error:
+            _LOG.info("A batch of %d images failed.", len(batch), exc_info=True)
+            if len(batch) == 1:
+                sources.cannot_process(batch[0][0], error, "makes the detector fail")
+                return
+            found = None
+        if found is None:
+            for one in batch:  # the others are not to blame
+                yield from self._run([one], score, sources)
+        else:
+            yield from found
+
+    def _find(self, batch: list[tuple[Frame, dict]], score: float) -> list[Result]:
         data = {key: [prepared[key] for _, prepared in batch] for key in ("inputs", "data_samples")}
-        for settings, bound in self._bounds:
-            settings["score_thr"] = max(bound, score)  # else masks of what is left out would be made
-        with torch.no_grad():
-            samples = self.model.test_step(data)
-        for (frame, _), sample in zip(batch, samples, strict=True):
-            found = sample.pred_instances.cpu()
-            found = found[found.scores >= score]
-            found = found[found.scores.argsort(descending=True, stable=True)]
-            masks = found.masks.numpy().astype(bool, copy=False) if "masks" in found else None
-            boxes, scores, labels = (found[key].numpy() for key in ("bboxes", "scores", "labels"))
-            yield Result(frame, boxes.astype(np.float32, copy=False), scores, labels, masks, self.classes)
+        # Heads have their bound as a setting, which other threads with other scores would change in the middle.
+        with self._lock, torch.no_grad():
+            try:
+                for settings, bound in self._bounds:
+                    settings["score_thr"] = max(bound, score)  # else masks of what is left out would be made
+                samples = self.model.test_step(data)
+            finally:
+                for settings, bound in self._bounds:
+                    settings["score_thr"] = bound
+        return [self._result(frame, sample, score) for (frame, _), sample in zip(batch, samples, strict=True)]
+
+    def _result(self, frame: Frame, sample: DetDataSample, score: float) -> Result:
+        found = sample.pred_instances.cpu()
+        found = found[found.scores >= score]
+        found = found[found.scores.argsort(descending=True, stable=True)]
+        masks = found.masks.numpy().astype(bool, copy=False) if "masks" in found else None
+        boxes, scores, labels = (found[key].numpy() for key in ("bboxes", "scores", "labels"))
+        return Result(frame, boxes.astype(np.float32, copy=False), scores, labels, masks, self.classes)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

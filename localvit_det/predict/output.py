@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any
 
 import cv2
 import numpy as np
 
-from ..errors import OutputError
-from ..files import check_writable, write_text
-from .result import Result, categories
-
-_WRITTEN_AS_THEY_ARE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from ..errors import DataError, OutputError, first_line
+from ..files import check_writable_folder
+from ..output_names import OutputFolder, UniqueNames, drawn_suffix
+from .coco_file import CocoFile
+from .result import Result
+from .video import Video
 
 
 class Output:
-    """Takes results one by one, for a `with` statement; videos are whole when it ends.
+    """Takes results one by one, for a `with` statement; each is on the disk when `add` returns, videos at their end.
 
     Args:
         folder: Where drawn images and videos go; None for none.
         crops: Where what lies in the boxes goes, in one folder a class; None for nowhere.
-        json_file: Where all objects go as a data set in COCO's format, scores included; None for nowhere.
+        json_file: Where all objects go as a dataset in COCO's format, scores included; None for nowhere.
         classes: Names of all classes.
+        names: Of all images and videos (the latter: True), as frames will have them, as far as they are known; all
+            get names of their own before anything is written.
+        inputs: Files that must not be written over.
 
     Raises:
         OutputError: One of them cannot be written.
@@ -39,18 +41,24 @@ class Output:
         crops: str | os.PathLike | None = None,
         json_file: str | os.PathLike | None = None,
         classes: Sequence[str] = (),
+        names: Sequence[tuple[str, bool]] = (),
+        inputs: Iterable[str] = (),
     ) -> None:
-        self.folder = Path(folder) if folder else None
-        self.crops = Path(crops) if crops else None
-        self.json_file = json_file
-        for place in filter(None, (self.folder, self.crops)):
-            check_writable(place / ".try", "The output folder")
-        if json_file:
-            check_writable(json_file, "--json")
-        self._images: list[dict[str, Any]] = []
-        self._objects: list[dict[str, Any]] = []
-        self._categories = categories(classes)
-        self._video: tuple[str, cv2.VideoWriter, tuple[int, int]] | None = None
+        inputs = list(inputs)
+        self.folder = OutputFolder(folder, inputs) if folder else None
+        self.crops = OutputFolder(crops, inputs) if crops else None
+        self._drawn = _planned(
+            self.folder, [(name, name, ".mp4" if video else drawn_suffix(name)) for name, video in names]
+        )
+        self._stem_names, flat = UniqueNames(), [(name, "_".join(PurePath(name).parts), "") for name, _ in names]
+        self._stems = _planned(self._stem_names, flat)
+        labels = [(label, re.sub(r"[^\w -]", "_", label).strip(), "") for label in classes]
+        self._class_folders = _planned(UniqueNames(), labels)
+        for place in filter(None, (folder, crops)):
+            check_writable_folder(place, "the output folder")
+        self.json = CocoFile(json_file, classes) if json_file else None
+        self.left_out: dict[str, str] = {}  # videos that could not be written, by the names of their frames, and why
+        self._video: _VideoFile | None = None
 
     def __enter__(self) -> Output:
         """Everything is checked already."""
@@ -59,85 +67,115 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the video; writes the JSON, after Ctrl-C as well."""
+        """Ends the video and the JSON, whatever has happened."""
         self._end_video()
-        if self.json_file and (kind is None or kind is KeyboardInterrupt):
-            content = {"images": self._images, "annotations": self._objects, "categories": self._categories}
-            write_text(self.json_file, json.dumps(content))
+        if self.json:
+            self.json.close()
 
     def add(self, result: Result) -> np.ndarray | None:
-        """Writes one result.
+        """Write one result, whole or not at all.
 
         Returns:
             The drawn image, None where none is wanted.
+
+        Raises:
+            OutputError: It cannot be written; others may.
+            OSError: Likewise.
         """
-        if self.json_file:
-            self._note(result)
-        if self.crops:
-            self._cut(result)
-        if self.folder is None:
-            return None
-        drawn = result.plot()
-        if result.frame.rate is None:
-            path = self._place(result, Path(result.frame.name).suffix.lower())
-            _write_image(path, drawn)
-        else:
-            self._write_frame(result, drawn)
+        written: list[Path] = []
+        try:
+            drawn = self._draw(result, written) if self.folder else None
+            if self.crops:
+                self._cut(result, written)
+            if self.json:
+                self.json.add(result)
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
         return drawn
 
-    def _place(self, result: Result, suffix: str) -> Path:
-        path = self.folder / result.frame.name
-        if suffix not in (*_WRITTEN_AS_THEY_ARE, ".mp4"):
-            suffix = ".jpg"
-        path = path.with_suffix(suffix)
-        if os.path.exists(path) and result.path and os.path.exists(result.path) and os.path.samefile(path, result.path):
-            raise OutputError(f"{path} would be written over the image that it is made of: name another output folder.")
-        return path
-
-    def _write_frame(self, result: Result, drawn: np.ndarray) -> None:
-        path = self._place(result, ".mp4")
-        size = drawn.shape[1::-1]
-        if self._video is None or self._video[0] != result.frame.name:
+    def _draw(self, result: Result, written: list[Path]) -> np.ndarray:
+        drawn, name = result.plot(), result.frame.name
+        is_frame = result.frame.rate is not None
+        suffix = ".mp4" if is_frame else drawn_suffix(name)
+        if not self._drawn.get(name, "").endswith(suffix):  # of a source that was not known, or turned out a video
+            self._drawn[name] = self.folder.name(name, suffix)
+            self.folder.keep(result.path)
+        if not is_frame:
+            written.append(self.folder.write(self._drawn[name], _encoded(drawn, suffix)))
+        elif self._video is None or self._video.name != name:
             self._end_video()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), result.frame.rate, size)
-            if not writer.isOpened():
-                raise OutputError(f"The video {path} cannot be written: name another output folder.")
-            self._video = (result.frame.name, writer, size)
-        _, writer, first = self._video
-        writer.write(drawn if size == first else cv2.resize(drawn, first))
+            self._video = _VideoFile(name, self.folder.path(self._drawn[name]), result.frame.rate, drawn)
+        else:
+            self._video.write(drawn)
+        return drawn
 
     def _end_video(self) -> None:
-        if self._video is not None:
-            self._video[1].release()
-            self._video = None
+        video, self._video = self._video, None
+        if video is not None:
+            try:
+                video.close()
+            except (OutputError, OSError) as error:
+                self.left_out[video.name] = first_line(error)
 
-    def _cut(self, result: Result) -> None:
-        name = Path(result.frame.name)
+    def _cut(self, result: Result, written: list[Path]) -> None:
+        name = result.frame.name
+        if name not in self._stems:
+            self._stems[name] = self._stem_names.name("_".join(PurePath(name).parts), "")
         frame = "" if result.frame.rate is None else f"_{result.frame.index:06d}"
         for index, (label, crop) in enumerate(zip(result.names, result.crops(), strict=True)):
-            folder = re.sub(r"[^\w -]", "_", label).strip() or "_"
-            flat = "_".join(name.with_suffix("").parts)
-            _write_image(self.crops / folder / f"{flat}{frame}_{index:03d}.jpg", crop)
-
-    def _note(self, result: Result) -> None:
-        height, width = result.image.shape[:2]
-        image = {"id": len(self._images) + 1, "file_name": Path(result.frame.name).as_posix()}
-        image |= {"width": width, "height": height}
-        if result.frame.rate is not None:
-            image["frame"] = result.frame.index
-        self._images.append(image)
-        for index, one in enumerate(result.to_coco(image["id"])):
-            area = result.masks[index].sum() if result.masks is not None else one["bbox"][2] * one["bbox"][3]
-            self._objects.append({"id": len(self._objects) + 1, **one, "area": round(float(area), 2), "iscrowd": 0})
+            wanted = f"{self._class_folders[label]}/{self._stems[name]}{frame}_{index:03d}.jpg"
+            written.append(self.crops.write(self.crops.name(wanted), _encoded(crop, ".jpg")))
 
 
-def _write_image(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    there, content = cv2.imencode(path.suffix, image)
-    if not there:
-        raise OutputError(f"{path} cannot be written: OpenCV does not write {path.suffix} files.")
+class _VideoFile:
+    """A video that gets its name when it is whole: before its end nothing can play it."""
+
+    def __init__(self, name: str, path: Path, rate: float, first: np.ndarray) -> None:
+        self.name, self.path = name, path
+        self._draft = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+        self._size, self._count = first.shape[1::-1], 0
+        self._writer = cv2.VideoWriter(os.path.abspath(self._draft), cv2.VideoWriter_fourcc(*"mp4v"), rate, self._size)
+        if not self._writer.isOpened():
+            raise OutputError(f"The video {path} cannot be written: name another output folder.")
+        self.write(first)
+
+    def write(self, image: np.ndarray) -> None:
+        self._writer.write(image if image.shape[1::-1] == self._size else cv2.resize(image, self._size))
+        self._count += 1
+
+    def close(self) -> None:
+        self._writer.release()  # says nothing of a full disk
+        try:
+            with Video(os.fspath(self._draft)) as video:
+                whole = video.announced == 0 or video.announced >= self._count
+        except DataError:
+            whole = False
+        if not whole:
+            self._draft.unlink(missing_ok=True)
+            raise OutputError(f"{self.path} could not be written whole: make room, or name another output folder.")
+        os.replace(self._draft, self.path)
+
+
+def _planned(names: UniqueNames | None, wanted: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """The names that keys get, as far as there is a place for them."""
+    return (
+        {}
+        if names is None
+        else dict(
+            zip((key for key, *_ in wanted), names.plan([(name, suffix) for _, name, suffix in wanted]), strict=True)
+        )
+    )
+
+
+def _encoded(image: np.ndarray, suffix: str) -> bytes:
     try:
-        path.write_bytes(content.tobytes())
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror}): name another output folder.") from error
+        there, content = cv2.imencode(suffix, image)
+    except cv2.error as error:  # WebP and JPEG have a largest size
+        raise OutputError(
+            f"an image of {image.shape[1]} x {image.shape[0]} pixels cannot be a {suffix} file"
+        ) from error
+    if not there:
+        raise OutputError(f"OpenCV does not write {suffix} files here")
+    return content.tobytes()

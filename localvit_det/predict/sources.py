@@ -1,4 +1,4 @@
-"""Where images come from: files, folders, globs, videos, webcams, https addresses, arrays."""
+"""Where images come from: files, folders, globs, videos, webcams, https addresses, arrays, and PIL's images."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ import glob
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import IOBase
 from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
+from PIL import Image, ImageOps
 
 from ..datasets.annotations import MAX_PIXELS, what_is_there
-from ..datasets.images import BrokenImageError, decode, read_file
+from ..datasets.images import BrokenImageError, read_file
 from ..download import download, file_name
-from ..errors import DataError
+from ..errors import DataError, UserError, first_line, printable
+from ..output_names import INDEX, safe_name, without_outputs
+from .find_files import find_files
+from .pages import read_pages
 from .video import Video
 
 _LIMIT_BYTES, _LIMIT_SECONDS = 2 << 30, 1800  # of what lies at an address
 
-Source = str | os.PathLike | int | np.ndarray
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
+Source = str | os.PathLike | int | np.ndarray | Image.Image
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif"),
+)
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
+_TAKEN = (
+    "give a file, a folder, a glob, an https address, the number of a webcam, an array (H, W, 3) of uint8 in the order "
+    "BGR, an image of PIL, or several of these"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +46,7 @@ class Frame:
     Attributes:
         image: H×W×3, uint8, BGR.
         source: The file or address; empty for an array.
-        name: A relative path for what is written of it.
+        name: A relative path that no other source of the run has.
         index: Its number in its video, 0 for an image.
         rate: Frames a second of its video; None for an image.
     """
@@ -46,6 +58,9 @@ class Frame:
     rate: float | None = None
 
 
+_Item = str | int | np.ndarray | Image.Image  # a file or address, a camera, an image
+
+
 @dataclass
 class Sources:
     """All images of some sources, in order.
@@ -54,122 +69,215 @@ class Sources:
         given: As `Detector.predict` takes them.
         every: Of videos, take each so-manieth frame.
         limit: Of each video or webcam, take at most so many frames.
-        without: A folder whose files are not taken: what an earlier run has written.
+        without: Folders of outputs: files in them are not taken where they lie below a source.
         max_pixels: An image with more is not decoded; by default the detector's config says it.
+
+    Raises:
+        DataError: One of them is missing or empty, or none that is known.
     """
 
-    given: Source | Sequence[Source]
+    given: Source | Iterable[Source]
     every: int = 1
     limit: int | None = None
-    without: str | os.PathLike | None = None
+    without: Iterable[str | os.PathLike] = ()
     max_pixels: float | None = None
-    skipped: int = field(default=0, init=False)  # images that could not be read
-    _items: list[tuple[str | int | np.ndarray, str]] = field(default_factory=list, init=False)
+    left_out: dict[str, str] = field(default_factory=dict, init=False)  # what, and why
+    _items: list[tuple[_Item, str]] = field(default_factory=list, init=False)
+    _names: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        """Looks at all sources, so that a mistake is told before any work."""
-        several = isinstance(self.given, (list, tuple))
-        for one in self.given if several else [self.given]:
-            self._items += list(_expand(one, Path(self.without).absolute() if self.without else None))
-        names: set[str] = set()
-        for index, (item, name) in enumerate(self._items):
-            path, number = Path(name), 2
-            while name in names:  # two folders may hold the same names
-                name = str(path.with_name(f"{path.stem}_{number}{path.suffix}"))
-                number += 1
-            names.add(name)
-            self._items[index] = (item, name)
+        """Looks at all sources, so that a mistake is told before any work; an iterator is taken as it comes."""
+        several = isinstance(self.given, Iterable) and not isinstance(
+            self.given, (str, bytes, Mapping, os.PathLike, np.ndarray, Image.Image, IOBase)
+        )
+        # A tensor can be iterated over, too, and is refused as what it is.
+        several = several and type(self.given).__module__.partition(".")[0] != "torch"
+        self._streamed = several and isinstance(self.given, Iterator)
+        if not self._streamed:
+            for one in self.given if several else [self.given]:
+                self._items += [(item, self._unique(name)) for item, name in self._expand(one)]
 
     def __iter__(self) -> Iterator[Frame]:
         """Reads one image after the other; in a row of several a broken one is named and left out.
 
         Raises:
-            DataError: The only image, or a video, cannot be read.
+            DataError: The only image or video cannot be read.
         """
-        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
-        for item, name in self._items:
-            if isinstance(item, np.ndarray):
-                yield Frame(item, "", name)
-            elif _is_video(item):
-                yield from self._frames(item, name)
-            else:
-                try:
-                    image = _read(item, limit)
-                except BrokenImageError as error:
-                    if len(self._items) == 1:
-                        raise DataError(f"The image {item} {error}: give another file.") from error
-                    self.skipped += 1
-                    print_log(f"The image {item} {error}; it is left out.", "current", logging.WARNING)
-                    continue
-                yield Frame(image, str(item), name)
+        for item, name in self._all_items():
+            shown, given = str(item) if isinstance(item, (str, int)) else name, 0
+            try:
+                for frame in self._frames(item, name):
+                    given += 1
+                    yield frame
+            # Whatever a decoder says of a broken file, the others are not to blame.
+            except Exception as error:
+                if self.single and not given:
+                    raise error if isinstance(error, UserError) else _refusal(shown, error) from error
+                self.leave_out(name, _what_is_wrong(shown, error), "the rest" if given else "it")
+
+    def leave_out(self, name: str, why: str, what: str = "it") -> None:
+        """Note and log that a source cannot be used.
+
+        Args:
+            name: As its frames have it.
+            why: Begins with what the user gave.
+            what: Of the source is left out.
+        """
+        if name not in self.left_out:
+            print_log(printable(f"{why}; {what} is left out."), "current", logging.WARNING)
+        self.left_out.setdefault(name, why)
+
+    def cannot_process(self, frame: Frame, error: Exception, doing: str) -> None:
+        """Leave a frame out that was read, and could not be used.
+
+        Raises:
+            DataError: There is no other.
+        """
+        height, width = frame.image.shape[:2]
+        shown = f"{frame.source or frame.name} ({width} x {height} pixels)"
+        if self.single and frame.rate is None:
+            raise _refusal(shown, error, doing) from error
+        self.leave_out(frame.name, _what_is_wrong(shown, error, doing))
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one source only, so that nothing is left without it."""
+        return not self._streamed and len(self._items) == 1
+
+    @property
+    def names(self) -> list[tuple[str, bool]]:
+        """The name of each source, as its frames have it, and whether it is a video; none where they are not known."""
+        return [(name, _is_video(item)) for item, name in self._items]
+
+    @property
+    def files(self) -> list[str]:
+        """The sources that are files."""
+        return [item for item, _ in self._items if isinstance(item, str) and not _is_address(item)]
 
     @property
     def total(self) -> int | None:
-        """How many frames there will be, as far as files tell; None for a webcam."""
+        """How many frames there will be, as far as files tell; None for a webcam or an iterator."""
         counts: list[int | None] = [
             Video.count(item, self.every, self.limit) if _is_video(item) else 1 for item, _ in self._items
         ]
-        return None if None in counts else sum(filter(None, counts))
+        return None if self._streamed or None in counts else sum(filter(None, counts))
 
     @property
     def live(self) -> bool:
         """Whether images come from a camera."""
         return any(isinstance(item, int) for item, _ in self._items)
 
-    def _frames(self, item: str | int, name: str) -> Iterator[Frame]:
-        address = str(item)
-        with _local(item) as file, Video(file) as video:
-            for index, image in video.frames(self.every, self.limit):
-                yield Frame(image, address, name, index, video.rate / self.every)
+    def _all_items(self) -> Iterator[tuple[_Item, str]]:
+        yield from self._items
+        for number, one in enumerate(self.given if self._streamed else (), start=1):
+            try:
+                found = [(item, self._unique(name)) for item, name in self._expand(one)]
+            except DataError as error:
+                self.leave_out(f"source {number}", f"source {number}: {first_line(error)}")
+            else:
+                yield from found
 
+    def _unique(self, name: str) -> str:
+        path, number, unique = Path(name), 2, name
+        while unique in self._names:  # two folders may hold the same names
+            unique = str(path.with_name(f"{path.stem}_{number}{path.suffix}"))
+            number += 1
+        self._names.add(unique)
+        return unique
 
-def _expand(source: Source, without: Path | None) -> Iterator[tuple[str | int | np.ndarray, str]]:
-    """Single images and videos of a source, each with a name for what is written of it.
-
-    Raises:
-        DataError: There is none.
-    """
-    if isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-            raise DataError(
-                f"An array of shape {source.shape} and type {source.dtype} is no image: give one of shape "
-                "(H, W, 3), uint8, in the order BGR, as cv2.imread does."
+    def _frames(self, item: _Item, name: str) -> Iterator[Frame]:
+        """Yield the frames of a source."""
+        if isinstance(item, np.ndarray):
+            yield Frame(item, "", name)
+        elif isinstance(item, Image.Image):
+            yield Frame(
+                np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(item).convert("RGB"))[..., ::-1]), "", name
             )
-        yield source, "array.png"
-        return
-    if isinstance(source, (int, np.integer)) or (isinstance(source, str) and source.isdecimal()):
-        yield int(source), f"webcam{int(source)}.mp4"
-        return
-    text = os.fspath(source)
-    if _is_address(text):
-        yield text, file_name(text, "download.jpg")
-        return
-    if "://" in text:
-        raise DataError(f"{text} is not read: give a file, a folder, or an https address.")
-    path = Path(text).expanduser()
-    if path.is_file():
-        yield str(path), path.name
-    elif path.is_dir():
-        known = (file for file in path.rglob("*") if file.suffix.lower() in IMAGES + VIDEOS)
-        yield from _files((file for file in known if without not in file.absolute().parents), path, text)
-    elif glob.has_magic(text):
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
-        common = Path(os.path.commonpath([file.parent for file in found])) if found else path
-        yield from _files((file for file in found if file.is_file()), common, text)
-    else:
-        raise DataError(
-            f"There is no file or folder {path.absolute()} ({what_is_there(path.absolute())}): correct the path."
-        )
+        elif _is_video(item):
+            with _local(item) as file, Video(file) as video:
+                for index, image in video.frames(self.every, self.limit):
+                    yield Frame(image, str(item), name, index, video.rate / self.every)
+                if video.lost:
+                    self.leave_out(name, f"{item} {video.lost}", "the rest")
+        else:
+            limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
+            with _local(item) as file:
+                pages = read_pages(read_file(file, limit), limit, self.every, self.limit)
+                for index, rate, image in pages:
+                    yield Frame(image, item, name, index, rate and rate / self.every)
 
+    def _expand(self, source: Source) -> Iterator[tuple[_Item, str]]:
+        """Yield single images and videos of a source, each with a name for what is written of it.
 
-def _files(files: Iterable[Path], root: Path, asked: str) -> Iterator[tuple[str, str]]:
-    listed = sorted(files)
-    if not listed:
-        raise DataError(
-            f"There is no image or video in {asked}: name a folder that holds some ({', '.join(IMAGES[:5])}, …)."
-        )
-    for file in listed:
-        yield str(file), str(file.relative_to(root))
+        Raises:
+            DataError: There is none.
+        """
+        if isinstance(source, np.ndarray):
+            if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
+                raise DataError(
+                    f"An array of shape {source.shape} and type {source.dtype} is no image: give one of shape "
+                    "(H, W, 3), uint8, in the order BGR, as cv2.imread does."
+                )
+            yield source, "array.png"
+        elif isinstance(source, Image.Image):
+            if not source.width * source.height:
+                raise DataError("An image of PIL without pixels is no image: give another.")
+            yield source, safe_name(os.path.basename(getattr(source, "filename", "")), "image.png")
+        elif _is_number(source):
+            yield int(source), f"webcam{int(source)}.mp4"
+        elif isinstance(source, (str, bytes, os.PathLike)):
+            yield from self._expand_path(os.fsdecode(source))
+        else:
+            hint = ""
+            if type(source).__module__.partition(".")[0] == "torch":
+                hint = " (of a tensor (3, H, W) in RGB: tensor.flip(0).permute(1, 2, 0).numpy())"
+            raise DataError(f"{type(source).__name__} is no source of images: {_TAKEN}{hint}.")
+
+    def _expand_path(self, text: str) -> Iterator[tuple[str, str]]:
+        if _is_address(text):
+            yield text, file_name(text, "download.jpg")
+            return
+        if "://" in text:
+            raise DataError(f"{text} is not read: give a file, a folder, or an https address.")
+        path = Path(text).expanduser()
+        if not text or "\0" in text:
+            raise DataError(f"{text!r} is no path: {_TAKEN}.")
+        if path.is_file():
+            yield str(path), path.name
+        elif path.is_dir():
+            yield from self._files(path / "**" / "*", path, text)
+        elif glob.has_magic(text):
+            yield from self._files(path, None, text)
+        else:
+            raise DataError(
+                f"There is no file or folder {path.absolute()} ({what_is_there(path.absolute())}): correct the path."
+            )
+
+    def _files(self, pattern: Path, root: Path | None, asked: str) -> Iterator[tuple[str, str]]:
+        """Yield the files of a pattern; in a folder those that look like images and videos."""
+        found = find_files(pattern, IMAGES + VIDEOS if root else None)
+        for folder, error in found.unreadable.items():
+            self.leave_out(folder, _what_is_wrong(folder, error))
+        files = found.files
+        if not files:
+            raise DataError(
+                f"There is no image or video in {asked}: name a folder that holds some ({', '.join(IMAGES[:5])}, …)."
+            )
+        root = root or Path(os.path.commonpath([file.parent for file in files]))
+        kept = without_outputs(files)
+        outputs = {Path(folder).resolve() for folder in self.without}
+        outputs = {folder for folder in outputs if root.resolve() in folder.parents}
+        kept = [file for file in kept if not outputs & set(file.resolve().parents)] if outputs else kept
+        if not kept:
+            raise DataError(
+                f"All {len(files)} images in {asked} are outputs: they lie in a folder that is written to, or an "
+                f"earlier run lists them in its {INDEX}; name another output folder, or remove that file."
+            )
+        for count, what in ((len(files) - len(kept), "Outputs"), (found.hidden, "Hidden files")):
+            if count:
+                print_log(f"{what} that are not taken in {printable(asked)}: {count}", "current", logging.WARNING)
+        for file in kept:
+            yield str(file), str(file.relative_to(root))
 
 
 @contextmanager
@@ -182,9 +290,26 @@ def _local(item: str | int) -> Iterator[str | int]:
         yield str(download(item, folder, limit_bytes=_LIMIT_BYTES, limit_seconds=_LIMIT_SECONDS))
 
 
-def _read(item: str, limit: float) -> np.ndarray:
-    with _local(item) as file:
-        return decode(read_file(file, limit), limit=limit)
+def _what_is_wrong(shown: str, error: Exception, doing: str = "cannot be used") -> str:
+    """Say why a source is not used, in a clause that begins with its name."""
+    text = first_line(error)
+    if isinstance(error, BrokenImageError):
+        return f"{shown} {text}"
+    if isinstance(error, UserError):
+        return text if shown in text else f"{shown}: {text}"
+    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {getattr(error, 'err', None) or text}"
+    return f"{shown} {doing} ({reason})"
+
+
+def _refusal(shown: str, error: Exception, doing: str = "cannot be used") -> DataError:
+    return DataError(f"{_what_is_wrong(shown, error, doing)}: give another file.")
+
+
+def _is_number(source: object) -> bool:
+    """Whether a source is the number of a camera."""
+    if isinstance(source, str):
+        return source.isdecimal()
+    return isinstance(source, (int, np.integer)) and not isinstance(source, bool) and source >= 0
 
 
 def _is_address(item: object) -> bool:

@@ -32,6 +32,8 @@ class Video:
                 raise DataError(f"There is no camera {source}, or another program uses it: give another number.")
             raise DataError(f"The video {source} cannot be opened: OpenCV does not know its format, or it is damaged.")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # 0 where it is not known
+        self.lost = ""  # says what is missing at the end, after `frames`
         self.rate = float(rate) if 0 < rate < 1000 else _RATE
 
     def __enter__(self) -> Video:
@@ -61,6 +63,10 @@ class Video:
                 given += 1
                 yield number, image
             number += 1
+        else:
+            return
+        if self.announced - number > max(2, self.announced // 20):  # of some formats it is an estimate
+            self.lost = f"ends after {number} of the {self.announced} frames that it announces"
         if not given and limit != 0:
             raise DataError(f"The video {self.source} holds no frame that can be read: it is damaged, or cut off.")
 

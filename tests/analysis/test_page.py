@@ -85,6 +85,17 @@ def test_files(sections, tmp_path):
     assert cv2.imread(str(tmp_path / "files/c.png")).std() > 1
 
 
+def test_names_of_files_lead_nowhere(tmp_path):
+    """Ids of images are part of them, and come from annotation files."""
+    names = ("train_../../x", "/tmp/train_1", "train_1\n", "Train_1", "train_1", "con")
+    image = np.zeros((4, 4, 3), np.uint8)
+    parts = [Picture(name, image, "caption") for name in names]
+    files = write_files(tmp_path / "a/files", [Section("images", parts)])
+    assert len({str(path).casefold() for path in files}) == len(names)
+    assert all(path.resolve().is_relative_to(tmp_path / "a/files") and path.is_file() for path in files)
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+
+
 def test_readable():
     assert [readable(one) for one in ("a", 1234, 0.5, None)] == ["a", "1,234", "0.500", "-"]
 

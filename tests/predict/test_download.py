@@ -1,5 +1,6 @@
 """Addresses: what is opened, what is refused, and where copies lie."""
 
+import contextlib
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -29,9 +30,10 @@ class Server(BaseHTTPRequestHandler):
         if name != "/endless":
             self.send_header("Content-Length", "9000000000" if name == "/huge" else "20" if name == "/cut" else "10")
         self.end_headers()
-        for _ in range(100 if name in ("/slow", "/endless") else 1):
-            self.wfile.write(b"0" if name == "/slow" else b"0123456789")
-            time.sleep(0.05 if name == "/slow" else 0)
+        with contextlib.suppress(OSError):  # the other side has hung up
+            for _ in range(100 if name in ("/slow", "/endless") else 1):
+                self.wfile.write(b"0" if name == "/slow" else b"0123456789")
+                time.sleep(0.05 if name == "/slow" else 0)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,0 +1,126 @@
+"""Objects as a dataset in COCO's format, on the disk as they come."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+
+from ..errors import DataError, OutputError
+from ..files import atomic_file, check_writable
+from .result import Result, categories
+
+
+class CocoFile:
+    """Writes each result as a line of `FILE.partial`, of which `close` makes the file.
+
+    A run that is killed loses nothing: the next one with the same file makes FILE.recovered.json of the lines.
+
+    Args:
+        path: The file.
+        classes: Names of all classes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, classes: Sequence[str]) -> None:
+        check_writable(path, "--json")
+        self.path = Path(path)
+        self.partial = partial_of(path)
+        if self.partial.exists() and os.path.getsize(self.partial):
+            recovered = self.path.with_suffix(".recovered.json")
+            assemble(self.partial, recovered)
+            print_log(f"What a killed run has found is in {recovered}.", "current", logging.WARNING)
+        self._stream = open(self.partial, "wb", buffering=0)  # noqa: SIM115 - closed in `close`
+        self._images = self._objects = self._end = 0
+        self._write({"categories": categories(classes)})
+
+    def add(self, result: Result) -> None:
+        """Write one result.
+
+        Raises:
+            OSError: It is not written, and nothing half of it.
+        """
+        height, width = result.image.shape[:2]
+        image = {"id": self._images + 1, "file_name": Path(result.frame.name).as_posix()}
+        image |= {"width": width, "height": height}
+        if result.frame.rate is not None:
+            image["frame"] = result.frame.index
+        objects = []
+        for index, one in enumerate(result.to_coco(image["id"])):
+            area = result.masks[index].sum() if result.masks is not None else one["bbox"][2] * one["bbox"][3]
+            identity = self._objects + index + 1
+            objects.append({"id": identity, **one, "area": round(float(area), 2), "iscrowd": 0})
+        self._write({"image": image, "annotations": objects})
+        self._images += 1
+        self._objects += len(objects)
+
+    def close(self) -> None:
+        """Make the file of the lines.
+
+        Raises:
+            OutputError: There is no room; the lines stay.
+        """
+        self._stream.close()
+        try:
+            assemble(self.partial, self.path)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written ({error.strerror}); all objects are in {self.partial}: make room and "
+                "run the command again on few images, which makes a file of it."
+            ) from error
+        self.partial.unlink()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        content = memoryview(json.dumps(line).encode() + b"\n")
+        try:
+            done = 0
+            while done < len(content):  # a disk that is nearly full takes a part
+                done += self._stream.write(content[done:])
+        except OSError:
+            self._stream.truncate(self._end)
+            self._stream.seek(self._end)
+            raise
+        self._end += len(content)
+
+
+def partial_of(path: str | os.PathLike) -> Path:
+    """Return where the lines of a file lie until it is whole."""
+    return Path(f"{os.fspath(path)}.partial")
+
+
+def assemble(partial: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Make a file in COCO's format of the lines of a run; what a kill has cut off at their end is left out.
+
+    Raises:
+        DataError: They are no such lines.
+        OSError: The file cannot be written.
+    """
+    head = next(_lines(partial), None)
+    if head is None or "categories" not in head:
+        raise DataError(f"{partial} is not what `localvit predict --json` writes: remove it.")
+    with atomic_file(path) as file:
+        # As json.dumps would write the whole, which need not fit into memory.
+        for start, key in ((b'{"images": [', "image"), (b'], "annotations": [', "annotations")):
+            file.write(start)
+            lines = itertools.islice(_lines(partial), 1, None)
+            found = (one for line in lines for one in ([line[key]] if key == "image" else line[key]))
+            for index, one in enumerate(found):
+                file.write((b", " if index else b"") + json.dumps(one).encode())
+        file.write(b'], "categories": ' + json.dumps(head["categories"]).encode() + b"}")
+
+
+def _lines(partial: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    with open(partial, "rb") as stream:
+        for line in stream:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
