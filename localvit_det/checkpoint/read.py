@@ -18,6 +18,7 @@ from ..download import file_name
 from ..errors import CheckpointError, RequirementError, first_line
 from ..files import sha256
 from .layouts import choose_weights
+from .limits import TooLarge, check_archive, check_pickle, check_safetensors, check_tensors
 from .records import ALLOWED_GLOBALS, restore
 
 MapLocation = str | torch.device | dict[str, str] | Callable[..., Any]
@@ -129,12 +130,24 @@ def check_is_checkpoint(file: Path) -> None:
         return
     if not zipfile.is_zipfile(file):
         raise CheckpointError(f"{file} is cut off (its end is missing): save or download it again.")
-    with zipfile.ZipFile(file) as archive:
-        members = {Path(member).name for member in archive.namelist()}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            check_archive(archive, file.stat().st_size)
+            members = {Path(member).name for member in archive.namelist()}
+    except TooLarge as error:
+        raise _too_large(file, error) from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({first_line(error)}): save or download the checkpoint again."
+        ) from error
     if "constants.pkl" in members:
         raise CheckpointError(f"{file} is a TorchScript program, not a checkpoint: save its state_dict() instead.")
     if "data.pkl" not in members:
         raise CheckpointError(f"{file} is a zip archive without weights: unpack it and give the .pth file.")
+
+
+def _too_large(file: Path, error: TooLarge) -> CheckpointError:
+    return CheckpointError(f"{file} is refused, because it {error}, as no checkpoint does: save or download it again.")
 
 
 def _how_to_join(folder: Path) -> str:
@@ -151,9 +164,15 @@ def _how_to_join(folder: Path) -> str:
 
 def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
     try:
+        with _pickle_stream(file) as stream:
+            check_pickle(stream)
         with _only_allowed_globals():
             # An explicit weights_only wins over TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
-            return restore(torch.load(file, map_location=map_location, weights_only=True, mmap=mmap))
+            content = restore(torch.load(file, map_location=map_location, weights_only=True, mmap=mmap))
+        check_tensors(content, file.stat().st_size)
+        return content
+    except TooLarge as error:
+        raise _too_large(file, error) from error
     except Exception as error:  # a damaged or hostile pickle can raise anything
         refused = _refused_global(file, error)
         if refused:
@@ -225,15 +244,18 @@ def _pickle_stream(file: Path) -> IO[bytes]:
 
 def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        import safetensors.torch
     except ImportError as error:
         raise RequirementError(f"{file} needs the package safetensors: run `pip install safetensors`.") from error
     if not isinstance(map_location, (str, torch.device)):
         map_location = "cpu"  # the caller's mapping is for files that remember their devices
     try:
-        return load_file(file, device=str(map_location))
-    except (SafetensorError, OSError) as error:
+        check_safetensors(file)
+        return safetensors.torch.load_file(file, device=str(map_location))
+    except TooLarge as error:
+        raise _too_large(file, error) from error
+    # What is made to break it raises more than its own errors.
+    except Exception as error:
         raise CheckpointError(
             f"{file} cannot be read as safetensors ({first_line(error)}): save or download it again."
         ) from error

@@ -23,7 +23,7 @@ class DtypeRecord:
 
     def __init__(self, name: str, align: bool = False, copy: bool = False) -> None:
         # No objects (O), structures (V) or dates (M, m): a number needs nothing but its name and byte order.
-        if not re.fullmatch(r"[biufcSU]\d+", name):
+        if not re.fullmatch(r"[biufcSU][1-9]\d*", name):  # nor texts of no letters, of which copies make some
             raise pickle.UnpicklingError(f"GLOBAL numpy.dtype[{name}] is not a plain number or text type")
         self.dtype = np.dtype(name)
 
@@ -99,15 +99,21 @@ ALLOWED_GLOBALS = [
 ]
 
 
-def restore(value: Any, _seen: set[int] | None = None) -> Any:
+def restore(value: Any, _seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Puts the real objects in the place of all records, inside dictionaries and lists in place."""
-    seen = set() if _seen is None else _seen
+    # A container may hold itself, and many the same tuple. With each result its source, or its id would be used again.
+    seen = {} if _seen is None else _seen
     if isinstance(value, RECORDS):
         return value.restore()
+    if not isinstance(value, (dict, list)) and type(value) is not tuple:
+        return value
+    if id(value) in seen:
+        return seen[id(value)][1]
     if type(value) is tuple:
-        return tuple(restore(item, seen) for item in value)
-    if isinstance(value, (dict, list)) and id(value) not in seen:
-        seen.add(id(value))  # a container may hold itself
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            value[key] = restore(item, seen)
+        result = tuple(restore(item, seen) for item in value)
+        seen[id(value)] = value, result
+        return result
+    seen[id(value)] = value, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        value[key] = restore(item, seen)
     return value
