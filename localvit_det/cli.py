@@ -4,14 +4,15 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 
 from .config import load_config
 from .config.options import HELP, OptionsAction
+from .config.run import Run
 from .engine.workers import lost_in_evaluation
 from .errors import ConfigError, UserError, explain_limit, printable
 from .files import DISK_ERRORS
@@ -60,29 +61,38 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_from(args: argparse.Namespace) -> Config:
+def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
     """Loads and completes the config that the arguments name.
+
+    Args:
+        run: What is gone on from: its options hold where none of the arguments changes them.
 
     Raises:
         UserError: The config is missing, broken or contradicts itself.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = read_arguments(args)
+    cfg = read_arguments(args, run)
     cfg.launcher = args.launcher
     if args.verbose:
         cfg.verbose = True
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    cfg.work_dir = work_dir_of(args, cfg)
     return cfg
 
 
-def read_arguments(args: argparse.Namespace) -> Config:
-    """Loads the config of `make_config_parser`'s arguments.
+def work_dir_of(args: argparse.Namespace, cfg: Mapping[str, Any]) -> str:
+    """The work dir that the arguments name, else the config, else the one by the config's name."""
+    return args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
 
-    Raises:
-        UserError: As of `config_from`.
-    """
-    options = {**({"draw": True} if args.draw else {}), **(args.cfg_options or {})}
-    return load_config(args.config, options, args.trust_config)
+
+def read_arguments(args: argparse.Namespace, run: Run | None = None) -> Config:
+    """Loads the config of `make_config_parser`'s arguments; as `config_from`."""
+    options = options_of(args)
+    return load_config(args.config, run.over(options) if run else options, args.trust_config)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, by dotted keys."""
+    return {**({"draw": True} if args.draw else {}), **(args.cfg_options or {})}
 
 
 def enable_amp(cfg: Config) -> None:
@@ -165,8 +175,10 @@ __all__ = [
     "enable_amp",
     "make_config_parser",
     "make_parser",
+    "options_of",
     "read_arguments",
     "seed",
     "sentence_of",
     "tells_mistakes",
+    "work_dir_of",
 ]

@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--by", choices=MEASURES, default="mistakes", help="what makes an image the worst")
 
     data = verbs.add_parser("data", help="statistics and images of a data set")
-    data.add_argument("config", help="config, or its name")
+    data.add_argument("config", help="config, or its name; or a work dir, whose data are taken")
     data.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
     data.add_argument("--images", type=int, default=24, metavar="N", help="of each split (default: %(default)s)")
     data.add_argument("--seed", type=int, default=0, help="of the choice of images (default: %(default)s)")

@@ -17,7 +17,8 @@ from localvit_det.analysis.report import write_report
 from localvit_det.checkpoint.exported_info import is_exported, read_info
 from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.checkpoint.read import saved_classes
-from localvit_det.cli import check_config, config_from, make_parser, tells_mistakes
+from localvit_det.cli import check_config, config_from, make_parser, options_of, tells_mistakes
+from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.record import keep_predictions, write_record
@@ -52,15 +53,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.checkpoint is None:
         args.checkpoint = checkpoint_with_config(args.config)
+        run = find_run(args.checkpoint)
         if not Path(args.config).is_dir():  # a work dir has the config of its training
-            args.config = args.checkpoint
-    cfg = config_from(args)
+            args.config = str(run.source.parent) if run else args.checkpoint
+        cfg = config_from(args)
+    else:
+        run = find_run(args.checkpoint)
+        if run is None and Path(args.checkpoint).is_dir():
+            say_unknown(args.checkpoint)
+        cfg = config_from(args, run)
+    given = options_of(args)
     cfg.load_from = args.checkpoint
     if Path(args.checkpoint).is_dir():
         cfg.load_from = str(newest_for_test(args.checkpoint))
     program = is_exported(args.checkpoint)
     if args.checkpoint != args.config:
-        cfg = with_classes_of_checkpoint(args, cfg)
+        cfg = with_classes_of_checkpoint(args, cfg, None if Path(args.config).is_dir() else run)
+    if run is not None:
+        run.check(cfg, given, OF_TESTS)
     if program:
         cfg.load_from = None
         if args.tta:
@@ -110,7 +120,7 @@ def checkpoint_with_config(given: str) -> str:
     return given
 
 
-def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config) -> Config:
+def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run | None = None) -> Config:
     """The config, with its classes in the order in which the checkpoint was trained on them.
 
     Raises:
@@ -124,7 +134,7 @@ def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config) -> Config:
         return cfg
     if set(saved) == set(classes) and cfg.get("recognized"):
         args.cfg_options = {**(args.cfg_options or {}), "classes": list(saved)}
-        cfg = config_from(args)
+        cfg = config_from(args, run)
         cfg.load_from = file
         return cfg
     raise CheckpointError(

@@ -2,16 +2,31 @@
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from localvit_det.cli import check_config, config_from, enable_amp, make_parser, seed, tells_mistakes
+from localvit_det.checkpoint.find import search
+from localvit_det.cli import (
+    check_config,
+    config_from,
+    enable_amp,
+    make_parser,
+    options_of,
+    seed,
+    tells_mistakes,
+    work_dir_of,
+)
+from localvit_det.config.file import read_config_file
+from localvit_det.config.run import Run, changes, find_run, remember, say_unknown
 from localvit_det.engine.dry_run import DryRunDone, DryRunHook
 from localvit_det.engine.lock import lock_work_dir
 from localvit_det.engine.processes import launched_rank
+from localvit_det.engine.warm_up import stretched
 from localvit_det.errors import ConfigError
 from localvit_det.switches import (
     EMA_MOMENTUM,
@@ -25,15 +40,19 @@ from localvit_det.switches import (
     stop_early,
 )
 
+# What a training remembers beside its options, and repeats when it goes on.
+SWITCHES = ("amp", "auto_scale_lr", "seed", "deterministic", "ema", "early_stop", "log", "freeze", "layer_decay")
+
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, trains."""
     parser = make_parser(__doc__)
-    parser.add_argument("--amp", action="store_true", help="mixed precision: float16 on GPUs, bfloat16 on CPUs")
-    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    on = {"action": "store_const", "const": True}
+    parser.add_argument("--amp", **on, help="mixed precision: float16 on GPUs, bfloat16 on CPUs")
+    parser.add_argument("--auto-scale-lr", **on, help="scale the learning rate with the batch size")
     parser.add_argument("--seed", type=int, metavar="N", help="the same random numbers in each run")
-    parser.add_argument("--deterministic", action="store_true", help="the same sums in each run on a GPU, too: slower")
+    parser.add_argument("--deterministic", **on, help="the same sums in each run on a GPU, too: slower")
     parser.add_argument(
         "--ema",
         nargs="?",
@@ -76,7 +95,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from a checkpoint; from the latest one in the work dir if none is named",
+        help="go on from a checkpoint; from the latest one in the work dir if none is named. What the training was "
+        "started with is repeated, but for what is given now",
+    )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        choices=[name.replace("_", "-") for name in SWITCHES],
+        default=[],
+        metavar="SWITCH",
+        help="with --resume: leave out these switches that the training was started with",
     )
     args = parser.parse_args(argv)
 
@@ -84,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.cfg_options = {"pretrained": args.pretrained, **(args.cfg_options or {})}
     if args.load_from:
         args.cfg_options = {"load_policy": "finetune", "load_from": args.load_from, **(args.cfg_options or {})}
-    cfg = config_from(args)
+    run = run_to_resume(args)
+    cfg = config_from(args, run)
     if args.amp:
         enable_amp(cfg)
     if args.seed is not None or args.deterministic:
@@ -97,6 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
     switch(cfg, args)
+    if run is not None:
+        run.check(cfg, options_of(args))
+        args.cfg_options = {**(args.cfg_options or {}), **follow_length(cfg, run, options_of(args))}
+    remember(cfg, args.config, options_of(args), {name: getattr(args, name) for name in SWITCHES}, run)
     if launched_rank() == 0 and not args.dry_run:
         lock_work_dir(cfg.work_dir)  # before anything is written there
     check_config(cfg, train=True)
@@ -107,6 +140,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         try_one_batch(cfg)
     else:
         RUNNERS.build(cfg).train()
+
+
+def run_to_resume(args: argparse.Namespace) -> Run | None:
+    """The training to go on with, whose switches take their places among the arguments; None where it does not say."""
+    if not args.resume:
+        return None
+    if args.resume != "auto":
+        place = args.resume
+    else:
+        own = {"work_dir": str(work_dir)} if (work_dir := options_of(args).get("work_dir")) else None
+        place = work_dir_of(args, own or read_config_file(Path(args.config), args.trust_config))
+    if (run := find_run(place)) is None:
+        if args.resume != "auto" or search(place).found:
+            say_unknown(place)
+        return None
+    for name, value in run.switches.items():
+        if name in SWITCHES and getattr(args, name) is None and name.replace("_", "-") not in args.without:
+            setattr(args, name, value)
+    return run
+
+
+def follow_length(cfg: Config, run: Run, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Lets a schedule that was made for the length of a run follow another length, and returns how, as options."""
+    for key in ("max_epochs", "max_iters"):
+        was, now = (one.get("train_cfg", {}).get(key) for one in (run.config, cfg))
+        schedules = cfg.get("param_scheduler") or []
+        as_it_was = not any(name.startswith("param_scheduler") for name in changes(run.config, cfg))
+        if was and now and was != now and as_it_was and isinstance(schedules, list):
+            found = stretched(schedules, was, now, by_epoch=key == "max_epochs")
+            cfg.merge_from_dict(found)
+            return found
+    return {}
 
 
 def switch(cfg: Config, args: argparse.Namespace) -> None:

@@ -8,15 +8,16 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
-from ..checkpoint.embedded_config import read_config
+from ..checkpoint.embedded_config import as_text, read_config
 from ..checkpoint.exported_info import is_exported, read_info
 from ..checkpoint.find import newest_for_test
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only
 from ..compat.extras import require_named
-from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
+from ..errors import ConfigError, UserError, did_you_mean
 from .packaged import config_folder, config_names, find_config
 from .parts import find_datasets, walk
+from .run import run_config
 
 EXPORT_SUFFIXES = (".onnx", ".xml", ".pt2")  # and .pt, as checkpoints have
 # Where data, schedule and hooks come from for a model out of a file of weights.
@@ -74,14 +75,8 @@ def _read_embedded(path: Path, trusted: bool) -> Config:
 
 def _read_run(folder: Path, trusted: bool) -> Config:
     """Return the config that the last training in a work dir has left there, else what its newest checkpoint has."""
-    files = [file for file in folder.glob("*.py") if file.is_file()]
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            values = read_config({"meta": {"cfg": file.read_text(encoding="utf-8")}}, file, trusted=True)
-        except (CheckpointError, ValueError, OSError):  # no config, or none that MMEngine has written
-            continue
-        if "model" in values:
-            return _imported(values)
+    if found := run_config(folder):
+        return _imported(read_config({"meta": {"cfg": as_text(found[1])}}, found[0], trusted=True))
     return _read_embedded(newest_for_test(folder), trusted)
 
 

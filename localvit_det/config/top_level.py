@@ -19,7 +19,7 @@ _READ = {
     *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
     *("runner_type", "strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "non_finite", "recognized"),
     *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline", "allow_pickle"),
-    *("crowds_as_objects", "pixel_range"),
+    *("crowds_as_objects", "pixel_range", "started_with"),
 } - {"self", "cfg"}
 # Settings by what they are called elsewhere, without underscores.
 _MEANT = {

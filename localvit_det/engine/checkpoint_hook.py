@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from ..checkpoint.find import BEST, POINTER, search, steps_of
 from ..errors import CheckpointError, NonFiniteError
 from ..files import remove_drafts, write_text
-from .gradients import gather_gradients, restore_gradients
+from .gradients import accumulation, gather_gradients, restore_gradients
 
 INTERIM = "interim_iter_{}.pth"  # checkpoints between two regular ones: on a signal, and every so many minutes
 
@@ -199,8 +199,11 @@ class SafeCheckpointHook(CheckpointHook):
         """Adds gradients that wait for more, and the place in the data."""
         if hasattr(runner.train_loop, "position"):
             checkpoint["meta"]["position"] = runner.train_loop.position(checkpoint["meta"])
+            checkpoint["meta"]["lr_factor"] = runner.guard.lr_factor
+        checkpoint["meta"]["save_best"] = self.save_best
         if self._gradients is not None:
             checkpoint["gradients"] = self._gradients
+            checkpoint["meta"]["accumulative_counts"] = accumulation(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts back what `before_save_checkpoint` has added, where a training goes on.
@@ -219,8 +222,16 @@ class SafeCheckpointHook(CheckpointHook):
             )
         if hasattr(runner.train_loop, "go_on"):
             runner.train_loop.go_on(checkpoint["meta"])
+            if runner.configured is not None:
+                runner.configured.compare(runner, checkpoint)
+        if checkpoint["meta"].get("save_best", self.save_best) != self.save_best:
+            # The best of another number would hardly ever be passed.
+            info = checkpoint["message_hub"]["runtime_info"]
+            for key in [key for key in info if key.startswith(("best_score", "best_ckpt"))]:
+                del info[key]
         if checkpoint.get("gradients") is not None:
-            restore_gradients(runner, checkpoint["gradients"])
+            counts = checkpoint["meta"].get("accumulative_counts", accumulation(runner))
+            restore_gradients(runner, checkpoint["gradients"], counts)
 
     # ---- helpers
 

@@ -49,7 +49,7 @@ class EarlyStopHook(Hook):
             runner.train_loop.stop_training = True
             runner.logger.info(
                 "Nothing is left to train: this training has stopped early after iteration %d. More patience than "
-                "%d, or no --early-stop, goes on with it.",
+                "%d, or --without early-stop, goes on with it.",
                 self._seen[-1][0],
                 self.patience,
             )

@@ -64,6 +64,7 @@ class FiniteGuard:
             )
         self.runner, self.action, self.patience, self.runaway = runner, action, patience, runaway
         self.lower_lr, self.returns = lower_lr, returns
+        self.lr_factor = 1.0  # by which returns have changed the config's learning rates so far
         self._went_back: Counter[str] = Counter()  # checkpoint: how often
         self._in_row = 0
         self._what = ""  # what was wrong in the present iteration

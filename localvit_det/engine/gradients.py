@@ -3,6 +3,7 @@
 import torch
 from mmengine import dist
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 
@@ -17,8 +18,26 @@ def gather_gradients(runner: Runner) -> list[dict[str, torch.Tensor]] | None:
     return dist.all_gather_object(own)
 
 
-def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]]) -> None:
-    """Puts back what `gather_gradients` returned."""
+def accumulation(runner: Runner) -> int:
+    """Over how many iterations gradients are accumulated."""
+    optim = runner.optim_wrapper
+    wrappers = optim.values() if isinstance(optim, OptimWrapperDict) else [optim]
+    # MMEngine keeps it nowhere else, and wrappers of other frameworks do not have it.
+    return max(getattr(wrapper, "_accumulative_counts", 1) for wrapper in wrappers)
+
+
+def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], counts: int) -> None:
+    """Puts back what `gather_gradients` returned.
+
+    Args:
+        counts: Over how many iterations they were accumulated.
+    """
+    if counts != accumulation(runner):
+        runner.logger.warning(
+            f"Gradients were accumulated over {counts} iterations, and are over {accumulation(runner)} now: those that "
+            "wait in the checkpoint are dropped."
+        )
+        return
     if len(gradients) != dist.get_world_size():
         runner.logger.warning(
             "The checkpoint was saved between two steps of the optimizer by %d processes, now there are %d: what had "

@@ -48,7 +48,7 @@ class _Resumable:
         data = {"pass": self._pass, "batch": self._batch + meta["iter"] - self._iter}
         if meta["epoch"] > self._epoch:  # saved at the end of an epoch, before the loop has counted it
             data = {"pass": self._pass + 1, "batch": 0}
-        return {**data, "batches": len(self.dataloader)}
+        return {**data, "batches": len(self.dataloader), "by_epoch": isinstance(self, EpochBasedTrainLoop)}
 
     def go_on(self, meta: dict[str, Any]) -> None:
         """Takes over a checkpoint's `meta`, which MMEngine takes epoch and iteration from."""
@@ -63,6 +63,9 @@ class _Resumable:
                 f"An epoch had {found['batches']} batches when the checkpoint was saved and has {batches} now: "
                 f"going on after batch {self._batch} of it."
             )
+        if isinstance(self, EpochBasedTrainLoop):  # another number of batches in the epochs to come
+            done = self._pass * batches + self._batch
+            self._max_iters = meta["iter"] + self._max_epochs * batches - done
 
     def _seek(self) -> None:
         if self.batches is not None:

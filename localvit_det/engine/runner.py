@@ -26,6 +26,7 @@ from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .finite import FiniteGuard, GoBack, scale_learning_rates
 from .free_memory import FreeMemoryHook
+from .going_on import Configured
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
@@ -49,6 +50,7 @@ class ReliableRunner(Runner):
     """
 
     _signals: SignalWatch | None = None
+    configured: Configured | None = None  # optimizer and schedules, before a checkpoint is loaded
 
     @functools.cached_property
     def guard(self) -> FiniteGuard:
@@ -113,6 +115,7 @@ class ReliableRunner(Runner):
         self.optim_wrapper.zero_grad()
         self.resume(checkpoint)
         scale_learning_rates(self, factor)
+        self.guard.lr_factor *= factor
         self.logger.warning(
             f"{reason}: going back to {Path(checkpoint).name}, with {factor:g} times its learning rate."
         )
@@ -274,7 +277,23 @@ class ReliableRunner(Runner):
         if not self._has_loaded and self._resume and self._load_from is None:
             self._load_from = self._newest_checkpoint()
             self._resume = self._load_from is not None
+        training = isinstance(self._train_loop, BaseLoop)
+        if training and self.configured is None:
+            self.configured = Configured(self)
         super().load_or_resume()
+        if training:
+            super().dump_config()  # only now is it certain that the training starts
+
+    def resume(self, *args: Any, **settings: Any) -> None:
+        """Resumes as MMEngine does, with the rates and schedules of the config: see `Configured`."""
+        own = {key: value for key, value in self.message_hub.runtime_info.items() if key == "cfg"}
+        super().resume(*args, **settings)
+        self.message_hub.update_info_dict(own)
+        if self.configured is not None:
+            self.configured.apply(self)
+
+    def dump_config(self) -> None:
+        """Leaves the work dir's config alone, which is the training's: tests have one in the folder of their log."""
 
     def _newest_checkpoint(self) -> str | None:
         """Decided by the first process for all: they may see a shared disk differently."""

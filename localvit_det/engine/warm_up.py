@@ -47,19 +47,45 @@ def _is_warm_up(scheduler: Mapping[str, Any]) -> bool:
 
 def unfit_epochs(schedulers: Sequence[Mapping[str, Any]], max_epochs: int) -> str | None:
     """A sentence where schedules that count epochs end elsewhere than the training does."""
-    by_epoch = [(index, one) for index, one in enumerate(schedulers) if one.get("by_epoch", True)]
-    by_epoch = [(index, one) for index, one in by_epoch if isinstance(one.get("end"), int)]
-    last = max((one["end"] for _, one in by_epoch), default=max_epochs)
+    last = max((one["end"] for one in schedulers if one.get("by_epoch", True) and isinstance(one.get("end"), int)),
+               default=max_epochs)  # fmt: skip
     if last == max_epochs or last <= 0:
         return None
-    options = []
-    for index, one in by_epoch:
-        for key in ("begin", "end", "T_max", "milestones"):
-            value = one.get(key)
-            if value:
-                scaled = [max(1, round(max_epochs * v / last)) for v in (value if isinstance(value, list) else [value])]
-                options.append(f"param_scheduler.{index}.{key}={scaled if isinstance(value, list) else scaled[0]}")
+    options = [f"{key}={value}" for key, value in stretched(schedulers, last, max_epochs, by_epoch=True).items()]
     return (
         f"The learning rate's schedule is made for {last} epochs, and the training has {max_epochs}; it would fit with "
         f"--cfg-options {' '.join(options).replace(', ', ',')}."
     )
+
+
+def stretched(schedulers: Sequence[Mapping[str, Any]], old: int, new: int, by_epoch: bool) -> dict[str, Any]:
+    """Return the options with which schedules that are made for a length fit another one.
+
+    Args:
+        schedulers: Configs of schedulers.
+        old: The length, in epochs or iterations.
+        new: The other one.
+        by_epoch: Which of the two. A warm-up in iterations keeps its length, and what follows it its begin.
+
+    Returns:
+        Values by dotted keys; none where no schedule ends with the length.
+    """
+    own = [(index, one) for index, one in enumerate(schedulers) if bool(one.get("by_epoch", True)) == by_epoch]
+    kept = max((one["end"] for _, one in own if _is_warm_up(one)), default=0)
+    own = [(index, one) for index, one in own if not _is_warm_up(one)]
+    if old not in [one.get("end", one.get("begin", 0) + one.get("T_max", 0)) for _, one in own]:
+        return {}
+
+    def scaled(value: int) -> int:
+        return value if value <= kept else max(1, round(new * value / old))
+
+    options = {}
+    for index, one in own:
+        for key in ("begin", "end", "T_max", "total_steps", "milestones"):
+            if value := one.get(key):
+                fitted = [scaled(each) for each in value] if isinstance(value, (list, tuple)) else scaled(value)
+                options[f"param_scheduler.{index}.{key}"] = fitted
+        begin, end = (options.get(f"param_scheduler.{index}.{key}", 0) for key in ("begin", "end"))
+        if "T_max" in one and one["T_max"] == one.get("end", 0) - one.get("begin", 0):
+            options[f"param_scheduler.{index}.T_max"] = end - begin
+    return options

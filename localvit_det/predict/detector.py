@@ -23,6 +23,7 @@ from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
+from ..config.run import find_run
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError, DataError
 from ..export.runtime import ExportedDetector
@@ -61,7 +62,12 @@ class Detector:
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self.exported = is_exported(file)
-        self.config = load_config(os.fspath(config or checkpoint), dict(options or {}), trusted, data=False)
+        given, run = dict(options or {}), find_run(file)
+        # The config in a work dir has the options of its training in it.
+        merged = run.over(given) if run and config else given
+        self.config = load_config(os.fspath(config or checkpoint), merged, trusted, data=False)
+        if run is not None:
+            run.check(self.config, given, ("model",))
         self.device = _device("cpu" if self.exported and device is None else device)
         init_default_scope(self.config.get("default_scope") or "mmdet")
         self.classes: tuple[str, ...]

@@ -1,0 +1,210 @@
+"""A resumed training has the settings of its config: MMEngine's takes rates and schedules from the checkpoint.
+
+Moments, step counts and the place in the data come from the checkpoint. Schedules that the config has changed are run
+anew to the present step, so that rates are those of a training which had these settings from its first step on.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+
+from ..config.run import as_table, changes, run_config
+from ..errors import CheckpointError, ConfigError
+from .finite import scale_learning_rates
+
+_MOVING = ("last_step", "_global_step", "_last_value", "optimizer", "verbose")  # of a schedule, with its steps
+_OF_THE_SCALER = ("growth_factor", "backoff_factor", "growth_interval")
+_STATEFUL = ("amsgrad", "centered")  # an optimizer with one of them needs a state that one without has not kept
+_INSTEAD = "begin anew in another work dir, from these weights with --load-from"
+_RATES = ("optim_wrapper.", "param_scheduler", "train_cfg.max", "auto_scale_lr", "train_dataloader.batch_size")
+
+
+class Configured:
+    """What the config has made of optimizers and schedules, before a checkpoint is loaded over it."""
+
+    def __init__(self, runner: Any) -> None:
+        self._parts = {
+            name: (_plain_groups(wrapper.param_groups), [_state(one) for one in schedules], _scaler(wrapper))
+            for name, (wrapper, schedules) in _parts(runner).items()
+        }
+        self._shown = False
+        self._anew = False  # whether schedules have to be run to the present step
+
+    def compare(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+        """Compares with a checkpoint that is about to be loaded, and shows what differs.
+
+        Raises:
+            ConfigError: A setting differs with which the training cannot go on.
+        """
+        meta, loop = checkpoint["meta"], runner.train_loop
+        self._refuse_other_seed(runner, meta)
+        place = meta.get("position") or {}
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        if place.get("by_epoch", by_epoch) != by_epoch:
+            raise ConfigError(
+                f"The training to resume counts {'iterations' if by_epoch else 'epochs'}, and train_cfg counts "
+                f"{'epochs' if by_epoch else 'iterations'} now: leave that as it was, or {_INSTEAD}."
+            )
+        factor = runner.guard.lr_factor = meta.get("lr_factor", 1.0)
+        self._anew = by_epoch and place.get("batches", len(loop.dataloader)) != len(loop.dataloader)
+        if "optimizer" not in checkpoint:
+            raise CheckpointError(
+                "The checkpoint to resume from has no optimizer, as best ones have none: take a regular one, or start "
+                "from its weights with --load-from."
+            )
+        for name, (wrapper, _) in _parts(runner).items():
+            _, states, _ = self._parts[name]
+            _refuse_other_optimizer(wrapper, checkpoint["optimizer"][name] if name else checkpoint["optimizer"])
+            was = checkpoint.get("param_schedulers") or []
+            was = was.get(name, []) if isinstance(was, dict) else was
+            differ = len(was) != len(states) or not all(
+                _same_schedule(one, other, factor) for one, other in zip(states, was, strict=True)
+            )
+            if differ and any("num_bad_epochs" in one for one in [*states, *was]):
+                raise ConfigError(
+                    "param_scheduler differs from that of the training to resume, and its ReduceOnPlateau stands where "
+                    f"the validations so far have brought it: leave it as it was, or {_INSTEAD}."
+                )
+            self._anew |= differ
+        if not self._shown:
+            self._shown = True
+            self._show(runner, checkpoint)
+
+    def apply(self, runner: Any) -> None:
+        """Puts the config's values over what has been loaded."""
+        factor = runner.guard.lr_factor
+        for name, (wrapper, schedules) in _parts(runner).items():
+            groups, states, scaler = self._parts[name]
+            scheduled = {one.param_name for one in schedules}
+            moving = {*scheduled, *(f"initial_{one}" for one in scheduled)}
+            moving |= {"betas"} if "momentum" in scheduled else set()
+            for group, own in zip(wrapper.param_groups, groups, strict=False):
+                rate = group["lr"]
+                group.update(own if self._anew else {key: value for key, value in own.items() if key not in moving})
+                if "lr" not in scheduled:
+                    group["lr"] = rate if _same(own["lr"], rate, factor) else own["lr"] * factor
+            if scaler:
+                wrapper.loss_scaler.load_state_dict({**wrapper.loss_scaler.state_dict(), **scaler})
+            if self._anew:
+                _run_to(runner.train_loop, wrapper, schedules, states)
+        if self._anew and factor != 1:
+            scale_learning_rates(runner, factor)
+
+    @staticmethod
+    def _refuse_other_seed(runner: Any, meta: Mapping[str, Any]) -> None:
+        was, now = meta.get("seed"), runner._randomness_cfg.get("seed")
+        if None not in (was, now) and was != now:
+            raise ConfigError(
+                f"The seed of the training to resume is {was}, and {now} is given: the order of its data follows from "
+                f"it; leave it out (or give --seed {was}), or {_INSTEAD}."
+            )
+
+    def _show(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+        # A checkpoint's own config is not asked: see `find_run`.
+        run = run_config(Path(runner._load_from).parent)
+        found = changes(run[1], runner.cfg) if run else {}
+        at = f"from iteration {checkpoint['meta']['iter'] + 1} on"
+        anew = "yes, schedule run anew to this iteration" if self._anew else f"yes, {at}"
+        cells = {key: anew if key.startswith(_RATES) else f"yes, {at}" for key in found}
+        if found:
+            runner.logger.info("Settings that have changed:\n" + as_table(found, ("applied", cells)))
+        elif self._anew:
+            runner.logger.info(f"The schedule has changed: it is run anew to iteration {checkpoint['meta']['iter']}.")
+
+
+def _parts(runner: Any) -> dict[str, tuple[Any, list]]:
+    """Wrappers of optimizers and their schedules, by name; a single one has none."""
+    optim, schedules = runner.optim_wrapper, runner.param_schedulers or []
+    if not isinstance(optim, OptimWrapperDict):
+        return {"": (optim, schedules)}
+    return {name: (one, schedules[name] if schedules else []) for name, one in optim.items()}
+
+
+def _plain_groups(groups: list[dict]) -> list[dict]:
+    return [{key: copy.deepcopy(value) for key, value in group.items() if key != "params"} for group in groups]
+
+
+def _state(schedule: Any) -> dict[str, Any]:
+    return copy.deepcopy(schedule.state_dict())
+
+
+def _scaler(wrapper: Any) -> dict[str, Any]:
+    scaler = getattr(wrapper, "loss_scaler", None)
+    return {key: value for key, value in scaler.state_dict().items() if key in _OF_THE_SCALER} if scaler else {}
+
+
+def _refuse_other_optimizer(wrapper: Any, saved: Mapping[str, Any]) -> None:
+    own, was = wrapper.optimizer.param_groups, saved["param_groups"]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in was]:
+        raise ConfigError(
+            f"The optimizer of the training to resume has {len(was)} groups of parameters, and the config makes "
+            f"{'others' if len(own) == len(was) else len(own)}: leave the model, optim_wrapper.paramwise_cfg and the "
+            f"constructor as they were, or {_INSTEAD}."
+        )
+    now, then = own[0], was[0]
+    if (now.keys() - then.keys()) and (then.keys() - now.keys()):
+        raise ConfigError(
+            f"The optimizer of the training to resume is another one ({', '.join(sorted(then.keys() - now.keys()))} "
+            f"are settings of it): leave optim_wrapper.optimizer.type as it was, or {_INSTEAD}."
+        )
+    if any(now.get(key) and not then.get(key) for key in _STATEFUL):
+        raise ConfigError(
+            "optim_wrapper.optimizer needs a state (amsgrad, centered) that the training to resume has not kept: leave "
+            f"it as it was, or {_INSTEAD}."
+        )
+
+
+def _same_schedule(one: Mapping[str, Any], other: Mapping[str, Any], factor: float) -> bool:
+    keys = {key for key in {*one, *other} if key not in _MOVING and not callable(one.get(key, other.get(key)))}
+    if "num_bad_epochs" in one and "num_bad_epochs" in other:  # the rest of it is what it has seen
+        keys = {"factor", "patience", "threshold", "threshold_rule", "rule", "cooldown", "min_values", "monitor"}
+    scaled = {"base_values"} if one.get("param_name") == "lr" else set()
+    return all(_same(one.get(key), other.get(key), factor if key in scaled else 1.0) for key in keys)
+
+
+def _same(one: Any, other: Any, factor: float) -> bool:
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_same(a, b, factor) for a, b in zip(one, other, strict=True))
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return math.isclose(one * factor, other, rel_tol=1e-9)
+    return one == other
+
+
+def _run_to(loop: Any, wrapper: Any, schedules: list, states: list[dict]) -> None:
+    """Runs schedules from their first step to where a loop is, as the training's hook would have done it."""
+    by_epoch, batches = isinstance(loop, EpochBasedTrainLoop), len(loop.dataloader)
+    steps = loop._pass * batches + loop._batch if by_epoch else loop._iter
+    groups = wrapper.param_groups
+    # Groups with the same numbers have the same rates in every step; a detector has hundreds of them.
+    keys = [repr(sorted((k, v) for k, v in one.items() if isinstance(v, (int, float, tuple)))) for one in groups]
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    few = {key: dict(groups[index]) for key, index in first.items()}
+    stand_in = SimpleNamespace(param_groups=list(few.values()), step=wrapper.step, _global_step=0)
+    for schedule, state in zip(schedules, states, strict=True):
+        schedule.load_state_dict(copy.deepcopy(state))
+        schedule.optimizer = stand_in
+        schedule.base_values = [state["base_values"][first[key]] for key in few]
+    for step in range(1, steps + 1):
+        for schedule in schedules:
+            if not schedule.by_epoch:
+                schedule.step()
+        if by_epoch and step % batches == 0:
+            for schedule in schedules:
+                if schedule.by_epoch:
+                    schedule.step()
+    for group, key in zip(groups, keys, strict=True):
+        group.update({name: value for name, value in few[key].items() if name != "params"})
+    for schedule, state in zip(schedules, states, strict=True):
+        schedule.optimizer, schedule.base_values = wrapper, state["base_values"]
+        schedule._last_value = [group[schedule.param_name] for group in groups]
+
+
+__all__ = ["Configured"]
