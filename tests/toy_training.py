@@ -89,6 +89,7 @@ def toy_runner(
     batch_size: int = 2,
     loader: dict | None = None,
     runner_class: type[Runner] = ReliableRunner,
+    schedule: list | None = None,
     **options: object,
 ) -> Runner:
     """Builds a runner; its records in MMEngine get a name of their own, as in a new process."""
@@ -122,7 +123,9 @@ def toy_runner(
         param_scheduler=[
             {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 10},
             {"type": "MultiStepLR", "milestones": [2], "by_epoch": True},
-        ],
+        ]
+        if schedule is None
+        else schedule,
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, **(checkpoint or {})}},
         randomness={"seed": 3, **options.pop("randomness", {})},
         default_scope="mmdet",

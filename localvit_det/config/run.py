@@ -1,9 +1,8 @@
 """The settings that a run was started with: kept in its config, and taken up by what goes on from the run.
 
-A training writes them under `started_with` into the config in its work dir: the name of the config file, the options and
-the switches. `--resume`, and tests and predictions with a config file, repeat them;
-what is given now counts over them. What differs then is shown, and refused where data, classes or architecture differ
-and no option says so.
+A training writes them under `started_with` into the config in its work dir: the name of the config file, the options
+and the switches. `--resume`, and tests and predictions with a config file, repeat them; what is given now counts over
+them. What differs then is shown, and refused where data, classes or architecture differ and no option says so.
 """
 
 from __future__ import annotations
@@ -107,14 +106,14 @@ class Run:
         found = {key: pair for key, pair in found.items() if not parts or not _OF_TRAINING.search(key)}
         rows = [(key, was, now, kind) for key, (was, now) in found.items() if (kind := _unnamed(key, options))]
         if rows:
-            kinds = " and ".join(dict.fromkeys(kind for *_, kind in rows))
+            kinds = ", ".join(dict.fromkeys(kind for *_, kind in rows))
             listed = "; ".join(f"{key} was {_short(was)} and is {_short(now)}" for key, was, now, _ in rows[:4])
             more = f"; and {len(rows) - 4} more" if len(rows) > 4 else ""
             other = (
                 "" if Path(self.file).stem == Path(cfg.filename or self.file).stem else f", started with {self.file}"
             )
             raise ConfigError(
-                f"The {kinds} of this config are not those of the run ({self.source}{other}): {listed}{more}; give the "
+                f"This config differs from that of the run ({self.source}{other}) in {kinds}: {listed}{more}; give the "
                 "config of the run as it was, or name what shall differ by --cfg-options."
             )
         if found and parts:

@@ -24,7 +24,7 @@ _MOVING = ("last_step", "_global_step", "_last_value", "optimizer", "verbose")  
 _OF_THE_SCALER = ("growth_factor", "backoff_factor", "growth_interval")
 _STATEFUL = ("amsgrad", "centered")  # an optimizer with one of them needs a state that one without has not kept
 _INSTEAD = "begin anew in another work dir, from these weights with --load-from"
-_RATES = ("optim_wrapper.", "param_scheduler", "train_cfg.max", "auto_scale_lr", "train_dataloader.batch_size")
+_RATES = ("optim_wrapper.optimizer", "param_scheduler", "train_cfg.max", "auto_scale_lr", "train_dataloader.batch_size")
 
 
 class Configured:
@@ -111,13 +111,14 @@ class Configured:
         # A checkpoint's own config is not asked: see `find_run`.
         run = run_config(Path(runner._load_from).parent)
         found = changes(run[1], runner.cfg) if run else {}
-        at = f"from iteration {checkpoint['meta']['iter'] + 1} on"
-        anew = "yes, schedule run anew to this iteration" if self._anew else f"yes, {at}"
-        cells = {key: anew if key.startswith(_RATES) else f"yes, {at}" for key in found}
+        done = checkpoint["meta"]["iter"]
+        applied = f"yes, from iteration {done + 1} on"
+        anew = f"yes, schedule rebuilt at iteration {done}" if self._anew else applied
+        cells = {key: anew if key.startswith(_RATES) else applied for key in found}
         if found:
             runner.logger.info("Settings that have changed:\n" + as_table(found, ("applied", cells)))
         elif self._anew:
-            runner.logger.info(f"The schedule has changed: it is run anew to iteration {checkpoint['meta']['iter']}.")
+            runner.logger.info(f"The schedule has changed: it is rebuilt at iteration {done}.")
 
 
 def _parts(runner: Any) -> dict[str, tuple[Any, list]]:
@@ -196,7 +197,8 @@ def _run_to(loop: Any, wrapper: Any, schedules: list, states: list[dict]) -> Non
         for schedule in schedules:
             if not schedule.by_epoch:
                 schedule.step()
-        if by_epoch and step % batches == 0:
+        # An epoch whose iterations are all done has still to end where a signal came after the last of them.
+        if by_epoch and step % batches == 0 and step // batches <= loop._epoch:
             for schedule in schedules:
                 if schedule.by_epoch:
                     schedule.step()

@@ -1,0 +1,237 @@
+"""A resumed training whose config has changed: rates of one that had these settings from the start, or a refusal."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from test_resume import SignalAt, log_of
+from toy_training import NoisyImages, toy_runner
+
+from localvit_det.checkpoint.read import load_weights_only
+from localvit_det.engine.signals import Stopped
+from localvit_det.errors import CheckpointError, ConfigError, UserError
+
+WARM_UP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 4}
+# Of the recipes: a warm-up by iterations, then a cosine over the epochs that falls with every iteration.
+COSINE = {"type": "CosineAnnealingLR", "begin": 0, "end": 3, "eta_min_ratio": 0.01, "convert_to_iter_based": True}
+COSINE = [WARM_UP, {**COSINE, "by_epoch": True}]
+LONGER = [WARM_UP, {**COSINE[1], "end": 5}]
+STEPS = [WARM_UP, {"type": "MultiStepLR", "by_epoch": True, "end": 3, "milestones": [1, 2]}]
+POLY = [{"type": "PolyLR", "by_epoch": False, "end": 18, "power": 0.9, "eta_min": 1e-5}]
+
+
+class Rates(Hook):
+    """Notes learning rate and weight decay of each iteration, by the number of epochs done."""
+
+    def __init__(self) -> None:
+        self.seen: dict[float, tuple[float, float]] = {}
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        group = runner.optim_wrapper.param_groups[0]
+        done = runner.epoch + batch_idx / len(runner.train_dataloader)
+        self.seen[round(done, 6)] = (group["lr"], group.get("weight_decay", 0.0))
+
+
+def train(folder: Path, stop: int = 0, **options: object) -> tuple[Runner, dict[float, tuple[float, float]]]:
+    rates = Rates()
+    hooks = [rates, *([SignalAt(stop)] if stop else [])]
+    runner = toy_runner(folder, custom_hooks=[*hooks, *options.pop("hooks", [])], **options)
+    if stop:
+        with pytest.raises(Stopped):
+            runner.train()
+    else:
+        runner.train()
+    return runner, rates.seen
+
+
+def adam(**settings: object) -> dict:
+    return {"optimizer": {"type": "AdamW", "lr": 0.02, "weight_decay": 0.01, **settings}}
+
+
+OLD = {"schedule": COSINE, "optim": adam()}
+CHANGES = {
+    "longer": {"schedule": LONGER, "epochs": 5},
+    "other schedule": {"schedule": STEPS},
+    "one schedule less": {"schedule": COSINE[1:]},
+    "no schedule": {"schedule": []},
+    "learning rate": {"optim": adam(lr=0.005)},
+    "weight decay": {"optim": adam(weight_decay=0.3)},
+    "batch size": {"batch_size": 4},
+    "scaled with the batch": {"auto_scale_lr": {"enable": True, "base_batch_size": 8}},
+    "four at once": {"schedule": LONGER, "epochs": 5, "optim": adam(lr=0.1, weight_decay=0.2), "batch_size": 3},
+}
+
+
+def cases():
+    """Each change between two epochs, and in one; all at once and what differs most in the quick tests."""
+    quick = {("four at once", 9), ("other schedule", 6)}
+    for case in CHANGES:
+        for stop in (6, 9):
+            yield pytest.param(case, stop, id=f"{case}-{stop}", marks=[] if (case, stop) in quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("case", "stop"), cases())
+def test_rates_are_those_of_an_uninterrupted_training(case, stop, tmp_path):
+    new = {**OLD, **CHANGES[case]}
+    train(tmp_path / "run", stop=stop, **OLD)
+    runner, resumed = train(tmp_path / "run", resume=True, **new)
+    whole = train(tmp_path / "whole", **new)[1]
+    assert resumed == {done: whole[done] for done in resumed}
+    assert len(resumed) == len([done for done in whole if done >= stop / 6 - 1e-9])
+    # Every iteration that is left is counted, so that the last step takes what has been accumulated.
+    assert runner.iter == runner.max_iters == stop + len(resumed)
+    moments = load_weights_only(runner.message_hub.get_info("last_ckpt"))["optimizer"]["state"]
+    assert all(one["step"] == runner.iter for one in moments.values())
+
+
+@pytest.mark.slow
+def test_iterations(tmp_path):
+    loop = {"type": "IterBasedTrainLoop", "max_iters": 18}
+    train(tmp_path / "run", stop=7, schedule=POLY, train_cfg=loop)
+    new = {"schedule": [{**POLY[0], "end": 24}], "train_cfg": {**loop, "max_iters": 24}}
+    resumed = train(tmp_path / "run", resume=True, **new)[1]
+    whole = train(tmp_path / "whole", **new)[1]
+    assert list(resumed.values()) == list(whole.values())[7:]
+
+
+def test_groups_of_their_own(tmp_path):
+    """Several groups with other rates, as every recipe has them."""
+    custom = {"paramwise_cfg": {"custom_keys": {"head": {"lr_mult": 0.1, "decay_mult": 0.0}}}}
+
+    def groups(folder: Path, **options: object) -> list:
+        runner = train(folder, **options)[0]
+        return [
+            (group["lr"], group["initial_lr"], group["weight_decay"]) for group in runner.optim_wrapper.param_groups
+        ]
+
+    groups(tmp_path / "run", stop=9, schedule=COSINE, optim=adam() | custom)
+    new = {"schedule": LONGER, "epochs": 5, "optim": adam(lr=0.1) | custom}
+    assert groups(tmp_path / "run", resume=True, **new) == groups(tmp_path / "whole", **new)
+
+
+def test_returns_are_kept(tmp_path):
+    """A rate that a return has lowered stays so: as it was, and where other settings are run anew."""
+    back = {"cfg": {"non_finite": {"action": "go_back", "patience": 1, "lower_lr": 0.3}}}
+
+    class Once(NoisyImages):
+        spoilt = 0
+
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            Once.spoilt += 1
+            if Once.spoilt == 16:  # in the second epoch
+                item["inputs"] = item["inputs"] * float("nan")
+            return item
+
+    first, _ = train(tmp_path / "run", stop=10, dataset=Once(), **OLD, **back)
+    assert first.guard.lr_factor == 0.3
+    same = train(tmp_path / "same", **OLD)[1]
+    import shutil
+
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    as_it_was = train(tmp_path / "copy", resume=True, **OLD)[1]
+    for done, (rate, _) in as_it_was.items():
+        assert rate == pytest.approx(0.3 * same[done][0], rel=0.05)
+    new = {**OLD, "optim": adam(lr=0.04)}
+    runner, changed = train(tmp_path / "run", resume=True, **new)
+    assert runner.guard.lr_factor == 0.3
+    for done, (rate, _) in changed.items():
+        assert rate == pytest.approx(2 * as_it_was[done][0], rel=0.05)
+
+
+REFUSED = {
+    "seed": ({"randomness": {"seed": 4}}, "seed of the training to resume is 3, and 4 is given"),
+    "optimizer": ({"optim": {"optimizer": {"type": "SGD", "lr": 0.02}}}, "is another one .*optimizer.type as it"),
+    "groups": ({"optim": adam() | {"paramwise_cfg": {"bias_decay_mult": 0.0}}}, "has 1 groups .* makes 6: leave"),
+    "amsgrad": ({"optim": adam(amsgrad=True)}, "needs a state .amsgrad"),
+    "loop": (
+        {"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 18}},
+        "counts epochs, and train_cfg counts iterations now",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in ("seed", "groups") else pytest.mark.slow) for case in REFUSED]
+)
+def test_what_cannot_be_gone_on_with_is_refused(case, tmp_path):
+    change, sentence = REFUSED[case]
+    train(tmp_path, epochs=1, **OLD)
+    before = sorted(path.name for path in tmp_path.rglob("*.p*"))
+    with pytest.raises(ConfigError, match=sentence):
+        train(tmp_path, resume=True, **{**OLD, **change})
+    assert sorted(path.name for path in tmp_path.rglob("*.p*")) == before
+
+
+@pytest.mark.slow
+def test_plateau_stays_as_it_was(tmp_path):
+    plateau = {"type": "ReduceOnPlateauLR", "monitor": "mAP", "by_epoch": True, "patience": 0, "rule": "greater"}
+    options = {"validate": True, "optim": adam()}
+    train(tmp_path, epochs=2, schedule=[plateau], **options)
+    with pytest.raises(ConfigError, match="its ReduceOnPlateau stands where the validations so far have brought it"):
+        train(tmp_path, epochs=3, resume=True, schedule=[{**plateau, "patience": 3}], **options)
+    train(tmp_path, epochs=3, resume=True, schedule=[plateau], **options)
+
+
+def test_a_checkpoint_without_optimizer(tmp_path):
+    train(tmp_path, epochs=1, checkpoint={"save_optimizer": False}, **OLD)
+    with pytest.raises(CheckpointError, match="has no optimizer, as best ones have none"):
+        train(tmp_path, resume=True, load_from=str(tmp_path / "epoch_1.pth"), **OLD)
+
+
+def test_accumulated_gradients_of_another_count_are_dropped(tmp_path):
+    train(tmp_path, stop=7, accumulation=4, **OLD)
+    runner, _ = train(tmp_path, resume=True, accumulation=2, **OLD)
+    assert "accumulated over 4 iterations, and are over 2 now: those that wait" in log_of(runner)
+
+
+def test_best_of_another_number_begins_anew(tmp_path):
+    save = {"save_best": "mAP", "rule": "greater"}
+    train(tmp_path, epochs=1, validate=True, checkpoint=save, **OLD)
+    runner, _ = train(tmp_path, epochs=2, validate=True, resume=True, checkpoint={**save, "save_best": "images"}, **OLD)
+    assert runner.message_hub.get_info("best_score") == 7
+
+
+def test_table(tmp_path):
+    """One line for each setting that has changed, and none of what decides nothing."""
+    cfg = {
+        "model": {"type": "ToyModel"},
+        "train_cfg": {"max_epochs": 2},
+        "optim_wrapper": {"optimizer": {"lr": 0.02}, "clip_grad": {"max_norm": 1}},
+        "custom_hooks": [{"type": "EMAHook", "momentum": 0.2}],
+        "train_dataloader": {"num_workers": 0, "batch_size": 2},
+        "log_level": "INFO",
+        "work_dir": "a",
+    }
+    first = toy_runner(tmp_path, epochs=1, cfg=cfg, optim=adam(), schedule=COSINE)
+    first.train()
+    new = {**cfg, "train_cfg": {"max_epochs": 3}, "train_dataloader": {"num_workers": 2, "batch_size": 2}}
+    new |= {"optim_wrapper": {"optimizer": {"lr": 0.01}}, "custom_hooks": [{"type": "EMAHook", "momentum": 0.1}]}
+    second = toy_runner(tmp_path, epochs=2, cfg=new, optim=adam(lr=0.01), schedule=COSINE, resume=True)
+    second.train()
+    log = log_of(second)
+    table = log.partition("Settings that have changed:\n")[2].partition("\n20")[0].splitlines()
+    rows = [tuple(cell.strip() for cell in row.split("|")) for row in table if row.count("|") == 3]
+    assert rows == [
+        ("setting", "was", "now", "applied"),
+        ("custom_hooks.0.momentum", "0.2", "0.1", "yes, from iteration 7 on"),
+        ("optim_wrapper.clip_grad.max_norm", "1", "-", "yes, from iteration 7 on"),
+        ("optim_wrapper.optimizer.lr", "0.02", "0.01", "yes, schedule rebuilt at iteration 6"),
+        ("train_cfg.max_epochs", "2", "3", "yes, schedule rebuilt at iteration 6"),
+        ("train_dataloader.num_workers", "0", "2", "yes, from iteration 7 on"),
+    ]
+    third = toy_runner(tmp_path, epochs=2, cfg=new, optim=adam(lr=0.01), schedule=COSINE, resume=True)
+    third.train()
+    assert "Settings that have changed" not in log_of(third)
+
+
+def test_a_refused_start_changes_nothing(tmp_path):
+    """The config in the work dir is that of the last training that has really begun, and no test's."""
+    cfg = {"randomness": {"seed": 3}}
+    toy_runner(tmp_path, epochs=1, cfg=cfg, **OLD).train()
+    (dump,) = tmp_path.glob("*.py")
+    before = dump.read_text()
+    with pytest.raises(UserError):
+        toy_runner(tmp_path, epochs=1, cfg={}, resume=True, randomness={"seed": 4}, **OLD).train()
+    assert [path.read_text() for path in tmp_path.glob("*.py")] == [before]
