@@ -80,14 +80,18 @@ class Run:
     options: Mapping[str, Any] = field(default_factory=dict)
     switches: Mapping[str, Any] = field(default_factory=dict)
 
-    def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of the run with those of a command over them."""
+    def over(self, options: Mapping[str, Any], of_its_classes: bool = False) -> dict[str, Any]:
+        """Return the options of the run with those of a command over them.
+
+        Args:
+            of_its_classes: Name the classes instead of reading them from data once more.
+        """
         kept = {key: value for key, value in self.options.items() if key not in _FOR_THE_START}
         if kept and (repeated := kept.keys() - options.keys()):
             said = " ".join(f"{key}={kept[key]}" for key in sorted(repeated))
             print_log(f"As {self.source} was started: {said}.", "current")
         # 'auto' would take the classes of other data.
-        if "data_root" in options and self.config.get("classes"):
+        if (of_its_classes or "data_root" in options) and self.config.get("classes"):
             kept["classes"] = list(self.config["classes"])
         return {**kept, **options}
 
