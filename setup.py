@@ -39,6 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["localvit", "localvit.*", "localvit_det", "localvit_det.*"]),
+    package_data={"localvit_det": ["checkpoint/*.json"]},
     entry_points={"console_scripts": ["localvit = localvit.__main__:main"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[

@@ -21,6 +21,7 @@ COMMANDS = {
     "publish": "write weights, config and classes of a training into one file",
     "convert": "an official checkpoint, or a YOLO or Pascal VOC data set, into this package's format",
     "configs": "list the configs that come with the package",
+    "weights": "list the official weights of all networks, and how to get them",
     "doctor": "look at the installation and the machine",
     "hook": "let `import mmdet` import this package in every process",
 }

@@ -23,7 +23,9 @@ _NETWORKS = (
     *("backbones", "layers", "ops", "inference", "errors", "files", "download", "output_names", "registration"),
     "on_lookup",
 )
-_WEIGHTS = ("fit", "identify", "layouts", "limits", "plain_init", "read", "records", "report")  # of checkpoint
+_WEIGHTS = (  # of checkpoint
+    *("fit", "identify", "layouts", "limits", "official", "plain_init", "read", "records", "report"),
+)
 _OTHERS = ("mmdet", "mmseg", "mmpretrain", "mmcv.ops")
 _state = {"begun": False}
 

@@ -8,7 +8,7 @@ which this package has not repeated. `localvit train NAME` takes the names, and 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import yaml
@@ -36,10 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps([{**one, "file": files[one["config"]]} for one in found], indent=1) + "\n")
         return
     rows = [HEAD, *(tuple(map(readable, one.values())) for one in found)]
+    write_table(rows, right=(2, 3, 4))
+
+
+def write_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
+    """Prints rows, the first of which is the head; the columns `right` end flush."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (
-            cell.rjust(width) if 1 < index < 5 else cell.ljust(width)
+            cell.rjust(width) if index in right else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         sys.stdout.write("  ".join(cells).rstrip() + "\n")

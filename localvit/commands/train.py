@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--pretrained",
         metavar="BACKBONE.pth",
-        help="start the backbone from these weights (official files as they are)",
+        help="start the backbone from these weights (official files as they are; 'official' downloads them, see "
+        "`localvit weights`; FILE#model_ema takes those under that key of a file with several)",
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(

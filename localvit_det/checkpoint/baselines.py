@@ -26,11 +26,12 @@ from .report import LoadReport, no_weights
 # What a classifier lacks, or has beyond a backbone.
 _OPTIONAL = re.compile(r"^norm\d\.|^layers\.\d\.2\.|attn_mask$|^(head|norm|cls_token|mask_token)(\.|$)")
 _BIAS, _INDEX = "relative_position_bias_table", "relative_position_index"  # the second one follows from the settings
+KINDS = (SwinTransformer, PyramidVisionTransformer)
 
 
 def install() -> None:
     """Lets MMDetection's Swin and PVT start from any published file; doing so again changes nothing."""
-    for kind in (SwinTransformer, PyramidVisionTransformer):
+    for kind in KINDS:
         if not hasattr(kind.init_weights, "__wrapped__"):
             kind.init_weights = _or_published(kind.init_weights)
 
@@ -52,7 +53,14 @@ def _or_published(original: Callable[[nn.Module], None]) -> Callable[[nn.Module]
 
 
 def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:
-    """Load a published file into a Swin or PVT of MMDetection.
+    """Load a published file into a Swin or PVT of MMDetection; see :func:`fit_published`."""
+    report, state = fit_published(backbone, content, source)
+    backbone.load_state_dict({name: state[name] for name in report.found}, strict=False)
+    return report
+
+
+def fit_published(backbone: nn.Module, content: Mapping[str, Any], source: str) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Bring a published file into the layout of a Swin or PVT of MMDetection, which stays as it is.
 
     Args:
         backbone: The backbone.
@@ -60,7 +68,7 @@ def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str)
         source: The file's name.
 
     Returns:
-        What happened to every tensor.
+        What happened to every tensor, and the tensors.
 
     Raises:
         CheckpointError: The file has no weights, or they do not fit.
@@ -89,8 +97,7 @@ def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str)
             f"{source} does not fit {type(backbone).__name__} ({len(report.found)} of {report.size} tensors do; "
             f"{shortened(report.problems)}): give the backbone the size and settings that the file was made for."
         )
-    backbone.load_state_dict({name: state[name] for name in report.found}, strict=False)
-    return report
+    return report, state
 
 
 def converted(backbone: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

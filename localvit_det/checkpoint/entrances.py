@@ -138,6 +138,20 @@ class LoadPolicyHook(Hook):
             checkpoint["state_dict"] = label(weights, policy=policy)
 
 
+def under_prefix(state: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:
+    """The tensors under the prefix of an `init_cfg`, without it.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    if inside := below(state, prefix):
+        return inside
+    raise CheckpointError(
+        f"{source} has no tensor whose name begins with {prefix.rstrip('.')}.: correct the prefix of the init_cfg, or "
+        "leave it out if the file holds a backbone alone."
+    )
+
+
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
 class PretrainedInit(MMEnginePretrainedInit):
     """MMEngine's `dict(type='Pretrained', ...)`, with two more keys and sentences instead of assertions.
@@ -175,12 +189,7 @@ class PretrainedInit(MMEnginePretrainedInit):
         facts = {"source": self.checkpoint, **label_of(state)}
         source = facts["source"]
         if self.prefix:
-            state = below(state, self.prefix)
-            if not state:
-                raise CheckpointError(
-                    f"{source} has no tensor whose name begins with {self.prefix.rstrip('.')}.: correct the prefix of "
-                    "the init_cfg, or leave it out if the file holds a backbone alone."
-                )
+            state = under_prefix(state, self.prefix, source)
         if self.warm_start:
             from .warm_start import warm_start  # needs the backbones, which are imported after this
 

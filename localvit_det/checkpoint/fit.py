@@ -16,6 +16,7 @@ from ..backbones.base import LocalViT
 from ..errors import CheckpointError
 from .identify import Origin, backbones_in, common_class_counts
 from .layouts import RESIZERS, below, describe_choice, fit_shapes, part_joint, plain_names, rename_key, weights_in
+from .official import OFFICIAL, official_address
 from .read import load_weights_only
 from .report import LoadReport, misfit, no_weights
 
@@ -30,7 +31,8 @@ def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "
     Args:
         backbone: The backbone.
         source: Path or https address of official weights as they are, of a backbone's state dict, or of a detector,
-            whose backbone is taken. `FILE#model_ema` takes the weights under that key of the file.
+            whose backbone is taken. `FILE#model_ema` takes the weights under that key of the file; 'official'
+            downloads what the backbone's authors published.
         prefix: Of the backbone's names in a detector.
 
     Returns:
@@ -39,6 +41,8 @@ def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "
     Raises:
         CheckpointError: The file cannot be read, or its weights do not fit.
     """
+    if source == OFFICIAL and not os.path.exists(source):
+        source = official_address(type(backbone), {"arch": Origin.of(backbone).arch})
     content = load_weights_only(source)
     state, report = prepare(backbone, below(weights_in(content) or {}, prefix) or content, source=os.fspath(source))
     report.choice = describe_choice(content)

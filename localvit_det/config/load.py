@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..checkpoint.embedded_config import parse
 from ..checkpoint.fit import POLICIES
+from ..checkpoint.official import OFFICIAL, official_address
 from ..compat.data_files import allow_pickles
 from ..datasets.annotations import read_annotations
 from ..datasets.load_image import ON_BROKEN
@@ -26,6 +28,7 @@ from .parts import (
     heads_with_classes,
     is_semantic,
     prepare_dataset,
+    registered,
     walk,
 )
 from .top_level import check_top_level
@@ -164,16 +167,22 @@ def use_dataset_classes(cfg: Config) -> None:
 def use_pretrained(cfg: Config) -> None:
     """Lets the backbone start from the checkpoint that the top-level `pretrained` names.
 
-    With `warm_start` the checkpoint is of that other network.
+    With `warm_start` the checkpoint is of that other network. 'official' stands for the address of the file that the
+    backbone's authors published.
 
     Raises:
         ConfigError: The model has no backbone.
+        CheckpointError: There is no official file, or it cannot be downloaded without a browser.
     """
     backbones = [node["backbone"] for _, node in walk(cfg.get("model")) if isinstance(node.get("backbone"), dict)]
+    official = cfg.pretrained == OFFICIAL and not os.path.exists(OFFICIAL)
     if not backbones:
         raise ConfigError(f"pretrained={cfg.pretrained} has no effect: the model of the config has no backbone.")
     for backbone in backbones:
-        backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": cfg.pretrained}
+        file = cfg.pretrained
+        if official:
+            file = official_address(registered(MODELS, backbone), backbone, bool(cfg.get("warm_start")))
+        backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": file}
         if cfg.get("warm_start"):
             backbone["init_cfg"]["warm_start"] = cfg.warm_start
 

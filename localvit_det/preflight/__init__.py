@@ -10,12 +10,13 @@ from .keys import check_built_keys
 from .model import check_backbone, check_keys, check_types
 from .processes import check_processes
 from .space import check_space
+from .start import check_start
 
 __all__ = ["check_config"]
 
 
 def check_config(cfg: Config, train: bool = True) -> None:
-    """Raises on the first mistake, the cheap checks first; says nothing about a good config with good data.
+    """Raises on the first mistake, the cheap checks first; of a good training only what it starts from is said.
 
     Args:
         cfg: A config from `load_config`; `work_dir`, `load_from` and `resume` as the runner sees them.
@@ -40,4 +41,5 @@ def check_config(cfg: Config, train: bool = True) -> None:
     finally:
         forget_annotations()
     if train:
+        check_start(cfg)
         check_space(cfg)

@@ -42,7 +42,7 @@ def check_space(cfg: Config) -> None:
     folder = _folder(cfg, hook)
     if folder is None or cfg.get("strategy"):  # of others, who save in their own way
         return
-    model = _on_no_device(cfg)
+    model = model_on_no_device(cfg)
     if model is None:
         return
     weights, full = checkpoint_bytes(cfg, hook, model)
@@ -130,7 +130,7 @@ def _replaced(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.pth") if path.is_file())
 
 
-def _on_no_device(cfg: Config) -> nn.Module | None:
+def model_on_no_device(cfg: Config) -> nn.Module | None:
     """The model without memory for its weights; None where it cannot be built so."""
     model = copy.deepcopy(cfg.model)
     for _, node in walk(model):

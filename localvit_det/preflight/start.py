@@ -1,0 +1,191 @@
+"""What each part of a model starts from: said in one line before a training, with a warning where it is chance."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import nn
+
+from ..backbones import LocalViT
+from ..checkpoint.baselines import KINDS, fit_published
+from ..checkpoint.entrances import under_prefix
+from ..checkpoint.find import search
+from ..checkpoint.fit import compare, prepare
+from ..checkpoint.identify import backbones_in
+from ..checkpoint.layouts import weights_in
+from ..checkpoint.official import official_file
+from ..checkpoint.read import download, load_weights_only, split_key
+from ..checkpoint.report import LoadReport
+from ..config.parts import find_datasets, registered
+from ..errors import CheckpointError
+from .space import model_on_no_device
+
+_RANDOM = "random"
+_HEAD = re.compile(r"(?:^|\.)(?:head|fc|classifier)(?:\.fc)?\.weight$")
+_DETECTOR = re.compile(r"(?:^|\.)(?:neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|panoptic_fusion_head)\.")
+
+
+def check_start(cfg: Config) -> None:
+    """Say what the parts of the model start from, and warn where a backbone starts at random for no good reason.
+
+    Files at addresses are downloaded here, by the first process, and what a backbone or a model shall start from is
+    compared with it.
+
+    Raises:
+        CheckpointError: A file cannot be had, or does not fit.
+    """
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+        return
+    resumed = _resumed(cfg)
+    if resumed or cfg.get("load_from"):
+        print_log(f"Starts from: {f'resumed from {resumed}' if resumed else _detector(cfg)}.", "current")
+        return
+    model = cfg.get("model") or {}
+    whole = _pretrained(model)
+    if whole:
+        print_log(f"Starts from: all from {whole['checkpoint']}.", "current")
+        return
+    found = {name: _start_of(name, part) for name, part in _parts(model)}
+    backbone = model.get("backbone")
+    kind = backbone.get("type") if isinstance(backbone, Mapping) else ""
+    at_random = found.get("backbone") == _RANDOM
+    texts = [f"backbone {kind} {_RANDOM}"] if at_random else []
+    texts += [f"{name} {text}" for name, text in found.items() if text != _RANDOM]
+    others = [name for name, text in found.items() if text == _RANDOM and name != "backbone"]
+    if others:
+        texts.append(", ".join(dict.fromkeys("heads" if "head" in name else name for name in others)) + f" {_RANDOM}")
+    print_log(f"Starts from: {'; '.join(texts)}.", "current")
+    if at_random and not _is_meant_to_start_at_random(cfg):
+        line = official_file(registered(MODELS, backbone), backbone)
+        advice = line.advice if line else "add --pretrained FILE with weights of this backbone"
+        print_log(
+            f"The backbone {kind} starts at random, while published results are of backbones that were trained on "
+            f"ImageNet before: {advice}.",
+            "current",
+            logging.WARNING,
+        )
+
+
+def _parts(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The trained parts of a model: its backbone, neck, heads and others."""
+    for name, part in model.items():
+        first = part[0] if isinstance(part, (list, tuple)) and part else part
+        if isinstance(first, Mapping) and "type" in first and name not in ("data_preprocessor", "init_cfg"):
+            yield name, part
+
+
+def _pretrained(part: Any) -> dict[str, Any] | None:
+    """The `init_cfg` of a part that starts from a file; libraries of old have a text under `pretrained`."""
+    if not isinstance(part, Mapping):
+        return None
+    inits = part.get("init_cfg") or []
+    for init in inits if isinstance(inits, (list, tuple)) else [inits]:
+        if str(init.get("type", "")).rpartition(".")[2] in ("Pretrained", "PretrainedInit"):
+            return dict(init)
+    return {"checkpoint": str(part["pretrained"])} if part.get("pretrained") else None
+
+
+def _start_of(name: str, part: Any) -> str:
+    init = _pretrained(part)
+    if init is None:
+        return _RANDOM
+    source = str(init["checkpoint"])
+    if init.get("warm_start"):
+        _local(source)
+        return f"from {source} (warm start from {init['warm_start']})"
+    cls = registered(MODELS, part)
+    ours = name == "backbone" and isinstance(cls, type) and issubclass(cls, (LocalViT, *KINDS))
+    if _is_alias(source) or not ours:
+        return f"from {source}"
+    # MMDetection's ask tensors for their values while they are built.
+    with torch.device("meta" if issubclass(cls, LocalViT) else "cpu"), torch.random.fork_rng(devices=[]):
+        backbone = MODELS.build({key: value for key, value in part.items() if key != "init_cfg"})
+    content = load_weights_only(_local(source), mmap=True)
+    weights = weights_in(content) or {}
+    if isinstance(backbone, LocalViT):
+        inside = under_prefix(weights, init["prefix"], source) if init.get("prefix") else content
+        policy = "partial" if init.get("partial") else "strict"
+        report = prepare(backbone, inside, policy, source)[1]
+    else:
+        report = fit_published(backbone, content, source)[0]
+    return f"from {source} ({_kind(weights)}, {_counts(report)})"
+
+
+def _kind(weights: Mapping[str, Any]) -> str:
+    """What a file's weights are of, by their names."""
+    rows = [len(tensor) for name, tensor in weights.items() if _HEAD.search(name)]
+    if any(map(_DETECTOR.search, weights)):
+        return "detector"
+    return (
+        "backbone"
+        if not rows
+        else f"{'ImageNet classifier' if rows[-1] == 1000 else f'classifier of {rows[-1]} classes'}"
+    )
+
+
+def _counts(report: LoadReport) -> str:
+    text = f"{len(report.found)} of {report.size} weights"
+    if report.missing and all(re.search(r"norm", name) for name in report.missing):
+        text += ", output norms new"
+    if report.new:
+        text += f", {len(report.new)} of the heads new for other classes"
+    return text + (f"; {report.choice}" if report.choice else "")
+
+
+def _detector(cfg: Config) -> str:
+    source = str(cfg.load_from)
+    model = None if _is_alias(source) else model_on_no_device(cfg)
+    if model is None:
+        return f"all from {source}"
+    content = load_weights_only(_local(source), mmap=True)
+    return f"all from {source} ({_counts(_fit(model, content, cfg.get('load_policy') or 'strict', source))})"
+
+
+def _fit(model: nn.Module, content: Mapping[str, Any], policy: str, source: str) -> LoadReport:
+    if backbones_in(model):
+        return prepare(model, content, policy, source)[1]
+    return compare(model, weights_in(content) or {}, source)[0]
+
+
+def _resumed(cfg: Config) -> str:
+    """The checkpoint that a training goes on from; empty where it begins."""
+    if not cfg.get("resume"):
+        return ""
+    if isinstance(cfg.resume, str) or cfg.get("load_from"):
+        return str(cfg.get("load_from") or cfg.resume)
+    newest = next((one for one in search(cfg.work_dir).found if one.resumable), None)
+    return f"{newest.path} ({newest.place})" if newest else ""
+
+
+def _is_alias(source: str) -> bool:
+    """Whether it is a name such as torchvision://resnet50, which is resolved in the run."""
+    return "://" in source and not source.startswith(("http://", "https://"))
+
+
+def _local(source: str) -> str:
+    """A file's path, where it had an address after a download."""
+    file, key = split_key(source)
+    if "://" not in file:
+        return source
+    try:
+        path = os.fspath(download(file))
+    except CheckpointError as error:
+        cause = str(error).rpartition(": ")[0]
+        raise CheckpointError(
+            f"{cause}: download it by hand and give the path of the file (--pretrained FILE)."
+        ) from error
+    return f"{path}#{key}" if key else path
+
+
+def _is_meant_to_start_at_random(cfg: Config) -> bool:
+    """Whether this is a pretraining itself, or a trial on synthetic shapes."""
+    sets = [registered(DATASETS, dataset) for _, dataset in find_datasets(cfg, "train")]
+    return cfg.get("default_scope") == "mmpretrain" or any(hasattr(cls, "prepare") for cls in sets)

@@ -1,0 +1,140 @@
+"""The table of official files: complete, honest about what can be downloaded, and used by `--pretrained official`."""
+
+import json
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmdet.registry import MODELS
+from official_layouts import dwnet
+from test_checkpoint_addresses import remote  # noqa: F401 - a fixture
+from test_checkpoint_load import NANO, backbone
+
+from localvit.commands import weights
+from localvit_det.checkpoint import official
+from localvit_det.checkpoint.fit import load_backbone
+from localvit_det.checkpoint.identify import families
+from localvit_det.checkpoint.official import OfficialFile, official_file, official_files
+from localvit_det.config import load_config
+from localvit_det.errors import CheckpointError
+from localvit_det.preflight import start
+from localvit_det.preflight.start import check_start
+
+ADDRESS = "https://example.com/weights/dwnet_nano.pth"
+ARCH = {key: value for key, value in NANO.items() if key != "num_heads"}
+
+
+def test_every_published_network_has_a_line():
+    lines = {(one.network, one.settings.get("arch")) for one in official_files()}
+    assert len(official_files()) == len({(one.network, str(one.settings)) for one in official_files()})
+    for family in families():
+        if family.__module__.startswith("localvit_det."):
+            for arch in family.arch_settings:
+                assert (family.__name__, arch) in lines
+                assert official_file(family, {"type": family.__name__, "arch": arch}).settings == {"arch": arch}
+    for one in official_files():
+        for address in filter(None, (one.address, one.direct, one.warm_start)):
+            assert address.startswith("https://")
+        assert one.direct in ("", one.address) or "_3rdparty_" in one.direct
+        assert not (one.direct and "drive.google.com" in one.direct)
+        assert bool(one.layout) == bool(one.address)
+        assert not (one.warm_start and one.address)
+
+
+def test_lines_are_found_by_what_a_config_says():
+    shuffle, swin, pvt = map(MODELS.get, ("ShuffleTransformer", "SwinTransformer", "PyramidVisionTransformer"))
+    assert official_file(shuffle, {}).settings == {"arch": "tiny"}
+    assert official_file(swin, {}).top1 == 81.2
+    assert official_file(swin, {"embed_dims": 128, "depths": (2, 2, 18, 2)}).top1 == 83.5
+    assert official_file(pvt, {}).size == "93M"
+    for settings in ({"arch": ARCH}, {"arch": "tiny", "embed_dims": 64}, {"depths": (1, 1, 1, 1)}):
+        assert official_file(shuffle, settings) is None
+    assert official_file(swin, {"embed_dims": 32}) is None
+    assert official_file(None, {}) is None
+
+
+def test_the_command_lists_them(capsys):
+    weights.main(["dwnet", "TINY"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["DWNet tiny", "DynamicDWNet tiny", "IDynamicDWNet tiny"]
+    assert "81.2" in lines[1]
+    assert lines[1].endswith("releases/download/prerelease/dwnet_tiny_224.pth")
+    assert "--pretrained official" in lines[1]
+    assert "none released" in lines[3]
+    weights.main(["--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed) == len(official_files())
+    assert listed[0]["direct"] == ""
+    with pytest.raises(SystemExit):
+        weights.main(["resnet"])
+    assert "No network has 'resnet'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(remote, monkeypatch, tmp_path):  # noqa: F811
+    """The addresses that are asked for, of a server with a nano DWNet as if its authors had published it."""
+    pages, asked = remote
+    torch.save({"model": dwnet()}, tmp_path / "x.pth")
+    pages[ADDRESS] = (tmp_path / "x.pth").read_bytes()
+    line = OfficialFile("DWNet", {"arch": "nano"}, ADDRESS, ADDRESS, "classifier", None, 1.0, "")
+    monkeypatch.setattr(official, "official_file", lambda cls, settings: line)
+    return pages, asked
+
+
+def config(**options):
+    return load_config(
+        REPOSITORY / "configs/mask_rcnn_dwnet_t_coco.py", {"model.backbone.arch": {"_delete_": True, **ARCH}, **options}
+    )
+
+
+def said(cfg, monkeypatch) -> list[str]:
+    lines = []
+    monkeypatch.setattr(start, "print_log", lambda text, *_: lines.append(text))
+    check_start(cfg)
+    return lines
+
+
+def test_official_is_downloaded_checked_and_loaded(published, monkeypatch):
+    cfg = config(pretrained="official")
+    assert cfg.model.backbone.init_cfg.checkpoint == ADDRESS
+    (line,) = said(cfg, monkeypatch)
+    assert f"backbone from {ADDRESS} (classifier of 10 classes, 237 of 253 weights, output norms new)" in line
+    net = MODELS.build(cfg.model.backbone)
+    net.init_weights()
+    other = backbone("DWNet")
+    load_backbone(other, "official")
+    assert torch.equal(net.stem.proj.weight, other.stem.proj.weight)
+    assert len(published[1]) == 1  # request for all of them
+
+
+def test_what_is_downloaded_must_fit(published, monkeypatch):
+    cfg = config(pretrained="official", **{"model.backbone.arch": {"_delete_": True, **ARCH, "embed_dims": 48}})
+    with pytest.raises(CheckpointError, match="its backbone is DWNet with 32 channels"):
+        said(cfg, monkeypatch)
+
+
+def test_without_a_network_the_sentence_names_address_and_command(published, monkeypatch):
+    published[0].clear()
+    with pytest.raises(CheckpointError, match=rf"{ADDRESS} could not be .* by hand and .*\(--pretrained FILE\)\.$"):
+        said(config(pretrained="official"), monkeypatch)
+
+
+def test_what_cannot_be_downloaded_is_refused_with_the_command(remote):  # noqa: F811
+    folder = REPOSITORY / "configs"
+    for name, words in (
+        ("mask_rcnn_shuffle_t_coco", r"by hand from https://drive.google.com/\S+ and add --pretrained FILE"),
+        ("mask_rcnn_gg_t_coco", r"add --pretrained official --cfg-options warm_start=swin"),
+        ("mask_rcnn_msg_t_coco", r"released no weights, so pretrain it"),
+        ("mask_rcnn_dwnet_nano_shapes", r"no official file is known for this DWNet"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            load_config(folder / f"{name}.py", {"pretrained": "official"})
+    cfg = load_config(folder / "mask_rcnn_gg_t_coco.py", {"pretrained": "official", "warm_start": "swin"})
+    assert cfg.model.backbone.init_cfg.checkpoint.endswith("swin_tiny_patch4_window7_224.pth")
+    assert remote[1] == []
+
+
+def test_a_file_of_that_name_is_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": dwnet()}, "official")
+    assert config(pretrained="official").model.backbone.init_cfg.checkpoint == "official"
