@@ -113,6 +113,7 @@ def test_installed_without_the_checkout(tmp_path):
     files = [one["file"] for one in json.loads(done.stdout)]
     assert files
     assert all(file.startswith(str(built)) and os.path.isfile(file) for file in files)
+    assert (built / "localvit_det/checkpoint/official_weights.json").is_file()
     index = (built / "localvit_det/.mim/model-index.yml").read_text()
     assert all((built / "localvit_det/.mim" / line[2:]).is_file() for line in index.splitlines() if line[:2] == "- ")
 
