@@ -18,6 +18,7 @@ from localvit_det.checkpoint.exported_info import is_exported, read_info
 from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.cli import check_config, config_from, make_parser, options_of, tells_mistakes
+from localvit_det.config.found_set import orders_classes
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
@@ -132,7 +133,7 @@ def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run |
         saved = read_info(file).classes if is_exported(file) else saved_classes(file)
     if not saved or saved == tuple(classes) or len(saved) != len(classes):  # other numbers: the loading tells it
         return cfg
-    if set(saved) == set(classes) and cfg.get("recognized"):
+    if set(saved) == set(classes) and orders_classes(cfg):
         args.cfg_options = {**(args.cfg_options or {}), "classes": list(saved)}
         cfg = config_from(args, run)
         cfg.load_from = file

@@ -11,14 +11,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from mmdet.registry import HOOKS
 from mmengine import dist
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit as MMEnginePretrainedInit
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner import BaseLoop, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
@@ -107,35 +104,6 @@ def load_from_alias(filename: str, map_location: MapLocation | None = None) -> d
         address = f"{mmengine_checkpoint._get_mmengine_home()}/{address}"
     checkpoint = load(address, map_location)
     return mmengine_checkpoint._process_mmcls_checkpoint(checkpoint) if scheme == "mmcls" else checkpoint
-
-
-@HOOKS.register_module()
-class LoadPolicyHook(Hook):
-    """Applies the config's `load_policy` to the checkpoint of `load_from`; `load_config` adds it.
-
-    Resuming and testing never start new heads: there 'finetune' counts as 'strict'.
-    """
-
-    priority = "VERY_HIGH"  # before EMAHook, which loads the checkpoint, too
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Labels the weights on their way into the model.
-
-        Raises:
-            CheckpointError: A training cannot go on from what is no training's checkpoint.
-        """
-        if runner._resume and not {"message_hub", "meta"} <= set(checkpoint):
-            raise CheckpointError(
-                f"{label_of(weights_in(checkpoint) or {}).get('source', 'The checkpoint')} was not saved in a training "
-                "of MMEngine, so there is nothing to resume: start from its weights with --load-from instead."
-            )
-        policy = runner.cfg.get("load_policy") or "strict"
-        training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        if policy == "finetune" and not training:
-            policy = "strict"
-        weights = weights_in(checkpoint)
-        if weights is not None:
-            checkpoint["state_dict"] = label(weights, policy=policy)
 
 
 def under_prefix(state: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pickletools
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -68,9 +68,15 @@ def split_key(path: str | os.PathLike) -> tuple[str, str]:
 
 def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
     """The names of the classes that a training's checkpoint is of; None where it does not say."""
-    meta = load_weights_only(path, mmap=True).get("meta")
-    named = meta.get("dataset_meta") if isinstance(meta, dict) else None
-    classes = {key.lower(): value for key, value in (named or {}).items()}.get("classes")
+    return classes_in(load_weights_only(path, mmap=True))
+
+
+def classes_in(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """As `saved_classes`, of what a file holds."""
+    meta = checkpoint.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    named = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
+    classes = named.get("classes") or meta.get("CLASSES")  # the latter in files of MMDetection 2
     return None if not classes else (classes,) if isinstance(classes, str) else tuple(map(str, classes))
 
 

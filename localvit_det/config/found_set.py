@@ -178,6 +178,12 @@ def _dataset(cfg: Config, split: str, root: str) -> dict | None:
     return leaves[0] if os.path.normpath(own) == os.path.normpath(root) else None
 
 
+def orders_classes(cfg: Config) -> bool:
+    """Whether the files of a config's tests get the order of its classes, whatever their own is."""
+    root = cfg.get("data_root")
+    return isinstance(root, str) and os.path.isdir(root) and _dataset(cfg, TEST, root) is not None
+
+
 def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> bool:
     """Whether somebody has named the annotation file of a data set, in an option or in a config."""
     name = dataset.get("ann_file")
@@ -354,4 +360,4 @@ def _evaluators_follow(cfg: Config, datasets: dict[str, dict], typed: Sequence[s
                 node["ann_file"] = file
 
 
-__all__ = ["SPLITS", "explain", "use_found_set"]
+__all__ = ["SPLITS", "explain", "orders_classes", "use_found_set"]

@@ -8,6 +8,7 @@ from .curves import CurvesHook
 from .early_stop import EarlyStopHook
 from .fused_evaluation import FusedEvaluationHook
 from .layer_decay import LayerDecayConstructor
+from .load_policy import LoadPolicyHook
 from .loggers import MLflowBackend, WandbBackend
 from .progress_bar import ProgressBarHook
 from .runner import ReliableRunner
@@ -21,6 +22,7 @@ __all__ = [
     "EarlyStopHook",
     "FusedEvaluationHook",
     "LayerDecayConstructor",
+    "LoadPolicyHook",
     "MLflowBackend",
     "ProgressBarHook",
     "ReliableRunner",

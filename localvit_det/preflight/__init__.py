@@ -3,7 +3,7 @@
 from mmengine.config import Config
 
 from ..datasets.annotations import forget_annotations
-from .classes import check_classes, check_num_classes
+from .classes import check_classes, check_num_classes, check_resumed_classes
 from .data import check_data
 from .files import check_checkpoints, check_work_dir
 from .keys import check_built_keys
@@ -35,6 +35,8 @@ def check_config(cfg: Config, train: bool = True) -> None:
     check_backbone(cfg)
     for split in splits:
         check_num_classes(cfg, split)
+    if train:
+        check_resumed_classes(cfg)
     try:
         for split in splits:
             check_data(cfg, split, check_classes)

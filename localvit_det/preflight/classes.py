@@ -4,9 +4,11 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..checkpoint.find import search
+from ..checkpoint.read import saved_classes
 from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
 from ..datasets.annotations import Annotations
-from ..errors import ConfigError, DataError, did_you_mean, shortened
+from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 
@@ -46,6 +48,28 @@ def check_num_classes(cfg: Config, split: str) -> None:
                     f"{head_path}.{key} is {head[key]}, but {path} has {len(classes)} "
                     f"classes ({shortened(classes, 5)}): set it to {len(classes)}, or classes=auto for all heads."
                 )
+
+
+def check_resumed_classes(cfg: Config) -> None:
+    """Check that a training goes on with the classes that it began with, in the same order.
+
+    Raises:
+        CheckpointError: It would not.
+    """
+    file = cfg.get("load_from")
+    if not cfg.get("resume") or (file and "://" in str(file)):
+        return
+    if not file:
+        file = next((one.path for one in search(cfg.get("work_dir") or ".").found if one.resumable), None)
+    saved = saved_classes(file) if file else None
+    for path, dataset in find_datasets(cfg, "train") if saved else ():
+        classes = dataset_classes(path, dataset)
+        if classes is not None and classes != saved:
+            raise CheckpointError(
+                f"{file} was trained on the classes {shortened(saved, 10)}, and {path} has {shortened(classes, 10)}, "
+                "whose order counts: resume with the data and classes that belong to it, or start from its weights by "
+                "--load-from, which takes the rows of its heads by class name."
+            )
 
 
 def check_classes(path: str, dataset: dict, found: Annotations) -> None:

@@ -92,6 +92,19 @@ class TestClassesOfCheckpoint:
         monkeypatch.setattr(test, "saved_classes", lambda _: CLASSES)
         assert test.with_classes_of_checkpoint(arguments, cfg) is cfg
 
+    def test_order_of_files_under_cocos_names(self, shapes, tmp_path, monkeypatch):
+        monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+        arguments = make_parser("").parse_args([NAME, "--cfg-options", f"data_root={shapes}", "classes=auto"])
+        cfg = config_from(arguments)
+        cfg.load_from = "x.pth"
+        trained = cfg.classes[::-1]
+        monkeypatch.setattr(test, "saved_classes", lambda _: trained)
+        followed = test.with_classes_of_checkpoint(arguments, cfg)
+        [(_, dataset)] = find_datasets(followed, "test")
+        content = json.loads(Path(dataset_paths(dataset)[0]).read_text())
+        assert tuple(category["name"] for category in content["categories"]) == trained
+        assert followed.test_evaluator.ann_file == dataset_paths(dataset)[0]
+
     def test_names(self, arguments, monkeypatch):
         monkeypatch.setattr(test, "saved_classes", lambda _: ("a", "b", "c"))
         cfg = config_from(arguments)

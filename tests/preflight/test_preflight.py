@@ -5,8 +5,10 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from coco_folder import NAMES, annotations, edited, write_coco
 from mmdet.registry import DATASETS
+from mmengine.config import Config
 from preflight_cases import SHUFFLE, fails
 
 import localvit_det  # noqa: F401
@@ -394,3 +396,26 @@ def test_a_gpu_for_each_process_passes(load, logged, monkeypatch):
     cfg.launcher = "pytorch"
     check_config(cfg)
     assert logged == []
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_resume_with_other_classes(load, tmp_path, named):
+    work_dir = tmp_path / "work_dirs/run"
+    work_dir.mkdir(parents=True)
+    file = work_dir / "epoch_1.pth"
+
+    def resumed(*classes: str) -> Config:
+        meta = {"epoch": 1, "iter": 4, "dataset_meta": {"classes": classes}}
+        torch.save({"state_dict": {}, "message_hub": {}, "optimizer": {}, "meta": meta}, file)
+        cfg = load()
+        cfg.resume, cfg.load_from = True, str(file) if named else None
+        return cfg
+
+    check_config(resumed(*NAMES))
+    sentence = "which takes the rows of its heads by class name"
+    fails(resumed("dog", "cat", "zebra"), CheckpointError, file, "dog, cat, zebra, and train_dataloader", sentence)
+    fails(resumed("cat", "dog", "zebu"), CheckpointError, file, "cat, dog, zebu", ", ".join(NAMES), sentence)
+    fails(resumed("cat", "dog"), CheckpointError, file)
+    cfg = resumed("dog", "cat", "zebra")
+    cfg.resume = False
+    check_config(cfg)
