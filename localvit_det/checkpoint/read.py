@@ -128,6 +128,8 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} is empty: save or download the checkpoint again.")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{file} is a Git LFS pointer, not the checkpoint: run `git lfs pull` beside it.")
+    if head.lstrip().startswith(b"{"):  # of a checkpoint in parts, or a model's settings
+        raise CheckpointError(f"{file} is JSON, not a checkpoint: give the file with the weights themselves.")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(
             f"{file} is a web page, not a checkpoint: download the file itself instead of the page about it."

@@ -236,6 +236,7 @@ def test_state_of_a_detector_init_cfg(tmp_path):
 NOT_CHECKPOINTS = {
     "is empty": b"",
     "is a web page": b"\n<!DOCTYPE html><html><body>Not found</body></html>",
+    "is JSON": b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}',
     "is a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
     "cannot be read as a checkpoint": b"\x80\x02garbage",
     "cannot be read as a checkpoint ": bytes(range(256)),
