@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..datasets.annotations import read_annotations
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
+from ..evaluation.truth import GroundTruth
 
 TASKS = {"bbox": "boxes", "segm": "masks"}
 RANGES = {"AP": (None, 0), "AP50": (0.5, 0), "AP75": (0.75, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
@@ -27,14 +28,14 @@ class Evaluation:
     """What pycocotools found out.
 
     Attributes:
-        truth: The ground truth.
+        truth: The ground truth, numbered anew.
         found: The predictions.
-        classes: Name of each category id, in the order of the labels.
+        classes: Name of each category id of `truth`, in the order of the labels.
         tasks: An evaluator that has accumulated for each of 'bbox' and 'segm' that there is; only its results are left.
         images: The folder of the images, if it is known.
     """
 
-    truth: COCO
+    truth: GroundTruth
     found: COCO
     classes: Mapping[int, str]
     tasks: Mapping[str, COCOeval]
@@ -51,6 +52,7 @@ def evaluate(
     predictions: str | Path,
     classes: Sequence[str] | None = None,
     images: str | Path | None = None,
+    image_ids: Collection[object] | None = None,
 ) -> Evaluation:
     """Reads both files and evaluates boxes, and masks where both have them, as MMDetection's `CocoMetric` does.
 
@@ -59,43 +61,33 @@ def evaluate(
         predictions: A list in the format of COCO's results.
         classes: Names of the classes that count, in the order of the labels; by default all of the file.
         images: The folder of the images.
+        image_ids: Ids of the images that were evaluated; by default all of the file.
 
     Raises:
         DataError: A file is missing, broken, or they do not belong together.
     """
     listed = read_annotations(annotations)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-    for one in truth.dataset.get("annotations", ()):
-        one.setdefault("iscrowd", 0)
-    ids = {name: identity for identity, name in ((one["id"], one["name"]) for one in truth.dataset["categories"])}
-    names = tuple(classes or listed.categories)
-    if absent := [name for name in names if name not in ids]:
-        raise DataError(
-            f"The annotation file {annotations} has no class '{absent[0]}'{did_you_mean(absent[0], ids)}: name the one "
-            "that the predictions were made for."
-        )
+    truths = json.loads(Path(annotations).read_bytes())
     content = _read_predictions(predictions)
-    _check_ids(content, truth, predictions)
+    _check_ids(content, truths, predictions)
     with_masks = bool(content) and all("segmentation" in one for one in content)
     with_masks &= listed.without_mask < listed.boxes
+    names = tuple(classes or listed.categories)
     tasks: dict[str, COCOeval] = {}
-    found = None
     for task in ("bbox", "segm") if with_masks else ("bbox",):
         # The area of a detection is that of its box for boxes, and that of its mask for masks.
         left_out = "segmentation" if task == "bbox" else "bbox"
-        detections = _loaded(truth, [{k: v for k, v in one.items() if k != left_out} for one in content])
-        found = detections
+        truth = GroundTruth(truths, image_ids, names, masks=task == "segm", source=annotations)
+        found = truth.loadRes([{k: v for k, v in one.items() if k != left_out} for one in content])
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = COCOeval(truth, detections, task)
-            evaluator.params.catIds = [ids[name] for name in names]
+            evaluator = COCOeval(truth, found, task)
             evaluator.evaluate()
             evaluator.accumulate()
         # Images by themselves, of no more use: gigabytes for COCO's validation set, once for each task.
         evaluator.evalImgs, evaluator.ious, evaluator._gts, evaluator._dts = [], {}, {}, {}
         evaluator.cocoDt = None
         tasks[task] = evaluator
-    return Evaluation(truth, found, {ids[name]: name for name in names}, tasks, Path(images) if images else None)
+    return Evaluation(truth, found, dict(enumerate(names, 1)), tasks, Path(images) if images else None)
 
 
 def _read_predictions(path: str | Path) -> list[dict[str, Any]]:
@@ -118,23 +110,13 @@ def _read_predictions(path: str | Path) -> list[dict[str, Any]]:
     return content
 
 
-def _check_ids(content: list[dict], truth: COCO, path: str | Path) -> None:
-    for key, known, what in (("image_id", truth.imgs, "images"), ("category_id", truth.cats, "classes")):
-        if foreign := {one[key] for one in content} - known.keys():
+def _check_ids(content: list[dict], truths: dict, path: str | Path) -> None:
+    for key, section, what in (("image_id", "images", "images"), ("category_id", "categories", "classes")):
+        if foreign := {one[key] for one in content} - {one["id"] for one in truths[section]}:
             raise DataError(
                 f"The predictions {path} name {len(foreign)} {what} that the annotations do not have (first {key}: "
                 f"{min(foreign, key=str)}): name the annotations that they were made for."
             )
-
-
-def _loaded(truth: COCO, content: list[dict]) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        if content:
-            return truth.loadRes(content)
-        empty = COCO()  # loadRes looks at the first object to learn its kind
-        empty.dataset = {**truth.dataset, "annotations": []}
-        empty.createIndex()
-        return empty
 
 
 def average_precision(evaluator: COCOeval, column: str = "AP", label: int | None = None) -> float | None:

@@ -59,6 +59,9 @@ def class_section(evaluation: Evaluation) -> Section:
     section = Section("Classes")
     for task in evaluation.tasks:
         section.parts += [f"{TASKS[task].capitalize()} of each class.", class_table(evaluation, task)]
+    if left_out := evaluation.truth.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        section.parts.append(f"Of the annotations {left_out.total()} are not scored: {reasons}.")
     section.parts.append(
         "AP is COCO's mean over overlaps from 0.50 to 0.95, AP50 and AP75 at one overlap; s, m, l: objects under 32², "
         "under 96² and of more pixels. Best F1 is that of AP50's curve, reached with scores from the last column on."

@@ -1,4 +1,4 @@
-"""Lets data sets and evaluators of a config follow the files that `data_root` has, however they are laid out."""
+"""Lets data sets of a config follow the files that `data_root` has, however they are laid out."""
 
 import logging
 import os
@@ -70,7 +70,6 @@ def use_found_set(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
             raise
     if datasets and not missing and not draws and ("data_root" in typed or changes):
         _tell_in_place(cfg, Path(root), datasets, share, changes)
-    _evaluators_follow(cfg, datasets, typed, old)
     return _leave_shapes(datasets)
 
 
@@ -341,23 +340,6 @@ def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, sp
 
 def _counted(found: Annotations) -> str:
     return f"{len(found.images)} images, {found.boxes} annotations, {len(found.categories)} classes"
-
-
-def _evaluators_follow(cfg: Config, datasets: dict[str, dict], typed: Sequence[str], old: Mapping[str, str]) -> None:
-    """Lets evaluators read the annotation file of their data set.
-
-    Args:
-        old: What was recognized when the config was made.
-    """
-    for split, dataset in datasets.items():
-        file = dataset_paths(dataset)[0]
-        for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
-            own = node.get("ann_file")
-            if not isinstance(own, str) or not file or f"{path}.ann_file" in typed:
-                continue
-            known = (*_DEFAULT_FILES, *filter(None, [old.get(split)]))
-            if is_copy(own) or (own.endswith(known) and not os.path.isfile(own)):
-                node["ann_file"] = file
 
 
 __all__ = ["SPLITS", "explain", "orders_classes", "use_found_set"]

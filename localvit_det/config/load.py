@@ -16,6 +16,7 @@ from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
 from .box_only import use_with_mask
 from .channels import match_channels
+from .evaluators import evaluators_follow
 from .file import one_line, read_config_file
 from .found_set import use_found_set
 from .image_size import use_image_size
@@ -69,6 +70,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         _follow_own_root(cfg)
     use_with_mask(cfg)
     other_images = use_found_set(cfg, tuple(options), data)
+    evaluators_follow(cfg, tuple(options))
     use_image_size(cfg, tuple(options), as_in_tests=other_images)
     # Someone who types such an option means it; preflight then says what does not fit.
     match_channels(cfg, typed=tuple(options))

@@ -1,7 +1,7 @@
 """One pass over a COCO-format annotation file: what the checks need, and nothing that stays large in memory.
 
 The rules for boxes mirror `CocoDataset.parse_data_info` of MMDetection, which drops what it cannot use
-without a word.
+without a word; those of evaluations stand in `scored`.
 """
 
 import gc
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import DataError, shortened
 from .plain_polygons import without_plain_polygons
+from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
 from .segmentations import FAR, mask_fault
 
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
@@ -20,10 +21,8 @@ MAX_PIXELS = 100_000_000  # 300 MB when decoded; more is a slip in a size, or an
 
 # What MMDetection drops without a word ...
 DEGENERATE = "are smaller than one pixel"
-OUTSIDE = "lie outside their image"
-NO_CATEGORY = "have a category_id that is not among the categories"
-NO_IMAGE = "have an image_id that is not among the images"
 IGNORED = "are marked with ignore"
+NEGATIVE = "have an area below 0"
 # ... and what it would break on, or learn nonsense from.
 NOT_NUMBERS = "have something else than numbers in bbox or area"
 NOT_FINITE = "have NaN or infinity in bbox or area"
@@ -69,9 +68,12 @@ class Annotations:
         named: Likewise for any annotation, good or not: what MMDetection takes for an image with objects.
         boxes: Number of annotations.
         crowds: Number of usable ones that mark a crowd, from which nothing is learnt.
-        faults: Annotations that MMDetection drops.
+        faults: Annotations that MMDetection's training drops.
+        unscored: Annotations that are left out of scoring.
+        neutral: Annotations that count neither as found nor as missed.
         errors: Annotations that a training breaks on.
         mask_faults: Annotations whose masks, or parts of them, MMDetection drops.
+        mask_unscored: Annotations that are left out of scoring masks.
         mask_errors: Annotations whose masks a training or an evaluation breaks on.
         over_edge: Boxes that run over the edge of their image.
         like_corners: Boxes that would be good ones as [x1, y1, x2, y2].
@@ -91,8 +93,11 @@ class Annotations:
     boxes: int = 0
     crowds: int = 0
     faults: Faults = field(default_factory=Faults)
+    unscored: Faults = field(default_factory=Faults)
+    neutral: Faults = field(default_factory=Faults)
     errors: Faults = field(default_factory=Faults)
     mask_faults: Faults = field(default_factory=Faults)
+    mask_unscored: Faults = field(default_factory=Faults)
     mask_errors: Faults = field(default_factory=Faults)
     over_edge: int = 0
     like_corners: int = 0
@@ -262,6 +267,7 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
     found.like_fractions += min(w, h) > 0 and max(x + w, y + h) <= 1
     if image not in found.images:
         found.faults.add(NO_IMAGE, identity)
+        found.unscored.add(NO_IMAGE, identity)
         return
     _, width, height = found.images[image]
     right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
@@ -271,11 +277,16 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
             found.errors.add(TOO_FAR, identity)
             return
     found.like_corners += x < w <= right and y < h <= bottom
+    reason = unscorable(annotation["bbox"], width, height) if category in names else NO_CATEGORY
+    if reason:
+        found.unscored.add(reason, identity)
+    elif area < 0 or annotation.get("ignore"):
+        found.neutral.add(IGNORED if annotation.get("ignore") else NEGATIVE, identity)
     if category not in names:
         found.faults.add(NO_CATEGORY, identity)
     elif w < 1 or h < 1 or area <= 0:
         found.faults.add(DEGENERATE, identity)
-    elif x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+    elif reason == OUTSIDE:
         found.faults.add(OUTSIDE, identity)
     elif annotation.get("ignore"):
         found.faults.add(IGNORED, identity)
@@ -291,6 +302,8 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
         if fault:
             reason, stops = fault
             (found.mask_errors if stops else found.mask_faults).add(reason, identity)
+            if not stops and not readable_mask(mask, width, height):
+                found.mask_unscored.add(MASKLESS, identity)
 
 
 def _ids(ids: list) -> str:

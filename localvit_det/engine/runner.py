@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.find import nothing_to_resume, search
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
+from ..evaluation.exact_metrics import exact_metrics
+from ..evaluation.no_detections import explain_no_detections
 from ..files import DISK_ERRORS
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
@@ -359,8 +361,11 @@ class ReliableRunner(Runner):
             self.cfg.sync_bn = sync_bn
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
-        """Builds an evaluator whose processes meet in the work dir, not in whatever folder the user is in."""
-        built = super().build_evaluator(evaluator)
+        """Build an evaluator that scores exactly what it is given.
+
+        Its processes meet in the work dir, not in whatever folder the user is in.
+        """
+        built = super().build_evaluator(exact_metrics(evaluator))
         for metric in built.metrics:
             if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
                 metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
@@ -369,7 +374,10 @@ class ReliableRunner(Runner):
     def test(self) -> dict:
         """Tests; all processes with the same running statistics."""
         share_buffers(self)
-        return super().test()
+        metrics = super().test()
+        if any(getattr(metric, "detections", None) == 0 for metric in self.test_evaluator.metrics):
+            self.logger.warning(explain_no_detections(self))
+        return metrics
 
 
 class _GuardHook(Hook):

@@ -13,11 +13,12 @@ from mmengine.config import Config
 
 from ..config.parts import walk
 from ..errors import ConfigError, RequirementError
+from .exact_metrics import ExactCocoMetric
 
 
 @METRICS.register_module()
-class FastCocoMetric(CocoMetric):
-    """MMDetection's `CocoMetric`, computed by faster-coco-eval; every number is the same.
+class FastCocoMetric(ExactCocoMetric):
+    """`ExactCocoMetric`, computed by faster-coco-eval; every number is the same.
 
     Args:
         settings: Arguments of `CocoMetric`.

@@ -40,6 +40,7 @@ class EvaluationRecord:
         loading_seconds: Of them, waiting for data.
         batch_size: Images a batch.
         image_count: Images.
+        image_ids: Their ids, None if they are all of the annotation file.
         memory: Peak in MiB: PyTorch's on a GPU, else of the process.
         device: Where the model ran.
         versions: Of PyTorch and others.
@@ -56,6 +57,7 @@ class EvaluationRecord:
     loading_seconds: float | None = None
     batch_size: int | None = None
     image_count: int | None = None
+    image_ids: list[Any] | None = None
     memory: float | None = None
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -115,6 +117,7 @@ def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
         loading_seconds=float(median(times["data_time"])) if "data_time" in times else None,
         batch_size=loader.batch_size,
         image_count=len(loader.dataset),
+        image_ids=next((one.image_ids for one in runner.test_evaluator.metrics if hasattr(one, "image_ids")), None),
         memory=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mib(),
         device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         versions=_versions(),

@@ -44,7 +44,7 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
     evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
     scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
     segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
-    listed: set = set()
+    listed: dict = {}
     for path, dataset in find_datasets(cfg, split):
         try:
             found = _annotations(path, dataset, cfg.get("draw", False))
@@ -55,15 +55,15 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
             if is_semantic(dataset):
                 yield from _raised([partial(check_maps, path, dataset)])
             continue
-        listed |= found.images.keys()
+        listed |= {identity: name for identity, (name, _, _) in found.images.items()}
         image_dir = dataset_paths(dataset)[1]
         masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
         limit = cfg.get("max_pixels", MAX_PIXELS)
         checks = [
             partial(_check_sizes, found, limit),
             partial(_check_images, path, found, image_dir, limit),
-            partial(_check_boxes, path, found),
-            partial(_check_masks, path, found, masks),
+            partial(_check_boxes, found, scored),
+            partial(_check_masks, found, masks, scored, segm),
             partial(_check_run_lengths, path, dataset, found),
             partial(_report_crowds, split, found),
             partial(check_classes, path, dataset, found),
@@ -144,8 +144,10 @@ def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixe
     check_sample(path, found, image_dir, max_pixels)
 
 
-def _check_boxes(path: str, found: Annotations) -> None:
-    bad = found.faults.count() - len(found.faults.get(IGNORED, ()))
+def _check_boxes(found: Annotations, scored: bool) -> None:
+    """Check boxes by the rules of scoring, where they are scored, else by those of the training loader."""
+    unused = found.unscored if scored else found.faults
+    bad = unused.count() - len(unused.get(IGNORED, ()))
     if 2 * max(bad, found.over_edge, found.like_fractions) > found.boxes:
         if 2 * found.like_fractions > found.boxes:
             likely = "they look like fractions of the image's size: multiply them by its width and height"
@@ -156,23 +158,29 @@ def _check_boxes(path: str, found: Annotations) -> None:
         edge = f"{found.over_edge} run over the edge of their image"
         raise DataError(
             f"Most of the {found.boxes} annotations in {found.path} are unusable "
-            f"({', '.join(filter(None, (found.faults.told(), found.over_edge and edge)))}); {likely}."
+            f"({', '.join(filter(None, (unused.told(), found.over_edge and edge)))}); {likely}."
         )
     if found.errors:
         raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.told()}: {_MEND}.")
-    if found.faults:
-        print_log(
-            f"MMDetection will skip {found.faults.count()} of the {found.boxes} annotations in {found.path}: "
-            f"{found.faults.told()}.",
-            "current",
-            logging.WARNING,
-        )
+    parts = []
+    if unused:
+        what = "Scoring leaves out" if scored else "MMDetection will skip"
+        parts.append(f"{what} {unused.count()} of the {found.boxes} annotations in {found.path}: {unused.told()}")
+    if scored and found.neutral:
+        count, of = found.neutral.count(), f" of the {found.boxes} annotations in {found.path}" * (not unused)
+        parts.append(f"{count}{of} count neither as found nor as missed: {found.neutral.told()}")
+    if parts:
+        print_log(f"{'; '.join(parts)}.", "current", logging.WARNING)
 
 
-def _check_masks(path: str, found: Annotations, used: bool) -> None:
+def _check_masks(found: Annotations, used: bool, scored: bool, segm: bool) -> None:
     if found.mask_errors and used:
         raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.mask_errors.told()}: {_MEND}.")
-    if found.mask_faults and used:
+    if segm and found.mask_unscored:
+        count = found.mask_unscored.count()
+        what = f"Scoring of masks leaves out {count} of the {found.boxes} annotations in {found.path}"
+        print_log(f"{what}: {found.mask_unscored.told()}.", "current", logging.WARNING)
+    elif found.mask_faults and used and not scored:
         print_log(
             f"MMDetection will skip polygons of the {found.boxes} annotations in {found.path}: "
             f"{found.mask_faults.told()}.",
@@ -272,14 +280,27 @@ def _check_keys(path: str, found: Annotations, masks: bool, scored: bool, option
         )
 
 
-def _check_evaluator(path: str, evaluator: dict, listed: set) -> None:
+def _check_evaluator(path: str, evaluator: dict, listed: dict) -> None:
+    """Check that an evaluator's annotation file, if it is another one, has the images of the datasets."""
     file = dataset_paths({"ann_file": evaluator.get("ann_file")})[0]
     if file is None:
         return
     _check_exists(path, "annotation file", file)
-    # Read again only if it is another file than the data set's, as after changing one of the two.
-    if listed and (foreign := listed - read_annotations(file).images.keys()):
+    if not listed:
+        return
+    own = read_annotations(file).images  # read again only if it is another file than the dataset's
+    place = f"{path}.ann_file {os.path.abspath(file)}"
+    if foreign := listed.keys() - own.keys():
         raise DataError(
-            f"{path}.ann_file {os.path.abspath(file)} lacks {len(foreign)} of the {len(listed)} images "
+            f"{place} lacks {len(foreign)} of the {len(listed)} images "
             "of its data set: give both the same annotation file."
         )
+    base = os.path.basename
+    renamed = [name for identity, name in listed.items() if base(own[identity][0]) != base(name)]
+    if renamed:
+        raise DataError(
+            f"{place} has other images under the ids of {len(renamed)} of the {len(listed)} images of its data set "
+            f"(first file_name: {renamed[0]}): give both the same annotation file."
+        )
+    if len(own) > len(listed):
+        print_log(f"{place} has {len(own)} images, of which the {len(listed)} of its dataset are scored.", "current")

@@ -113,23 +113,23 @@ def test_metric_in_coco_metrics_place(annotations, monkeypatch):
     make = fast_coco_metric._evaluator_class
     monkeypatch.setattr(fast_coco_metric, "_evaluator_class", lambda: used.append(True) or make())
     coco = COCO(str(annotations))
-    by_image: dict[int, list[dict]] = {}
+    by_image: dict[int, list[dict]] = {image: [] for image in coco.imgs}
     for result in predictions(coco, crowd_one=False):
-        by_image.setdefault(result["image_id"], []).append(result)
+        by_image[result["image_id"]].append(result)
     names = tuple(category["name"] for category in coco.loadCats(coco.getCatIds()))
     numbers = []
     for metric_class in (CocoMetric, FastCocoMetric):
         metric = metric_class(ann_file=str(annotations), metric=["bbox", "segm"], classwise=True)
         metric.dataset_meta = {"classes": names}
         for image, found in by_image.items():
-            height, width = found[0]["mask"].shape
-            boxes = np.array([result["bbox"] for result in found], dtype=np.float32)
+            height, width = (coco.imgs[image][side] for side in ("height", "width"))
+            boxes = np.array([result["bbox"] for result in found], dtype=np.float32).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
             instances = {
                 "bboxes": torch.from_numpy(boxes),
                 "scores": torch.tensor([result["score"] for result in found]),
-                "labels": torch.tensor([coco.getCatIds().index(result["category_id"]) for result in found]),
-                "masks": torch.from_numpy(np.stack([result["mask"] for result in found])),
+                "labels": torch.tensor([coco.getCatIds().index(result["category_id"]) for result in found]).long(),
+                "masks": torch.from_numpy(np.array([result["mask"] for result in found]).reshape(-1, height, width)),
             }
             metric.process({}, [{"img_id": image, "ori_shape": (height, width), "pred_instances": instances}])
         numbers.append(metric.evaluate(size=len(by_image)))

@@ -3,6 +3,7 @@
 python tests/preflight/bad_data.py FOLDER    # prints {case: outcome} as JSON
 """
 
+import contextlib
 import copy
 import gzip
 import io
@@ -19,8 +20,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from coco_folder import NAMES, annotations, write_coco
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -28,6 +30,7 @@ import localvit_det  # noqa: F401
 from localvit_det import preflight
 from localvit_det.datasets import load_image
 from localvit_det.errors import UserError
+from localvit_det.evaluation import exact_metrics
 from localvit_det.preflight.classes import check_classes
 from localvit_det.preflight.data import mistakes
 
@@ -271,6 +274,25 @@ def config(root: Path) -> Config:
     return Config({"train_dataloader": {"dataset": dataset}})
 
 
+def scored(root: Path) -> dict:
+    """Sentences of the checks of a scored split, and where there is none what a whole evaluation of it gives."""
+    dataset = {**config(root).train_dataloader.dataset, "test_mode": True}
+    file = str(root / "annotations/instances_train2017.json")
+    evaluator = {"type": "CocoMetric", "ann_file": file, "metric": ["bbox", "segm"]}
+    cfg = Config({"val_dataloader": {"dataset": dataset}, "val_evaluator": evaluator})
+    if sentences := [str(mistake) for mistake in mistakes(cfg, "val", check_classes)]:
+        return {"refused": sentences}
+    metric = METRICS.build(exact_metrics(evaluator))
+    metric.dataset_meta = {"classes": NAMES}
+    for image in json.loads(Path(file).read_text())["images"]:
+        found = {"bboxes": torch.tensor([[60.0, 40, 90, 60]] * 2), "scores": torch.tensor([0.9, 0.8])}
+        found |= {"labels": torch.tensor([0, 1]), "masks": torch.ones(2, image["height"], image["width"]).bool()}
+        size = {"ori_shape": (image["height"], image["width"])}
+        metric.process({}, [{"img_id": image["id"], "pred_instances": found, **size}])
+    with contextlib.redirect_stdout(io.StringIO()):
+        return metric.evaluate(len(metric.results))
+
+
 def outcome(change: Callable[[Path], object], root: Path) -> dict:
     """Sentences and warnings for a spoiled folder; loads every image where there is no sentence, as a training does."""
     warnings: list[str] = []
@@ -285,7 +307,8 @@ def outcome(change: Callable[[Path], object], root: Path) -> dict:
         if not sentences:
             dataset = DATASETS.build(cfg.train_dataloader.dataset)
             loaded = sum(dataset[index]["inputs"].shape[0] == 3 for index in range(len(dataset)))
-        return {"sentences": sentences, "warnings": warnings, "loaded": loaded}
+        told = list(warnings)
+        return {"sentences": sentences, "warnings": told, "loaded": loaded, "scored": scored(root), "told": warnings}
     except UserError as error:
         return {"sentences": [str(error)], "warnings": warnings, "loaded": 0}
     except BaseException:

@@ -40,3 +40,22 @@ def test_bad_input_is_named_or_survived(outcomes, case):
     else:
         assert words in found["sentences"][0]
         assert "\n" not in found["sentences"][0].replace("a\nb.jpg", "")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scored_splits_are_refused_or_scored(outcomes, case):
+    """What the checks of a validation let pass ends in numbers; what is left out of them is counted."""
+    found = outcomes[case].get("scored", {"refused": outcomes[case]["sentences"]})
+    assert found.get("refused") or 0 <= found["coco/bbox_mAP"] <= 1
+    if case in LEFT_OUT:
+        assert LEFT_OUT[case] in " ".join(outcomes[case]["told"])
+
+
+LEFT_OUT = {
+    "box without area": "Scoring leaves out 1 of the 8 annotations",
+    "box outside": "Scoring leaves out 1 of the 8 annotations",
+    "unknown category": "Scoring leaves out 1 of the 8 annotations",
+    "unknown image": "Scoring leaves out 1 of the 8 annotations",
+    "ignored": "1 of the 8 annotations",
+    "polygon of two points": "Scoring of masks leaves out 1 of the 8 annotations",
+}

@@ -1,0 +1,89 @@
+"""Ground truth of exactly the images that were evaluated, in a form that pycocotools can use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmdet.datasets.api_wrappers import COCO
+
+from ..datasets.scored import scored_content
+from ..errors import DataError, did_you_mean
+
+
+class GroundTruth(COCO):
+    """The objects of some images and classes; ids are numbers from 1, predictions come with the ids of the file.
+
+    Images are numbered in the order of their ids: pycocotools ranks equal scores in it.
+
+    Args:
+        content: The content of a COCO-format file, which stays as it is.
+        image_ids: Ids of the images in the file, None for all.
+        classes: Names of the classes in the order of the labels.
+        masks: Leave out objects without a usable mask, which only evaluations of masks miss.
+        source: How to name the file in a sentence.
+
+    Attributes:
+        numbers: Of the images by their ids in the file.
+        left_out: Counts of annotations that are not scored by their reasons.
+        category_ids: Ids of the classes in the file, in the order of the labels.
+
+    Raises:
+        DataError: The file lacks a class or an image.
+    """
+
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        image_ids: Sequence[object] | None,
+        classes: Sequence[str],
+        masks: bool,
+        source: object = "the dataset",
+    ) -> None:
+        super().__init__()
+        names = {category["name"]: category["id"] for category in content["categories"]}
+        if absent := [name for name in classes if name not in names]:
+            raise DataError(
+                f"The annotation file {source} has no class '{absent[0]}'{did_you_mean(absent[0], names)}: name the "
+                "one that the predictions were made for."
+            )
+        images = [image["id"] for image in content["images"]]
+        image_ids = images if image_ids is None else image_ids
+        if foreign := set(image_ids) - set(images):
+            raise DataError(
+                f"The annotation file {source} lacks {len(foreign)} of the {len(image_ids)} images that were "
+                f"evaluated (first image_id: {min(foreign, key=str)}): give the evaluator the file of its dataset."
+            )
+        self.category_ids = [names[name] for name in classes]
+        self.numbers = {identity: number for number, identity in enumerate(_sorted(image_ids), 1)}
+        self._labels = {identity: number for number, identity in enumerate(self.category_ids, 1)}
+        self.dataset, self.left_out = scored_content(content, self.numbers, classes, masks)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.createIndex()
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+
+    def loadRes(self, found: Sequence[Mapping[str, Any]]) -> COCO:
+        """Return predictions in the format of COCO's results, also if there is none; those of other classes are not
+        scored.
+        """
+        numbered = [
+            {**one, "image_id": self.numbers[one["image_id"]], "category_id": self._labels[one["category_id"]]}
+            for one in found
+            if one["category_id"] in self._labels
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if numbered:
+                return super().loadRes(numbered)
+            empty = COCO()  # pycocotools looks at the first prediction to learn its kind
+            empty.dataset = {**self.dataset, "annotations": []}
+            empty.createIndex()
+            return empty
+
+
+def _sorted(ids: Sequence[Any]) -> Sequence[Any]:
+    try:
+        return sorted(ids)
+    except TypeError:  # of several types
+        return ids
