@@ -6,12 +6,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import mmcv
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import HOOKS
 from mmengine.fileio import get
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -19,12 +20,16 @@ from ..errors import first_line
 from ..output_names import OutputFolder, drawn_suffix
 
 
-@HOOKS.register_module()
-class DrawingHook(DetVisualizationHook):
-    """MMDetection's hook; its files get their names before the first is written, and none is an image that is read.
+class UniqueDrawings(Hook):
+    """Added to a hook that draws: files get their names before the first is written, and none is an image that is read.
 
     A file is called as its image; with the folders where several are called so.
+
+    Attributes:
+        settings: Names of the hook's attributes that the visualizer takes as arguments.
     """
+
+    settings: ClassVar[dict[str, str]] = {"show": "show", "wait_time": "wait_time"}
 
     def before_test(self, runner: Runner) -> None:
         """Plans the names of all files.
@@ -67,9 +72,14 @@ class DrawingHook(DetVisualizationHook):
             os.path.basename(path) if self.show else "test_img",
             mmcv.imfrombytes(get(path, backend_args=self.backend_args), channel_order="rgb"),
             data_sample=sample,
-            show=self.show,
-            wait_time=self.wait_time,
-            pred_score_thr=self.score_thr,
             out_file=str(self._files.path(self._names[path])),
             step=self._test_index,
+            **{argument: getattr(self, attribute) for argument, attribute in self.settings.items()},
         )
+
+
+@HOOKS.register_module()
+class DrawingHook(UniqueDrawings, DetVisualizationHook):
+    """MMDetection's hook that draws."""
+
+    settings: ClassVar[dict[str, str]] = {**UniqueDrawings.settings, "pred_score_thr": "score_thr"}

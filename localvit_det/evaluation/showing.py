@@ -25,13 +25,20 @@ def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: flo
         cfg.visualizer["type"] = "PairVisualizer"
     if show:
         hook.update(show=True, wait_time=wait_time)
-    if folder and is_segmentation(cfg):
+    if not folder:
+        return
+    kind = str(getattr(hook["type"], "__name__", hook["type"])).rpartition(".")[2]
+    if kind == "SegVisualizationHook":
+        from . import seg_drawing_hook  # noqa: F401 - needs MMSegmentation
+
+        hook["type"] = "SegDrawingHook"
+    elif kind == "DetVisualizationHook":
+        hook["type"] = "DrawingHook"
+    elif is_segmentation(cfg):  # a hook of the user's own
         cfg.visualizer["save_dir"] = folder
         hook["interval"] = 1  # by default only one batch of fifty is drawn
-    elif folder:
-        hook["test_out_dir"] = folder
-        if hook["type"] in ("DetVisualizationHook", "mmdet.DetVisualizationHook"):
-            hook["type"] = "DrawingHook"
+        return
+    hook["test_out_dir"] = folder
 
 
 def dump_metric(cfg: Config, file: str) -> DumpResults:

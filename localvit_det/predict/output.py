@@ -134,7 +134,7 @@ class _VideoFile:
 
     def __init__(self, name: str, path: Path, rate: float, first: np.ndarray) -> None:
         self.name, self.path = name, path
-        self._draft = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+        self._draft = path.with_name(f".{path.stem}.draft.mp4")  # what a killed run has left goes with the next
         self._size, self._count = first.shape[1::-1], 0
         self._writer = cv2.VideoWriter(os.path.abspath(self._draft), cv2.VideoWriter_fourcc(*"mp4v"), rate, self._size)
         if not self._writer.isOpened():

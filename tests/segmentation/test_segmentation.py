@@ -171,4 +171,5 @@ def test_tools_train_and_test(shapes):
     arguments = ["--work-dir", str(shapes / "test"), "--show-dir", str(shapes / "images"), "--out", str(out)]
     tool("test", config, str(work_dir), *arguments, "--cfg-options", *options)
     assert out.is_file()
-    assert list((shapes / "images").rglob("*.png"))
+    drawn = {path.name for path in (shapes / "images").glob("*.jpg")}
+    assert drawn == {path.name for path in shapes.rglob("val*/*.jpg")} != set()
