@@ -15,6 +15,7 @@ from localvit_det.cli import make_config_parser, read_arguments, sentence_of, te
 from localvit_det.config import SPLITS
 from localvit_det.config.parts import dataset_paths, find_datasets
 from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
+from localvit_det.datasets.images import pixel_range_of
 from localvit_det.errors import DataError, UserError
 from localvit_det.preflight.classes import check_classes
 from localvit_det.preflight.data import mistakes
@@ -52,7 +53,9 @@ def broken_images(cfg: Config, workers: int) -> int:
         except UserError:  # told already where it is a mistake
             print(f"The images of {image_dir} are not looked at: {ann_file} is not read as COCO's format.")
             continue
-        faults = all_faults(found, image_dir, cfg.get("max_pixels", MAX_PIXELS), workers)
+        faults = all_faults(
+            found, image_dir, cfg.get("max_pixels", MAX_PIXELS), workers, pixel_range_of(cfg.get("pixel_range"))
+        )
         bar = tqdm(faults, image_dir, total=len(found.images), unit="image", disable=not sys.stderr.isatty())
         bad = [f"{file} {fault}" for file, fault in bar if fault]
         for line in bad[:SHOWN]:

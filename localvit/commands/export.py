@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
     """Exports, and says how far the program is from the detector."""
-    limit = detector.config.get("max_pixels")
+    reading = {key: detector.config.get(key) for key in ("max_pixels", "pixel_range")}
     if args.backbone:
         backbone = getattr(detector.model, "backbone", None)
         if not isinstance(backbone, LocalViT):
@@ -48,11 +48,11 @@ def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
         found = export_backbone(backbone, args.out, args.format, args.size or (800, 1333), args.dynamic)
         yield from (f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.0e} of their norm" for one in found)  # noqa: RUF001
     elif args.int8:
-        images = Sources(args.calibration, max_pixels=limit)
+        images = Sources(args.calibration, **reading)
         found = quantize(detector, args.out, images, args.size)
         yield f"calibrated on {found.images} images; {found.again} of {found.objects} objects are found again"
     else:
-        images = [frame.image for frame in Sources(args.images, max_pixels=limit)] if args.images else []
+        images = [frame.image for frame in Sources(args.images, **reading)] if args.images else []
         yield from map(str, export_detector(detector, args.out, args.format, args.size, images))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import load_config
 from ..datasets.annotations import MAX_PIXELS
-from ..datasets.images import BrokenImageError, decode, read_file
+from ..datasets.images import BrokenImageError, decode, pixel_range_of, read_file
 from ..errors import ConfigError, DataError
 from ..predict import Detector
 from . import charts
@@ -83,14 +83,14 @@ def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray
     Args:
         path: Of the file.
         longest: Pixels.
-        cfg: A config, whose `max_pixels` holds.
+        cfg: A config, whose `max_pixels` and `pixel_range` hold.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
         limit = cfg.get("max_pixels", MAX_PIXELS)
-        image = decode(read_file(path, limit), limit=limit)
+        image = decode(read_file(path, limit), limit=limit, pixel_range=pixel_range_of(cfg.get("pixel_range")))
     except BrokenImageError as error:
         raise DataError(f"The image {path} {error}.") from error
     factor = longest / max(image.shape[:2])

@@ -120,14 +120,14 @@ _METAINFO = ("classes", "thing_classes", "stuff_classes", "palette")
 
 
 def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, Any]:
-    """Take the model, the test pipeline, the classes and the scope from a config of plain values; nothing else.
+    """Take from a config of plain values the model, the test pipeline, the classes, the scope and the pixels' range.
 
     Args:
         values: The config.
         dataset_meta: What the file says about the dataset of its training; the config's own counts where it is none.
 
     Returns:
-        'model', and as far as they are there 'default_scope', 'test_pipeline' and 'metainfo'.
+        'model', and as far as they are there 'default_scope', 'test_pipeline', 'pixel_range' and 'metainfo'.
 
     Raises:
         ValueError: The model or the pipeline has a type or a value that is not on the list.
@@ -145,6 +145,8 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
     steps = dataset.get("pipeline") or values.get("test_pipeline")
     if steps:
         taken["test_pipeline"] = _vetted(list(steps), _TRANSFORMS, "test_pipeline", 0)
+    if values.get("pixel_range") is not None:  # how the images were read, without which they look otherwise
+        taken["pixel_range"] = _vetted(values["pixel_range"], frozenset(), "pixel_range", 0)
     for meta in (dataset_meta, values.get("metainfo"), dataset.get("metainfo"), {"classes": values.get("classes")}):
         if metainfo := _metainfo(meta):
             return {**taken, "metainfo": metainfo}

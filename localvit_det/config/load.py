@@ -12,6 +12,7 @@ from ..checkpoint.fit import POLICIES
 from ..checkpoint.official import OFFICIAL, official_address
 from ..compat.data_files import allow_pickles
 from ..datasets.annotations import read_annotations
+from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, did_you_mean
 from .box_only import use_with_mask
@@ -222,11 +223,12 @@ def use_load_policy(cfg: Config) -> None:
 
 
 def use_broken_images(cfg: Config) -> None:
-    """Lets the top-level `broken_images`, `max_broken_images` and `max_pixels` decide on images that cannot be used.
+    """Let the top-level `broken_images`, `max_broken_images`, `max_pixels` and `pixel_range` say how images are read.
 
     Raises:
         ConfigError: One of them makes no sense.
     """
+    pixel_range_of(cfg.get("pixel_range"))
     choice = cfg.get("broken_images", "skip")
     if choice not in ON_BROKEN:
         raise ConfigError(f"broken_images='{choice}' is none of {ON_BROKEN}{did_you_mean(choice, ON_BROKEN)}.")

@@ -4,19 +4,42 @@ import io
 import os
 import re
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import ConfigError
 from .annotations import EDGE_TOLERANCE, MAX_PIXELS
 
 _BYTES_PER_PIXEL = 16  # of any format, uncompressed
+_USED = 0.5  # of a range: less loses more than a bit
+PixelRange = tuple[float, float]  # what is black and what is white
 
 
 class BrokenImageError(Exception):
     """An image that cannot be used; the message says what is wrong with it, to stand behind its path."""
+
+
+def pixel_range_of(value: Any) -> PixelRange | None:
+    """The setting `pixel_range` of a config: None, the value that is white, or both that of black and that of white.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if value is None:
+        return None
+    values = [0, value] if isinstance(value, (int, float)) else value
+    good = isinstance(values, (list, tuple)) and len(values) == 2
+    good = good and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values)
+    if not good or not -np.inf < values[0] < values[1] < np.inf:
+        raise ConfigError(
+            f"pixel_range={value!r} is no range: give the value that is white, such as 4095 for 12 bits, or "
+            "[LOW,HIGH], those of black and white."
+        )
+    return float(values[0]), float(values[1])
 
 
 class Header(NamedTuple):
@@ -79,8 +102,9 @@ def decode(
     size: tuple[int, int] | None = None,
     flag: int = cv2.IMREAD_COLOR,
     limit: float = MAX_PIXELS,
+    pixel_range: PixelRange | None = None,
 ) -> np.ndarray:
-    """The pixels of an image file.
+    """Return the pixels of an image file.
 
     EXIF's orientation is applied, as viewers and annotation tools do; but where only the image as it is stored has
     the size that the annotations were made on, it stays as it is stored, and boxes lie on their objects either way.
@@ -89,9 +113,11 @@ def decode(
         size: Width and height according to the annotations; None where there are none.
         flag: As of `cv2.imdecode`.
         limit: Pixels from which on an image is refused before it is decoded.
+        pixel_range: Values of images with more than 8 bits that become 0 and 255; by default OpenCV takes the upper 8
+            of 16 bits, and refuses other types.
 
     Returns:
-        H×W×C, or H×W in gray; BGR.
+        H×W×C, or H×W in gray; BGR, uint8.
 
     Raises:
         BrokenImageError: It is empty, cut off, too large, no image, or has another size than `size`.
@@ -101,11 +127,11 @@ def decode(
     read_header(content, limit)
     if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         raise BrokenImageError("is a JPEG that is cut off")  # some releases of OpenCV fill it with gray
-    image = _imdecode(content, flag)
+    image = _imdecode(content, flag, pixel_range)
     if size is None or same_size(size, image.shape[1::-1]):
         return image
     if same_size(size, image.shape[:2]) and not flag & cv2.IMREAD_IGNORE_ORIENTATION:
-        stored = _imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        stored = _imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION, pixel_range)
         if same_size(size, stored.shape[1::-1]):
             return stored
     raise BrokenImageError(size_difference(size, image.shape[1::-1]))
@@ -128,11 +154,97 @@ def size_difference(size: tuple[int, int], found: tuple[int, int]) -> str:
     )
 
 
-def _imdecode(content: bytes, flag: int) -> np.ndarray:
+def _imdecode(content: bytes, flag: int, pixel_range: PixelRange | None) -> np.ndarray:
+    data = np.frombuffer(content, np.uint8)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+        image = cv2.imdecode(data, flag if pixel_range is None else flag | cv2.IMREAD_ANYDEPTH)
+        if image is None:  # OpenCV converts the channels of few other types
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            if image is not None and flag & cv2.IMREAD_COLOR:
+                image = image[..., :3] if image.ndim == 3 else cv2.merge([image] * 3)
     except (cv2.error, MemoryError) as error:
         raise BrokenImageError("cannot be decoded") from error
     if image is None:
         raise BrokenImageError("cannot be decoded: it is no image, or damaged")
-    return image
+    return to_8_bits(image, pixel_range)
+
+
+def to_8_bits(image: np.ndarray, pixel_range: PixelRange | None) -> np.ndarray:
+    """Scale the values of an image to 0 to 255; one of uint8 stays as it is.
+
+    Raises:
+        BrokenImageError: It is of another type, and it is not said which values are black and white.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if pixel_range is None and image.dtype == np.uint16:
+        return (image >> 8).astype(np.uint8)
+    if pixel_range is None:
+        low, high = _range_of(image)
+        if image.dtype.kind in "iu" and low >= 0 and high <= 255:
+            return image.astype(np.uint8)
+        raise BrokenImageError(
+            f"has pixels of type {image.dtype}, from {low:g} to {high:g}, for which it is not said what is black and "
+            "white: set --cfg-options pixel_range=[LOW,HIGH]"
+        )
+    low, high = pixel_range
+    scaled = (np.nan_to_num(image.astype(np.float32), nan=low) - low) * (255 / (high - low))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+def _range_of(image: np.ndarray) -> tuple[float, float]:
+    values = image[np.isfinite(image)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+class Depth(NamedTuple):
+    """The type of an image with more than 8 bits, and its least and largest value."""
+
+    kind: str
+    low: float
+    high: float
+
+
+def is_wide(content: bytes) -> bool:
+    """Whether an image file may have more than 8 bits, as its first bytes say: PNG's surely, of others the format."""
+    if content.startswith(b"\x89PNG"):
+        return content[24:25] == b"\x10"
+    return not content.startswith((b"\xff\xd8", b"BM", b"RIFF", b"GIF8"))
+
+
+def read_depth(content: bytes, limit: float = MAX_PIXELS) -> Depth | None:
+    """The type and the values of an image with more than 8 bits; None for others and for what cannot be decoded."""
+    if not is_wide(content):
+        return None
+    try:
+        read_header(content, limit)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (BrokenImageError, cv2.error, MemoryError):
+        return None
+    return None if image is None or image.dtype == np.uint8 else Depth(image.dtype.name, *_range_of(image))
+
+
+def explain_depth(depths: Sequence[Depth], pixel_range: PixelRange | None) -> tuple[bool, str]:
+    """Say which part of their range images with more than 8 bits use.
+
+    Returns:
+        Whether much is lost, and the sentence's half: to stand behind what the images are.
+    """
+    low, high = min(depth.low for depth in depths), max(depth.high for depth in depths)
+    kinds = ", ".join(sorted({depth.kind for depth in depths}))
+    values = f"have pixels of type {kinds}, from {low:g} to {high:g}"
+    if pixel_range is not None:
+        first, last = pixel_range
+        share = (min(high, last) - max(low, first)) / (last - first)
+        beyond = " (values beyond it are cut)" if low < first or high > last else ""
+        return share < _USED or bool(beyond), (
+            f"{values}: {max(share, 0):.0%} of pixel_range {first:g} to {last:g} is used{beyond}"
+        )
+    if kinds != "uint16":
+        return True, f"{values}, for which it is not said what is black and white: set pixel_range=[LOW,HIGH]"
+    bits = max(8, int(high).bit_length())
+    advice = f"; pixel_range={2**bits - 1} scales them" if bits < 16 else ""
+    return high < _USED * 65535, (
+        f"{values}: {high / 65535:.0%} of the range of 16 bits is used, so that {int(high) // 256 + 1} of 256 gray "
+        f"levels are left{advice}"
+    )

@@ -11,10 +11,11 @@ from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from mmengine.logging import print_log
+from torch import Tensor
 
 from ..errors import DataError
 from .annotations import MAX_PIXELS
-from .images import BrokenImageError, decode, read_file, read_header
+from .images import BrokenImageError, PixelRange, decode, read_file, read_header
 
 ON_BROKEN = ("skip", "stop")
 MAX_BROKEN = 100
@@ -25,7 +26,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """MMCV's transform, which also survives files that are no images, cut off, huge, or of another size than told.
 
     In training such an image is skipped for another one; in an evaluation a gray one stands for it, in which nothing
-    is to be found. Each is named once. `BrokenImagesHook` sets `on_broken`, `max_broken`, `max_pixels` and `evaluates`.
+    is to be found. Each is named once. `BrokenImagesHook` sets `on_broken`, `max_broken`, `max_pixels`, `pixel_range`,
+    `evaluates` and `unusable`, where the numbers of unusable images are marked.
 
     Args:
         to_float32: As in MMCV, like all others.
@@ -47,7 +49,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         self.on_broken = "skip"
         self.max_broken = MAX_BROKEN
         self.max_pixels = MAX_PIXELS
+        self.pixel_range: PixelRange | None = None
         self.evaluates = False
+        self.unusable: Tensor | None = None
         self._broken: set[str] = set()
 
     def transform(self, results: dict) -> dict | None:
@@ -65,6 +69,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             self._tell(results["img_path"], str(error))
             if not self.evaluates:
                 return None
+            if self.unusable is not None and "sample_idx" in results:
+                self.unusable[results["sample_idx"]] = 1
             height, width = results.get("height") or 32, results.get("width") or 32
             image = np.full((height, width, 3), 114, np.uint8)
         if self.to_float32:
@@ -81,7 +87,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             content = self._fetched(path)
         size = (results["width"], results["height"]) if {"width", "height"} <= results.keys() else None
         if self.imdecode_backend == "cv2":
-            return decode(content, size, imread_flags.get(self.color_type, cv2.IMREAD_COLOR), self.max_pixels)
+            return decode(
+                content, size, imread_flags.get(self.color_type, cv2.IMREAD_COLOR), self.max_pixels, self.pixel_range
+            )
         read_header(content, self.max_pixels)
         try:
             return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)

@@ -116,6 +116,8 @@ class Detector:
             raise ConfigError(f"The batch size {batch_size} makes no sense: give a whole number from 1 on.")
         if sources.max_pixels is None:
             sources.max_pixels = self.config.get("max_pixels")
+        if sources.pixel_range is None:
+            sources.pixel_range = self.config.get("pixel_range")
         return self._results(sources, float(score), int(batch_size))
 
     def __call__(self, source: Source, score: float = SCORE) -> Result:

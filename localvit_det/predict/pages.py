@@ -13,13 +13,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..datasets.images import BrokenImageError, decode
+from ..datasets.images import BrokenImageError, PixelRange, decode, to_8_bits
 
 _SEVERAL = ("TIFF", "WEBP", "PNG", "AVIF")  # formats whose further pages are images of their own
 
 
 def read_pages(
-    content: bytes, max_pixels: float, every: int = 1, limit: int | None = None
+    content: bytes,
+    max_pixels: float,
+    every: int = 1,
+    limit: int | None = None,
+    pixel_range: PixelRange | None = None,
 ) -> Iterator[tuple[int, float | None, np.ndarray]]:
     """Yield the pages of an image file: number, pages a second, and H×W×3, uint8, BGR.
 
@@ -27,6 +31,7 @@ def read_pages(
         max_pixels: A page with more is refused before it is decoded.
         every: Take each so-manieth page.
         limit: Take at most so many.
+        pixel_range: As of `decode`.
 
     Yields:
         A single one for most files, with None for the pages a second.
@@ -36,11 +41,11 @@ def read_pages(
     """
     count, rate = _count(content)
     if count < 2:
-        yield 0, None, _decode(content, max_pixels)
+        yield 0, None, _decode(content, max_pixels, pixel_range)
         return
     for index in itertools.islice(range(0, count, every), limit):
         try:
-            yield index, rate, _page(content, index, max_pixels)
+            yield index, rate, _page(content, index, max_pixels, pixel_range)
         except BrokenImageError as error:
             raise BrokenImageError(f"ends at page {index + 1} of {count}, which {error}") from error
 
@@ -60,9 +65,9 @@ def _count(content: bytes) -> tuple[int, float]:
     return count, 1000 / duration if duration > 1 else 1.0
 
 
-def _page(content: bytes, index: int, max_pixels: float) -> np.ndarray:
+def _page(content: bytes, index: int, max_pixels: float, pixel_range: PixelRange | None) -> np.ndarray:
     if index == 0:
-        return _decode(content, max_pixels)
+        return _decode(content, max_pixels, pixel_range)
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.seek(index)
@@ -72,10 +77,11 @@ def _page(content: bytes, index: int, max_pixels: float) -> np.ndarray:
                 )
             if image.format != "TIFF":
                 return _bgr(image)
-        # As OpenCV reads the first one: values of 16 bits are scaled, not cut.
-        there, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR, range=(index, index + 1))
+        # As the first one is read.
+        flag = cv2.IMREAD_COLOR if pixel_range is None else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        there, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), flag, range=(index, index + 1))
         if there and len(pages) == 1:
-            return pages[0]
+            return to_8_bits(pages[0], pixel_range)
     except BrokenImageError:
         raise
     except Exception as error:
@@ -83,9 +89,9 @@ def _page(content: bytes, index: int, max_pixels: float) -> np.ndarray:
     raise BrokenImageError("cannot be decoded")
 
 
-def _decode(content: bytes, max_pixels: float) -> np.ndarray:
+def _decode(content: bytes, max_pixels: float, pixel_range: PixelRange | None) -> np.ndarray:
     try:
-        return decode(content, limit=max_pixels)
+        return decode(content, limit=max_pixels, pixel_range=pixel_range)
     except BrokenImageError:
         if content[4:8] != b"ftyp":  # HEIC and AVIF
             raise

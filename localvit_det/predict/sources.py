@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from PIL import Image, ImageOps
 
 from ..datasets.annotations import MAX_PIXELS, what_is_there
-from ..datasets.images import BrokenImageError, read_file
+from ..datasets.images import BrokenImageError, explain_depth, pixel_range_of, read_depth, read_file, to_8_bits
 from ..download import download, file_name
 from ..errors import DataError, UserError, first_line, printable
 from ..output_names import INDEX, safe_name, without_outputs
@@ -71,6 +71,7 @@ class Sources:
         limit: Of each video or webcam, take at most so many frames.
         without: Folders of outputs: files in them are not taken where they lie below a source.
         max_pixels: An image with more is not decoded; by default the detector's config says it.
+        pixel_range: Values of images with more than 8 bits that are black and white, as of the config's setting.
 
     Raises:
         DataError: One of them is missing or empty, or none that is known.
@@ -81,9 +82,11 @@ class Sources:
     limit: int | None = None
     without: Iterable[str | os.PathLike] = ()
     max_pixels: float | None = None
+    pixel_range: float | tuple[float, float] | None = None
     left_out: dict[str, str] = field(default_factory=dict, init=False)  # what, and why
     _items: list[tuple[_Item, str]] = field(default_factory=list, init=False)
     _names: set[str] = field(default_factory=set, init=False)
+    _depths_left: int = field(default=10, init=False)  # images whose values are looked at
 
     def __post_init__(self) -> None:
         """Looks at all sources, so that a mistake is told before any work; an iterator is taken as it comes."""
@@ -190,9 +193,7 @@ class Sources:
         if isinstance(item, np.ndarray):
             yield Frame(item, "", name)
         elif isinstance(item, Image.Image):
-            yield Frame(
-                np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(item).convert("RGB"))[..., ::-1]), "", name
-            )
+            yield Frame(self._of_pil(ImageOps.exif_transpose(item)), "", name)
         elif _is_video(item):
             with _local(item) as file, Video(file) as video:
                 for index, image in video.frames(self.every, self.limit):
@@ -202,9 +203,26 @@ class Sources:
         else:
             limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
             with _local(item) as file:
-                pages = read_pages(read_file(file, limit), limit, self.every, self.limit)
+                content = read_file(file, limit)
+                self._note_depth(item, content, limit)
+                pages = read_pages(content, limit, self.every, self.limit, pixel_range_of(self.pixel_range))
                 for index, rate, image in pages:
                     yield Frame(image, item, name, index, rate and rate / self.every)
+
+    def _of_pil(self, image: Image.Image) -> np.ndarray:
+        if image.mode.startswith(("I", "F")):  # PIL would cut values over 255
+            values = np.asarray(image)
+            values = values.astype(values.dtype.newbyteorder("="))
+            return np.repeat(to_8_bits(values, pixel_range_of(self.pixel_range))[..., None], 3, axis=2)
+        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+
+    def _note_depth(self, item: str, content: bytes, limit: float) -> None:
+        """Warn once where images with more than 8 bits use a small part of their range."""
+        if self._depths_left and (depth := read_depth(content, limit)):
+            much, what = explain_depth([depth], pixel_range_of(self.pixel_range))
+            if much:
+                print_log(printable(f"{item} is of images that {what}."), "current", logging.WARNING)
+            self._depths_left = 0 if much else self._depths_left - 1
 
     def _expand(self, source: Source) -> Iterator[tuple[_Item, str]]:
         """Yield single images and videos of a source, each with a name for what is written of it.

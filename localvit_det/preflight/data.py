@@ -15,6 +15,7 @@ from ..config.box_only import can_leave_masks
 from ..config.found_set import explain
 from ..config.parts import dataset_paths, find_datasets, is_plain_coco, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
+from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
@@ -61,7 +62,7 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
         limit = cfg.get("max_pixels", MAX_PIXELS)
         checks = [
             partial(_check_sizes, found, limit),
-            partial(_check_images, path, found, image_dir, limit),
+            partial(_check_images, path, found, image_dir, limit, pixel_range_of(cfg.get("pixel_range"))),
             partial(_check_boxes, found, scored),
             partial(_check_masks, found, masks, scored, segm),
             partial(_check_run_lengths, path, dataset, found),
@@ -124,7 +125,9 @@ def _check_sizes(found: Annotations, max_pixels: float) -> None:
             )
 
 
-def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixels: float) -> None:
+def _check_images(
+    path: str, found: Annotations, image_dir: str | None, max_pixels: float, pixel_range: PixelRange | None
+) -> None:
     if image_dir is None:
         return
     if found.same_files:
@@ -141,7 +144,7 @@ def _check_images(path: str, found: Annotations, image_dir: str | None, max_pixe
             f"{len(absent)} of the {len(found.images)} images that {found.path} lists are absent, the "
             f"first one is {first}: complete them, or correct data_prefix.img of {path}."
         )
-    check_sample(path, found, image_dir, max_pixels)
+    check_sample(path, found, image_dir, max_pixels, pixel_range)
 
 
 def _check_boxes(found: Annotations, scored: bool) -> None:
