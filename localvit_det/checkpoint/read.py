@@ -182,6 +182,11 @@ def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
     except TooLarge as error:
         raise _too_large(file, error) from error
     except Exception as error:  # a damaged or hostile pickle can raise anything
+        if re.search(r"\b(DTensor|ShardedTensor)", str(error)):
+            raise CheckpointError(
+                f"{file} is one process's part of a sharded model: save its whole state dict, in "
+                "torch.distributed.checkpoint with StateDictOptions(full_state_dict=True)."
+            ) from error
         refused = _refused_global(file, error)
         if refused:
             raise CheckpointError(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from checkpoint_cases import Runs
 from mmengine.runner import load_checkpoint
 from official_layouts import dwnet
 from test_checkpoint_load import backbone, refusal
@@ -184,6 +185,9 @@ def test_shards_are_named(tmp_path):
     assert "one of 3 parts" in refusal(load_weights_only, tmp_path / "model-00001-of-00003.bin")
     torch.save(RAW, tmp_path / "model-00001-of-00001.bin")
     load_weights_only(tmp_path / "model-00001-of-00001.bin")
+    sharded = pytest.importorskip("torch.distributed._shard.sharded_tensor")
+    torch.save({"a.weight": Runs(sharded.ShardedTensor)}, tmp_path / "rank_0.pth")
+    assert "one process's part of a sharded model" in refusal(load_weights_only, tmp_path / "rank_0.pth")
 
 
 def test_key_is_no_way_round_the_checks(tmp_path):
