@@ -129,6 +129,8 @@ def test_swin_in_a_backbone_of_ours_is_named():
         sentence = refusal(prepare, backbone("DWNet"), state)
         assert "it is a Swin Transformer's and the model's backbone is DWNet" in sentence
         assert "warm_start=swin" in sentence
+    sentence = refusal(prepare, backbone("MSGTransformer"), msg(channels=48))  # which has Swin's names, too
+    assert "its backbone is MSGTransformer with 48 channels" in sentence
 
 
 def test_joint_weights_that_cannot_be_parted_are_refused():
@@ -266,6 +268,7 @@ def test_detector_as_backbone_and_the_other_way_round(cascade):
     assert "whole detector and not a backbone; give it to --load-from" in refusal(prepare, backbone("DWNet"), detector)
     assert "not a detector; give it to --pretrained" in refusal(prepare, cascade, classifier)
     assert "not a detector; give it to --pretrained" in refusal(prepare, cascade, {"fc.weight": torch.ones(1)})
+    assert "it is another kind of model, perhaps a classifier and not" in refusal(prepare, cascade, swin())
 
 
 def test_other_class_count_is_offered_new_heads(cascade):

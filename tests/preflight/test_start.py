@@ -132,6 +132,7 @@ def test_detectors_and_resumed_trainings(said, tmp_path):
     assert "of the heads new for other classes" in said(cfg)[0]
     cfg = config(**options)
     cfg.resume = True
+    torch.save({"state_dict": state, "meta": {**meta, "iter": 12}}, tmp_path / "best_bbox_epoch_3.pth")  # no optimizer
     assert said(cfg, tmp_path)[0] == f"resumed from {file} (epoch 2, iteration 9)."
     assert said(cfg, tmp_path / "none")[0].startswith("backbone DWNet random")  # nothing to resume
     cfg.load_from = file
