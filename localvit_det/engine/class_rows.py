@@ -138,15 +138,14 @@ def exchange_rows(
     )
     targets = [index for index, name in enumerate(wanted) if name in place]
     sources = [place[wanted[index]] for index in targets]
-    names = {name.removeprefix("module."): name for name in weights}
     initial = model.state_dict()
     for name, make_up in rows.items():
-        old, new = weights.get(names.get(name, "")), initial[name]
+        old, new = weights.get(name), initial[name]
         if not isinstance(old, Tensor):
             continue
         if make_up is None or not targets:
             if old.shape == new.shape:
-                weights[names[name]] = new.detach().to("cpu", old.dtype, copy=True)
+                weights[name] = new.detach().to("cpu", old.dtype, copy=True)
                 result.anew.append(name)
             continue
         counts = make_up.count(len(saved)), make_up.count(len(wanted))
@@ -158,6 +157,6 @@ def exchange_rows(
         taken[:, targets] = given[:, sources]
         if make_up.others:
             taken[:, -make_up.others :] = given[:, -make_up.others :]
-        weights[names[name]] = taken.flatten(0, 2)
+        weights[name] = taken.flatten(0, 2)
         result.tensors.append(name)
     return result

@@ -11,9 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from ..checkpoint.entrances import label, label_of
-from ..checkpoint.layouts import weights_in
+from ..checkpoint.layouts import plain_names, weights_in
 from ..checkpoint.read import classes_in
 from ..errors import CheckpointError
 from .class_rows import class_rows, exchange_rows
@@ -46,7 +47,10 @@ class LoadPolicyHook(Hook):
             policy = "strict"
         weights = weights_in(checkpoint)
         if weights is not None:
-            checkpoint["state_dict"] = label(weights, policy=policy)
+            facts = {**label_of(weights), "policy": policy}
+            parts = [name for name, _ in _unwrapped(runner).named_children()]
+            plain = plain_names(weights, backbone_alone=False, parts=parts)  # which the rows of heads are found by
+            checkpoint["state_dict"] = label(plain if plain.keys() != weights.keys() else weights, **facts)
             if training:
                 self._match_classes(runner, checkpoint, policy)
 
@@ -58,7 +62,7 @@ class LoadPolicyHook(Hook):
         source = label_of(weights).get("source", "The checkpoint")
         if saved == wanted:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = _unwrapped(runner)
         rows = class_rows(model, runner.cfg.model)
         if saved is None:
             shapes = model.state_dict()
@@ -79,6 +83,10 @@ class LoadPolicyHook(Hook):
                 "the same names."
             )
         print_log(f"{source}: {exchange_rows(weights, model, rows, saved, wanted)}", "current")
+
+
+def _unwrapped(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _classes(runner: Runner) -> tuple[str, ...] | None:

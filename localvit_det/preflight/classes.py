@@ -4,11 +4,11 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..checkpoint.find import search
 from ..checkpoint.read import saved_classes
 from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
 from ..datasets.annotations import Annotations
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
+from .files import checkpoint_to_resume
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 
@@ -56,12 +56,8 @@ def check_resumed_classes(cfg: Config) -> None:
     Raises:
         CheckpointError: It would not.
     """
-    file = cfg.get("load_from")
-    if not cfg.get("resume") or (file and "://" in str(file)):
-        return
-    if not file:
-        file = next((one.path for one in search(cfg.get("work_dir") or ".").found if one.resumable), None)
-    saved = saved_classes(file) if file else None
+    file = checkpoint_to_resume(cfg)
+    saved = saved_classes(file) if file and "://" not in file else None
     for path, dataset in find_datasets(cfg, "train") if saved else ():
         classes = dataset_classes(path, dataset)
         if classes is not None and classes != saved:

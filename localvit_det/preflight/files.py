@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..checkpoint.find import search
 from ..checkpoint.read import check_is_checkpoint, split_key
 from ..config.parts import walk
 from ..datasets.annotations import what_is_there
@@ -31,6 +32,16 @@ def check_work_dir(cfg: Config) -> None:
             f"The work-dir {work_dir} cannot be written ({existing}: {error.strerror}): "
             "give another one with --work-dir."
         ) from error
+
+
+def checkpoint_to_resume(cfg: Config) -> str | None:
+    """The checkpoint that a training goes on from; None where it begins."""
+    if not cfg.get("resume"):
+        return None
+    if cfg.get("load_from"):
+        return str(cfg.load_from)
+    found = search(cfg.get("work_dir") or ".").found
+    return next((str(one.path) for one in found if one.resumable), None)
 
 
 def check_checkpoints(cfg: Config, train: bool) -> None:

@@ -17,15 +17,16 @@ from torch import nn
 from ..backbones import LocalViT
 from ..checkpoint.baselines import KINDS, fit_published
 from ..checkpoint.entrances import under_prefix
-from ..checkpoint.find import search
 from ..checkpoint.fit import compare, prepare
 from ..checkpoint.identify import backbones_in
 from ..checkpoint.layouts import weights_in
 from ..checkpoint.official import official_file
-from ..checkpoint.read import download, load_weights_only, split_key
+from ..checkpoint.read import classes_in, download, load_weights_only, split_key
 from ..checkpoint.report import LoadReport
 from ..config.parts import find_datasets, registered
 from ..errors import CheckpointError
+from .classes import dataset_classes
+from .files import checkpoint_to_resume
 from .space import model_on_no_device
 
 _RANDOM = "random"
@@ -44,7 +45,7 @@ def check_start(cfg: Config) -> None:
     """
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
-    resumed = _resumed(cfg)
+    resumed = checkpoint_to_resume(cfg)
     if resumed or cfg.get("load_from"):
         print_log(f"Starts from: {f'resumed from {resumed}' if resumed else _detector(cfg)}.", "current")
         return
@@ -135,8 +136,6 @@ def _counts(report: LoadReport) -> str:
     text = f"{len(report.found)} of {report.size} weights"
     if report.missing and all(re.search(r"norm", name) for name in report.missing):
         text += ", output norms new"
-    if report.new:
-        text += f", {len(report.new)} of the heads new for other classes"
     return text + (f"; {report.choice}" if report.choice else "")
 
 
@@ -146,23 +145,19 @@ def _detector(cfg: Config) -> str:
     if model is None:
         return f"all from {source}"
     content = load_weights_only(_local(source), mmap=True)
-    return f"all from {source} ({_counts(_fit(model, content, cfg.get('load_policy') or 'strict', source))})"
+    report = _fit(model, content, cfg.get("load_policy") or "strict", source)
+    text = f"all from {source} ({_counts(report)})"
+    saved = classes_in(content)
+    wanted = next((dataset_classes(path, dataset) for path, dataset in find_datasets(cfg, "train")), None)
+    if saved and wanted and saved != wanted:
+        return f"{text}, heads for {len({*saved} & {*wanted})} of {len(wanted)} classes, by name"
+    return f"{text}, {len(report.new)} tensors of heads new" if report.new else text
 
 
 def _fit(model: nn.Module, content: Mapping[str, Any], policy: str, source: str) -> LoadReport:
     if backbones_in(model):
         return prepare(model, content, policy, source)[1]
     return compare(model, weights_in(content) or {}, source)[0]
-
-
-def _resumed(cfg: Config) -> str:
-    """The checkpoint that a training goes on from; empty where it begins."""
-    if not cfg.get("resume"):
-        return ""
-    if isinstance(cfg.resume, str) or cfg.get("load_from"):
-        return str(cfg.get("load_from") or cfg.resume)
-    newest = next((one for one in search(cfg.work_dir).found if one.resumable), None)
-    return f"{newest.path} ({newest.place})" if newest else ""
 
 
 def _is_alias(source: str) -> bool:

@@ -170,13 +170,13 @@ class TestLoading:
         monkeypatch.setattr(load_policy, "print_log", lambda message, *_: lines.append(message))
         config = model_of("mask_rcnn_shuffle_nano_shapes")
 
-        def run(saved: tuple[str, ...] | None, wanted: tuple[str, ...], policy: str = "finetune", old: bool = False):
+        def run(saved: tuple[str, ...] | None, wanted: tuple[str, ...], policy: str = "finetune", old=False, prefix=""):
             source = built(with_classes(config, 3), 0)
             model = built(with_classes(config, len(wanted)), 1)
             before = copy.deepcopy(model.state_dict())
             key = "CLASSES" if old else "dataset_meta"
             meta = {} if saved is None else {key: saved if old else {"classes": saved}}
-            weights = label(source.state_dict(), source="x.pth")
+            weights = label({prefix + name: t for name, t in source.state_dict().items()}, source="x.pth")
             checkpoint = {"state_dict": weights, "meta": meta, "message_hub": {}}
             loader = SimpleNamespace(dataset=SimpleNamespace(metainfo={"classes": wanted}))
             loop = BaseLoop.__new__(type("Loop", (BaseLoop,), {"run": None, "__abstractmethods__": frozenset()}))
@@ -221,6 +221,12 @@ class TestLoading:
             CheckpointError, match=r"x.pth was trained on the classes cat, dog, bus, and the data have a"
         ):
             load(("cat", "dog", "bus"), ("a", "b", "bus"), "strict")
+
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model._orig_mod."])
+    def test_names_that_wrappers_changed(self, load, prefix):
+        source, _, after, _, _ = load(("cat", "dog", "bus"), ("bus", "cat", "dog"), prefix=prefix)
+        name = "roi_head.bbox_head.fc_cls.weight"
+        assert torch.equal(after[name], source[name][[2, 0, 1, 3]])
 
     def test_files_of_mmdetection_2(self, load):
         source, _, after, _, _ = load(("cat", "dog", "bus"), ("dog", "cat", "bus"), old=True)
