@@ -29,7 +29,7 @@ _USUAL = ("", "state_dict", "model")  # which need no mention
 # What torch.compile, FSDP and activation checkpointing put into names, wherever the wrapped module is.
 _WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Attributes that hold a whole model: of DistributedDataParallel, Lightning modules, self-supervised pairs.
-_AROUND = ("module", "model", "net", "network", "teacher", "student")
+_AROUND = ("module", "model", "net", "network", "model_ema", "ema_model", "ema", "teacher", "student")
 _CLASSIFIER = {"backbone", "head", "fc", "classifier"}
 _COUNTERS = ("steps", "n_averaged")  # beside the weights of MMEngine's and PyTorch's averaged models
 
@@ -69,15 +69,19 @@ def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
 def choose_weights(checkpoint: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
     """Return a checkpoint whose only weights are those under a key, where :func:`weights_in` finds them.
 
+    The key may also be what names of the usual weights begin with, such as `backbone` or `teacher`.
+
     Raises:
         CheckpointError: It has none there; the sentence names the keys that it has.
     """
     sets = weight_sets(checkpoint)
-    if key not in sets:
+    chosen = sets.get(key) or below(next(iter(sets.values()), {}), key)
+    if not chosen:
         there = ", ".join(filter(None, sets)) or "none by a key"
         raise CheckpointError(f"{source} has no weights under {key} (it has {there}): name one of these, or none.")
     outer = {name.partition(".")[0] for name in sets}
-    return {name: value for name, value in checkpoint.items() if name not in outer} | {"state_dict": sets[key]}
+    rest = {} if "" in sets else {name: value for name, value in checkpoint.items() if name not in outer}
+    return rest | {"state_dict": chosen}
 
 
 def describe_choice(checkpoint: Mapping[str, Any]) -> str:
@@ -173,6 +177,12 @@ def below(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         if inside := {name.removeprefix(prefix): t for name, t in names.items() if name.startswith(prefix)}:
             return inside
     return {}
+
+
+def several_models(state: Mapping[str, Any], parts: Collection[str]) -> list[str]:
+    """What names begin with where they are of several whole models, such as a student and a teacher."""
+    first = {name.partition(".")[0] for name in state}
+    return sorted(first, key=_AROUND.index) if len(first) > 1 and first <= set(_AROUND) - set(parts) else []
 
 
 # Hugging Face's names of a Swin, and the official ones.

@@ -15,7 +15,7 @@ from torch import Size, Tensor, nn
 
 from ..errors import shortened
 from .identify import Origin, backbones_in, common_class_counts, find_origin
-from .layouts import is_swin
+from .layouts import is_swin, several_models
 
 COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mismatched")
 
@@ -151,13 +151,15 @@ def _mappings(content: Mapping[str, Any]) -> list[Mapping]:
 def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
     if report.encoded:
         return "it is quantized; give the floating-point weights that it was made from"
+    if several := several_models(state, [name for name, _ in module.named_children()]):
+        return f"it holds several models ({', '.join(several)}); take one of them with FILE#{several[0]}"
     prefix, backbone = next(iter(backbones_in(module).items()))
     wanted = Origin.of(backbone)
     inner = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
     if not prefix and inner:
         return (
             "it is a whole detector and not a backbone; give it to --load-from (in a config: load_from), or take "
-            "only its backbone with init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')"
+            "only its backbone with --pretrained FILE#backbone"
         )
     swin = is_swin(inner or state)  # whose names are those of our families for more than a half
     origin = None if swin else find_origin(inner or state)

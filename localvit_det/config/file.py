@@ -12,7 +12,7 @@ from ..checkpoint.embedded_config import as_text, read_config
 from ..checkpoint.exported_info import is_exported, read_info
 from ..checkpoint.find import newest_for_test
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
-from ..checkpoint.read import load_weights_only
+from ..checkpoint.read import load_weights_only, split_key
 from ..compat.extras import require_named
 from ..errors import ConfigError, UserError, did_you_mean
 from .packaged import config_folder, config_names, find_config
@@ -41,7 +41,7 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         ConfigError: The file is missing or cannot be read.
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
-    path = find_config(path)
+    path = find_config(split_key(path)[0])
     if path.is_dir():
         return _read_run(path, trusted)
     if not path.is_file():

@@ -136,6 +136,32 @@ def test_names_of_the_model_itself_stay():
     assert plain_names({"student.a": RAW, "teacher.a": RAW}, False).keys() == {"student.a", "teacher.a"}
 
 
+def test_several_models_under_one_key(tmp_path):
+    """As MMDetection's semi-supervised detectors are saved, and Lightning modules with an average of themselves."""
+    teacher, student = dwnet(), dwnet()
+    state = {f"teacher.{name}": t for name, t in teacher.items()} | {
+        f"student.{name}": t for name, t in student.items()
+    }
+    for content in ({"state_dict": state, "meta": {}}, state):
+        torch.save(content, tmp_path / "pair.pth")
+        sentence = refusal(load_backbone, backbone("DWNet"), tmp_path / "pair.pth")
+        assert "it holds several models (teacher, student); take one of them with FILE#teacher" in sentence
+        net = backbone("DWNet")
+        load_backbone(net, f"{tmp_path}/pair.pth#student")
+        assert torch.equal(net.stem.proj.weight, student["patch_embed.proj.weight"])
+
+
+def test_backbone_of_a_detector_by_its_key(tmp_path):
+    ours = backbone("DWNet").state_dict()
+    state = {f"backbone.{name}": t for name, t in ours.items()} | {"neck.a": torch.ones(1), "rpn_head.a": torch.ones(1)}
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "detector.pth")
+    net = backbone("DWNet", init_cfg={"type": "Pretrained", "checkpoint": f"{tmp_path}/detector.pth"})
+    assert "only its backbone with --pretrained FILE#backbone" in refusal(net.init_weights)
+    net = backbone("DWNet", init_cfg={"type": "Pretrained", "checkpoint": f"{tmp_path}/detector.pth#backbone"})
+    net.init_weights()
+    assert torch.equal(net.stem.proj.weight, ours["stem.proj.weight"])
+
+
 def test_averages_of_mmengine_are_read_without_their_counter():
     state = {f"module.{name}": tensor for name, tensor in dwnet(detection=True).items()}
     state["steps"] = torch.tensor(7)
