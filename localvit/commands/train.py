@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start.add_argument(
         "--load-from",
         metavar="DETECTOR.pth",
-        help="fine-tune this detector; heads start new where the classes differ",
+        help="fine-tune this detector; heads keep the rows of classes of the same names, other rows start new",
     )
     start.add_argument(
         "--resume",

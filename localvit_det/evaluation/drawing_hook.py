@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import mmcv
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import HOOKS
 from mmengine.fileio import get
@@ -16,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..datasets.images import decode, pixel_range_of
 from ..errors import first_line
 from ..output_names import OutputFolder, drawn_suffix
 
@@ -39,6 +39,7 @@ class UniqueDrawings(Hook):
         """
         if not self.draw or self.test_out_dir is None:
             return
+        self._pixel_range = pixel_range_of(runner.cfg.get("pixel_range"))
         dataset = runner.test_dataloader.dataset
         paths = [dataset.get_data_info(index).get("img_path") for index in range(len(dataset))]
         paths = list(dict.fromkeys(map(os.path.abspath, filter(None, paths))))
@@ -70,7 +71,7 @@ class UniqueDrawings(Hook):
             self._names[path] = self._files.name(os.path.basename(path), drawn_suffix(path))
         self._visualizer.add_datasample(
             os.path.basename(path) if self.show else "test_img",
-            mmcv.imfrombytes(get(path, backend_args=self.backend_args), channel_order="rgb"),
+            decode(get(path, backend_args=self.backend_args), pixel_range=self._pixel_range)[..., ::-1],
             data_sample=sample,
             out_file=str(self._files.path(self._names[path])),
             step=self._test_index,

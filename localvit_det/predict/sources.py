@@ -221,7 +221,7 @@ class Sources:
         if self._depths_left and (depth := read_depth(content, limit)):
             much, what = explain_depth([depth], pixel_range_of(self.pixel_range))
             if much:
-                print_log(printable(f"{item} is of images that {what}."), "current", logging.WARNING)
+                print_log(printable(f"Images such as {item} {what}."), "current", logging.WARNING)
             self._depths_left = 0 if much else self._depths_left - 1
 
     def _expand(self, source: Source) -> Iterator[tuple[_Item, str]]:

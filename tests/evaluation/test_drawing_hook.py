@@ -40,7 +40,7 @@ def hook_and_runner(tmp_path: Path, out: str) -> tuple[DrawingHook, SimpleNamesp
     DetLocalVisualizer.get_instance("drawing")
     hook = DrawingHook(**settings)
     hook._visualizer = Visualizer()
-    return hook, SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset))
+    return hook, SimpleNamespace(cfg=cfg, test_dataloader=SimpleNamespace(dataset=dataset))
 
 
 def test_images_of_one_name(tmp_path):
