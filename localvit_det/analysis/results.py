@@ -59,6 +59,8 @@ def class_section(evaluation: Evaluation) -> Section:
     section = Section("Classes")
     for task in evaluation.tasks:
         section.parts += [f"{TASKS[task].capitalize()} of each class.", class_table(evaluation, task)]
+    if count := sum(not evaluation.found.imgToAnns.get(identity) for identity in evaluation.truth.imgs):
+        section.parts.append(f"{count} of the {len(evaluation.truth.imgs)} images have no prediction.")
     if left_out := evaluation.truth.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         section.parts.append(f"Of the annotations {left_out.total()} are not scored: {reasons}.")

@@ -61,7 +61,7 @@ def tidied(
     """Write a copy of an annotation file, if anything has to change.
 
     An empty first category, which Roboflow puts above all others, is left out; annotations get the `iscrowd` and `area`
-    that they lack.
+    that they lack, and are numbered anew where an id stands twice.
 
     Args:
         renames: New file names by old ones.
@@ -99,7 +99,7 @@ def tidied(
         changes += _rename(content, renames)
     changes += _without_empty_parent(content)
     content["categories"], told = _in_order(content["categories"], order)
-    changes += told + _complete(content)
+    changes += told + _complete(content) + _with_own_ids(content)
     if crowds_as_objects:
         changes += _without_crowds(content)
     if not changes:
@@ -203,3 +203,14 @@ def _complete(content: dict) -> list[str]:
             areas += 1
     told = ((crowds, "iscrowd of 0 added to"), (areas, "area of the box added to"))
     return [f"{what} {count} annotations" for count, what in told if count]
+
+
+def _with_own_ids(content: dict) -> list[str]:
+    annotations = content["annotations"]
+    try:
+        twice = len(annotations) - len({annotation["id"] for annotation in annotations})
+    except (KeyError, TypeError):  # read_annotations says what is wrong with it
+        return []
+    for number, annotation in enumerate(annotations if twice else (), 1):
+        annotation["id"] = number
+    return [f"annotations numbered anew, since {twice} had the id of another one"] if twice else []

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from ..config.box_only import can_leave_masks
 from ..config.found_set import explain
 from ..config.parts import dataset_paths, find_datasets, is_plain_coco, is_semantic, prepare_dataset, registered, walk
-from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
+from ..datasets.annotations import IGNORED, MAX_PIXELS, NO_IMAGE, Annotations, read_annotations, what_is_there
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
 from ..errors import ConfigError, DataError, UserError, did_you_mean
@@ -150,7 +150,8 @@ def _check_images(
 def _check_boxes(found: Annotations, scored: bool) -> None:
     """Check boxes by the rules of scoring, where they are scored, else by those of the training loader."""
     unused = found.unscored if scored else found.faults
-    bad = unused.count() - len(unused.get(IGNORED, ()))
+    harmless = (NO_IMAGE,) if scored else (IGNORED,)  # a part of a file often keeps the annotations of all images
+    bad = unused.count() - sum(len(unused.get(reason, ())) for reason in harmless)
     if 2 * max(bad, found.over_edge, found.like_fractions) > found.boxes:
         if 2 * found.like_fractions > found.boxes:
             likely = "they look like fractions of the image's size: multiply them by its width and height"

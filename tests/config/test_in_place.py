@@ -56,6 +56,12 @@ def without(key: str):
     return edit
 
 
+def twice(content: dict, folder: str) -> None:
+    """As two files that were put together."""
+    for annotation in content["annotations"][4:]:
+        annotation["id"] -= 4
+
+
 def reverse(content: dict, folder: str) -> None:
     if folder.startswith("val") or "/val" in folder:
         content["categories"].reverse()
@@ -70,6 +76,7 @@ FAULTS = {
     "case": (names(lambda name, folder: name.replace("jpg", "JPG")), "4 file names corrected, 4 of them in case"),
     "area": (without("area"), "area of the box added to 8 annotations"),
     "iscrowd": (without("iscrowd"), "iscrowd of 0 added to 8 annotations"),
+    "ids": (twice, "annotations numbered anew, since 4 had the id of another one"),
     "order": (reverse, "categories in the order of the classes"),
 }
 

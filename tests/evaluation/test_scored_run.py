@@ -1,12 +1,14 @@
 """Whole runs: what is reported is about the images that were run, whatever their files were named by."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from forked import _one_thread_and_no_process_left, forked_ranks  # noqa: F401 - a fixture
 from made_results import write_shapes
 from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.registry import DATASETS, METRICS, MODELS
@@ -109,6 +111,27 @@ def test_part_of_the_images(root, tmp_path, way):
     assert class_table(evaluation, "bbox").rows[-1][1] == 8  # images
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_score_a_part_of_the_images(root, tmp_path):
+    """Seven images of two processes, one of which is padded with an eighth."""
+
+    def go(rank: int) -> None:
+        cfg = run_of(root, tmp_path / "run", {"test_dataloader.dataset.indices": 7})
+        cfg.launcher = "pytorch"
+        runner = RUNNERS.build(cfg)
+        with recorded() as numbers:
+            metrics = runner.test()
+        told = {"AP": metrics["coco/bbox_mAP"], "ids": runner.test_evaluator.metrics[0].image_ids}
+        (tmp_path / f"{rank}.json").write_text(json.dumps(told | {task: list(row) for task, row in numbers.items()}))
+
+    ranks = forked_ranks(go, tmp_path)
+    assert [rank.wait(60) for rank in ranks] == [0, 0], ranks[0].text()[-2000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["AP"] == second["AP"] == 1
+    assert first["bbox"][0] == pytest.approx(1, abs=1e-6)
+    assert sorted(first["ids"]) == list(range(4, 11))
+
+
 def test_validation_of_a_training(root, tmp_path):
     cfg = run_of(root, tmp_path / "run", {"val_dataloader.dataset.indices": 8, "train_cfg.max_epochs": 1})
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -155,6 +178,18 @@ def test_option_of_the_evaluator(root, tmp_path, monkeypatch):
     cfg = run_of(root, tmp_path, {"test_evaluator.ann_file": str(tmp_path / "other.json")})
     with pytest.raises(DataError, match="has other images under the ids of 1 of the 12 images"):
         preflight.data.check_data(cfg, "test", check_classes)
+
+
+def test_file_cut_in_its_images_alone(root, tmp_path, monkeypatch):
+    """Annotations of other images are no mistake of a file that is scored, and do not count."""
+    said = []
+    monkeypatch.setattr(preflight.data, "print_log", lambda message, *_: said.append(message))
+    content = json.loads((root / FILE).read_text())
+    (root / "annotations/cut.json").write_text(json.dumps({**content, "images": content["images"][:3]}))
+    cfg = run_of(root, tmp_path / "run", {"test_dataloader.dataset.ann_file": "annotations/cut.json"})
+    preflight.data.check_data(cfg, "test", check_classes)
+    assert "have an image_id that is not among the images" in said[0]
+    assert RUNNERS.build(cfg).test()["coco/segm_mAP"] == 1
 
 
 # ---- panoptic
