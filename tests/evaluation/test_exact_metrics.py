@@ -245,19 +245,6 @@ def test_summary_and_score_agree(tmp_path, content, predictions):
 # ---- other uses of the metric
 
 
-def test_fast_recall_in_any_order_of_the_images(root, content, predictions):
-    """MMDetection pairs objects and predictions by their places, so that another order gave other numbers."""
-    numbers = []
-    for images in (content["images"], content["images"][::-1]):
-        metric = ExactCocoMetric(ann_file=str(root / FILE), metric="proposal_fast")
-        metric.dataset_meta = {"classes": CLASSES}
-        for image in images:
-            metric.process({}, [sample(image, [one for one in predictions if one["image_id"] == image["id"]])])
-        numbers.append(metric.evaluate(len(images)))
-    assert numbers[0] == numbers[1]
-    assert numbers[0]["coco/AR@100"] > 0.4
-
-
 def test_predictions_alone(tmp_path, content, predictions):
     """Images without annotations, as those of COCO's test server."""
     images = {key: content[key] for key in ("images", "categories")}
