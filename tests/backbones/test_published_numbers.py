@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY
+from families import FAMILIES
 from mmdet.registry import MODELS
 
 from benchmarking.complexity import Complexity, backbone_complexity, detector_complexity
@@ -47,6 +48,37 @@ CLASSIFIERS = [
     pytest.param("IDynamicDWNet", "base", True, 80_253_608, marks=pytest.mark.slow),
     pytest.param("ShuffleTransformer", "base", False, 88_398_560, marks=pytest.mark.slow),
 ]
+# Channels of the first stage, or of all; depths; heads; largest drop path rate: of the official configs and the papers.
+# Twins: of its detection code. GG's rates, and its base size, are our reading.
+SETTINGS = {
+    "ShuffleTransformer": {
+        "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 0.1),
+        "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
+        "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
+    },
+    "GGTransformer": {
+        "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2),
+        "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
+        "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
+    },
+    "DWNet": {"tiny": (96, (2, 2, 6, 2), None, 0.2), "base": (128, (2, 2, 18, 2), None, 0.5)},
+    "MSGTransformer": {
+        "tiny": (64, (2, 4, 12, 4), (2, 4, 8, 16), 0.1),
+        "small": (96, (2, 4, 12, 4), (3, 6, 12, 24), 0.3),
+        "base": (96, (2, 4, 28, 4), (3, 6, 12, 24), 0.5),
+    },
+    "TwinsPCPVT": {
+        "small": ((64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), 0.2),
+        "base": ((64, 128, 320, 512), (3, 4, 18, 3), (1, 2, 5, 8), 0.2),
+        "large": ((64, 128, 320, 512), (3, 8, 27, 3), (1, 2, 5, 8), 0.2),
+    },
+    "TwinsSVT": {
+        "small": (64, (2, 2, 10, 4), (2, 4, 8, 16), 0.2),
+        "base": (96, (2, 2, 18, 2), (3, 6, 12, 24), 0.2),
+        "large": (128, (2, 2, 18, 2), (4, 8, 16, 32), 0.2),
+    },
+}
+SETTINGS |= {"DynamicDWNet": SETTINGS["DWNet"], "IDynamicDWNet": SETTINGS["DWNet"]}
 # What official code does at 224×224, measured by running it, in multiply-adds; papers and READMEs have fewer digits.
 MEASURED_COSTS = {
     ("MSGTransformer", "tiny"): 3.821e9,
@@ -84,6 +116,19 @@ def cost_at_224(kind: str, arch: str) -> int:
 
 def parameters(model) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_settings(kind):
+    names = ("embed_dims", "depths", "num_heads", "drop_path_rate")
+    found = MODELS.get(kind).arch_settings
+    assert {arch: tuple(sizes.get(name) for name in names) for arch, sizes in found.items()} == SETTINGS[kind]
+    ratios = (8, 8, 4, 4) if kind == "TwinsPCPVT" else (4, 4, 4, 4)
+    with torch.device("meta"):
+        assert (
+            MODELS.build({"type": kind, "arch": min(found, key=lambda arch: found[arch]["depths"])}).mlp_ratios
+            == ratios
+        )
 
 
 @pytest.mark.parametrize(("kind", "arch", "out_norm", "expected"), DETECTION_BACKBONES)

@@ -1,0 +1,1 @@
+"""What tools/mutate.py changes."""
