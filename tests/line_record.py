@@ -1,6 +1,6 @@
 """A pytest plugin that writes down which lines of the package each passed test runs, and how long it takes.
 
-Read by tools/mutate.py: `PYTHONPATH=tests python -m pytest -p line_record -m "not slow and not measuring" tests/layers`.
+For tools/mutate.py: `PYTHONPATH=tests python -m pytest -p line_record -m "not slow and not measuring"`.
 """
 
 import json

@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 
-from localvit_det.ops import lean
+from localvit_det.ops import checkpointed, lean, recompute
 
 
 def gradients(recompute: bool, norm: torch.nn.Module) -> list[torch.Tensor]:
@@ -34,3 +34,12 @@ def test_output_is_not_kept():
     assert outputs[0]() is None
     out.sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_compilers_see_the_checkpoint_that_they_know(monkeypatch):
+    block, x = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.Tanh()), torch.randn(2, 4, 5, 6)
+    plain = torch.autograd.grad(block(x).sum(), block.parameters())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(recompute, "_second_run", None)  # its context is for others
+    found = checkpointed(block, x)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), block.parameters()), plain)

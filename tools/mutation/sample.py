@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 SWAPS = {"Add": "Sub", "Mult": "Div", "FloorDiv": "Mult", "Mod": "FloorDiv", "Pow": "Mult", "Lt": "LtE", "Gt": "GtE"}
 SWAPS |= {"Eq": "NotEq", "Is": "IsNot", "In": "NotIn", "And": "Or", "BitAnd": "BitOr"}
 SWAPS = {new: old for old, new in SWAPS.items()} | SWAPS
-SYMMETRIC = ("max", "min", "torch.maximum", "torch.minimum")  # the order of their arguments changes nothing
+SYMMETRIC = {"max", "min", "maximum", "minimum", "transpose"}  # the order of their arguments changes nothing
 QUIET = {"print_log", "warn", "warning", "info", "extra_repr", "TypeVar", "cast"}
 Mutant = tuple[Path, tuple, int, int, str]  # file, way to the node, which of its changes, line, description
 
@@ -29,7 +29,7 @@ def changed(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=int() | float()):
             new.value = not new.value if isinstance(new.value, bool) else new.value + 1
             yield new
-        case ast.Return(value=ast.AST()):
+        case ast.Return(value=ast.AST() as value) if ast.unparse(value) != "None":
             new.value = ast.Constant(None)
             yield new
         case ast.IfExp():
@@ -38,11 +38,15 @@ def changed(node: ast.AST) -> Iterator[ast.AST]:
         case ast.If() | ast.While():
             new.test = ast.UnaryOp(ast.Not(), new.test)
             yield new
-        case ast.Call(args=[a, b, *_]) if ast.dump(a) != ast.dump(b) and ast.unparse(new.func) not in SYMMETRIC:
+        case ast.Call(args=[a, b, *_]) if ast.dump(a) != ast.dump(b) and _name(new) not in SYMMETRIC:
             new.args[:2] = b, a
             yield new
         case ast.Expr() | ast.AugAssign() | ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
             yield ast.Pass()
+
+
+def _name(call: ast.AST) -> str:
+    return ast.unparse(call.func).split(".")[-1] if isinstance(call, ast.Call) else ""
 
 
 def places(node: ast.AST, path: tuple = ()) -> Iterator[tuple[tuple, ast.AST]]:
@@ -50,7 +54,7 @@ def places(node: ast.AST, path: tuple = ()) -> Iterator[tuple[tuple, ast.AST]]:
     for field, value in ast.iter_fields(node):
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             inner = child.value if isinstance(child, ast.Expr) else child
-            name = getattr(child, "name", None) or ast.unparse(getattr(inner, "func", ast.Pass())).split(".")[-1]
+            name = getattr(child, "name", None) or _name(inner)
             quiet = isinstance(child, (ast.Raise, ast.JoinedStr)) or name in QUIET or not isinstance(child, ast.AST)
             quiet |= inner is not child and isinstance(inner, ast.Constant)
             if not quiet and field not in ("annotation", "returns", "decorator_list"):
