@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import shortened
-from .layouts import IMAGE_SUFFIXES, split_of
+from ..errors import DataError, shortened
+from .layouts import IMAGE_SUFFIXES, split_of, walk
 
 YOLO, VOC = "YOLO", "Pascal VOC"
 WITHOUT_SPLIT = "default"
@@ -50,18 +50,42 @@ def folders_with(root: Path, *suffixes: str, beside: str | None = None) -> list[
         beside: Only where a folder of that name is among their parents.
     """
     result = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if beside is not None and beside not in Path(folder).relative_to(root).parts:
+    for folder, files in walk(root):
+        if beside is not None and beside not in folder.relative_to(root).parts:
             continue
         if any(name.lower().endswith(suffixes) for name in files):
-            result.append(Path(folder))
+            result.append(folder)
     return result
 
 
 def files_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """Files of a folder with such endings, in order."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+
+
+def check_file(file: Path, limit: int = 64 << 20) -> None:
+    """Check that a file can be read whole.
+
+    Raises:
+        DataError: It is a pipe or a device, which may never end, or larger than `limit` bytes.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} is no file: correct or remove it.")
+    if (size := file.stat().st_size) > limit:
+        raise DataError(f"{file} has {size:,} bytes, where at most {limit:,} are read: correct or remove it.")
+
+
+def read_text(file: Path, limit: int = 64 << 20, errors: str = "strict") -> str:
+    """Return the text of a file.
+
+    Raises:
+        DataError: As of `check_file`, or it is not in UTF-8.
+    """
+    check_file(file, limit)
+    try:
+        return file.read_text(encoding="utf-8", errors=errors)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8.") from error
 
 
 def images_in(folder: Path) -> list[Path]:

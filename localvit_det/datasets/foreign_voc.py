@@ -14,6 +14,7 @@ from .foreign_files import (
     grouped,
     images_in,
     note_labels,
+    read_text,
     split_at,
 )
 from .layouts import IMAGE_SUFFIXES, TEST, TRAIN, VAL
@@ -26,7 +27,7 @@ _DRAWN = ("SegmentationClass", "SegmentationObject")  # masks, which are images 
 
 def is_voc(folder: Path) -> bool:
     """Whether the first XML file of a folder is such a label."""
-    return _is_label(next(file for file in sorted(folder.iterdir()) if file.suffix.lower() == ".xml"))
+    return any(map(_is_label, files_in(folder, (".xml",))[:1]))
 
 
 def _is_label(file: Path) -> bool:
@@ -64,7 +65,7 @@ def _listed(found: ForeignSet, images: list[Path]) -> dict[str, list[Path]]:
         file = found.root / f"{_LISTS}/{split}.txt"
         if not file.is_file():
             continue
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         # A list may have a flag behind the stem, and a stem may have spaces.
         stems = dict.fromkeys(line if line in by_stem else line.split()[0] for line in lines)
         absent = [stem for stem in stems if stem not in by_stem]

@@ -6,25 +6,53 @@ from pathlib import Path
 import yaml
 
 from ..errors import DataError
-from .foreign_files import YOLO, ForeignSet, by_folder, files_in, folders_with, images_in, note_labels
+from .foreign_files import YOLO, ForeignSet, by_folder, files_in, folders_with, images_in, note_labels, read_text
 from .layouts import IMAGE_SUFFIXES, TEST, TRAIN, VAL
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MAX_YAML, _MAX_DEPTH, _MAX_CLASSES = 1 << 20, 20, 100_000
 _SHARES = {TRAIN: (TRAIN,), VAL: (VAL, "valid"), TEST: (TEST,)}  # keys of data.yaml
 
 
 def data_yaml(root: Path) -> Path | None:
     """The file that names the classes and the folders of a set, None where there is none."""
     named = root / "data.yaml"
-    files = [named] if named.is_file() else sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
-    return next((file for file in files if {"names", *_SHARES} & _yaml(file).keys() > {"names"}), None)
+    files = [named] if named.is_file() else files_in(root, (".yaml", ".yml"))
+    return next((file for file in files if {"names", *_SHARES} & _yaml(file, file == named).keys() > {"names"}), None)
 
 
-def _yaml(file: Path) -> dict:
+def _yaml(file: Path, meant: bool = True) -> dict:
+    """Return what a file holds; nothing where it is no YAML, and nobody has said that it is meant.
+
+    Raises:
+        DataError: It is meant, and cannot be read.
+    """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError):
-        return {}
+        text = read_text(file, _MAX_YAML)
+        _check_events(text)
+        content = yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError, DataError) as error:
+        if not meant:
+            return {}
+        raise DataError(
+            f"{file.absolute()} cannot be read as YAML ({' '.join(str(error).split())[:200]}): correct it."
+        ) from error
     return content if isinstance(content, dict) else {}
+
+
+def _check_events(text: str) -> None:
+    """Check what a text would build: aliases may repeat a part without end, and parsers fail at depth.
+
+    Raises:
+        DataError: It has aliases, or is nested deep.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise DataError(f"line {event.start_mark.line + 1} has an alias (*{event.anchor}), write its value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise DataError(f"line {event.start_mark.line + 1} is nested more than {_MAX_DEPTH} deep")
 
 
 def read_yolo(root: Path) -> ForeignSet:
@@ -40,6 +68,8 @@ def read_yolo(root: Path) -> ForeignSet:
         for split, keys in _SHARES.items():
             value = next((content[key] for key in keys if content.get(key)), None)
             places = [value] if isinstance(value, str) else value or []
+            if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+                raise DataError(f"data.yaml of {root.absolute()} has no folder for {split}: write a path, or a list.")
             images = [image for place in places for image in _images_at(_placed(root, content.get("path"), place))]
             if places and not images:
                 raise DataError(
@@ -68,7 +98,7 @@ def _labels_left(found: ForeignSet) -> list[Path]:
 
 def _has_boxes(file: Path) -> bool:
     """Whether a text file is one of labels, not of class names or of images."""
-    words = file.read_text(encoding="utf-8", errors="replace").lstrip().partition("\n")[0].split()
+    words = read_text(file, errors="replace").lstrip().partition("\n")[0].split()
     try:
         return len([float(word) for word in words]) >= 5
     except ValueError:
@@ -95,12 +125,14 @@ def _class_names(root: Path, content: dict) -> list[str]:
             numbers = {int(key): str(name) for key, name in names.items()}
         except (TypeError, ValueError):
             raise DataError(f"names in data.yaml of {root} has other keys than numbers: correct it.") from None
+        if numbers and not 0 <= min(numbers) <= max(numbers) < _MAX_CLASSES:
+            raise DataError(f"names in data.yaml of {root} has numbers that are not from 0 to {_MAX_CLASSES - 1:,}.")
         return [numbers.get(index, f"class {index}") for index in range(max(numbers, default=-1) + 1)]
     if isinstance(names, list):
         return list(map(str, names))
     for file in (root / "classes.txt", root / "labels/classes.txt", root / "obj.names"):
         if file.is_file():
-            return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [line.strip() for line in read_text(file).splitlines() if line.strip()]
     raise DataError(
         f"{root.absolute()} does not name its classes: write classes.txt into it, one name a line, or names into "
         "data.yaml."
@@ -124,7 +156,7 @@ def _images_at(place: Path) -> list[Path]:
     """The images of a folder, or those that a text file lists."""
     if place.is_dir():
         return [image for folder in folders_with(place, *IMAGE_SUFFIXES) for image in images_in(folder)]
-    lines = place.read_text(encoding="utf-8").splitlines()
+    lines = read_text(place, 1 << 30).splitlines()
     return [Path(os.path.normpath(place.parent / line.strip())) for line in lines if line.strip()]
 
 

@@ -1,5 +1,6 @@
 """Image files, read with care: the size before the pixels, nothing half, and upright as the annotations mean it."""
 
+import contextlib
 import io
 import os
 import re
@@ -9,12 +10,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import ConfigError
 from .annotations import EDGE_TOLERANCE, MAX_PIXELS
 
 _BYTES_PER_PIXEL = 16  # of any format, uncompressed
+_PIL_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # it says no size above that
 _USED = 0.5  # of a range: less loses more than a bit
 PixelRange = tuple[float, float]  # what is black and what is white
 
@@ -55,27 +57,47 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     Raises:
         BrokenImageError: The file is empty, or has more than `limit` pixels.
     """
+    if isinstance(file, bytes):
+        file = io.BytesIO(file)
+    elif os.path.exists(file) and not os.path.isfile(file):  # reading a pipe may never end
+        raise BrokenImageError("is no file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of large images; the limit is ours
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            with Image.open(file) as image:
                 stored = image.size
                 # Without this, PIL looks for EXIF behind the pixels of a PNG, and decodes them on its way.
                 has_exif = "exif" in image.info or image.format == "TIFF"
                 orientation = image.getexif().get(0x0112, 1) if has_exif else 1
     except UnidentifiedImageError:
-        return None
+        orientation = 1
+        if (stored := _tiff_size(file)) is None:
+            return None
     except Image.DecompressionBombError as error:  # PIL has a limit, too
         pixels = int(re.search(r"\d+", str(error))[0])
         if pixels > limit:
-            raise BrokenImageError(f"has {pixels:,} pixels, {_over(limit)}") from error
+            raise BrokenImageError(f"has {pixels:,} pixels, {over(limit)}") from error
         return None
     # PIL raises much on files that are made to break it.
     except Exception as error:
         raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
     if stored[0] * stored[1] > limit:
-        raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {_over(limit)}")
+        raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {over(limit)}")
     return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored)
+
+
+def _tiff_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
+    """Width and height of a TIFF with values that PIL does not decode; None for any other file."""
+    try:
+        with open(file, "rb") if not isinstance(file, io.BytesIO) else contextlib.nullcontext(file) as stream:
+            stream.seek(0)
+            header = stream.read(8)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+            stream.seek(tags.next)
+            tags.load(stream)
+            return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
+    except Exception:  # no TIFF, or a broken one
+        return None
 
 
 def read_file(path: str | os.PathLike, limit: float = MAX_PIXELS) -> bytes:
@@ -89,7 +111,7 @@ def read_file(path: str | os.PathLike, limit: float = MAX_PIXELS) -> bytes:
         if not os.path.isfile(path):
             raise BrokenImageError("is no file")
         if size > _BYTES_PER_PIXEL * limit:
-            raise BrokenImageError(f"has {size:,} bytes, more than any image with as many pixels: {_over(limit)}")
+            raise BrokenImageError(f"has {size:,} bytes, more than any image with as many pixels: {over(limit)}")
         with open(path, "rb") as stream:
             return stream.read()
     except (OSError, ValueError) as error:
@@ -124,7 +146,10 @@ def decode(
     """
     if not content:
         raise BrokenImageError("is empty")
-    read_header(content, limit)
+    if read_header(content, limit) is None and limit <= _PIL_LIMIT:
+        raise BrokenImageError(
+            "cannot be decoded: it is no image, or damaged, or in a format that does not tell its size"
+        )
     if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         raise BrokenImageError("is a JPEG that is cut off")  # some releases of OpenCV fill it with gray
     image = _imdecode(content, flag, pixel_range)
@@ -137,7 +162,8 @@ def decode(
     raise BrokenImageError(size_difference(size, image.shape[1::-1]))
 
 
-def _over(limit: float) -> str:
+def over(limit: float) -> str:
+    """Says which limit is exceeded, and how to set it."""
     return f"over the limit of {limit:,.0f} pixels (--cfg-options max_pixels=N allows more)"
 
 

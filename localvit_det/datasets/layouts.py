@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ _OF_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_i
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _DEPTH = 4  # folders below the root that are looked into
 _MAX_JSONS = 20  # more in one folder are one for each image, as LabelMe writes them
+_LARGEST = 20 << 30  # bytes of a file that is looked at
+_MAX_FOLDERS, _MOST_WAYS = 100_000, 8
 _SAMPLE = 50  # file names that are looked for in each folder
 
 
@@ -46,11 +49,8 @@ class Folders:
 def look_into(root: str | os.PathLike) -> Folders:
     """Lists annotation files in COCO's format and images; hidden folders are passed by."""
     found = Folders(Path(root))
-    for folder, folders, files in os.walk(root, followlinks=True):
-        relative = Path(folder).relative_to(root)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if len(relative.parts) >= _DEPTH:
-            folders.clear()
+    for folder, files in walk(root, _DEPTH):
+        relative = folder.relative_to(root)
         place = "" if relative == Path(".") else relative.as_posix()
         images = sorted(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
         if images:
@@ -61,10 +61,44 @@ def look_into(root: str | os.PathLike) -> Folders:
     return found
 
 
+def walk(root: str | os.PathLike, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folders below a root, itself first, with the names of their files; hidden folders are passed by.
+
+    Links are followed, but into no folder that they lie in, and into none more than a few times: they form circles, and
+    ways whose number doubles at each folder.
+
+    Args:
+        depth: How many folders deep to look; all by default.
+
+    Raises:
+        DataError: There are more folders than any dataset has.
+    """
+    times: Counter[tuple[int, int]] = Counter()
+    status = os.stat(root)
+    above = {os.fspath(root): {(status.st_dev, status.st_ino)}}  # a folder and those it lies in, wherever links lead
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if len(above) > _MAX_FOLDERS:
+            raise DataError(f"{Path(root).absolute()} has over {_MAX_FOLDERS:,} folders: name one with a dataset.")
+        names = [name for name in sorted(folders) if not name.startswith(".")]
+        folders.clear()
+        for name in names if depth is None or len(Path(folder).relative_to(root).parts) < depth else ():
+            path = os.path.join(folder, name)
+            try:
+                status = os.stat(path)
+            except OSError:  # a link that leads nowhere, or only to itself
+                continue
+            key = status.st_dev, status.st_ino
+            times[key] += 1
+            if key not in above[folder] and times[key] <= _MOST_WAYS:
+                above[path] = above[folder] | {key}
+                folders.append(name)
+        yield Path(folder), files
+
+
 def _is_coco(path: Path) -> bool:
     """Whether the names of COCO's sections stand in a file; parsing a large one would take a minute."""
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() and path.stat().st_size < _LARGEST else b""
     except OSError:
         return False
     return not path.name.startswith(_OF_OTHER_TASKS) and all(key in content for key in _KEYS)

@@ -4,6 +4,7 @@ import filecmp
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import DataError, OutputError, RequirementError
+from ..errors import DataError, OutputError, RequirementError, UserError
 from .foreign import read_foreign_set
-from .foreign_files import VOC, ForeignSet
+from .foreign_files import VOC, ForeignSet, check_file, read_text
 from .images import BrokenImageError, read_header
 
 Label = tuple[str, tuple[float, float, float, float], list[list[float]]]  # class, x1 y1 x2 y2, polygons; in pixels
@@ -158,15 +159,21 @@ def _labels(found: ForeignSet, label: Path, size: tuple[int, int], counts: Count
         return
     try:
         yield from _voc_labels(label, size) if found.kind == VOC else _yolo_labels(found, label, size, counts)
-    except (ValueError, IndexError, SyntaxError) as error:  # XML's errors are of the last kind
-        raise DataError(f"The labels {label} cannot be read ({' '.join(str(error).split())}): mend them.") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers raise of a broken file
+        raise DataError(
+            f"The labels {label} cannot be read ({' '.join(str(error).split())[:200]}): correct them."
+        ) from error
 
 
 def _yolo_labels(found: ForeignSet, label: Path, size: tuple[int, int], counts: Counter) -> Iterator[Label]:
     lines = []
-    for number, line in enumerate(label.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(label).splitlines(), start=1):
         if words := line.split():
             shape = _without_keypoints(words, found.keypoints, number)
+            if not re.fullmatch(r"-?\d{1,9}", shape[0]):
+                raise ValueError(f"line {number} has {shape[0][:20]} for a class")
             _check_range(shape[1:], number)
             counts[_CUT] += len(shape) < len(words)
             counts[_POLYGONS] += len(shape) > _POLYGON
@@ -217,6 +224,7 @@ def _like_keypoints(values: list[float]) -> bool:
 
 def _voc_labels(label: Path, size: tuple[int, int]) -> Iterator[Label]:
     """Pascal VOC counts pixels from 1, and the last one is inside of a box."""
+    check_file(label)
     reader = _supervision("pascal_voc")
     from defusedxml.ElementTree import parse  # which supervision reads them with
 

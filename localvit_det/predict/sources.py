@@ -190,18 +190,18 @@ class Sources:
 
     def _frames(self, item: _Item, name: str) -> Iterator[Frame]:
         """Yield the frames of a source."""
+        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
         if isinstance(item, np.ndarray):
             yield Frame(item, "", name)
         elif isinstance(item, Image.Image):
             yield Frame(self._of_pil(ImageOps.exif_transpose(item)), "", name)
         elif _is_video(item):
-            with _local(item) as file, Video(file) as video:
+            with _local(item) as file, Video(file, limit) as video:
                 for index, image in video.frames(self.every, self.limit):
                     yield Frame(image, str(item), name, index, video.rate / self.every)
                 if video.lost:
                     self.leave_out(name, f"{item} {video.lost}", "the rest")
         else:
-            limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
             with _local(item) as file:
                 content = read_file(file, limit)
                 self._note_depth(item, content, limit)

@@ -9,6 +9,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from ..datasets.annotations import MAX_PIXELS
+from ..datasets.images import over
 from ..errors import DataError
 
 _RATE = 25.0  # where a file does not tell
@@ -19,18 +21,23 @@ class Video:
 
     Args:
         source: A file, or the number of a camera.
+        max_pixels: Larger frames are refused before one is decoded.
 
     Raises:
-        DataError: It cannot be opened.
+        DataError: It cannot be opened, or its frames are too large.
     """
 
-    def __init__(self, source: str | int) -> None:
+    def __init__(self, source: str | int, max_pixels: float = MAX_PIXELS) -> None:
         self.source = source
         self._capture = _open(source)
         if not self._capture.isOpened():
             if isinstance(source, int):
                 raise DataError(f"There is no camera {source}, or another program uses it: give another number.")
             raise DataError(f"The video {source} cannot be opened: OpenCV does not know its format, or it is damaged.")
+        width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > max_pixels:
+            self._capture.release()
+            raise DataError(f"The video {source} has frames of {width:.0f} x {height:.0f} pixels, {over(max_pixels)}.")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # 0 where it is not known
         self.lost = ""  # says what is missing at the end, after `frames`
