@@ -19,6 +19,7 @@ from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.cli import check_config, config_from, make_parser, options_of, tells_mistakes
 from localvit_det.config.found_set import orders_classes
+from localvit_det.config.parts import find_datasets
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
@@ -27,6 +28,7 @@ from localvit_det.evaluation.showing import draw_predictions, dump_metric
 from localvit_det.evaluation.tta import use_tta
 from localvit_det.export.runtime import run_exported
 from localvit_det.files import check_writable, check_writable_folder
+from localvit_det.preflight.classes import dataset_classes
 
 
 @tells_mistakes
@@ -127,7 +129,10 @@ def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run |
     Raises:
         CheckpointError: It was trained on as many classes, but on others.
     """
-    classes, file = cfg.get("classes"), cfg.load_from
+    file = cfg.load_from
+    # The option, or what a config in MMDetection's way says at the dataset.
+    named = (dataset_classes(path, dataset) for path, dataset in find_datasets(cfg, "test"))
+    classes = cfg.get("classes") or next(named, None)
     saved = None
     if classes:
         saved = read_info(file).classes if is_exported(file) else saved_classes(file)

@@ -51,7 +51,7 @@ _KINDS = (
     _Kind(
         "data",
         re.compile(rf"\w+_dataloader\.(?!.*\b({_OF_A_SET})\b)dataset\b|\w+_evaluator\..*\bann_file$"),
-        frozenset({"data_root", "val_split", "draw", "classes"}),
+        frozenset({"data_root", "val_split", "draw", "classes", "crowds_as_objects"}),
     ),
     _Kind(
         "architecture",

@@ -81,13 +81,20 @@ def class_rows(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Rows | 
         weights = (head.get("loss_cls") or {}).get("class_weight")
         if isinstance(weights, (list, tuple)):
             head["loss_cls"]["class_weight"] = [weights[0], *weights]
-    with torch.device("meta"), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        grown = MODELS.build(larger).state_dict()
+    try:
+        grown = _built("meta", larger)
+    except Exception:  # some parts ask a tensor for its value while they are built
+        grown = _built("cpu", larger)
     return {
         name: _rows(model, name, tensor.shape, grown[name].shape)
         for name, tensor in model.state_dict().items()
         if name in grown and grown[name].shape != tensor.shape
     }
+
+
+def _built(device: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return MODELS.build(copy.deepcopy(config)).state_dict()
 
 
 def _rows(model: nn.Module, name: str, old: Size, new: Size) -> Rows | None:

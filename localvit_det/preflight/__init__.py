@@ -3,7 +3,7 @@
 from mmengine.config import Config
 
 from ..datasets.annotations import forget_annotations
-from .classes import check_classes, check_num_classes, check_resumed_classes
+from .classes import check_classes, check_num_classes, check_saved_classes
 from .data import check_data
 from .files import check_checkpoints, check_work_dir
 from .keys import check_built_keys
@@ -36,7 +36,7 @@ def check_config(cfg: Config, train: bool = True) -> None:
     for split in splits:
         check_num_classes(cfg, split)
     if train:
-        check_resumed_classes(cfg)
+        check_saved_classes(cfg)
     try:
         for split in splits:
             check_data(cfg, split, check_classes)

@@ -50,13 +50,15 @@ def check_num_classes(cfg: Config, split: str) -> None:
                 )
 
 
-def check_resumed_classes(cfg: Config) -> None:
+def check_saved_classes(cfg: Config) -> None:
     """Check that a training goes on with the classes that it began with, in the same order.
+
+    The same holds for a model that starts as a whole by its `init_cfg`, which takes rows of heads as they are.
 
     Raises:
         CheckpointError: It would not.
     """
-    file = checkpoint_to_resume(cfg)
+    file = checkpoint_to_resume(cfg) or _whole_start(cfg)
     saved = saved_classes(file) if file and "://" not in file else None
     for path, dataset in find_datasets(cfg, "train") if saved else ():
         classes = dataset_classes(path, dataset)
@@ -66,6 +68,15 @@ def check_resumed_classes(cfg: Config) -> None:
                 "whose order counts: resume with the data and classes that belong to it, or start from its weights by "
                 "--load-from, which takes the rows of its heads by class name."
             )
+
+
+def _whole_start(cfg: Config) -> str | None:
+    """The checkpoint in the `init_cfg` of a whole model."""
+    inits = (cfg.get("model") or {}).get("init_cfg") or []
+    for init in [inits] if isinstance(inits, dict) else inits:
+        if str(init.get("type")).rpartition(".")[2] in ("Pretrained", "PretrainedInit") and not cfg.get("load_from"):
+            return str(init.get("checkpoint"))
+    return None
 
 
 def check_classes(path: str, dataset: dict, found: Annotations) -> None:

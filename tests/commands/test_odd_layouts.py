@@ -10,6 +10,7 @@ from odd_layouts import CLASSES, LAYOUTS
 from localvit.commands import predict, test, train
 from localvit_det.cli import config_from, make_parser
 from localvit_det.config import found_set, image_size
+from localvit_det.config.packaged import find_config
 from localvit_det.config.parts import dataset_paths, find_datasets
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import CheckpointError
@@ -104,6 +105,24 @@ class TestClassesOfCheckpoint:
         content = json.loads(Path(dataset_paths(dataset)[0]).read_text())
         assert tuple(category["name"] for category in content["categories"]) == trained
         assert followed.test_evaluator.ann_file == dataset_paths(dataset)[0]
+
+    def test_order_of_classes_that_a_dataset_names(self, shapes, tmp_path, monkeypatch):
+        """In MMDetection's way, without the option `classes`."""
+        monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+        names = ("circle", "square", "triangle")
+        body = f"metainfo = dict(classes={names})\n" + "".join(
+            f"{split}_dataloader = dict(dataset=dict(metainfo=metainfo))\n" for split in ("train", "val", "test")
+        )
+        (tmp_path / "own.py").write_text(f"_base_ = {str(find_config(Path(NAME)))!r}\n{body}")
+        arguments = make_parser("").parse_args([str(tmp_path / "own.py"), "--cfg-options", f"data_root={shapes}"])
+        cfg = config_from(arguments)
+        cfg.load_from = "x.pth"
+        monkeypatch.setattr(test, "saved_classes", lambda _: names[::-1])
+        followed = test.with_classes_of_checkpoint(arguments, cfg)
+        [(_, dataset)] = find_datasets(followed, "test")
+        assert tuple(dataset["metainfo"]["classes"]) == names[::-1]
+        content = json.loads(Path(dataset_paths(dataset)[0]).read_text())
+        assert tuple(category["name"] for category in content["categories"]) == names[::-1]
 
     def test_names(self, arguments, monkeypatch):
         monkeypatch.setattr(test, "saved_classes", lambda _: ("a", "b", "c"))

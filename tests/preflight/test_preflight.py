@@ -419,3 +419,10 @@ def test_resume_with_other_classes(load, tmp_path, named):
     cfg = resumed("dog", "cat", "zebra")
     cfg.resume = False
     check_config(cfg)
+
+
+def test_a_whole_model_that_starts_from_other_classes(load, tmp_path):
+    file = tmp_path / "start.pth"
+    torch.save({"state_dict": {"x": torch.zeros(1)}, "meta": {"dataset_meta": {"classes": NAMES[::-1]}}}, file)
+    body = f"model = dict(init_cfg=dict(type='Pretrained', checkpoint={str(file)!r}))"
+    fails(load(body), CheckpointError, file, "zebra, dog, cat", "--load-from")
