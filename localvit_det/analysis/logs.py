@@ -1,4 +1,4 @@
-"""What a training has logged in its work dir, resumed parts included."""
+"""What one training has logged in its work dir: resumed parts included, and no other training's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..engine.coco_metrics import headline_metrics
 from ..engine.curves import Line
+from ..engine.runner import START
 from ..errors import DataError
 
 _LOGS = "*/vis_data/scalars.json"  # MMEngine's, one for each start; folders are named by time
@@ -27,11 +28,13 @@ class TrainingLog:
         folder: The work dir.
         steps: What was logged of an iteration, by iteration.
         validations: What was logged of a validation, by its epoch or iteration, and after which iteration ('iter').
+        starts: The folders of the training's starts, and after how many iterations each has gone on.
     """
 
     folder: Path
     steps: dict[int, dict[str, Any]] = field(default_factory=dict)
     validations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    starts: dict[Path, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -55,6 +58,12 @@ class TrainingLog:
         found = {task: [(i, point[task]) for i, point in points.items() if task in point] for task in tasks}
         return {task: tuple(map(np.array, zip(*row, strict=True))) for task, row in found.items()}
 
+    def forget_after(self, iteration: int) -> None:
+        """Drop what was logged later: the training has gone on from there."""
+        for lines in (self.steps, self.validations):
+            for key in [key for key, line in lines.items() if line["iter"] > iteration]:
+                del lines[key]
+
     def seconds(self) -> float | None:
         """Of an iteration, the median of what was logged."""
         return median(times) if (times := [step["time"] for step in self.steps.values() if "time" in step]) else None
@@ -65,7 +74,7 @@ class TrainingLog:
 
 
 def read_log(folder: str | os.PathLike) -> TrainingLog:
-    """Reads all logs of a work dir; where a training went back or was resumed, the later lines count.
+    """Reads the logs of the last training in a work dir; where it went back or was resumed, the later lines count.
 
     Raises:
         DataError: There is no such folder, or no training has logged there.
@@ -74,9 +83,21 @@ def read_log(folder: str | os.PathLike) -> TrainingLog:
     if not log.folder.is_dir():
         raise DataError(f"There is no folder {folder}: name the work dir of a training.")
     for file in sorted(log.folder.glob(_LOGS)):
-        last = 0
-        for line in _lines(file):
-            if "loss" in line and "iter" in line:
+        lines = list(_lines(file))
+        first = next((line["iter"] for line in lines if _is_step(line)), None)
+        if first is None:  # a test, or a start that came to nothing
+            continue
+        start = file.parent.parent
+        last = _start(start, first - 1)
+        log.forget_after(last)
+        if not log.steps:  # another training, or this one's first start
+            log.starts.clear()
+            log.validations.clear()
+        log.starts[start] = last
+        for line in lines:
+            if _is_step(line):
+                if line["iter"] <= last:  # back to a checkpoint
+                    log.forget_after(line["iter"] - 1)
                 last = line["iter"]
                 log.steps[last] = line
             elif "step" in line and last and headline_metrics(line):
@@ -87,6 +108,18 @@ def read_log(folder: str | os.PathLike) -> TrainingLog:
             f"No training has logged anything in {folder}: name a work dir, which holds */vis_data/scalars.json."
         )
     return log
+
+
+def _is_step(line: dict[str, Any]) -> bool:
+    return "loss" in line and "iter" in line
+
+
+def _start(folder: Path, otherwise: int) -> int:
+    """Return after how many iterations a start went on; trainings of earlier versions do not say."""
+    try:
+        return int(json.loads((folder / START).read_text())["iteration"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return otherwise
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

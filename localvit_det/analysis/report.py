@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from ..checkpoint.embedded_config import parse
 from ..config.parts import dataset_paths, find_datasets
+from ..config.run import changes
 from ..datasets.annotations import read_annotations
 from ..engine.coco_metrics import coco_rows
 from ..errors import DataError, UserError, first_line
@@ -48,14 +49,19 @@ def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Sect
     """The title and the sections of a work dir's report; arguments as of `write_report`."""
     work_dir = Path(work_dir)
     record = read_record(work_dir)
-    log = _training(work_dir, record)
+    folder = Path(record.checkpoint).parent if record else work_dir
+    log = _training(folder)
+    if record and log and record.start and record.start < next(iter(log.starts)).name:
+        # The training that was evaluated was another one, which the folder of its checkpoint no longer holds.
+        record, log = (None, log) if folder.resolve() == work_dir.resolve() else (record, None)
     if record is None and log is None:
         raise DataError(
             f"There is nothing to report in {work_dir}: name the work dir of a training or of "
             "`localvit test … --report`."
         )
-    cfg = _config(log.folder if log else work_dir) or _config(work_dir)
-    sections = [_summary(record, log), _settings(cfg, record), _data(cfg, record)]
+    cfg = _config(list(log.starts)[-1]) if log else None
+    model = (cfg or (record and record.start and _config(work_dir / record.start)) or {}).get("model") or {}
+    sections = [_summary(record, log), _settings(cfg, model, record, log), _data(cfg, record)]
     if log is not None:
         sections.append(_curves(log))
     if record is not None:
@@ -73,26 +79,23 @@ def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Sect
     return f"{name}: report", [section for section in sections if section.parts]
 
 
-def _training(work_dir: Path, record: EvaluationRecord | None) -> TrainingLog | None:
-    """The training of this folder, else that of the evaluated checkpoint."""
-    for folder in (work_dir, Path(record.checkpoint).parent if record else None):
-        if folder is not None and folder.is_dir():
-            try:
-                return read_log(folder)
-            except DataError:
-                continue
-    return None
+def _training(folder: Path) -> TrainingLog | None:
+    """Return the training whose work dir this is, None where it is of none."""
+    try:
+        return read_log(folder)
+    except DataError:
+        return None
 
 
-def _config(folder: Path) -> Config | None:
-    """The config that MMEngine has written into a work dir, parsed and not run."""
-    files = sorted(folder.glob("*/vis_data/config.py"))
-    if not files:
+def _config(start: Path) -> Config | None:
+    """Return the config that MMEngine has written beside the log of a start, parsed and not run."""
+    file = start / "vis_data/config.py"
+    if not file.is_file():
         return None
     try:
-        return Config(parse(files[-1].read_text(encoding="utf-8")))
+        return Config(parse(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise DataError(f"The config {files[-1]} cannot be read ({first_line(error)}): remove it.") from error
+        raise DataError(f"The config {file} cannot be read ({first_line(error)}): remove it.") from error
 
 
 def _summary(record: EvaluationRecord | None, log: TrainingLog | None) -> Section:
@@ -111,14 +114,16 @@ def _summary(record: EvaluationRecord | None, log: TrainingLog | None) -> Sectio
     return Section("Summary", [Tiles(numbers)])
 
 
-def _settings(cfg: Config | None, record: EvaluationRecord | None) -> Section:
+def _settings(
+    cfg: Config | None, model: Mapping[str, Any], record: EvaluationRecord | None, log: TrainingLog | None
+) -> Section:
     rows: list[tuple[str, str]] = []
     if record:
         rows += [("evaluated checkpoint", record.checkpoint), ("device of the evaluation", record.device)]
         rows.append(("versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())))
-    if cfg:
-        model = cfg.get("model") or {}
+    if model:
         rows += [("detector", _name(model)), ("backbone", _name(model.get("backbone") or {}))]
+    if cfg:
         loader, optim = cfg.get("train_dataloader") or {}, cfg.get("optim_wrapper") or {}
         optimizer = optim.get("optimizer") or {}
         schedule = cfg.get("train_cfg") or {}
@@ -131,9 +136,21 @@ def _settings(cfg: Config | None, record: EvaluationRecord | None) -> Section:
             ("seed", (cfg.get("randomness") or {}).get("seed")),
             ("started from", cfg.get("load_from")),
         ]
-    return Section(
-        "Settings", [Table("settings", ["setting", "value"], [(k, str(v)) for k, v in rows if v is not None])]
-    )
+    parts: list[Part] = [Table("settings", ["setting", "value"], [(k, str(v)) for k, v in rows if v is not None])]
+    if changed := _changes(log):
+        parts.append(Table("changes", ["after iteration", "setting", "was", "now"], changed))
+    return Section("Settings", parts)
+
+
+def _changes(log: TrainingLog | None) -> list[Sequence[Any]]:
+    """Return what the starts of a training have changed."""
+    found, before = [], None
+    for start, iteration in log.starts.items() if log else ():
+        cfg = _config(start)
+        if before is not None and cfg is not None:
+            found += [(iteration, key, str(was), str(now)) for key, (was, now) in changes(before, cfg).items()]
+        before = cfg or before
+    return found
 
 
 def _name(part: Mapping[str, Any]) -> str:
@@ -144,7 +161,7 @@ def _name(part: Mapping[str, Any]) -> str:
 def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:
     """What the annotation files hold that can still be found."""
     files = {}
-    for split in ("train", "val", "test"):
+    for split in ("train", "val"):
         for _, dataset in find_datasets(cfg, split) if cfg else ():
             if file := dataset_paths(dataset)[0]:
                 files.setdefault(os.path.abspath(file), []).append(split)

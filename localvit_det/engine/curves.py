@@ -60,7 +60,8 @@ class CurvesHook(Hook):
         """Adds a point of mAP, if this validation is part of a training."""
         if not self._training:
             return
-        self._validations.append({"iteration": runner.iter, **headline_metrics(metrics or {})})
+        before = [point for point in self._validations if point["iteration"] < runner.iter]  # it may have gone back
+        self._validations = [*before, {"iteration": runner.iter, **headline_metrics(metrics or {})}]
         self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +24,7 @@ from ..checkpoint.find import nothing_to_resume, search
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.exact_metrics import exact_metrics
 from ..evaluation.no_detections import explain_no_detections
-from ..files import DISK_ERRORS
+from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .finite import FiniteGuard, GoBack, scale_learning_rates
@@ -40,6 +41,7 @@ from .warm_up import fit_warm_up, unfit_epochs
 from .workers import close_workers, guard_workers
 
 _REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)
+START = "start.json"  # in the folder of a log: after which iteration this start has gone on
 _CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
 _LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": ResumableIterLoop}
 
@@ -285,6 +287,8 @@ class ReliableRunner(Runner):
         super().load_or_resume()
         if training:
             super().dump_config()  # only now is it certain that the training starts
+            if dist.is_main_process():
+                write_text(Path(self.log_dir, START), json.dumps({"iteration": self.iter}))
 
     def resume(self, *args: Any, **settings: Any) -> None:
         """Resumes as MMEngine does, with the rates and schedules of the config: see `Configured`."""

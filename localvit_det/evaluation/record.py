@@ -44,6 +44,7 @@ class EvaluationRecord:
         memory: Peak in MiB: PyTorch's on a GPU, else of the process.
         device: Where the model ran.
         versions: Of PyTorch and others.
+        start: When, as the folder of its log is called.
     """
 
     config: str
@@ -61,6 +62,7 @@ class EvaluationRecord:
     memory: float | None = None
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    start: str = ""
 
 
 def keep_predictions(cfg: Config) -> None:
@@ -121,6 +123,7 @@ def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
         memory=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mib(),
         device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         versions=_versions(),
+        start=runner.timestamp,
     )
     path = Path(cfg.work_dir, FOLDER, _RECORD)
     write_text(path, json.dumps(asdict(record), indent=1))

@@ -35,6 +35,41 @@ def test_resumed_training_is_one(tmp_path):
     assert log.memory() == 700
 
 
+def test_a_new_training_is_not_mixed_with_an_older_one(tmp_path):
+    write_log(tmp_path, range(1, 5))
+    write_log(tmp_path, range(1, 3), start="20260102_000000")
+    log = read_log(tmp_path)
+    np.testing.assert_array_equal(log.line("loss")[0], np.arange(2, 21, 2))
+    np.testing.assert_array_equal(log.scores()["bbox"][0], [10, 20])
+    assert [folder.name for folder in log.starts] == ["20260102_000000"]
+
+
+def test_starts_say_where_they_have_gone_on(tmp_path):
+    """Logged less often than before, so that nothing else would tell what is of an earlier training."""
+    write_log(tmp_path, range(1, 5))
+    write_log(tmp_path, range(2, 4), start="20260102_000000")
+    (tmp_path / "20260102_000000/start.json").write_text('{"iteration": 5}')
+    log = read_log(tmp_path)
+    assert list(log.line("loss")[0]) == [2, 4, *range(12, 31, 2)]
+    assert list(log.starts.values()) == [1, 5]
+    (tmp_path / "20260102_000000/start.json").write_text('{"iteration": 0}')
+    log = read_log(tmp_path)
+    assert list(log.line("loss")[0]) == [*range(12, 31, 2)]
+    assert list(log.starts.values()) == [0]
+
+
+def test_back_to_a_checkpoint(tmp_path):
+    write_log(tmp_path, range(1, 4))
+    file = tmp_path / "20260101_000000/vis_data/scalars.json"
+    rows = file.read_text().splitlines()[:-1]
+    again = [row.replace('"lr": 0.1', '"lr": 0.05') for row in rows[6:9]]  # of the second epoch
+    file.write_text("\n".join([*rows, *again]))
+    log = read_log(tmp_path)
+    assert list(log.line("loss")[0]) == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert list(log.line("lr")[1][-3:]) == [0.05] * 3
+    assert list(log.scores()["bbox"][0]) == [10]
+
+
 def test_several_trainings(tmp_path):
     for name, last in (("a/run", 2), ("b/run", 4)):
         write_log(tmp_path / name, range(1, last + 1))

@@ -1,6 +1,7 @@
 """`localvit analyze` and `localvit test --report`, from arguments to pages."""
 
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -101,6 +102,10 @@ def test_report_of_a_test(here, capsys, monkeypatch):
     torch.manual_seed(3)
     cfg = load_config(NAME)
     training = write_log(here / "training", range(1, 3))
+    of_training = load_config(NAME, {"train_cfg.max_epochs": 77, "optim_wrapper.optimizer.lr": 0.0123})
+    of_training.dump(training / "20260101_000000/vis_data/config.py")
+    older = write_log(here / "training", range(1, 9), start="20250101_000000") / "20250101_000000/vis_data/config.py"
+    load_config(NAME, {"train_cfg.max_epochs": 66}).dump(older)
     file = training / "epoch_2.pth"
     meta = {"cfg": cfg.pretty_text, "dataset_meta": {"classes": CLASSES}}
     torch.save({"state_dict": MODELS.build(cfg.model).state_dict(), "meta": meta}, file)
@@ -110,8 +115,20 @@ def test_report_of_a_test(here, capsys, monkeypatch):
     assert (record.config, record.checkpoint, record.image_count) == (NAME, str(file), 4)
     assert record.seconds > 0
     page = check_page((here / "out/report.html").read_text()).text
-    for text in ("Best F1", "Confusions", "seconds an image", "triangle", str(file), "AdamW"):
+    for text in (
+        "Best F1",
+        "Confusions",
+        "seconds an image",
+        "triangle",
+        str(file),
+        "AdamW, learning rate 0.0123",
+        "77 epochs",
+    ):
         assert text in page
+    # Neither the settings of the test, whose config has them for a training, too, nor those of an earlier training.
+    assert "8 epochs" not in page
+    assert "66 epochs" not in page
+    assert re.search(r"(?<!\d)20iterations trained|iterations trained20(?!\d)", page)
     assert "iterations trained" in page  # found beside the checkpoint
     capsys.readouterr()
     run("out", "--score", 0.01, "--out", "again.html")

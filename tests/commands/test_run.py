@@ -1,0 +1,253 @@
+"""A run goes on, is tested, predicts and is reported as it was started: commands in one work dir."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pages import check_page
+from test_odd_layouts import NAME
+
+from localvit.commands import analyze, predict, test, train
+from localvit_det.analysis.logs import read_log
+from localvit_det.checkpoint.read import load_weights_only
+from localvit_det.config import run as run_module
+from localvit_det.config.run import find_run
+from localvit_det.datasets.shapes import make_shapes
+
+pytestmark = pytest.mark.slow
+CHANGED = ["train_cfg.max_epochs=4", "optim_wrapper.optimizer.lr=0.002", "optim_wrapper.optimizer.weight_decay=0.2",
+           "train_dataloader.batch_size=4"]  # fmt: skip
+
+
+def options(*more: str) -> list[str]:
+    loaders = [f"{split}_dataloader.{key}" for split in ("train", "val", "test")
+               for key in ("num_workers=0", "persistent_workers=False")]  # fmt: skip
+    return ["--cfg-options", *loaders, "train_dataloader.batch_size=2", "train_cfg.max_epochs=2",
+            "train_cfg.val_interval=1", "default_hooks.logger.interval=1", "param_scheduler.1.end=2", *more]  # fmt: skip
+
+
+def renamed(root: Path, names: dict[str, str]) -> Path:
+    """Give the classes of a set other names, so that nobody takes it for synthetic shapes."""
+    for file in root.glob("annotations/*.json"):
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = names[category["name"]]
+        file.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Foreign data, a second set of the same classes, and a run of two epochs with four settings of its own."""
+    root = tmp_path_factory.mktemp("place")
+    names = {"circle": "nut", "square": "bolt", "triangle": "gear"}
+    for name, images in (("mine", 8), ("other", 4)):
+        renamed(make_shapes(root / name, num_train=images, num_val=2, size=64, seed=images), names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("LOCALVIT_CACHE", str(root / "cache"))
+        own = ["data_root=mine", "classes=auto", "image_size=64", "with_mask=False"]
+        train.main([NAME, "--work-dir", "W", "--ema", "0.01", *options(*own)])
+    return root
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch) -> Path:
+    """A copy of it, and the present folder."""
+    for name in ("mine", "other", "W"):
+        shutil.copytree(place / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+    """What is said of the run; the screen's logger of a process is the one of its first run."""
+    lines: list[str] = []
+    monkeypatch.setattr(run_module, "print_log", lambda message, *_: lines.append(message))
+    return lines
+
+
+def refused(capsys: pytest.CaptureFixture, main, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def log_of_last_start(folder: str = "W") -> str:
+    return max(Path(folder).glob("*/*.log")).read_text()
+
+
+def tested(*arguments: str, out: str) -> dict:
+    """The metrics of a test."""
+    test.main([*arguments, "--work-dir", out])
+    return json.loads(next(Path(out).glob("*/*.json")).read_text())
+
+
+def test_resume_repeats_what_was_given(here, told):
+    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3"])
+    assert "classes=auto data_root=mine" in told[0]
+    assert "with_mask=False" in told[0]
+    run = find_run("W")
+    assert run.config["train_dataloader"]["dataset"]["data_root"] == "mine/"
+    assert run.config["classes"] == ("nut", "bolt", "gear")
+    assert run.config["custom_hooks"][-1]["momentum"] == 0.01
+    assert run.switches == {"ema": 0.01}
+    assert run.options["train_cfg.max_epochs"] == "3"
+    # The schedule was made for the length of the training, and follows it.
+    assert run.config["param_scheduler"][1]["end"] == 3
+    assert run.options["param_scheduler.1.end"] == 3
+    assert not (here / "data").exists()  # where synthetic shapes would be
+
+
+def test_four_changed_settings(here):
+    """Applied from the third epoch on, with the rates of a training that had them from the start, and listed."""
+    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", *CHANGED])
+    log = log_of_last_start()
+    table = log.partition("Settings that have changed:\n")[2].partition("\n20")[0].splitlines()
+    rows = [[cell.strip() for cell in row.split("|")] for row in table]
+    assert [row[:3] for row in rows[1:]] == [
+        ["optim_wrapper.optimizer.lr", "0.001", "0.002"],
+        ["optim_wrapper.optimizer.weight_decay", "0.05", "0.2"],
+        ["param_scheduler.1.end", "2", "4"],
+        ["train_cfg.max_epochs", "2", "4"],
+        ["train_dataloader.batch_size", "2", "4"],
+    ]
+    assert {row[3] for row in rows[1:]} == {"yes, schedule rebuilt at iteration 8"}
+    x, resumed = read_log("W").line("base_lr")
+    assert list(x[-4:]) == [9, 10, 11, 12]  # two epochs of two batches
+    whole = [*options("data_root=mine", "classes=auto", "image_size=64", "with_mask=False"), *CHANGED]
+    train.main([NAME, "--work-dir", "whole", *whole, "param_scheduler.1.end=4"])
+    assert list(resumed[-4:]) == list(read_log("whole").line("base_lr")[1][-4:])
+    groups = load_weights_only("W/epoch_4.pth")["optimizer"]["param_groups"]
+    assert max(group["weight_decay"] for group in groups) == 0.2
+
+
+def test_resume_before_the_first_checkpoint(here, told):
+    """A run that was killed early has said in its work dir what it was started with."""
+    for file in Path("W").glob("*.pth"):
+        file.unlink()
+    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=1"])
+    assert find_run("W").config["data_root"] == "mine/"
+
+
+def test_resume_with_other_data_is_refused_unless_named(here, capsys):
+    Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\n")
+    renamed(Path("other"), {"nut": "nut", "bolt": "bolt", "gear": "wheel"})
+    said = refused(capsys, train.main, NAME, "--work-dir", "W", "--resume", "--cfg-options", "classes=[nut,bolt]")
+    assert "nut" in said
+    shutil.rmtree("mine")
+    Path("other").rename("mine")  # the same place, other classes
+    said = refused(capsys, train.main, NAME, "--work-dir", "W", "--resume")
+    assert "differs from that of the run (W/" in said
+    assert "classes.2 was gear and is wheel" in said or "classes was" in said
+    assert find_run("W").config["classes"] == ("nut", "bolt", "gear")
+
+
+def test_edited_and_other_configs(here, capsys, told):
+    """What a file changes is applied and shown, but for data, classes and architecture, which have to be named."""
+    Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\noptim_wrapper = dict(optimizer=dict(lr=0.004))\n")
+    train.main(["own.py", "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3"])
+    assert "optim_wrapper.optimizer.lr " in log_of_last_start().partition("Settings that have changed:")[2]
+    Path("own.py").write_text(
+        f"_base_ = 'localvit_det::{NAME}.py'\nmodel = dict(backbone=dict(arch=dict(depths=[1, 1, 1, 1])))\n"
+    )
+    said = refused(capsys, train.main, "own.py", "--work-dir", "W", "--resume")
+    assert "in architecture: model.backbone.arch.depths was [2, 2, 2, 2] and is [1, 1, 1, 1]" in said
+    said = refused(capsys, test.main, "own.py", "W")
+    assert "in architecture: model.backbone.arch.depths was [2, 2, 2, 2]" in said
+    said = refused(capsys, test.main, "mask_rcnn_swin_nano_shapes", "W")
+    assert "model.backbone.type was ShuffleTransformer and is SwinTransformer" in said
+    Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\ndata_root = 'other/'\n")
+    shutil.copytree("W", "X")
+    told.clear()
+    tested("own.py", "X", "--cfg-options", "data_root=other", out="T")
+    assert "test_dataloader.dataset.data_root" in told[-1]
+
+
+def test_test_with_its_config(here, told):
+    """`test CONFIG W`, a file in W, and W alone are the same test."""
+    expected = tested("W", out="a")
+    assert tested(NAME, "W", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    assert "data_root=mine image_size=64" in told[-1]
+    assert tested(NAME, "W/epoch_2.pth", out="c")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    assert tested("W/epoch_2.pth", out="d")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    assert "coco/segm_mAP" not in expected
+    told.clear()
+    other = [
+        tested(*what, "--cfg-options", "data_root=other", out=out) for what, out in (([NAME, "W"], "e"), (["W"], "f"))
+    ]
+    assert other[0]["coco/bbox_mAP"] == other[1]["coco/bbox_mAP"]
+    for line in (told[1], told[2]):
+        assert "Changed since the run was started:" in line
+        assert [cell.strip() for cell in line.splitlines()[2].split("|")] == [
+            "test_dataloader.dataset.data_root", "mine/", "other/",
+        ]  # fmt: skip
+
+
+def test_a_moved_run_and_one_of_before(here, told):
+    Path("W").rename("elsewhere")
+    expected = tested("elsewhere", out="a")
+    assert tested(NAME, "elsewhere", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    assert not Path("W").exists()
+    (dump,) = Path("elsewhere").glob("*.py")
+    dump.write_text(dump.read_text().partition("\nstarted_with")[0])
+    assert find_run("elsewhere") is None
+    told.clear()
+    tested(
+        NAME,
+        "elsewhere",
+        "--cfg-options",
+        "data_root=mine",
+        "classes=auto",
+        "with_mask=False",
+        "image_size=64",
+        out="c",
+    )
+    assert "elsewhere does not say what its training was started with" in told[0]
+
+
+def test_predictions_with_its_config(here, told):
+    """Also where the data are no longer there."""
+    shutil.rmtree("mine")
+    image = next(Path("other/val2017").iterdir())
+    for index, arguments in enumerate((["W"], ["W", "--config", NAME], ["W/epoch_2.pth", "--config", NAME])):
+        out = f"{index}.json"
+        predict.main([*arguments[:1], str(image), *arguments[1:], "--json", out, "--score", "0", "--no-images"])
+    found = [json.loads(Path(f"{index}.json").read_text()) for index in range(3)]
+    assert [category["name"] for category in found[0]["categories"]] == ["nut", "bolt", "gear"]
+    assert found[0]["annotations"]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_report_is_of_one_run(here):
+    """A test leaves the training's config as it was, and the report has the training's settings."""
+    before = {path: path.read_text() for path in Path("W").glob("*.py")}
+    test.main([NAME, "W", "--work-dir", "W", "--report", "--cfg-options", "train_cfg.max_epochs=66"])
+    assert {path: path.read_text() for path in Path("W").glob("*.py")} == before
+    page = check_page(Path("W/report.html").read_text()).text
+    assert "2 epochs" in page
+    assert "66 epochs" not in page
+    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", *CHANGED])
+    analyze.main(["W"])
+    page = check_page(Path("W/report.html").read_text()).text
+    assert "4 epochs" in page
+    assert "train_dataloader.batch_size24" in page  # what was changed: was, now
+    assert "Best F1" in page
+    # A new training in the same folder has nothing of the older one.
+    more = options("data_root=mine", "classes=auto", "image_size=64", "train_cfg.max_epochs=1")
+    train.main([NAME, "--work-dir", "W", *more])
+    assert max(read_log("W").steps) == 4
+    assert len(read_log("W").starts) == 1
+    points = json.loads(Path("W/curves.json").read_text())
+    assert [point["iteration"] for point in points] == [4]
+    analyze.main(["W"])
+    page = check_page(Path("W/report.html").read_text()).text
+    assert "1 epochs" in page
+    assert "Best F1" not in page
+    assert "train_dataloader.batch_size24" not in page
+    analyze.main(["data", "W", "--out", "data.html"])
+    assert "nut" in check_page(Path("data.html").read_text()).text
