@@ -58,6 +58,8 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     if cfg.get("default_scope"):
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
     old_root = cfg.get("data_root")
+    if "data_root" in options:
+        _follow_own_root(cfg)  # so that all paths are below the old one
     check_top_level(options, cfg)
     options = read_options(options, cfg._cfg_dict)
     try:

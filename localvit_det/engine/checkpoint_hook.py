@@ -222,8 +222,6 @@ class SafeCheckpointHook(CheckpointHook):
             )
         if hasattr(runner.train_loop, "go_on"):
             runner.train_loop.go_on(checkpoint["meta"])
-            if runner.configured is not None:
-                runner.configured.compare(runner, checkpoint)
         if checkpoint["meta"].get("save_best", self.save_best) != self.save_best:
             # The best of another number would hardly ever be passed.
             info = checkpoint["message_hub"]["runtime_info"]

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
 
 from ..config.run import as_table, changes, run_config
 from ..errors import CheckpointError, ConfigError
@@ -38,12 +40,19 @@ class Configured:
         self._shown = False
         self._anew = False  # whether schedules have to be run to the present step
 
-    def compare(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    def compare(self, runner: Any, checkpoint: Mapping[str, Any], file: str) -> None:
         """Compares with a checkpoint that is about to be loaded, and shows what differs.
+
+        Args:
+            runner: The runner.
+            checkpoint: Its content.
+            file: Where it is.
 
         Raises:
             ConfigError: A setting differs with which the training cannot go on.
         """
+        if not {"meta", "message_hub"} <= checkpoint.keys():
+            return  # of no training, which is said where it is loaded
         meta, loop = checkpoint["meta"], runner.train_loop
         self._refuse_other_seed(runner, meta)
         place = meta.get("position") or {}
@@ -60,6 +69,7 @@ class Configured:
                 "The checkpoint to resume from has no optimizer, as best ones have none: take a regular one, or start "
                 "from its weights with --load-from."
             )
+        _refuse_other_model(runner.model, checkpoint["state_dict"])
         for name, (wrapper, _) in _parts(runner).items():
             _, states, _ = self._parts[name]
             _refuse_other_optimizer(wrapper, checkpoint["optimizer"][name] if name else checkpoint["optimizer"])
@@ -76,7 +86,7 @@ class Configured:
             self._anew |= differ
         if not self._shown:
             self._shown = True
-            self._show(runner, checkpoint)
+            self._show(runner, meta["iter"], file)
 
     def apply(self, runner: Any) -> None:
         """Puts the config's values over what has been loaded."""
@@ -107,11 +117,10 @@ class Configured:
                 f"it; leave it out (or give --seed {was}), or {_INSTEAD}."
             )
 
-    def _show(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    def _show(self, runner: Any, done: int, file: str) -> None:
         # A checkpoint's own config is not asked: see `find_run`.
-        run = run_config(Path(runner._load_from).parent)
+        run = run_config(Path(file).parent)
         found = changes(run[1], runner.cfg) if run else {}
-        done = checkpoint["meta"]["iter"]
         applied = f"yes, from iteration {done + 1} on"
         anew = f"yes, schedule rebuilt at iteration {done}" if self._anew else applied
         cells = {key: anew if key.startswith(_RATES) else applied for key in found}
@@ -140,6 +149,16 @@ def _state(schedule: Any) -> dict[str, Any]:
 def _scaler(wrapper: Any) -> dict[str, Any]:
     scaler = getattr(wrapper, "loss_scaler", None)
     return {key: value for key, value in scaler.state_dict().items() if key in _OF_THE_SCALER} if scaler else {}
+
+
+def _refuse_other_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    saved = {name.removeprefix("module."): value for name, value in saved.items()}
+    for name, own in (model.module if is_model_wrapper(model) else model).named_parameters():
+        if name in saved and saved[name].shape != own.shape:
+            raise ConfigError(
+                f"{name} has the shape {tuple(saved[name].shape)} in the training to resume, and {tuple(own.shape)} by "
+                f"the config: leave model and classes as they were, or {_INSTEAD}."
+            )
 
 
 def _refuse_other_optimizer(wrapper: Any, saved: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint.find import nothing_to_resume, search
+from ..checkpoint.read import load_weights_only
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.exact_metrics import exact_metrics
 from ..evaluation.no_detections import explain_no_detections
@@ -290,10 +291,12 @@ class ReliableRunner(Runner):
             if dist.is_main_process():
                 write_text(Path(self.log_dir, START), json.dumps({"iteration": self.iter}))
 
-    def resume(self, *args: Any, **settings: Any) -> None:
+    def resume(self, filename: str, *args: Any, **settings: Any) -> None:
         """Resumes as MMEngine does, with the rates and schedules of the config: see `Configured`."""
+        if self.configured is not None:
+            self.configured.compare(self, load_weights_only(filename, mmap=True), filename)
         own = {key: value for key, value in self.message_hub.runtime_info.items() if key == "cfg"}
-        super().resume(*args, **settings)
+        super().resume(filename, *args, **settings)
         self.message_hub.update_info_dict(own)
         if self.configured is not None:
             self.configured.apply(self)

@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from mmdet.visualization import DetLocalVisualizer
 from pages import check_page
 from test_odd_layouts import NAME
 
@@ -20,11 +22,24 @@ CHANGED = ["train_cfg.max_epochs=4", "optim_wrapper.optimizer.lr=0.002", "optim_
            "train_dataloader.batch_size=4"]  # fmt: skip
 
 
+def run(command: ModuleType, *arguments: str) -> None:
+    """Run a command as in a process of its own: MMEngine keeps one visualizer of a name for the life of a process."""
+    DetLocalVisualizer._instance_dict.clear()
+    command.main(list(arguments))
+
+
 def options(*more: str) -> list[str]:
     loaders = [f"{split}_dataloader.{key}" for split in ("train", "val", "test")
                for key in ("num_workers=0", "persistent_workers=False")]  # fmt: skip
-    return ["--cfg-options", *loaders, "train_dataloader.batch_size=2", "train_cfg.max_epochs=2",
-            "train_cfg.val_interval=1", "default_hooks.logger.interval=1", "param_scheduler.1.end=2", *more]  # fmt: skip
+    lengths = ["train_cfg.max_epochs=2", "train_cfg.val_interval=1", "param_scheduler.1.end=2"]
+    return [
+        "--cfg-options",
+        *loaders,
+        *lengths,
+        "train_dataloader.batch_size=2",
+        "default_hooks.logger.interval=1",
+        *more,
+    ]
 
 
 def renamed(root: Path, names: dict[str, str]) -> Path:
@@ -48,7 +63,7 @@ def place(tmp_path_factory) -> Path:
         patch.chdir(root)
         patch.setenv("LOCALVIT_CACHE", str(root / "cache"))
         own = ["data_root=mine", "classes=auto", "image_size=64", "with_mask=False"]
-        train.main([NAME, "--work-dir", "W", "--ema", "0.01", *options(*own)])
+        run(train, NAME, "--work-dir", "W", "--ema", "0.01", *options(*own))
     return root
 
 
@@ -70,9 +85,9 @@ def told(monkeypatch) -> list[str]:
     return lines
 
 
-def refused(capsys: pytest.CaptureFixture, main, *arguments: str) -> str:
+def refused(capsys: pytest.CaptureFixture, command: ModuleType, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
+        run(command, *arguments)
     assert stop.value.code == 1
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -81,31 +96,31 @@ def log_of_last_start(folder: str = "W") -> str:
     return max(Path(folder).glob("*/*.log")).read_text()
 
 
-def tested(*arguments: str, out: str) -> dict:
+def scores_of(*arguments: str, out: str) -> dict:
     """The metrics of a test."""
-    test.main([*arguments, "--work-dir", out])
+    run(test, *arguments, "--work-dir", out)
     return json.loads(next(Path(out).glob("*/*.json")).read_text())
 
 
 def test_resume_repeats_what_was_given(here, told):
-    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3"])
+    run(train, NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3")
     assert "classes=auto data_root=mine" in told[0]
     assert "with_mask=False" in told[0]
-    run = find_run("W")
-    assert run.config["train_dataloader"]["dataset"]["data_root"] == "mine/"
-    assert run.config["classes"] == ("nut", "bolt", "gear")
-    assert run.config["custom_hooks"][-1]["momentum"] == 0.01
-    assert run.switches == {"ema": 0.01}
-    assert run.options["train_cfg.max_epochs"] == "3"
+    found = find_run("W")
+    assert found.config["train_dataloader"]["dataset"]["data_root"] == "mine/"
+    assert found.config["classes"] == ("nut", "bolt", "gear")
+    assert found.config["custom_hooks"][-1]["momentum"] == 0.01
+    assert found.switches == {"ema": 0.01}
+    assert found.options["train_cfg.max_epochs"] == "3"
     # The schedule was made for the length of the training, and follows it.
-    assert run.config["param_scheduler"][1]["end"] == 3
-    assert run.options["param_scheduler.1.end"] == 3
+    assert found.config["param_scheduler"][1]["end"] == 3
+    assert found.options["param_scheduler.1.end"] == 3
     assert not (here / "data").exists()  # where synthetic shapes would be
 
 
 def test_four_changed_settings(here):
     """Applied from the third epoch on, with the rates of a training that had them from the start, and listed."""
-    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", *CHANGED])
+    run(train, NAME, "--work-dir", "W", "--resume", "--cfg-options", *CHANGED)
     log = log_of_last_start()
     table = log.partition("Settings that have changed:\n")[2].partition("\n20")[0].splitlines()
     rows = [[cell.strip() for cell in row.split("|")] for row in table]
@@ -120,7 +135,7 @@ def test_four_changed_settings(here):
     x, resumed = read_log("W").line("base_lr")
     assert list(x[-4:]) == [9, 10, 11, 12]  # two epochs of two batches
     whole = [*options("data_root=mine", "classes=auto", "image_size=64", "with_mask=False"), *CHANGED]
-    train.main([NAME, "--work-dir", "whole", *whole, "param_scheduler.1.end=4"])
+    run(train, NAME, "--work-dir", "whole", *whole, "param_scheduler.1.end=4")
     assert list(resumed[-4:]) == list(read_log("whole").line("base_lr")[1][-4:])
     groups = load_weights_only("W/epoch_4.pth")["optimizer"]["param_groups"]
     assert max(group["weight_decay"] for group in groups) == 0.2
@@ -130,18 +145,18 @@ def test_resume_before_the_first_checkpoint(here, told):
     """A run that was killed early has said in its work dir what it was started with."""
     for file in Path("W").glob("*.pth"):
         file.unlink()
-    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=1"])
+    run(train, NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=1")
     assert find_run("W").config["data_root"] == "mine/"
 
 
 def test_resume_with_other_data_is_refused_unless_named(here, capsys):
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\n")
     renamed(Path("other"), {"nut": "nut", "bolt": "bolt", "gear": "wheel"})
-    said = refused(capsys, train.main, NAME, "--work-dir", "W", "--resume", "--cfg-options", "classes=[nut,bolt]")
-    assert "nut" in said
+    said = refused(capsys, train, NAME, "--work-dir", "W", "--resume", "--cfg-options", "classes=[nut,bolt]")
+    assert "fc_cls.weight has the shape (4, 256) in the training to resume, and (3, 256) by the config" in said
     shutil.rmtree("mine")
     Path("other").rename("mine")  # the same place, other classes
-    said = refused(capsys, train.main, NAME, "--work-dir", "W", "--resume")
+    said = refused(capsys, train, NAME, "--work-dir", "W", "--resume")
     assert "differs from that of the run (W/" in said
     assert "classes.2 was gear and is wheel" in said or "classes was" in said
     assert find_run("W").config["classes"] == ("nut", "bolt", "gear")
@@ -150,36 +165,35 @@ def test_resume_with_other_data_is_refused_unless_named(here, capsys):
 def test_edited_and_other_configs(here, capsys, told):
     """What a file changes is applied and shown, but for data, classes and architecture, which have to be named."""
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\noptim_wrapper = dict(optimizer=dict(lr=0.004))\n")
-    train.main(["own.py", "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3"])
+    run(train, "own.py", "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3")
     assert "optim_wrapper.optimizer.lr " in log_of_last_start().partition("Settings that have changed:")[2]
     Path("own.py").write_text(
         f"_base_ = 'localvit_det::{NAME}.py'\nmodel = dict(backbone=dict(arch=dict(depths=[1, 1, 1, 1])))\n"
     )
-    said = refused(capsys, train.main, "own.py", "--work-dir", "W", "--resume")
+    said = refused(capsys, train, "own.py", "--work-dir", "W", "--resume")
     assert "in architecture: model.backbone.arch.depths was [2, 2, 2, 2] and is [1, 1, 1, 1]" in said
-    said = refused(capsys, test.main, "own.py", "W")
+    said = refused(capsys, test, "own.py", "W")
     assert "in architecture: model.backbone.arch.depths was [2, 2, 2, 2]" in said
-    said = refused(capsys, test.main, "mask_rcnn_swin_nano_shapes", "W")
+    said = refused(capsys, test, "mask_rcnn_swin_nano_shapes", "W")
     assert "model.backbone.type was ShuffleTransformer and is SwinTransformer" in said
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\ndata_root = 'other/'\n")
     shutil.copytree("W", "X")
     told.clear()
-    tested("own.py", "X", "--cfg-options", "data_root=other", out="T")
+    scores_of("own.py", "X", "--cfg-options", "data_root=other", out="T")
     assert "test_dataloader.dataset.data_root" in told[-1]
 
 
 def test_test_with_its_config(here, told):
     """`test CONFIG W`, a file in W, and W alone are the same test."""
-    expected = tested("W", out="a")
-    assert tested(NAME, "W", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
-    assert "data_root=mine image_size=64" in told[-1]
-    assert tested(NAME, "W/epoch_2.pth", out="c")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
-    assert tested("W/epoch_2.pth", out="d")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    expected = scores_of("W", out="a")
+    assert scores_of(NAME, "W", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    assert "data_root=mine" in told[-1]
+    assert scores_of(NAME, "W/epoch_2.pth", out="c")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    assert scores_of("W/epoch_2.pth", out="d")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     assert "coco/segm_mAP" not in expected
     told.clear()
-    other = [
-        tested(*what, "--cfg-options", "data_root=other", out=out) for what, out in (([NAME, "W"], "e"), (["W"], "f"))
-    ]
+    named = ["--cfg-options", "data_root=other"]
+    other = [scores_of(NAME, "W", *named, out="e"), scores_of("W", *named, out="f")]
     assert other[0]["coco/bbox_mAP"] == other[1]["coco/bbox_mAP"]
     for line in (told[1], told[2]):
         assert "Changed since the run was started:" in line
@@ -190,14 +204,14 @@ def test_test_with_its_config(here, told):
 
 def test_a_moved_run_and_one_of_before(here, told):
     Path("W").rename("elsewhere")
-    expected = tested("elsewhere", out="a")
-    assert tested(NAME, "elsewhere", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
+    expected = scores_of("elsewhere", out="a")
+    assert scores_of(NAME, "elsewhere", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     assert not Path("W").exists()
     (dump,) = Path("elsewhere").glob("*.py")
     dump.write_text(dump.read_text().partition("\nstarted_with")[0])
     assert find_run("elsewhere") is None
     told.clear()
-    tested(
+    scores_of(
         NAME,
         "elsewhere",
         "--cfg-options",
@@ -216,7 +230,7 @@ def test_predictions_with_its_config(here, told):
     image = next(Path("other/val2017").iterdir())
     for index, arguments in enumerate((["W"], ["W", "--config", NAME], ["W/epoch_2.pth", "--config", NAME])):
         out = f"{index}.json"
-        predict.main([*arguments[:1], str(image), *arguments[1:], "--json", out, "--score", "0", "--no-images"])
+        run(predict, *arguments[:1], str(image), *arguments[1:], "--json", out, "--score", "0", "--no-images")
     found = [json.loads(Path(f"{index}.json").read_text()) for index in range(3)]
     assert [category["name"] for category in found[0]["categories"]] == ["nut", "bolt", "gear"]
     assert found[0]["annotations"]
@@ -226,28 +240,28 @@ def test_predictions_with_its_config(here, told):
 def test_a_report_is_of_one_run(here):
     """A test leaves the training's config as it was, and the report has the training's settings."""
     before = {path: path.read_text() for path in Path("W").glob("*.py")}
-    test.main([NAME, "W", "--work-dir", "W", "--report", "--cfg-options", "train_cfg.max_epochs=66"])
+    run(test, NAME, "W", "--work-dir", "W", "--report", "--cfg-options", "train_cfg.max_epochs=66")
     assert {path: path.read_text() for path in Path("W").glob("*.py")} == before
     page = check_page(Path("W/report.html").read_text()).text
     assert "2 epochs" in page
     assert "66 epochs" not in page
-    train.main([NAME, "--work-dir", "W", "--resume", "--cfg-options", *CHANGED])
-    analyze.main(["W"])
+    run(train, NAME, "--work-dir", "W", "--resume", "--cfg-options", *CHANGED)
+    run(analyze, "W")
     page = check_page(Path("W/report.html").read_text()).text
     assert "4 epochs" in page
     assert "train_dataloader.batch_size24" in page  # what was changed: was, now
     assert "Best F1" in page
     # A new training in the same folder has nothing of the older one.
     more = options("data_root=mine", "classes=auto", "image_size=64", "train_cfg.max_epochs=1")
-    train.main([NAME, "--work-dir", "W", *more])
+    run(train, NAME, "--work-dir", "W", *more)
     assert max(read_log("W").steps) == 4
     assert len(read_log("W").starts) == 1
     points = json.loads(Path("W/curves.json").read_text())
     assert [point["iteration"] for point in points] == [4]
-    analyze.main(["W"])
+    run(analyze, "W")
     page = check_page(Path("W/report.html").read_text()).text
     assert "1 epochs" in page
     assert "Best F1" not in page
     assert "train_dataloader.batch_size24" not in page
-    analyze.main(["data", "W", "--out", "data.html"])
+    run(analyze, "data", "W", "--out", "data.html")
     assert "nut" in check_page(Path("data.html").read_text()).text
