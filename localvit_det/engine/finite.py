@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from ..errors import ConfigError, NonFiniteError
 from .diagnosis import first_layer, images_of
+from .loops import StopInValidation
 from .processes import agree
 
 ACTIONS = ("stop", "go_back")
@@ -203,6 +205,28 @@ class FiniteGuard:
             )
         self._went_back[checkpoint] += 1
         return self.lower_lr ** self._went_back[checkpoint]
+
+
+class GuardHook(Hook):
+    """Asks after each iteration what has to end the training; the last of the hooks."""
+
+    priority = "LOWEST"
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Reports losses that are not finite."""
+        runner.guard.report(data_batch, outputs)
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Ends a validation early where a signal asks for it; all processes together, as long as all have images."""
+        signals = runner._signals
+        loader = runner.val_dataloader
+        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
+        if signals is None or batch_idx >= len(loader.dataset) // (batch_size * runner.world_size):
+            return
+        if agree(signals.received)[0]:
+            raise StopInValidation
 
 
 def scale_learning_rates(runner: Any, factor: float) -> None:

@@ -28,11 +28,11 @@ from ..evaluation.no_detections import explain_no_detections
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
-from .finite import FiniteGuard, GoBack, scale_learning_rates
+from .finite import FiniteGuard, GoBack, GuardHook, scale_learning_rates
 from .free_memory import FreeMemoryHook
 from .going_on import Configured
 from .lock import lock_work_dir, unlock_work_dir
-from .loops import ResumableEpochLoop, ResumableIterLoop, StopInValidation
+from .loops import ResumableEpochLoop, ResumableIterLoop
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
 from .progress_bar import ProgressBarHook
 from .quiet import quiet_screen
@@ -224,7 +224,7 @@ class ReliableRunner(Runner):
             if isinstance(hook, dict) and hook.get("type") in _CHECKPOINT_HOOKS:
                 hooks[name] = {**hook, "type": "SafeCheckpointHook", "_scope_": "mmdet"}
         super().register_default_hooks(hooks)
-        self.register_hook(_GuardHook())
+        self.register_hook(GuardHook())
         self.register_hook(FreeMemoryHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -385,30 +385,6 @@ class ReliableRunner(Runner):
         if any(getattr(metric, "detections", None) == 0 for metric in self.test_evaluator.metrics):
             self.logger.warning(explain_no_detections(self))
         return metrics
-
-
-class _GuardHook(Hook):
-    """Asks after each iteration what has to end the training; the last of the hooks."""
-
-    priority = "LOWEST"
-
-    def after_train_iter(
-        self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Reports losses that are not finite."""
-        runner.guard.report(data_batch, outputs)
-
-    def after_val_iter(
-        self, runner: ReliableRunner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Ends a validation early where a signal asks for it; all processes together, as long as all have images."""
-        signals = runner._signals
-        loader = runner.val_dataloader
-        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
-        if signals is None or batch_idx >= len(loader.dataset) // (batch_size * runner.world_size):
-            return
-        if agree(signals.received)[0]:
-            raise StopInValidation
 
 
 __all__ = ["ReliableRunner"]

@@ -6,7 +6,8 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from test_resume import SignalAt, log_of
-from toy_training import NoisyImages, toy_runner
+from torch import nn
+from toy_training import NoisyImages, ToyModel, toy_runner
 
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine.signals import Stopped
@@ -140,7 +141,14 @@ def test_returns_are_kept(tmp_path):
         assert rate == pytest.approx(2 * as_it_was[done][0], rel=0.05)
 
 
+def wider() -> ToyModel:
+    model = ToyModel()
+    model.head = nn.Linear(8, 3)
+    return model
+
+
 REFUSED = {
+    "model": ({"model": wider()}, r"head.weight has the shape .2, 8. in the training to resume, and .3, 8. by the"),
     "seed": ({"randomness": {"seed": 4}}, "seed of the training to resume is 3, and 4 is given"),
     "optimizer": ({"optim": {"optimizer": {"type": "SGD", "lr": 0.02}}}, "is another one .*optimizer.type as it"),
     "groups": ({"optim": adam() | {"paramwise_cfg": {"bias_decay_mult": 0.0}}}, "has 1 groups .* makes 6: leave"),
