@@ -132,7 +132,7 @@ class OutputFolder(UniqueNames):
             self._listed = listed_outputs(self.folder)
         if name not in self._listed:
             with open(self.folder / INDEX, "a", encoding="utf-8") as index:
-                index.write(f"{name}\n")
+                index.write(f"\n{name}")  # in this order a line that a full disk has cut off spoils no other
             self._listed.add(name)
         return path
 

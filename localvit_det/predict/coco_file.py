@@ -20,7 +20,7 @@ from .result import Result, categories
 class CocoFile:
     """Writes each result as a line of `FILE.partial`, of which `close` makes the file.
 
-    A run that is killed loses nothing: the next one with the same file makes FILE.recovered.json of the lines.
+    A run that is killed loses nothing: the next one with the same file makes `recovered_1.json` of the lines.
 
     Args:
         path: The file.
@@ -35,7 +35,8 @@ class CocoFile:
         self.path = Path(path)
         self.partial = partial_of(path)
         if self.partial.exists() and os.path.getsize(self.partial):
-            recovered = self.path.with_suffix(".recovered.json")
+            names = (self.path.with_suffix(f".recovered_{number}.json") for number in itertools.count(1))
+            recovered = next(name for name in names if not name.exists())
             assemble(self.partial, recovered)
             print_log(f"What a killed run has found is in {recovered}.", "current", logging.WARNING)
         self._stream = open(self.partial, "wb", buffering=0)  # noqa: SIM115 - closed in `close`

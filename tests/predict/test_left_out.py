@@ -152,7 +152,7 @@ def test_no_room_for_the_json(file, folder, tmp_path, monkeypatch, capsys):
     assert "all objects are in" in capsys.readouterr().err
     assert run(file, folder / "m.png", "--no-images", "--json", target) == 0
     assert images_of(target) == ["m.png"]
-    assert images_of(tmp_path / "o.recovered.json") == ["a.jpg"]
+    assert images_of(tmp_path / "o.recovered_1.json") == ["a.jpg"]
     assert not partial_of(target).exists()
 
 
@@ -202,7 +202,7 @@ def test_killed(file, folder, tmp_path):
     done = subprocess.run([sys.executable, "-c", f"{code}predict.main({arguments})"], capture_output=True)
     assert done.returncode == -signal.SIGKILL
     run(file, folder / "z.avif", "--no-images", "--json", tmp_path / "o.json")
-    assert images_of(tmp_path / "o.recovered.json") == ["a.jpg", "m.png"]
+    assert images_of(tmp_path / "o.recovered_1.json") == ["a.jpg", "m.png"]
 
 
 def test_ctrl_c_loses_no_batch(detector, monkeypatch):

@@ -58,4 +58,4 @@ def test_index(tmp_path):
     assert without_outputs([tmp_path / "mine.jpg", path]) == [tmp_path / "mine.jpg"]
     again = OutputFolder(tmp_path)
     again.write(again.name("sub/theirs.jpg"), b"2")
-    assert (tmp_path / ".localvit_outputs").read_text() == "sub/theirs.jpg\n"
+    assert (tmp_path / ".localvit_outputs").read_text() == "\nsub/theirs.jpg"
