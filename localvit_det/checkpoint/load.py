@@ -20,6 +20,7 @@ from .entrances import label_of
 from .fit import compare, prepare
 from .identify import backbones_in
 from .layouts import plain_names
+from .report import LoadReport
 
 _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
 
@@ -49,11 +50,14 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
         plain = plain_names(state_dict, backbone_alone=False, parts=[name for name, _ in module.named_children()])
         state_dict = plain if plain.keys() != state_dict.keys() else state_dict  # which may have metadata
         report = compare(module, state_dict, facts.get("source", "a state dict"))[0]
-        report.choice = facts.get("choice", "")
-        print_log(str(report), logger, logging.WARNING if report.problems else logging.INFO)
+        _say(report, facts, logger)
         _mmengine_load_state_dict(module, state_dict, strict, logger)
         return
     state, report = prepare(module, state_dict, facts.get("policy", "strict"), facts.get("source", "a state dict"))
-    report.choice = facts.get("choice", "")
-    print_log(str(report), logger, logging.WARNING if report.problems else logging.INFO)
+    _say(report, facts, logger)
     module.load_state_dict(state, strict=False)
+
+
+def _say(report: LoadReport, facts: Mapping[str, str], logger: Any) -> None:
+    report.choice = facts.get("choice", "")
+    print_log(str(report), logger, logging.WARNING if report.problems or report.choice else logging.INFO)

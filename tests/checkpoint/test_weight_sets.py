@@ -1,5 +1,7 @@
 """Files with several sets of weights, and names changed by wrappers: what is taken is said, and can be chosen."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from checkpoint_cases import Runs
 from mmengine.runner import load_checkpoint
 from official_layouts import dwnet
 from test_checkpoint_load import backbone, refusal
+from torch import nn
 
 from localvit_det.backbones import DWNet
+from localvit_det.checkpoint import load
 from localvit_det.checkpoint.convert import convert
 from localvit_det.checkpoint.fit import load_backbone, prepare
 from localvit_det.checkpoint.layouts import describe_choice, plain_names, weight_sets, weights_in
@@ -85,6 +89,15 @@ def test_either_can_be_chosen(two, tmp_path):
         assert ("weights of the file: model is taken, not model_ema" in str(report)) == (name == path)
     sentence = refusal(load_weights_only, f"{path}#ema")
     assert "no weights under ema (it has model, model_ema)" in sentence
+
+
+def test_a_choice_is_a_warning(two, monkeypatch):
+    levels = []
+    monkeypatch.setattr(load, "print_log", lambda text, logger, level: levels.append(level))
+    for name in (two[0], f"{two[0]}#model_ema"):
+        load_checkpoint(backbone("DWNet"), str(name))
+        load_checkpoint(nn.Linear(1, 1), str(name))
+    assert levels == [logging.WARNING, logging.WARNING, logging.INFO, logging.WARNING]  # the last one does not fit
 
 
 def test_conversion_takes_the_chosen_ones(two, tmp_path):
