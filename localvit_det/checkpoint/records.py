@@ -8,6 +8,7 @@ the failure that it mends is https://github.com/open-mmlab/mmengine/issues/1655.
 """
 
 import pickle
+import posixpath
 import re
 from collections import OrderedDict
 from typing import Any
@@ -62,6 +63,13 @@ class HistoryBufferRecord:
         )
 
 
+class Settings(dict):
+    """Stands for `argparse.Namespace`, which timm and the official codes of DeiT's kind save with the weights."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.update(state)
+
+
 RECORDS = (DtypeRecord, ArrayRecord, HistoryBufferRecord)
 
 
@@ -85,6 +93,11 @@ def _empty_bytes() -> bytes:
     return b""
 
 
+def _path(*parts: str) -> str:
+    """Stands for `pathlib.Path`: the text, which nothing opens."""
+    return posixpath.join("", *map(str, parts))
+
+
 ALLOWED_GLOBALS = [
     (DtypeRecord, "numpy.dtype"),
     (ArrayRecord, "numpy.ndarray"),
@@ -96,6 +109,11 @@ ALLOWED_GLOBALS = [
     (_statistics_name, "builtins.getattr"),
     (_empty_bytes, "builtins.bytes"),
     (OrderedDict, "yacs.config.CfgNode"),  # a dict of settings, beside the weights of the official classifiers
+    (Settings, "argparse.Namespace"),
+    (_path, "pathlib.PosixPath"),
+    (_path, "pathlib.WindowsPath"),
+    (_path, "pathlib._local.PosixPath"),  # Python 3.13
+    (_path, "pathlib._local.WindowsPath"),
 ]
 
 

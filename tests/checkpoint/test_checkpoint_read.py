@@ -1,10 +1,12 @@
 """Checkpoints load without running anything, by every way that MMEngine has."""
 
+import argparse
 import os
 import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +269,18 @@ def test_other_archives(tmp_path):
     assert "zip archive without weights" in refusal(load_weights_only, path)
     torch.jit.script(nn.ReLU()).save(path)
     assert "TorchScript" in refusal(load_weights_only, path)
+
+
+def test_settings_of_a_training_beside_its_weights(tmp_path):
+    """As timm saves them, and the official codes of Twins and PVT."""
+    args = argparse.Namespace(lr=0.1, output=Path("/data/out"), nested=argparse.Namespace(names=("a", "b")))
+    args.itself = args
+    torch.save({"state_dict": {"a": torch.ones(1)}, "args": args}, tmp_path / "timm.pth")
+    found = load_weights_only(tmp_path / "timm.pth")["args"]
+    assert (found["lr"], found["output"], found["nested"]) == (0.1, "/data/out", {"names": ("a", "b")})
+    assert found["itself"] is found
+    torch.save({"args": Runs(argparse.Namespace, state=["no", "mapping"])}, tmp_path / "bad.pth")
+    assert "cannot be read" in refusal(load_weights_only, tmp_path / "bad.pth")
 
 
 def test_something_else_than_a_dictionary(tmp_path):
