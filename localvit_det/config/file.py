@@ -94,7 +94,8 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
         return Config(values)
     task = _task(values)
     cfg = Config.fromfile(config_folder() / f"_base_/{_DEFAULTS[task]}.py")
-    cfg.update({key: value for key, value in values.items() if key != "metainfo"})
+    for key in values.keys() - {"metainfo"}:  # not by `update`, which would merge the model into ours
+        cfg[key] = values[key]
     metainfo = values.get("metainfo") or {}
     if task in ("object detection", "instance segmentation") and metainfo:
         cfg.classes = tuple(metainfo["classes"])
