@@ -201,6 +201,21 @@ def test_best_of_another_number_begins_anew(tmp_path):
     assert runner.message_hub.get_info("best_score") == 7
 
 
+def test_wrapper_and_averages_are_the_configs(tmp_path):
+    """Mixed precision, clipping and the momentum of averaged weights come and go with the config."""
+    ema = [{"type": "EMAHook", "momentum": 0.2}]
+    train(tmp_path, stop=3, hooks=ema, schedule=COSINE, optim=adam())
+    mixed = adam() | {"type": "CpuBf16OptimWrapper", "clip_grad": {"max_norm": 0.1}}
+    runner, _ = train(tmp_path, stop=7, resume=True, hooks=[{**ema[0], "momentum": 0.1}], schedule=COSINE, optim=mixed)
+    assert type(runner.optim_wrapper).__name__ == "CpuBf16OptimWrapper"
+    assert runner.optim_wrapper.clip_grad_kwargs == {"max_norm": 0.1}
+    averaged = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook")
+    assert averaged.ema_model.momentum == 0.1
+    assert averaged.ema_model.steps == 7
+    runner, _ = train(tmp_path, resume=True, hooks=ema, schedule=COSINE, optim=adam())
+    assert type(runner.optim_wrapper).__name__ == "OptimWrapper"
+
+
 def test_table(tmp_path):
     """One line for each setting that has changed, and none of what decides nothing."""
     cfg = {
