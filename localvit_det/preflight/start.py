@@ -12,14 +12,13 @@ import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
-from torch import nn
 
 from ..backbones import LocalViT
 from ..checkpoint.baselines import KINDS, fit_published
 from ..checkpoint.entrances import under_prefix
 from ..checkpoint.fit import compare, prepare
 from ..checkpoint.identify import backbones_in
-from ..checkpoint.layouts import weights_in
+from ..checkpoint.layouts import describe_choice, plain_names, weights_in
 from ..checkpoint.official import official_file
 from ..checkpoint.read import classes_in, download, load_weights_only, split_key
 from ..checkpoint.report import LoadReport
@@ -145,19 +144,19 @@ def _detector(cfg: Config) -> str:
     if model is None:
         return f"all from {source}"
     content = load_weights_only(_local(source), mmap=True)
-    report = _fit(model, content, cfg.get("load_policy") or "strict", source)
-    text = f"all from {source} ({_counts(report)})"
     saved = classes_in(content)
     wanted = next((dataset_classes(path, dataset) for path, dataset in find_datasets(cfg, "train")), None)
-    if saved and wanted and saved != wanted:
+    by_name = bool(saved and wanted and saved != wanted)
+    if backbones_in(model) and not by_name:
+        report = prepare(model, content, cfg.get("load_policy") or "strict", source)[1]
+    else:  # rows of heads go to their classes before they have to fit
+        parts = [name for name, _ in model.named_children()]
+        report = compare(model, plain_names(weights_in(content) or {}, False, parts), source)[0]
+        report.choice = describe_choice(content)
+    text = f"all from {source} ({_counts(report)})"
+    if by_name:
         return f"{text}, heads for {len({*saved} & {*wanted})} of {len(wanted)} classes, by name"
     return f"{text}, {len(report.new)} tensors of heads new" if report.new else text
-
-
-def _fit(model: nn.Module, content: Mapping[str, Any], policy: str, source: str) -> LoadReport:
-    if backbones_in(model):
-        return prepare(model, content, policy, source)[1]
-    return compare(model, weights_in(content) or {}, source)[0]
 
 
 def _is_alias(source: str) -> bool:

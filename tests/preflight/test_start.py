@@ -131,6 +131,8 @@ def test_detectors_and_resumed_trainings(said, tmp_path):
     assert said(config(**options, load_from=file))[0] == f"all from {file} ({total} of {total} weights)."
     cfg = config(**options, load_from=file, load_policy="finetune", classes=["person", "car", "c"])
     assert said(cfg)[0].endswith(" weights), heads for 2 of 3 classes, by name.")
+    cfg = config("dino_dwnet_t_coco", **options, load_from=file, load_policy="finetune", classes=["person"])
+    assert "heads for 1 of 1 classes, by name" in said(cfg)[0]  # what does not fit, the loading says
     cfg = config(**options)
     cfg.resume = True
     torch.save({"state_dict": state, "meta": {**meta, "iter": 12}}, tmp_path / "best_bbox_epoch_3.pth")  # no optimizer
