@@ -138,6 +138,7 @@ def remember(
     options = {**(run.options if run else {}), **options}
     cfg[STARTED] = {
         "config": str(file),
+        "work_dir": os.path.realpath(cfg.work_dir),
         "options": [[key, str(value) if isinstance(value, Typed) else value] for key, value in options.items()],
         "switches": {key: value for key, value in switches.items() if value is not None},
     }
@@ -159,11 +160,21 @@ def run_config(folder: str | os.PathLike) -> tuple[Path, dict[str, Any]] | None:
 def find_run(place: str | os.PathLike) -> Run | None:
     """Return the run of a work dir, or of a file in one; None where none says what it was started with.
 
-    What a checkpoint says itself is not asked: it may be of a stranger, and a work dir is the user's.
+    What a checkpoint says itself is not asked: it may be of a stranger, and a work dir is the user's. The folder of a
+    file may have come with it, so a training has to have been started in that very place.
     """
-    found = run_config(place if Path(place).is_dir() else Path(place).parent)
+    folder = Path(place) if Path(place).is_dir() else Path(place).parent
+    found = run_config(folder)
     started = found[1].get(STARTED) if found else None
     if found is None or not isinstance(started, dict):
+        return None
+    if folder != Path(place) and started.get("work_dir") != os.path.realpath(folder):
+        print_log(
+            f"The settings in {found[0]} are not repeated for {place}, since no training was started in that place: "
+            f"name the work dir {folder} if it is yours.",
+            "current",
+            logging.WARNING,
+        )
         return None
     options = {str(key): Typed(value) if isinstance(value, str) else value for key, value in started.get("options", [])}
     return Run(*found, str(started.get("config", "")), options, dict(started.get("switches") or {}))

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
 from ..config.run import find_run
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, UserError
 from ..export.runtime import ExportedDetector
 from ..inference import fuse_detector
 from .result import Result
@@ -76,7 +77,8 @@ class Detector:
         else:
             self.model, meta = _load(self.config, os.fspath(file), self.device)
             self.classes = _classes(meta, self.config)
-        self._pipeline = image_pipeline(self.config, self.model.info.size if self.exported else None)
+        with _described_by(config or file, "test pipeline"):
+            self._pipeline = image_pipeline(self.config, self.model.info.size if self.exported else None)
         self.fused = fuse or self.exported
         if fuse and not self.exported:
             fuse_detector(self.model)
@@ -216,6 +218,20 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+@contextmanager
+def _described_by(file: object, part: str) -> Iterator[None]:
+    """Raise what a constructor raises as a user's error: its arguments come from a file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(
+            f"The {part} that {file} describes cannot be built ({reason}): give another config."
+        ) from error
+
+
 def _open(file: str | os.PathLike, device: torch.device, trusted: bool) -> tuple[nn.Module, tuple[str, ...]]:
     """The program in a file, and its classes."""
     if device.type != "cpu":
@@ -229,7 +245,8 @@ def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict
     for _, node in walk(cfg.model):
         if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
             node["init_cfg"] = None  # the checkpoint has the weights: nothing else is read or downloaded
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    with _described_by(cfg.filename or file, "model"):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):
         raise ConfigError(f"The config's model is a {type(model).__name__}, which finds no objects: name a detector's.")
     content = load_checkpoint(model, file, map_location="cpu", logger=_LOG)

@@ -18,10 +18,11 @@ from mmengine.registry import Registry
 
 from localvit.commands import predict
 from localvit.commands import test as test_command
+from localvit_det import Detector
 from localvit_det.checkpoint.allowed import OPERATORS, TYPES, take
 from localvit_det.checkpoint.embedded_config import as_text, read_config, to_json
 from localvit_det.config import load_config
-from localvit_det.errors import CheckpointError, DataError
+from localvit_det.errors import CheckpointError, ConfigError, DataError
 
 PIPELINE = [
     {"type": "LoadImageFromFile", "backend_args": None},
@@ -320,3 +321,21 @@ def test_class_hierarchy_of_open_images(tmp_path, marker):
     with pytest.raises(ValueError, match="allow_pickle"):
         read(None, tmp_path / "hostile.npy")
     assert not marker.exists()
+
+
+def test_folder_of_a_file_counts_where_the_training_was_started(tmp_path):
+    from localvit_det.config.run import find_run
+
+    started = {"config": "x", "options": [["allow_pickle", "True"]], "switches": {}, "work_dir": str(tmp_path)}
+    (tmp_path / "came_with_it").mkdir()
+    for folder in (tmp_path, tmp_path / "came_with_it"):
+        (folder / "config.py").write_text(as_text(config(started_with=started)))
+    assert find_run(tmp_path / "epoch_1.pth").options == {"allow_pickle": "True"}
+    assert find_run(tmp_path / "came_with_it/epoch_1.pth") is None
+    assert find_run(tmp_path / "came_with_it") is not None  # named by the user
+
+
+def test_arguments_that_fit_no_constructor(tmp_path):
+    file = saved(tmp_path / "file.pth", config(model={**MODEL, "backbone": {"type": "DWNet", "arch": "tiny", "x": 1}}))
+    with pytest.raises(ConfigError, match=r"The model that .* describes cannot be built \(TypeError"):
+        Detector(file, device="cpu")

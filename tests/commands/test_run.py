@@ -72,6 +72,8 @@ def here(place, tmp_path, monkeypatch) -> Path:
     """A copy of it, and the present folder."""
     for name in ("mine", "other", "W"):
         shutil.copytree(place / name, tmp_path / name)
+    (dump,) = (tmp_path / "W").glob("*.py")  # as if it had been started here
+    dump.write_text(dump.read_text().replace(str(place / "W"), str(tmp_path / "W")))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
     return tmp_path

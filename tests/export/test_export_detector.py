@@ -19,6 +19,7 @@ from torch import nn
 from localvit.commands import export, predict
 from localvit_det import Detector
 from localvit_det.checkpoint.exported_info import read_info
+from localvit_det.checkpoint.exported_notes import NOTE
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export import formats
@@ -340,6 +341,27 @@ class TestCommands:
             export.main(["none.pth", "--out", str(tmp_path / "x.onnx"), *arguments])
         assert stop.value.code == 1
         assert sentence in capsys.readouterr().err
+
+    @pytest.mark.parametrize("place", ["../outside.bin", "link.bin", "/ABSOLUTE"])
+    def test_data_outside_of_the_folder(self, place, tmp_path):
+        """ONNX may keep its numbers in other files, of which only those in its folder are read."""
+        need("openvino")
+        onnx = pytest.importorskip("onnx")
+        place = place.replace("/ABSOLUTE", str(tmp_path / "outside.bin"))
+        (tmp_path / "outside.bin").write_bytes(bytes(400))
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model/link.bin").symlink_to("../outside.bin")
+        tensor = onnx.TensorProto(name="w", data_type=1, dims=[100], data_location=1)
+        for key, value in (("location", place), ("offset", "0"), ("length", "400")):
+            tensor.external_data.add(key=key, value=value)
+        found = onnx.helper.make_tensor_value_info("y", 1, [100])
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], [found], [tensor])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.helper.set_model_props(model, {NOTE: "{}"})
+        path = tmp_path / "model/x.onnx"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match=r"x\.onnx cannot be read"):
+            Detector(path)
 
     def test_foreign_files(self, tmp_path):
         torch.jit.trace(nn.Identity(), torch.zeros(1)).save(tmp_path / "foreign.pt")
