@@ -23,12 +23,12 @@ from ..errors import ConfigError
 from .options import Typed
 
 STARTED = "started_with"
-# Options that say what a training begins with: one that goes on has its checkpoint instead.
-_FOR_THE_START = ("pretrained", "warm_start", "load_from", "load_policy")
+# Options that say where a training begins, and where it writes: what goes on from it has both already.
+_FOR_THE_START = ("pretrained", "warm_start", "load_from", "load_policy", "resume", "work_dir")
 # Names that decide nothing of what is computed.
 _NO_SETTING = {
     *_FOR_THE_START,
-    *("work_dir", "launcher", "resume", "auto_resume", "runner_type", "draw", "experiment_name", "strategy"),
+    *("launcher", "auto_resume", "runner_type", "draw", "experiment_name", "strategy"),
     *("recognized", "verbose", "visualizer", "vis_backends", "log_level", "custom_imports", STARTED),
 }
 OF_TESTS = ("model", "test_dataloader", "test_evaluator", "test_cfg")

@@ -195,6 +195,7 @@ def test_test_with_its_config(here, told):
     assert scores_of(NAME, "W/epoch_2.pth", out="c")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     assert scores_of("W/epoch_2.pth", out="d")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     assert "coco/segm_mAP" not in expected
+    assert not any("Changed since" in line for line in told)
     told.clear()
     named = ["--cfg-options", "data_root=other"]
     other = [scores_of(NAME, "W", *named, out="e"), scores_of("W", *named, out="f")]
