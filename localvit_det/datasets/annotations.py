@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import DataError, shortened
-from .plain_polygons import without_plain_polygons
+from .plain_polygons import PLAIN, without_plain_polygons
 from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
 from .segmentations import FAR, mask_fault
 
@@ -282,6 +282,7 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
         found.unscored.add(reason, identity)
     elif area < 0 or annotation.get("ignore"):
         found.neutral.add(IGNORED if annotation.get("ignore") else NEGATIVE, identity)
+    mask = annotation.get("segmentation")
     if category not in names:
         found.faults.add(NO_CATEGORY, identity)
     elif w < 1 or h < 1 or area <= 0:
@@ -295,15 +296,15 @@ def _add(annotation: dict, names: dict, found: Annotations) -> None:
             found.crowds += 1
         else:
             found.annotated[names[category]].add(image)
-        mask = annotation.get("segmentation")
         found.rle += isinstance(mask, dict) and not crowd
         found.without_mask += not mask
         fault = mask_fault(mask, width, height)
         if fault:
-            reason, stops = fault
-            (found.mask_errors if stops else found.mask_faults).add(reason, identity)
-            if not stops and not readable_mask(mask, width, height):
-                found.mask_unscored.add(MASKLESS, identity)
+            (found.mask_errors if fault[1] else found.mask_faults).add(fault[0], identity)
+            if fault[1]:
+                return
+    if not reason and mask != PLAIN and not readable_mask(mask, width, height):
+        found.mask_unscored.add(MASKLESS, identity)
 
 
 def _ids(ids: list) -> str:

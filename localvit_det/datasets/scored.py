@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .segmentations import mask_fault
+
 NO_EXTENT = "have a box without width or height"
 OUTSIDE = "lie outside their image"
 NO_CATEGORY = "have a category_id that is not among the categories"
@@ -38,11 +40,10 @@ def readable_mask(mask: object, width: float, height: float) -> object | None:
     pycocotools takes a first polygon of two points for a box and raises at one of a single point; such polygons cover
     no pixel.
     """
-    if isinstance(mask, dict):
-        return mask if list(mask.get("size") or ()) == [height, width] else None
-    if not isinstance(mask, list):
+    fault = mask_fault(mask, width, height)
+    if not mask or (fault and fault[1]):
         return None
-    return [part for part in mask if isinstance(part, list) and len(part) >= 6] or None
+    return mask if isinstance(mask, dict) else [part for part in mask if len(part) >= 6] or None
 
 
 def scored_content(

@@ -200,6 +200,12 @@ FAULTS = {
     "polygons of two points": (every_fourth(segmentation=[[5, 5, 9, 9]]), as_it_is, without),
     "no polygon": (every_fourth(segmentation=[]), as_it_is, without),
     "rle of another size": (every_fourth(segmentation={"size": [5, 5], "counts": [25]}), as_it_is, without),
+    "ignored with a flat polygon": (every_fourth(ignore=1, segmentation=[1, 2, 3, 4, 5, 6]), as_crowds, without),
+    "area 0 with broken runs": (
+        every_fourth(area=0, segmentation={"size": [96, 96], "counts": "o" * 99}),
+        as_it_is,
+        without,
+    ),
     "a point before polygons": (every_fourth(segmentation=with_point), None, None),
     "short polygon after polygons": (
         every_fourth(segmentation=lambda one: [*one["segmentation"], [1, 2, 3, 4]]),
@@ -231,15 +237,17 @@ def test_unusable_annotations(tmp_path, content, predictions, case):
 
 def test_summary_and_score_agree(tmp_path, content, predictions):
     """Preflight names the annotations that scoring leaves out."""
-    for case in ("boxes outside", "boxes without width", "boxes of half a pixel", "unknown category", "ignored"):
+    scored_boxes = ("boxes of half a pixel", "ignored", "ignored with a flat polygon", "area 0 with broken runs")
+    for case in ("boxes outside", "boxes without width", "unknown category", *scored_boxes):
         other = copy.deepcopy(content)
         FAULTS[case][0](other)
         (tmp_path / "other.json").write_text(json.dumps(other))
         found = read_annotations(tmp_path / "other.json")
         count = len(content["annotations"][::4])
-        left_out = case not in ("boxes of half a pixel", "ignored")
-        assert found.unscored.count() == count * left_out
-        assert found.neutral.count() == count * (case == "ignored")
+        assert found.unscored.count() == count * (case not in scored_boxes)
+        assert found.neutral.count() == count * case.startswith("ignored")
+        assert found.mask_unscored.count() == count * (case in scored_boxes[2:])
+        assert not found.mask_errors
 
 
 # ---- other uses of the metric
