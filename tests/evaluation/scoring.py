@@ -24,8 +24,12 @@ LIMITS = [100, 300, 1000]  # as CocoMetric sets them
 
 
 def exact_predictions(annotations: Path) -> list[dict]:
-    """Predictions whose boxes are exact in fp32, without equal scores."""
+    """Predictions whose boxes are exact in fp32, without equal scores; the first object of the file is found, too."""
     found = make_predictions(annotations)
+    first = json.loads(annotations.read_text())["annotations"][0]
+    mask = next(one["segmentation"] for one in found if one["image_id"] == first["image_id"])
+    keys = ("image_id", "category_id", "bbox")
+    found.append({key: first[key] for key in keys} | {"score": 0.95, "segmentation": mask})
     for number, one in enumerate(found):
         one["bbox"] = (np.round(np.array(one["bbox"]) * 4) / 4).tolist()
         one["score"] = float(np.float32(one["score"] - number * 1e-4))

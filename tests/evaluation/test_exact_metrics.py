@@ -86,6 +86,22 @@ def test_file_of_other_images_is_refused_at_the_first_batch(tmp_path, content, c
         metric.process({}, [sample(content["images"][0], [])])
 
 
+def test_equal_scores_are_ranked_as_in_pycocotools(tmp_path, content, predictions):
+    """By the order of the image ids, also in a file with another order."""
+    other = {**content, "images": content["images"][::-1]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    equal = [{**one, "score": 0.5} for one in predictions]
+    assert_equal(scored(ExactCocoMetric, tmp_path / "other.json", equal), reference(other, equal))
+
+
+def test_predictions_of_other_classes_do_not_count(root, tmp_path, content, predictions):
+    (tmp_path / "found.json").write_text(json.dumps(predictions))
+    evaluation = evaluate(root / FILE, tmp_path / "found.json", CLASSES[:2])
+    few = {**content, "categories": content["categories"][:2]}
+    expected = reference(few, [one for one in predictions if one["category_id"] < 3])
+    assert average_precision(evaluation.tasks["bbox"]) == pytest.approx(expected["bbox"][0], abs=1e-6)
+
+
 # ---- ids
 
 
@@ -189,6 +205,8 @@ def with_points(one: dict) -> list:
 # How annotations are changed; the file on which pycocotools gives the right numbers of boxes, and of masks.
 FAULTS = {
     "boxes outside": (every_fourth(bbox=[500, 500, 20, 20]), without, without),
+    "boxes right of the image": (every_fourth(bbox=[96, 5, 20, 20]), without, without),
+    "boxes above the image": (every_fourth(bbox=[5, -20, 20, 20]), without, without),
     "boxes without width": (every_fourth(bbox=[5, 5, 0, 20]), without, without),
     "boxes of negative width": (every_fourth(bbox=[5, 5, -3, 20]), without, without),
     "boxes of half a pixel": (every_fourth(bbox=[5, 5, 0.5, 20]), as_it_is, as_it_is),
