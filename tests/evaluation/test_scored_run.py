@@ -95,6 +95,8 @@ def test_part_of_the_images(root, tmp_path, way):
     config = child_config(tmp_path) if way == "child config" else CONFIG
     cfg = run_of(root, tmp_path / "run", WAYS[way], config)
     keep_predictions(cfg)
+    if way == "option of the validation":
+        assert Path(cfg.val_evaluator.ann_file) == root / SMALL
     runner = RUNNERS.build(cfg)
     with recorded() as numbers:
         metrics = runner.test()
