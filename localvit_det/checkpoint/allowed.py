@@ -115,7 +115,7 @@ _PACKAGES = (*SCOPES, "localvit_det", "torch")
 _WORD = re.compile(r"(?:[\w +-]|(?<=\d)\.(?=\d))*")  # names no file with an ending, in no other folder
 _READS = re.compile(r"(?:\w*_)?(?:file|path|dir|url|root|ckpt|checkpoint|config|teacher)(?:_\w*)?")
 _ELSEWHERE = ("backend_args", "file_client_args")  # where files are read from; they are local here
-_MAX_DEPTH, _MAX_INT = 60, 2**40
+_MAX_DEPTH, _MAX_INT = 60, 1_000_001  # no channels, blocks or boxes are more
 _METAINFO = ("classes", "thing_classes", "stuff_classes", "palette")
 
 

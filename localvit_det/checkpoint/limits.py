@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # Records of torch.save are not compressed, and each tensor has a place of its own; a few names may share one.
 _TIMES, _SLACK = 4, 64 << 20
@@ -18,6 +20,10 @@ _MAX_TUPLE, _MAX_TUPLE_DEPTH = 1_000_000, 100
 _MAX_HEADER = 32 << 20  # bytes of JSON before the tensors of safetensors: 200,000 names
 _LEGACY_PICKLES = 5  # of the format before torch 1.6: magic, protocol, system, content, keys of storages
 _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ")  # that hold what they take from the stack
+
+
+_SMALLEST = 1 << 14  # what a tensor counts at least, with its module: millions of small ones take minutes
+_TIMES_BUILT, _BUILT_SLACK = 8, 256 << 20  # weights may be kept in half precision, and only a backbone's
 
 
 class TooLarge(ValueError):
@@ -106,6 +112,28 @@ def check_safetensors(file: Path) -> None:
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if length > min(_MAX_HEADER, file.stat().st_size):
         raise TooLarge(f"announces a header of {length:,} bytes")
+
+
+class BuildLimit(TorchDispatchMode):
+    """Ends the building of a model that has much larger tensors than its file of `size` bytes: it may say any width.
+
+    Raises:
+        TooLarge: Before the memory is taken.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.left = _TIMES_BUILT * size + _BUILT_SLACK
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Count what factories such as `torch.empty` are asked for."""
+        if args and isinstance(args[0], (list, tuple)) and all(isinstance(side, int) for side in args[0]):
+            self.left -= max(4 * math.prod(args[0]), _SMALLEST)
+            if self.left < 0:
+                raise TooLarge("describes a model that is many times larger than its weights")
+        return func(*args, **(kwargs or {}))
 
 
 def _check_total(total: int, size: int, what: str) -> None:

@@ -106,7 +106,7 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
             if metainfo and "classes" not in cfg:
                 dataset["metainfo"] = dict(metainfo)
     print_log(f"{path} gives model, classes and test pipeline; all else is the default for {task}.", "current")
-    return cfg
+    return Config(cfg.to_dict())  # without the name of our own file
 
 
 def _task(values: dict[str, Any]) -> str:

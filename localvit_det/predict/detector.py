@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 
 from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
+from ..checkpoint.limits import BuildLimit
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
 from ..config.run import find_run
@@ -75,7 +76,8 @@ class Detector:
         if self.exported:
             self.model, self.classes = _open(file, self.device, trusted)
         else:
-            self.model, meta = _load(self.config, os.fspath(file), self.device)
+            with _described_by(config or file, "model"):
+                self.model, meta = _load(self.config, os.fspath(file), self.device)
             self.classes = _classes(meta, self.config)
         with _described_by(config or file, "test pipeline"):
             self._pipeline = image_pipeline(self.config, self.model.info.size if self.exported else None)
@@ -245,7 +247,8 @@ def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict
     for _, node in walk(cfg.model):
         if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
             node["init_cfg"] = None  # the checkpoint has the weights: nothing else is read or downloaded
-    with _described_by(cfg.filename or file, "model"):
+    limit = BuildLimit(os.path.getsize(file)) if os.path.isfile(file) else nullcontext()
+    with limit:
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):
         raise ConfigError(f"The config's model is a {type(model).__name__}, which finds no objects: name a detector's.")

@@ -335,7 +335,23 @@ def test_folder_of_a_file_counts_where_the_training_was_started(tmp_path):
     assert find_run(tmp_path / "came_with_it") is not None  # named by the user
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "DWNet", "arch": {"embed_dims": 60_000, "depths": (2, 2, 6, 2), "drop_path_rate": 0.0}},
+        {"type": "DWNet", "arch": {"embed_dims": 32, "depths": (200_000, 2, 6, 2), "drop_path_rate": 0.0}},
+        {"type": "SwinTransformer", "embed_dims": 96_000},
+        {"type": "SwinTransformer", "window_size": 50_001},
+    ],
+)
+def test_model_of_another_size_than_its_weights(backbone, tmp_path):
+    model = Config.fromfile(REPOSITORY / "configs/mask_rcnn_dwnet_nano_shapes.py").model.to_dict()
+    file = saved(tmp_path / "file.pth", config(model={**model, "backbone": backbone}))
+    with pytest.raises(ConfigError, match="many times larger than its weights"):
+        Detector(file, device="cpu")
+
+
 def test_arguments_that_fit_no_constructor(tmp_path):
     file = saved(tmp_path / "file.pth", config(model={**MODEL, "backbone": {"type": "DWNet", "arch": "tiny", "x": 1}}))
-    with pytest.raises(ConfigError, match=r"The model that .* describes cannot be built \(TypeError"):
+    with pytest.raises(ConfigError, match=r"The model that .*file\.pth describes cannot be built \(TypeError"):
         Detector(file, device="cpu")
