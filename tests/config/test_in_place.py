@@ -12,7 +12,7 @@ from coco_folder import NAMES, annotations, write_coco, write_config
 from mmdet.registry import DATASETS
 from pycocotools import mask as coco_masks
 
-from localvit_det.config import found_set, load_config
+from localvit_det.config import evaluators, found_set, load_config
 from localvit_det.config.parts import dataset_paths, find_datasets
 from localvit_det.datasets.tidy import is_copy
 from localvit_det.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def told(monkeypatch) -> list[str]:
     lines: list[str] = []
-    for module in (found_set, data):
+    for module in (found_set, evaluators, data):
         monkeypatch.setattr(module, "print_log", lambda message, *_: lines.append(message))
     return lines
 
@@ -132,6 +132,7 @@ def test_the_same_fault_is_repaired_in_all_layouts(tmp_path, good, told, layout,
     for split in ("val", "test"):
         assert cfg[f"{split}_evaluator"].ann_file.endswith(cfg[f"{split}_dataloader"].dataset.ann_file)
     assert {file: file.read_bytes() for file in before} == before  # the user's files stay
+    assert not any("is scored" in line for line in told)  # the copy is no other file
     if not (layout == "plain" and fault == "prefix"):
         assert words in told[-1]
 
