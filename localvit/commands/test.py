@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_writable_folder(args.show_dir, "--show-dir")
 
     if args.checkpoint is None:
-        args.checkpoint = checkpoint_with_config(args.config)
-        run = find_run(args.checkpoint)
+        args.checkpoint, run = checkpoint_with_config(args.config), find_run(args.config)
         if not Path(args.config).is_dir():  # a work dir has the config of its training
             args.config = str(run.source.parent) if run else args.checkpoint
         cfg = config_from(args)

@@ -149,6 +149,8 @@ def run_to_resume(args: argparse.Namespace) -> Run | None:
         return None
     if args.resume != "auto":
         place = args.resume
+        if args.work_dir and Path(place).parent.resolve() == Path(args.work_dir).resolve():
+            place = args.work_dir
     else:
         own = {"work_dir": str(work_dir)} if (work_dir := options_of(args).get("work_dir")) else None
         place = work_dir_of(args, own or read_config_file(Path(args.config), args.trust_config))

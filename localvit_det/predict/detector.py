@@ -64,7 +64,7 @@ class Detector:
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self.exported = is_exported(file)
-        given, run = dict(options or {}), find_run(file)
+        given, run = dict(options or {}), find_run(checkpoint)
         # The config in a work dir has the options of its training in it.
         merged = run.over(given, of_its_classes=True) if run and config else given
         self.config = load_config(os.fspath(config or checkpoint), merged, trusted, data=False)
