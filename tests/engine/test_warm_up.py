@@ -7,7 +7,7 @@ from torch import nn
 from toy_training import toy_runner
 
 from localvit_det.config import load_config
-from localvit_det.engine.warm_up import fit_warm_up, unfit_epochs
+from localvit_det.engine.warm_up import fit_warm_up, stretched, unfit_epochs
 
 COCO = load_config("mask_rcnn_shuffle_t_coco").param_scheduler
 NANO = load_config("mask_rcnn_shuffle_nano_shapes").param_scheduler
@@ -83,6 +83,27 @@ def test_epochs_that_do_not_fit_are_named():
     assert "param_scheduler.1.end=24 param_scheduler.1.milestones=[16,22]" in told
     assert "param_scheduler.1.end=3" in unfit_epochs(NANO, 3)
     assert unfit_epochs([], 3) is None
+
+
+def test_schedules_follow_another_length():
+    poly = [
+        dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+        dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=100, T_max=50),
+        dict(type="MultiStepLR", by_epoch=False, begin=50, end=100, milestones=[40, 80]),
+    ]
+    assert stretched(poly, 100, 200, by_epoch=False) == {
+        "param_scheduler.1.begin": 50,
+        "param_scheduler.1.end": 200,
+        "param_scheduler.1.T_max": 150,
+        "param_scheduler.2.begin": 50,
+        "param_scheduler.2.end": 200,
+        "param_scheduler.2.milestones": [40, 160],
+    }
+    assert stretched(poly, 90, 200, by_epoch=False) == {}  # made for another length
+    assert stretched(poly, 100, 200, by_epoch=True) == {}
+    alone = [dict(type="CosineAnnealingLR", T_max=12)]
+    assert stretched(alone, 12, 24, by_epoch=True) == {"param_scheduler.0.T_max": 24}
+    assert stretched(COCO, 12, 24, by_epoch=True)["param_scheduler.1.milestones"] == [16, 22]
 
 
 @pytest.mark.parametrize(("settings", "end"), [({}, 2), ({"cfg": {"fit_warmup": False}}, 10)])
