@@ -51,10 +51,13 @@ class Exchange:
     anew: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.kept)} classes keep their rows{_listed(self.kept)}"]
-        parts += [f"{len(self.new)} start as initialised{_listed(self.new)}"] if self.new else []
-        parts += [f"{len(self.unused)} of the checkpoint are not used{_listed(self.unused)}"] if self.unused else []
-        parts += [f"started anew as a whole: {shortened(self.anew)}"] if self.anew else []
+        told = (
+            ("classes that keep their rows", self.kept),
+            ("classes that start as initialised", self.new),
+            ("classes of the checkpoint alone", self.unused),
+            ("tensors that start as initialised", self.anew),
+        )
+        parts = [f"{what}: {len(names)}{_listed(names)}" for what, names in told if names or what.endswith("rows")]
         return f"Heads by class name, in {len(self.tensors)} tensors: {'; '.join(parts)}."
 
 

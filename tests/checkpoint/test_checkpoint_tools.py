@@ -219,7 +219,9 @@ def test_train_publish_test_infer_fine_tune(shapes, stars, tmp_path, capsys):
         f"data_root={stars}", "classes=auto", "optim_wrapper.optimizer.lr=0.0",
     )  # fmt: skip
     out = capsys.readouterr().out
-    assert "left as initialised for other classes: roi_head.bbox_head.fc_cls.bias" in out
+    assert f"classes that keep their rows: 3 ({', '.join(CLASSES)}); classes that start as initialised: 1 (star)" in out
     tuned = load_weights_only(tmp_path / "tuned/epoch_1.pth")["state_dict"]
-    assert tuned["roi_head.bbox_head.fc_cls.weight"].shape[0] == len(CLASSES) + 2
+    head = "roi_head.bbox_head.fc_cls.weight"
+    assert tuned[head].shape[0] == len(CLASSES) + 2
+    torch.testing.assert_close(tuned[head][[0, 1, 2, 4]], content["state_dict"][head])  # the last is the background
     torch.testing.assert_close(tuned[key], content["state_dict"][key])

@@ -201,9 +201,9 @@ class TestLoading:
         assert torch.equal(after[name], expected)
         assert not report.new
         [line] = lines
-        assert "2 classes keep their rows (bus, cat)" in line
-        assert "2 start as initialised (cup, tree)" in line
-        assert "1 of the checkpoint are not used (dog)" in line
+        assert "classes that keep their rows: 2 (bus, cat)" in line
+        assert "classes that start as initialised: 2 (cup, tree)" in line
+        assert "classes of the checkpoint alone: 1 (dog)" in line
 
     def test_other_names_of_the_same_number_start_new(self, load):
         source, before, after, lines, _ = load(("cat", "dog", "bus"), ("a", "b", "c"))
@@ -211,7 +211,7 @@ class TestLoading:
         assert len(heads) == 6
         assert all(torch.equal(after[name], before[name]) for name in heads)
         assert torch.equal(after["rpn_head.rpn_cls.weight"], source["rpn_head.rpn_cls.weight"])
-        assert "0 classes keep their rows; 3 start as initialised (a, b, c)" in lines[0]
+        assert "classes that keep their rows: 0; classes that start as initialised: 3 (a, b, c)" in lines[0]
 
     def test_where_everything_has_to_fit(self, load):
         source, _, after, _, _ = load(("cat", "dog", "bus"), ("bus", "cat", "dog"), "strict")
