@@ -17,8 +17,27 @@ from ..errors import DataError
 from .truth import GroundTruth
 
 
+class _ChecksImages:
+    """What both metrics do with their annotation file: it is kept, and has to have the images of each batch."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._ann_file = settings.get("ann_file")
+        self._whole = self._coco_api
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the predictions of a batch.
+
+        Raises:
+            DataError: The annotation file does not have these images.
+        """
+        if self._whole is not None:
+            check_images(self._whole.imgs, data_samples, self._ann_file)
+        super().process(data_batch, data_samples)
+
+
 @METRICS.register_module()
-class ExactCocoMetric(CocoMetric):
+class ExactCocoMetric(_ChecksImages, CocoMetric):
     """MMDetection's `CocoMetric` on the images that were evaluated and the annotations that pycocotools can score.
 
     Args:
@@ -31,22 +50,10 @@ class ExactCocoMetric(CocoMetric):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._ann_file = settings.get("ann_file")
-        self._whole = self._coco_api
         self._truths: dict[bool, GroundTruth] = {}
         self._written: dict | None = None
         self.detections: int | None = None
         self.image_ids: list | None = None
-
-    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions of a batch.
-
-        Raises:
-            DataError: The annotation file does not have these images.
-        """
-        if self._whole is not None:
-            check_images(self._whole.imgs, data_samples, self._ann_file)
-        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate the predictions of all images, each image once."""
@@ -56,10 +63,10 @@ class ExactCocoMetric(CocoMetric):
         settings = {key: getattr(self, key) for key in ("metrics", "outfile_prefix", "_coco_api")}
         numbers: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
-            self.outfile_prefix = self.outfile_prefix or f"{folder}/results"
-            content = self._content([truth for truth, _ in results])
-            self._report_limit(content, list(by_image))
             try:
+                self.outfile_prefix = self.outfile_prefix or f"{folder}/results"
+                content = self._content([truth for truth, _ in results])
+                self._report_limit(content, list(by_image))
                 for metric in settings["metrics"]:
                     self._use_truth(content, list(by_image), masks=metric == "segm")
                     self.metrics = [metric]
@@ -102,27 +109,12 @@ class ExactCocoMetric(CocoMetric):
 
 
 @METRICS.register_module()
-class ExactPanopticMetric(CocoPanopticMetric):
+class ExactPanopticMetric(_ChecksImages, CocoPanopticMetric):
     """MMDetection's `CocoPanopticMetric` on the images that were evaluated.
 
     Args:
         settings: Arguments of `CocoPanopticMetric`.
     """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._ann_file = settings.get("ann_file")
-        self._whole = self._coco_api
-
-    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions of a batch.
-
-        Raises:
-            DataError: The annotation file does not have these images.
-        """
-        if self._whole is not None:
-            check_images(self._whole.imgs, data_samples, self._ann_file)
-        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate the predictions of all images."""
