@@ -33,6 +33,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
     ran = {str(Path(file).relative_to(ROOT)): sorted(numbers) for file, numbers in lines.items()}
     if item.nodeid not in _record or _record[item.nodeid]:
         _record[item.nodeid] = {"seconds": time.perf_counter() - start, "lines": ran}
+    if len(_record) % 100 == 0:
+        pytest_sessionfinish()
     return result
 
 
