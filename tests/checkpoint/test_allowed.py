@@ -19,7 +19,7 @@ from mmengine.registry import Registry
 from localvit.commands import predict
 from localvit.commands import test as test_command
 from localvit_det import Detector
-from localvit_det.checkpoint.allowed import OPERATORS, TYPES, take
+from localvit_det.checkpoint.allowed import OPERATORS, TYPES, _metainfo, take
 from localvit_det.checkpoint.embedded_config import as_text, read_config, to_json
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, DataError
@@ -355,3 +355,20 @@ def test_arguments_that_fit_no_constructor(tmp_path):
     file = saved(tmp_path / "file.pth", config(model={**MODEL, "backbone": {"type": "DWNet", "arch": "tiny", "x": 1}}))
     with pytest.raises(ConfigError, match=r"The model that .*file\.pth describes cannot be built \(TypeError"):
         Detector(file, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("meta", "taken"),
+    [
+        ({"CLASSES": ("cat", "dog"), "PALETTE": [(1, 2, 255), [0, 0, 0]]}, {"palette": [(1, 2, 255), (0, 0, 0)]}),
+        ({"classes": ["cat", "dog"], "palette": [(1, 2, 256)]}, {}),
+        ({"classes": ["cat", "dog"], "palette": [(1, -1, 25)]}, {}),
+        ({"classes": ["cat", "dog"], "palette": [(1, 2)]}, {}),
+        ({"classes": ["cat", "dog"], "palette": [(1, 2, True)], "other": [1]}, {}),
+        ({"palette": [(1, 2, 3)]}, None),
+        ({"classes": ["cat", 3]}, None),
+        ([], None),
+    ],
+)
+def test_names_and_colors_of_classes(meta, taken):
+    assert _metainfo(meta) == ({} if taken is None else {"classes": ["cat", "dog"], **taken})

@@ -160,6 +160,15 @@ def test_convert(tmp_path, capsys):
     torch.testing.assert_close(load_weights_only(tmp_path / "clean.safetensors"), clean["state_dict"])
 
 
+def test_convert_the_backbone_of_a_classifier(tmp_path):
+    state = {f"module.backbone.{name}": tensor for name, tensor in dwnet(96, (2, 2, 6, 2)).items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("module.backbone.head.")}
+    source = save(tmp_path / "classifier.pth", {"state_dict": state | {"module.head.fc.weight": torch.zeros(3, 768)}})
+    run("convert_checkpoint", source, tmp_path / "clean.pth")
+    clean = load_weights_only(tmp_path / "clean.pth")["state_dict"]
+    torch.testing.assert_close(clean["stem.norm.bias"], state["module.backbone.patch_embed.norm.bias"])
+
+
 def test_convert_detector(tmp_path):
     source = save(tmp_path / "v2.pth", detector())
     run("convert_checkpoint", source, tmp_path / "v3.pth", "--config", CONFIGS["dwnet"])

@@ -87,9 +87,7 @@ def test_differences_that_have_to_be_named(kind, started, nano):
     cfg.classes = ["a b", "c"]
     started.check(cfg, [])
     cfg.merge_from_dict({key: value})
-    with pytest.raises(
-        ConfigError, match=rf"differs .* in {kind}: {key} was .* and is {value}; give the config of"
-    ):
+    with pytest.raises(ConfigError, match=rf"differs .* in {kind}: {key} was .* and is {value}; give the config of"):
         started.check(cfg, ["optim_wrapper.optimizer.lr", "train_dataloader.batch_size"])
     for name in names:
         started.check(cfg, [name.removesuffix("=")])

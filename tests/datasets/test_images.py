@@ -198,6 +198,17 @@ def test_backends_of_mmcv(tmp_path, told, backend):
     assert transform({"img_path": str(tmp_path / "bad.png")}) is None
 
 
+def test_all_backends_keep_the_limit_of_pixels(tmp_path, told):
+    (tmp_path / "large.png").write_bytes(photo(1, "PNG"))
+    for backend in ("pillow", "cv2"):
+        transform = LoadImageFromFile(imdecode_backend=backend)
+        transform.max_pixels = WIDTH * HEIGHT
+        assert transform({"img_path": str(tmp_path / "large.png")}) is not None
+        transform.max_pixels = WIDTH * HEIGHT - 1
+        assert transform({"img_path": str(tmp_path / "large.png")}) is None
+        assert "over the limit" in told[-1][1]
+
+
 def test_transforms_are_found_in_wrappers():
     class Box:
         def __init__(self, **parts) -> None:

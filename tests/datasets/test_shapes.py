@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from mmdet.registry import DATASETS
 from pycocotools.coco import COCO
+from shapely.geometry import Polygon
 
 import localvit_det  # noqa: F401 - registers the data set
 from localvit_det.datasets import shapes
-from localvit_det.datasets.drawing import PALETTES
+from localvit_det.datasets.drawing import OUTLINES, PALETTES, draw_image
 from localvit_det.datasets.shapes import annotation_file, main, make_shapes
 from localvit_det.errors import DataError
 
@@ -42,6 +43,51 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert first.keys() == other.keys()
     assert all(first[name] != other[name] for name in first)
     assert len(first) == 10 + 4 + 2
+
+
+def test_outlines_have_area_1() -> None:
+    assert {name: len(ring) for name, ring in OUTLINES.items()} == {
+        "circle": 48, "square": 4, "triangle": 3, "star": 10,
+    }  # fmt: skip
+    for name, ring in OUTLINES.items():
+        assert Polygon(ring).area == pytest.approx(1)
+        radii = np.linalg.norm(ring, axis=1)
+        assert radii.min() / radii.max() == pytest.approx(0.45 if name == "star" else 1)
+        assert ring[0] == pytest.approx([0, -radii.max()])  # points up
+
+
+# What these seeds have always drawn, from back to front: label, areas of the parts, bounds of the first one. Then the
+# mean of each channel, and the deviation of the image. Another drawing needs another _VERSION in shapes.py.
+DRAWN = {
+    4: (
+        [
+            (3, [1556.30, 44.92], [32.62, 14.96, 88.18, 82.57]),
+            (2, [222.94], [24.00, 61.25, 46.59, 81.89]),
+            (2, [135.73], [30.10, 44.17, 46.35, 61.76]),
+            (1, [204.47], [0.00, 22.38, 14.19, 37.61]),
+        ],
+        [168.37, 182.25, 191.77, 31.10],
+    ),
+    11: (
+        [
+            (0, [1314.41, 3.09], [0.00, 30.36, 46.57, 79.26]),
+            (3, [3270.85], [9.71, 0.00, 96.00, 81.72]),
+            (3, [69.30], [17.92, 28.45, 31.17, 42.21]),
+        ],
+        [115.52, 138.60, 136.15, 57.88],
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", DRAWN)
+def test_drawing_stays_as_it_was(seed: int) -> None:
+    image, objects = draw_image(np.random.default_rng(seed), 96, tuple(OUTLINES), "dusk")
+    expected, colors = DRAWN[seed]
+    assert [one.label for one in objects] == [label for label, *_ in expected]
+    for one, (_, areas, bounds) in zip(objects, expected, strict=True):
+        assert [part.area for part in one.parts] == pytest.approx(areas, abs=0.02)
+        assert one.parts[0].bounds == pytest.approx(bounds, abs=0.02)
+    assert [*image.reshape(-1, 3).mean(0), image.std()] == pytest.approx(colors, abs=0.1)
 
 
 def test_more_images_leave_the_first_ones_alone(tmp_path: Path) -> None:

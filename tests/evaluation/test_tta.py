@@ -78,3 +78,9 @@ def test_without_masks():
 
 def test_no_weight_is_no_mask():
     assert not vote(torch.ones(1, 2, 2, dtype=torch.bool), torch.zeros(1, 1)).any()
+
+
+def test_half_of_the_weight_is_enough():
+    masks = torch.tensor([[[1, 0, 0]], [[0, 1, 0]], [[1, 1, 1]]], dtype=torch.bool)
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.25, 0.0], [0.0, 0.5, 0.25]])
+    assert vote(masks, weights)[:, 0].tolist() == [[True, True, False], [True, False, False], [False, True, False]]

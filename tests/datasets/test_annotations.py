@@ -1,0 +1,131 @@
+"""The summary of an annotation file says of each annotation what MMDetection's own loader does with it."""
+
+import itertools
+import json
+
+import pytest
+from mmdet.registry import DATASETS
+
+from localvit_det.datasets.annotations import (
+    DEGENERATE,
+    EDGE_TOLERANCE,
+    FAR,
+    IGNORED,
+    NO_CATEGORY,
+    NO_IMAGE,
+    NOT_CROWD,
+    NOT_FINITE,
+    NOT_NUMBERS,
+    OUTSIDE,
+    TOO_FAR,
+    read_annotations,
+)
+from localvit_det.errors import DataError
+
+WIDTH, HEIGHT = 60, 40
+GOOD = {"bbox": [5, 6, 20, 10], "area": 100.0, "iscrowd": 0, "category_id": 1, "image_id": 1}
+GOOD |= {"segmentation": [[5, 6, 25, 6, 25, 16]]}
+
+
+@pytest.fixture
+def summary(tmp_path):
+    def make(annotations: list[dict], **content):
+        rows = [{**GOOD, **one, "id": i} for i, one in enumerate(annotations, 1)]
+        rows = [{key: value for key, value in one.items() if value is not ...} for one in rows]
+        images = [{"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in (1, 2)]
+        categories = [{"id": 1, "name": "cat"}, {"id": 4, "name": "dog"}]
+        whole = {"images": images, "categories": categories, "annotations": rows, **content}
+        (tmp_path / "file.json").write_text(json.dumps(whole))
+        return read_annotations(tmp_path / "file.json")
+
+    return make
+
+
+def test_faults_are_what_the_loader_drops(summary, tmp_path):
+    sides = (0, 0.5, 0.99, 1, 1.01, 7)
+    edges = ((-7, 3), (-6, 3), (WIDTH - 1, 3), (WIDTH, 3), (3, -7), (3, -6), (3, HEIGHT), (3, HEIGHT - 1), (0, 0))
+    rows = [{"bbox": [3, 3, w, h]} for w, h in itertools.product(sides, sides)]
+    rows += [{"bbox": [*corner, 7, 7]} for corner in edges] + [{"area": area} for area in (-1, 0, 0.5, 1)]
+    rows += [{"ignore": value} for value in (0, 1, True, None)] + [{"category_id": 2}, {"category_id": 4}]
+    found = summary(rows)
+    dataset = DATASETS.build(
+        {
+            "type": "CocoDataset",
+            "ann_file": str(tmp_path / "file.json"),
+            "data_prefix": {"img": ""},
+            "metainfo": {"classes": ("cat", "dog")},
+            "pipeline": [],
+            "serialize_data": False,
+        }
+    )
+    kept = [instance["bbox"] for info in dataset.data_list for instance in info["instances"]]
+    assert len(rows) - found.faults.count() == len(kept)
+    dropped = {number for numbers in found.faults.values() for number in numbers}
+    loaded = [row for i, row in enumerate(rows, 1) if i not in dropped]
+    boxes = [{**GOOD, **row}["bbox"] for row in loaded]
+    assert sorted([x, y, x + w, y + h] for x, y, w, h in boxes) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"bbox": [5, 6, 0.9, 10]}, "faults", DEGENERATE),
+        ({"bbox": [60, 6, 10, 10]}, "faults", OUTSIDE),
+        ({"ignore": 1}, "faults", IGNORED),
+        ({"category_id": 9}, "faults", NO_CATEGORY),
+        ({"image_id": 9}, "faults", NO_IMAGE),
+        ({"iscrowd": 2}, "errors", NOT_CROWD),
+        ({"bbox": [5, 6, float("nan"), 10]}, "errors", NOT_FINITE),
+        ({"area": float("inf")}, "errors", NOT_FINITE),
+        ({"area": "12"}, "errors", NOT_NUMBERS),
+        ({"bbox": [5, None, 7, 10]}, "errors", NOT_NUMBERS),
+        ({"bbox": [FAR * (WIDTH + HEIGHT) + 1, 6, 0, 10]}, "errors", TOO_FAR),
+        ({"bbox": [5, -FAR * (WIDTH + HEIGHT), 10, 10]}, "errors", TOO_FAR),
+    ],
+)
+def test_reasons(summary, row, kind, reason):
+    found = summary([{}, row])
+    assert getattr(found, kind) == {reason: [2]}
+    assert not (found.errors if kind == "faults" else found.faults)
+    assert found.boxes == 2
+    assert found.annotated == {"cat": {1}, "dog": set()}
+
+
+def test_far_is_not_at_once_too_far(summary):
+    found = summary([{"bbox": [FAR * (WIDTH + HEIGHT) - 10, 6, 10, 10]}])
+    assert not found.errors
+    assert found.over_edge == 1
+
+
+def test_counts(summary):
+    slack = EDGE_TOLERANCE
+    found = summary(
+        [
+            {"iscrowd": 1, "segmentation": {"counts": [0, 5], "size": [HEIGHT, WIDTH]}},
+            {"segmentation": {"counts": [0, 5], "size": [HEIGHT, WIDTH]}, "category_id": 4, "image_id": 2},
+            {"segmentation": []},
+            {"iscrowd": ..., "area": ...},
+            {"bbox": [-slack, -slack, WIDTH + 2 * slack, HEIGHT + 2 * slack]},  # within the tolerance
+            {"bbox": [-slack - 1, 0, 9, 9]},
+            {"bbox": [0, -slack - 1, 9, 9]},
+            {"bbox": [0, 0, WIDTH + slack + 1, 9]},
+            {"bbox": [0, 0, 9, HEIGHT + slack + 1]},
+            {"bbox": [0.1, 0.2, 0.5, 0.8]},  # a share of the image, and too small
+            {"bbox": [20, 10, 50, 30]},  # like corners; a lot over the edge
+            {"bbox": [5, 6, 8, 30]},  # as well, inside
+        ]
+    )
+    assert (found.boxes, found.crowds, found.rle, found.without_mask) == (12, 1, 1, 1)
+    assert (found.without_iscrowd, found.without_area) == (1, 1)
+    assert (found.over_edge, found.like_fractions) == (5, 1)
+    assert found.like_corners == 9  # all but the three that are wider or higher than the image
+    assert found.annotated == {"cat": {1}, "dog": {2}}
+    assert found.named == {"cat": {1}, "dog": {2}}
+    assert found.faults == {DEGENERATE: [10]}
+
+
+@pytest.mark.parametrize(("side", "words"), [(0, "0 x 40"), (-3, "-3 x 40"), (60.0, "60.0 x 40"), (True, "True x 40")])
+def test_sizes_of_images_are_whole_numbers(summary, side, words):
+    with pytest.raises(DataError, match=words):
+        summary([], images=[{"id": 1, "file_name": "a.jpg", "width": side, "height": HEIGHT}])
+    assert summary([], images=[{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}]).images == {1: ("a.jpg", 1, 1)}
