@@ -2,6 +2,6 @@
 _base_ = "./_base_/mask_rcnn_pvt_1x.py"
 
 model = dict(
-    backbone=dict(_delete_=True, type="TwinsPCPVT", arch="large"),
+    backbone=dict(_delete_=True, type="TwinsPCPVT", arch="large", drop_path_rate=0.2),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )

@@ -2,6 +2,6 @@
 _base_ = "./_base_/mask_rcnn_3x.py"
 
 model = dict(
-    backbone=dict(_delete_=True, type="TwinsSVT", arch="large"),
+    backbone=dict(_delete_=True, type="TwinsSVT", arch="large", drop_path_rate=0.2, mask_padding=False),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

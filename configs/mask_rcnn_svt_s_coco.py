@@ -2,6 +2,6 @@
 _base_ = "./_base_/mask_rcnn_pvt_1x.py"
 
 model = dict(
-    backbone=dict(_delete_=True, type="TwinsSVT", arch="small"),
+    backbone=dict(_delete_=True, type="TwinsSVT", arch="small", mask_padding=False),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )

@@ -2,6 +2,6 @@
 _base_ = "./_base_/retinanet_pvt_1x.py"
 
 model = dict(
-    backbone=dict(type="TwinsPCPVT", arch="large"),
+    backbone=dict(type="TwinsPCPVT", arch="large", drop_path_rate=0.2),
     neck=dict(in_channels=[128, 320, 512]),
 )

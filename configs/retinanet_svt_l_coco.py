@@ -2,6 +2,6 @@
 _base_ = "./_base_/retinanet_pvt_1x.py"
 
 model = dict(
-    backbone=dict(type="TwinsSVT", arch="large"),
+    backbone=dict(type="TwinsSVT", arch="large", drop_path_rate=0.2, mask_padding=False),
     neck=dict(in_channels=[256, 512, 1024]),
 )

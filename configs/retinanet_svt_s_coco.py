@@ -2,6 +2,6 @@
 _base_ = "./_base_/retinanet_pvt_1x.py"
 
 model = dict(
-    backbone=dict(type="TwinsSVT", arch="small"),
+    backbone=dict(type="TwinsSVT", arch="small", mask_padding=False),
     neck=dict(in_channels=[128, 256, 512]),
 )

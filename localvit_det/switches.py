@@ -141,11 +141,13 @@ def decay_layers(cfg: Config, rate: float) -> None:
     if not 0 < rate <= 1:
         raise ConfigError(f"--layer-decay {rate:g} is no rate: give a number above 0 and up to 1, for example 0.9.")
     own = cfg.optim_wrapper.get("constructor", "LayerDecayConstructor")
-    if own not in ("LayerDecayConstructor", "DefaultOptimWrapperConstructor"):
+    if own not in ("LayerDecayConstructor", "BackboneConstructor", "DefaultOptimWrapperConstructor"):
         raise ConfigError(f"--layer-decay would replace the optim_wrapper.constructor {own}: leave one of the two out.")
     cfg.optim_wrapper.constructor = "LayerDecayConstructor"
     cfg.optim_wrapper.setdefault("paramwise_cfg", {})
     cfg.optim_wrapper.paramwise_cfg["layer_decay"] = rate
+    if own == "BackboneConstructor":
+        cfg.optim_wrapper.paramwise_cfg.setdefault("exempt", True)
 
 
 def _backbones(cfg: Config) -> Iterator[tuple[str, dict]]:

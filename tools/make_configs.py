@@ -39,13 +39,15 @@ RECIPES: Sequence[tuple[str, str, Sequence[str]]] = (
     ("panoptic_fpn_1x", "panoptic_fpn_{}_coco", SHOWN_T),
     ("upernet_160k", "upernet_{}_ade20k", SHOWN_T),
     ("sem_fpn_80k", "sem_fpn_{}_ade20k", SHOWN_T),
-    ("pretrain_in1k", "pretrain/{}_in1k", (*TINY, "pcpvt_s", "svt_s")),
+    ("pretrain_in1k", "pretrain/{}_in1k", TINY),
+    ("pretrain_deit_in1k", "pretrain/{}_in1k", TWINS),
     ("mask_rcnn_nano_shapes", "mask_rcnn_{}_nano_shapes", OTHERS + TWINS),
     ("panoptic_fpn_nano_shapes", "panoptic_fpn_{}_nano_shapes", SHOWN),
     ("upernet_nano_shapes", "upernet_{}_nano_shapes", SHOWN),
     ("sem_fpn_nano_shapes", "sem_fpn_{}_nano_shapes", (*SHOWN, "gg")),  # from which docs/tasks.md starts detectors
     ("pretrain_nano_shapes", "pretrain/{}_nano_shapes", OTHERS + TWINS),
 )
+DETECTORS = ("mask_rcnn", "retinanet")  # recipes of Twins' official detectors
 KEEP_OUT_INDICES = ("retinanet", "rtmdet", "dino", "pretrain")  # recipes whose backbone is changed, not replaced
 
 # What single configs say besides, and why.
@@ -60,7 +62,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "cascade_mask_rcnn_ddwnet_b_3x_coco": (_PADDED_B, "pad_to_window=True, drop_path_rate=0.3"),
     "pretrain/shuffle_t_in1k": (_NO_NORM, "out_norm_cfg=None"),
     "pretrain/shuffle_nano_shapes": (_NO_NORM, "out_norm_cfg=None"),
-    "pretrain/pcpvt_s_in1k": (_LAST_NORM, 'out_norm_cfg="default"'),
+    **{f"pretrain/pcpvt_{size}_in1k": (_LAST_NORM, 'out_norm_cfg="default"') for size in "sbl"},
     "pretrain/pcpvt_nano_shapes": (_LAST_NORM, 'out_norm_cfg="default"'),
 }
 
@@ -104,7 +106,12 @@ def _text(recipe: str, name: str, family: type[LocalViT], arch: str | None) -> s
     settings += [f'type="{family.__name__}"', f'arch="{arch}"' if arch else "arch=arch"]
     if arch is None and family.short_name != "pcpvt":  # which has no windows
         settings.append("window_size=5")
-    backbone = f"backbone=dict({', '.join([*settings, extra] if extra else settings)})"
+    settings += [extra] if extra else []
+    if arch and recipe.startswith(DETECTORS) and family.short_name in TWINS:
+        # As the official detectors: one drop path rate for all sizes, and in SVT windows that see their padding.
+        settings += [] if family.arch_settings[arch]["drop_path_rate"] == 0.2 else ["drop_path_rate=0.2"]
+        settings += ["mask_padding=False"] if family.short_name == "svt" else []
+    backbone = f"backbone=dict({', '.join(settings)})"
     up = "../" * name.count("/") or "./"
     lines = [MARK + (f"# {comment}\n" if comment else "") + f'_base_ = "{up}_base_/{recipe}.py"', ""]
     if arch is None:

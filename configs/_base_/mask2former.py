@@ -11,13 +11,13 @@ optim_wrapper = dict(
     constructor="LayerDecayConstructor",
     paramwise_cfg=dict(
         backbone_rate=0.1,
+        exempt=True,
         norm_decay_mult=0.0,
         custom_keys=dict(
             _delete_=True,
             query_embed=embed,
             query_feat=embed,
             level_embed=embed,
-            relative_position_bias_table=embed,
         ),
     ),
 )

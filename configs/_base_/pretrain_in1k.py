@@ -14,7 +14,12 @@ model = dict(
     init_cfg=None,  # backbones initialize themselves
 )
 optim_wrapper = dict(
+    constructor="BackboneConstructor",
     clip_grad=dict(max_norm=5.0),
-    # Neither Twins' convolutions of positions nor the bias of MSG's messengers decay, as published.
-    paramwise_cfg=dict(custom_keys={".position": dict(decay_mult=0.0), ".rel_pos_msg": dict(decay_mult=0.0)}),
+    paramwise_cfg=dict(custom_keys=dict(_delete_=True)),  # Swin's tables: the backbone says itself what does not decay
 )
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=20, convert_to_iter_based=True),
+    # A share of the rate, as the rate itself: it holds for other batch sizes (--auto-scale-lr).
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=20),
+]

@@ -63,15 +63,9 @@ train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs // 2)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
+    constructor="BackboneConstructor",
     optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
-    paramwise_cfg=dict(
-        custom_keys={
-            "norm": dict(decay_mult=0.0),
-            "position": dict(decay_mult=0.0),
-            "rel_pos_msg": dict(decay_mult=0.0),
-        }
-    ),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -23,12 +23,12 @@ model = dict(
 
 max_epochs, last_epochs, base_lr = 100, 10, 1e-3
 train_cfg = dict(max_epochs=max_epochs, val_interval=10, dynamic_intervals=[(max_epochs - last_epochs, 1)])
-optim_wrapper = dict(optimizer=dict(lr=base_lr))
+optim_wrapper = dict(constructor="BackboneConstructor", optimizer=dict(lr=base_lr))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-5, by_epoch=False, begin=0, end=1000),
     dict(
         type="CosineAnnealingLR",
-        eta_min=base_lr * 0.05,
+        eta_min_ratio=0.05,  # of whatever the rate is scaled to
         begin=max_epochs // 2,
         end=max_epochs,
         T_max=max_epochs // 2,
@@ -36,6 +36,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=128)  # 4 GPUs with 32 images each: what base_lr is meant for
 default_hooks = dict(checkpoint=dict(interval=10))
 custom_hooks = [
     dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0002, update_buffers=True, priority=49),

@@ -4,15 +4,9 @@ _base_ = ["./shapes_semantic.py", "mmseg::_base_/schedules/schedule_80k.py", "./
 iterations = 300
 train_cfg = dict(max_iters=iterations, val_interval=iterations // 2)
 optim_wrapper = dict(
+    constructor="BackboneConstructor",
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(_delete_=True, max_norm=10),
-    paramwise_cfg=dict(
-        custom_keys={
-            "norm": dict(decay_mult=0.0),
-            "position": dict(decay_mult=0.0),
-            "rel_pos_msg": dict(decay_mult=0.0),
-        }
-    ),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -1,5 +1,5 @@
-# UPerNet on ADE20K as Swin trains it: 160,000 iterations with batches of 16, AdamW, no decay on norms and position
-# bias.
+# UPerNet on ADE20K as Swin trains it: 160,000 iterations with batches of 16, AdamW, no decay on the backbone's
+# norms and positions.
 _base_ = [
     "./upernet.py",
     "mmseg::_base_/datasets/ade20k.py",
@@ -9,10 +9,8 @@ _base_ = [
 
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
+    constructor="BackboneConstructor",
     optimizer=dict(_delete_=True, type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(
-        custom_keys={"norm": dict(decay_mult=0.0), "relative_position_bias_table": dict(decay_mult=0.0)}
-    ),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),

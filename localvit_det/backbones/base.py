@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children
+from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children
 from ..ops import checkpointed, recomputing
 from .features import FeatureInfo
 from .sizes import for_each_stage, stage_widths
@@ -22,6 +22,18 @@ from .sizes import for_each_stage, stage_widths
 Rename = tuple[str, str | Callable[[re.Match], str] | None]
 # The name of a tensor that is several in our layout; their names, and how many equal shares of its rows each takes.
 Parting = tuple[str, Sequence[tuple[str, int]]]
+
+
+def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set[str]:
+    """Return the names of a network's norms' parameters, and of those with one of some keywords in their name."""
+    norms = (nn.LayerNorm, nn.GroupNorm, LayerNorm2d, _BatchNorm)
+    names = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, norms)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return names | {name for name, _ in network.named_parameters() if any(word in name for word in keywords)}
 
 
 class Stage(nn.Module):
@@ -95,6 +107,8 @@ class LocalViT(BaseModule):
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
     # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
     resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
+    # Parts of names of parameters that learn without weight decay, besides norms; as the official recipes have it.
+    no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 
@@ -202,6 +216,10 @@ class LocalViT(BaseModule):
         return tuple(4 * 2**i for i in self.out_indices)
 
     strides = out_strides
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters without weight decay, as timm's models do: norms and what encodes positions."""
+        return parameters_without_decay(self, self.no_weight_decay_keywords)
 
     @property
     def feature_info(self) -> FeatureInfo:

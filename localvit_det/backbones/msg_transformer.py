@@ -24,6 +24,7 @@ from ..layers import (
     part_windows,
     shuffle_messengers,
     tile_messengers,
+    trunc_normal_,
 )
 from ..ops import attention, lean
 from .base import LocalViT
@@ -46,7 +47,7 @@ class MessengerStem(nn.Module):
         self.proj = nn.Conv2d(in_channels, out_channels, 7, stride=4, padding=2)
         self.norm = build_norm(norm_cfg, out_channels)
         tokens = torch.empty(1, region**2, 1, out_channels)  # the official shape
-        self.messengers = nn.Parameter(nn.init.trunc_normal_(tokens, std=0.02))
+        self.messengers = nn.Parameter(trunc_normal_(tokens))
 
     def forward(self, x: Tensor) -> WithMessengers:
         """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉) and (B, C, hh, ww)."""
@@ -96,7 +97,7 @@ class MessengerAttention(WindowAttention):
     def __init__(self, channels: int, num_heads: int, window_size: int, **attention: Any) -> None:
         super().__init__(channels, num_heads, window_size, split="local", **attention)
         bias = torch.empty(num_heads, 2, 1, 1)  # the official shape
-        self.rel_pos_msg = nn.Parameter(nn.init.trunc_normal_(bias, std=0.02))
+        self.rel_pos_msg = nn.Parameter(trunc_normal_(bias))
 
     def forward(self, x: WithMessengers) -> WithMessengers:
         """(B, C, H, W) and (B, C, hh, ww), both normed -> the same shapes."""
@@ -181,6 +182,7 @@ class MSGTransformer(LocalViT):
         "MSG-Transformer: Exchanging Local Spatial Information by Manipulating Messenger Tokens",
         "https://arxiv.org/abs/2105.15168",
     )
+    no_weight_decay_keywords: ClassVar = ("relative_position_bias_table", "rel_pos_msg")
     arch_settings: ClassVar = {
         "tiny": {"embed_dims": 64, "depths": (2, 4, 12, 4), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.1},
         "small": {"embed_dims": 96, "depths": (2, 4, 12, 4), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.3},

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmengine.model import trunc_normal_init
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm
+from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm, init_trunc_normal
 from ..ops import DepthwiseConv2d, lean
 from .base import LocalViT
 from .sizes import swin_sizes
@@ -102,9 +101,7 @@ class ShuffleTransformer(LocalViT):
 
     def reset_parameters(self) -> None:
         """All convolutions alike."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                trunc_normal_init(module, std=0.02)
+        init_trunc_normal(*(module for module in self.modules() if isinstance(module, nn.Conv2d)))
 
     def drop_path_rates(self) -> list[list[float]]:
         """Constant inside a stage, rising from stage to stage: the official schedule."""

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from einops import rearrange
-from mmengine.model import trunc_normal_init
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, pad_to_multiple
+from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, init_trunc_normal, pad_to_multiple
 from ..ops import DepthwiseConv2d, lean
 from .base import LocalViT
 from .sizes import for_each_stage
@@ -55,8 +54,7 @@ class SubsampledAttention(Fusible):
         self.key_value = nn.Conv2d(channels, 2 * channels, 1, bias=qkv_bias)
         self.proj = nn.Conv2d(channels, channels, 1)
         self.proj_drop = nn.Dropout(drop_rate)
-        for layer in (self.query, self.key_value, self.proj):
-            trunc_normal_init(layer, std=0.02)
+        init_trunc_normal(self.query, self.key_value, self.proj)
         if ratio > 1:
             self.reduce = nn.Conv2d(channels, channels, ratio, stride=ratio)
             self.norm = build_norm({"type": "LN2d"}, channels)
@@ -104,7 +102,7 @@ class Twins(LocalViT):
 
     Args:
         arch: 'small', 'base', 'large' or a dict with embed_dims, depths, num_heads and drop_path_rate. Its rates are
-            those of the official detection code; the classifiers were trained with 0.2, 0.3 and 0.5.
+            those of the classifiers; the official detectors have 0.2 in all sizes, and so have the configs here.
         num_heads: Heads per stage. Default: as ``arch`` says.
         sr_ratios: How many tokens a side the map is reduced by that tokens attend to, per stage.
         qkv_bias: Whether query, key and value have a bias.
@@ -140,6 +138,8 @@ class Twins(LocalViT):
     )
     # The patch embeddings and the norms inside attention keep PyTorch's epsilon, as in the official code.
     default_norm_cfg: ClassVar = {"type": "LN2d", "eps": 1e-6}
+
+    no_weight_decay_keywords = (".position.",)
 
     def __init__(
         self,
@@ -208,9 +208,13 @@ class TwinsPCPVT(Twins):
             "depths": depths,
             "num_heads": (1, 2, 5, 8),
             "mlp_ratio": (8, 8, 4, 4),
-            "drop_path_rate": 0.2,
+            "drop_path_rate": rate,
         }
-        for size, depths in {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}.items()
+        for size, depths, rate in (
+            ("small", (3, 4, 6, 3), 0.2),
+            ("base", (3, 4, 18, 3), 0.3),
+            ("large", (3, 8, 27, 3), 0.5),
+        )
     }
 
     def __init__(self, arch: str | dict = "small", out_norm_cfg: dict | str | None = None, **common: Any) -> None:
@@ -234,8 +238,8 @@ class TwinsSVT(Twins):
     short_name: ClassVar = "svt"
     arch_settings: ClassVar = {
         "small": {"embed_dims": 64, "depths": (2, 2, 10, 4), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2},
-        "base": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.2},
-        "large": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.2},
+        "base": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.3},
+        "large": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.5},
     }
 
     def __init__(self, arch: str | dict = "small", mask_padding: bool = True, **common: Any) -> None:

@@ -7,7 +7,7 @@ from .checkpoint_hook import SafeCheckpointHook
 from .curves import CurvesHook
 from .early_stop import EarlyStopHook
 from .fused_evaluation import FusedEvaluationHook
-from .layer_decay import LayerDecayConstructor
+from .layer_decay import BackboneConstructor, LayerDecayConstructor
 from .load_policy import LoadPolicyHook
 from .loggers import MLflowBackend, WandbBackend
 from .progress_bar import ProgressBarHook
@@ -21,6 +21,7 @@ __all__ = [
     "CurvesHook",
     "EarlyStopHook",
     "FusedEvaluationHook",
+    "BackboneConstructor",
     "LayerDecayConstructor",
     "LoadPolicyHook",
     "MLflowBackend",

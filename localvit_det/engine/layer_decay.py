@@ -1,17 +1,20 @@
-"""Learning rates that fall from the heads down to the stem, as ViT detectors are fine-tuned with."""
+"""Weight decay that a backbone's norms and positions are left out of, and learning rates that fall by layer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import ClassVar
 
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..backbones.base import parameters_without_decay
 from ..errors import ConfigError
 
+_EXEMPT_IN_SWIN = ("absolute_pos_embed", "relative_position_bias_table")
 _STAGE = re.compile(r"stages\.(\d+)\.")
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 _DOWNSAMPLE = re.compile(r"stages\.\d+\.downsample\.")
@@ -20,7 +23,43 @@ _OUT_NORM = re.compile(r"(out_norms\.|norm\d\.)")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class LayerDecayConstructor(DefaultOptimWrapperConstructor):
+class BackboneConstructor(DefaultOptimWrapperConstructor):
+    """Leave without weight decay what a backbone says by `no_weight_decay()`: a recipe needs no list of names.
+
+    A backbone of MMDetection has no such method: its norms, and what Swin's official code leaves out.
+
+    Args:
+        optim_wrapper_cfg: As of MMEngine's constructor.
+        paramwise_cfg: Likewise, and `exempt`: False lets the decay hold for everything.
+    """
+
+    exempt: ClassVar[bool] = True  # by default
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        # MMEngine makes a group for each parameter only where there is a setting.
+        super().__init__(optim_wrapper_cfg, {"custom_keys": {}, **(paramwise_cfg or {})})
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: int | float | None = None
+    ) -> None:
+        """Add a group for each parameter, those of norms and positions of backbones without decay."""
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix or not self.paramwise_cfg.get("exempt", self.exempt):
+            return  # called by itself for each child; the names are whole only at the top
+        free = set()
+        for backbone in _backbones(module).values():
+            if hasattr(backbone, "no_weight_decay"):
+                names = backbone.no_weight_decay()
+            else:
+                names = parameters_without_decay(backbone, _EXEMPT_IN_SWIN)
+            free |= {id(parameter) for name, parameter in backbone.named_parameters() if name in names}
+        for group in params:
+            if id(group["params"][0]) in free:
+                group["weight_decay"] = 0.0
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor(BackboneConstructor):
     """Multiplies the learning rate by `layer_decay` once for each layer between a parameter and the heads.
 
     Layer 0 is the stem, blocks follow by their depth, and a step down belongs to the block before it. Output norms and
@@ -31,12 +70,14 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: As of MMEngine's constructor.
-        paramwise_cfg: Likewise, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a whole backbone with its
+        paramwise_cfg: Likewise; `exempt`, of `BackboneConstructor`, here off by default; `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a whole backbone with its
             output norms over that of the heads, in (0, 1]; or both.
 
     Raises:
         ConfigError: Both are missing, or one is no such number.
     """
+
+    exempt: ClassVar[bool] = False
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
@@ -60,11 +101,9 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         """
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
-            return  # called by itself for each child; the names are whole only at the top
+            return
         factors = {}
-        for name, backbone in module.named_modules():
-            if name.rpartition(".")[2] != "backbone":
-                continue
+        for name, backbone in _backbones(module).items():
             parameters = dict(backbone.named_parameters())
             layers, depth = layers_of(parameters, downsample_first=hasattr(backbone, "out_norms"))
             if not depth:
@@ -79,6 +118,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             factor = factors.get(id(group["params"][0]))
             if factor is not None:
                 group["lr"] = group.get("lr", self.base_lr) * factor
+
+
+def _backbones(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] == "backbone"}
 
 
 def layers_of(names: Iterable[str], downsample_first: bool = True) -> tuple[dict[str, int], int]:

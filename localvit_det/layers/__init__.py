@@ -3,6 +3,7 @@
 from .attention import WindowAttention, relative_position_index
 from .block import Block, ConvMlp, DropPath, add, add_scaled, drop_scale
 from .fusible import Fused, Fusible, form_of, fuse_children, fused
+from .init import init_trunc_normal, trunc_normal_
 from .messengers import (
     WithMessengers,
     add_messenger_keys,
@@ -40,6 +41,7 @@ __all__ = [
     "form_of",
     "fuse_children",
     "fused",
+    "init_trunc_normal",
     "join_windows",
     "key_padding_mask",
     "pad_to_multiple",
@@ -47,6 +49,7 @@ __all__ = [
     "relative_position_index",
     "shuffle_messengers",
     "tile_messengers",
+    "trunc_normal_",
     "window_partition",
     "window_reverse",
 ]

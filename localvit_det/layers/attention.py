@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..ops import attention
 from .fusible import Fusible
+from .init import init_trunc_normal, trunc_normal_
 from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
 
 
@@ -56,11 +56,10 @@ class WindowAttention(Fusible):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=qkv_bias)
         self.proj = nn.Conv2d(channels, channels, 1)
         self.proj_drop = nn.Dropout(drop_rate)
-        for layer in (self.qkv, self.proj):
-            trunc_normal_init(layer, std=0.02)
+        init_trunc_normal(self.qkv, self.proj)
         if position_bias:
             table = torch.empty((2 * window_size - 1) ** 2, num_heads)
-            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+            self.relative_position_bias_table = nn.Parameter(trunc_normal_(table))
             index = relative_position_index(window_size)
             self.register_buffer("relative_position_index", index, persistent=False)
         else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..ops import lean
 from .fusible import Fusible
+from .init import init_trunc_normal
 from .norm import build_activation
 
 
@@ -79,8 +79,7 @@ class ConvMlp(Fusible):
         self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
         self.drop = nn.Dropout(drop_rate)
-        for layer in (self.fc1, self.fc2):
-            trunc_normal_init(layer, std=0.02)
+        init_trunc_normal(self.fc1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

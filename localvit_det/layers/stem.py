@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from einops import rearrange
-from mmengine.model import trunc_normal_init
 from torch import Tensor, nn
 
 from ..ops import lean
 from .fusible import Fusible
+from .init import init_trunc_normal
 from .norm import build_activation, build_norm
 from .window import pad_to_multiple
 
@@ -89,7 +89,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.norm = build_norm({"type": "LN2d"}, 4 * in_channels)
         self.reduction = nn.Conv2d(4 * in_channels, out_channels, 1, bias=False)
-        trunc_normal_init(self.reduction, std=0.02)
+        init_trunc_normal(self.reduction)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""

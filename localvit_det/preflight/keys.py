@@ -15,7 +15,7 @@ from ..config.parts import registered
 from ..errors import ConfigError, did_you_mean
 
 _RUNNERS = (None, "Runner", "mmengine.Runner", RUNNER)  # another one may read more
-_CONSTRUCTORS = (None, "DefaultOptimWrapperConstructor", "LayerDecayConstructor")  # likewise
+_CONSTRUCTORS = (None, "DefaultOptimWrapperConstructor", "BackboneConstructor", "LayerDecayConstructor")  # likewise
 _OF_LOADERS = {
     *("dataset", "sampler", "batch_sampler", "worker_init_fn", "collate_fn", "num_batch_per_epoch"),
     "disable_subprocess_warning",
