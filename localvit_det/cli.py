@@ -138,7 +138,7 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
         try:
             main(argv)
         except UserError as error:
-            _tell(sentence_of(error))
+            _tell(*dict.fromkeys(map(sentence_of, (error, *error.others))))
         except KeyboardInterrupt:
             sys.stderr.write("Interrupted.\n")
             raise SystemExit(130) from None
@@ -154,9 +154,9 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
     return run
 
 
-def _tell(sentence: str) -> NoReturn:
+def _tell(*sentences: str) -> NoReturn:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-        sys.stderr.write(f"error: {sentence}\n")
+        sys.stderr.write("".join(f"error: {sentence}\n" for sentence in sentences))
     raise SystemExit(1) from None
 
 

@@ -3,13 +3,17 @@
 The command-line tools print the sentence and exit with code 1, without a traceback.
 """
 
+from __future__ import annotations
+
 import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Base class of every mistake that the user, not the package, has to mend."""
+    """Base class of every mistake that the user, not the package, has to correct."""
+
+    others: Sequence[UserError] = ()  # that were found with it; the commands print all
 
 
 class RequirementError(UserError, ImportError):
@@ -42,6 +46,13 @@ class NonFiniteError(UserError):
 
 class ProcessError(UserError):
     """Another process is in the way, or one of this run's own has ended."""
+
+
+def raise_all(errors: Sequence[UserError]) -> None:
+    """Raise the first of several errors, which knows the others; nothing without any."""
+    if errors:
+        first, *errors[0].others = dict.fromkeys([one for error in errors for one in (error, *error.others)])
+        raise first
 
 
 def explain_limit(error: BaseException) -> str | None:

@@ -143,11 +143,11 @@ def decay_layers(cfg: Config, rate: float) -> None:
     own = cfg.optim_wrapper.get("constructor", "LayerDecayConstructor")
     if own not in ("LayerDecayConstructor", "BackboneConstructor", "DefaultOptimWrapperConstructor"):
         raise ConfigError(f"--layer-decay would replace the optim_wrapper.constructor {own}: leave one of the two out.")
-    cfg.optim_wrapper.constructor = "LayerDecayConstructor"
     cfg.optim_wrapper.setdefault("paramwise_cfg", {})
     cfg.optim_wrapper.paramwise_cfg["layer_decay"] = rate
-    if own == "BackboneConstructor":
-        cfg.optim_wrapper.paramwise_cfg.setdefault("exempt", True)
+    if "constructor" not in cfg.optim_wrapper:  # a recipe in which everything decays
+        cfg.optim_wrapper.paramwise_cfg.setdefault("exempt", False)
+    cfg.optim_wrapper.constructor = "LayerDecayConstructor"
 
 
 def _backbones(cfg: Config) -> Iterator[tuple[str, dict]]:

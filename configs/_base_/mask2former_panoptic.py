@@ -11,7 +11,6 @@ optim_wrapper = dict(
     constructor="LayerDecayConstructor",
     paramwise_cfg=dict(
         backbone_rate=0.1,
-        exempt=True,
         norm_decay_mult=0.0,
         custom_keys=dict(
             _delete_=True,

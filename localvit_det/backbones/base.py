@@ -218,7 +218,7 @@ class LocalViT(BaseModule):
     strides = out_strides
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters without weight decay, as timm's models do: norms and what encodes positions."""
+        """Return the names of parameters without weight decay (timm's name for it): norms and positions."""
         return parameters_without_decay(self, self.no_weight_decay_keywords)
 
     @property

@@ -22,7 +22,7 @@ from .file import one_line, read_config_file
 from .found_set import use_found_set
 from .image_size import use_image_size
 from .options import read_options
-from .packaged import config_folder
+from .packaged import config_folder, find_config
 from .parts import (
     dataset_paths,
     find_datasets,
@@ -60,7 +60,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     old_root = cfg.get("data_root")
     if "data_root" in options:
         _follow_own_root(cfg)  # so that all paths are below the old one
-    check_top_level(options, cfg)
+    check_top_level(options, cfg, find_config(path))
     options = read_options(options, cfg._cfg_dict)
     try:
         cfg.merge_from_dict(options)

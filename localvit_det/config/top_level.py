@@ -1,15 +1,18 @@
 """Names at the top level of a config: an option that sets another one would be stored under it, in silence."""
 
+import ast
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean, raise_all
+from .packaged import config_folder
 
 # Names that somebody reads, whether or not the config has them.
 _READ = {
@@ -21,6 +24,10 @@ _READ = {
     *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline", "allow_pickle"),
     *("crowds_as_objects", "pixel_range", "started_with"),
 } - {"self", "cfg"}
+_ONLY_EMBEDDED = {"test_pipeline"}  # read from files of weights; in a config it is a name like train_pipeline
+_NOT_INHERITED = (
+    "its parent has used its own value already, so this one changes nothing; set what the parent makes of it"
+)
 # Settings by what they are called elsewhere, without underscores.
 _MEANT = {
     **dict.fromkeys(("epoch", "epochs", "maxepoch", "maxepochs", "numepochs"), "train_cfg.max_epochs"),
@@ -40,6 +47,8 @@ _MEANT = {
     **dict.fromkeys(("weights", "checkpoint", "loadfrom"), "load_from"),
     **dict.fromkeys(("output", "outdir", "outputdir", "workdir"), "work_dir"),
     **dict.fromkeys(("dataroot", "data", "root"), "data_root"),
+    "trainpipeline": "train_dataloader.dataset.pipeline",
+    **dict.fromkeys(("testpipeline", "valpipeline"), "val_dataloader.dataset.pipeline"),
 }
 _NO_SETTING = {
     **dict.fromkeys(
@@ -52,34 +61,108 @@ _NO_SETTING = {
 }
 
 
-def check_top_level(options: Mapping[str, Any], cfg: Config) -> None:
-    """Checks that somebody reads what options set.
+def check_top_level(options: Mapping[str, Any], cfg: Config, path: Path) -> None:
+    """Check that somebody reads what options, and the files of a user's config, set at the top level.
 
-    A name that only the config's own file uses may be set, since a user's code may read it; a warning says what it
-    does not do.
+    A name that only the config's own file uses may be set by an option, since a user's code may read it; a warning says
+    what it does not do.
 
     Args:
         options: Dotted keys and values.
         cfg: The config without them.
+        path: What was read; only Python files that came with no package are looked into.
 
     Raises:
-        ConfigError: Nobody does.
+        ConfigError: Nobody does; all such names at once.
     """
-    for key, value in options.items():
-        top = key.partition(".")[0]
-        if top in _READ:
+    found = [mistake for key, value in options.items() if (mistake := _option_mistake(key, value, cfg))]
+    if path.suffix == ".py" and path.is_file() and not _is_installed(path):
+        found += _file_mistakes(path, frozenset())
+    raise_all(found)
+
+
+def _option_mistake(key: str, value: object, cfg: Config) -> ConfigError | None:
+    top = key.partition(".")[0]
+    if top in _READ:
+        return None
+    instead = _instead(key, value)
+    if top not in cfg:
+        hint = "" if instead else did_you_mean(top, {*cfg.keys(), *_READ})
+        fix = instead or "correct its name, or write it into the config if code of yours reads it"
+        return ConfigError(f"The option {key} sets {top}, which nothing reads{hint}: {fix}.")
+    _warn(
+        f"The option {key} sets {top}, which only the config's own file uses: what was made of it there stays as "
+        f"it was; {instead or 'set that instead'}."
+    )
+    return None
+
+
+def _file_mistakes(path: Path, used_by_children: Set[str]) -> Iterator[ConfigError]:
+    """Yield what is wrong with the names that a file and its parents assign, and warn of those that may be meant.
+
+    Args:
+        used_by_children: Names that files which build on this one use of it.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):  # reading the config tells it
+        return
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    of_parents = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    if "_base_" not in _assigned(tree):  # it is whole, perhaps written by a run: leftovers of its parents stand there
+        return
+    parents = [place for name in _parents(tree) if (place := path.parent / name).is_file()]
+    for name, value in _assigned(tree).items():
+        if name.startswith("_") or name in used | used_by_children or name in _READ - _ONLY_EMBEDDED:
             continue
-        instead = _instead(key, value)
-        if top not in cfg:
-            hint = "" if instead else did_you_mean(top, {*cfg.keys(), *_READ})
-            fix = instead or "correct its name, or write it into the config if code of yours reads it"
-            raise ConfigError(f"The option {key} sets {top}, which nothing reads{hint}: {fix}.")
-        print_log(
-            f"The option {key} sets {top}, which only the config's own file uses: what was made of it there stays as "
-            f"it was; {instead or 'set that instead'}.",
-            "current",
-            logging.WARNING,
-        )
+        instead = _instead(name, value)
+        near = "" if name in _READ else did_you_mean(name, _READ, cutoff=0.85)
+        if instead or near or any(_defines(parent, name) for parent in parents):
+            fix = instead or "correct or remove it" if near or instead else _NOT_INHERITED
+            yield ConfigError(f"The config {path} sets {name}, which nothing reads{near}: {fix}.")
+        else:
+            _warn(f"The config {path} sets {name}, which nothing in it uses, and this package does not read.")
+    for parent in parents:
+        if not _is_installed(parent):
+            yield from _file_mistakes(parent, of_parents | used_by_children)
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether a config came with a package: its authors' names are none of the user's."""
+    path = path.resolve()
+    return ".mim" in path.parts or path.is_relative_to(config_folder().resolve())
+
+
+def _parents(tree: ast.Module) -> list[str]:
+    value = _assigned(tree).get("_base_", [])
+    names = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return [name for name in names if isinstance(name, str) and "::" not in name]
+
+
+def _assigned(tree: ast.Module) -> dict[str, object]:
+    """Return the names that are assigned at the top level; their values where these are literals, else an ellipsis."""
+    found: dict[str, object] = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                try:
+                    found[target.id] = ast.literal_eval(node.value)
+                except (ValueError, TypeError):
+                    found[target.id] = ...
+    return found
+
+
+def _defines(path: Path, name: str) -> bool:
+    """Whether a config has a name, its own or inherited: one that nobody reads was used there already."""
+    try:
+        return name in Config.fromfile(path)
+    except Exception:  # reading the config itself tells it
+        return False
+
+
+def _warn(sentence: str) -> None:
+    print_log(sentence, "current", logging.WARNING)
 
 
 def _instead(key: str, value: object) -> str | None:
@@ -87,4 +170,7 @@ def _instead(key: str, value: object) -> str | None:
     if key.startswith("optimizer."):
         return f"set optim_wrapper.{key}={value}"
     plain = key.replace("_", "").replace("-", "").casefold()
-    return f"set {_MEANT[plain]}={value}" if plain in _MEANT else _NO_SETTING.get(plain)
+    if plain not in _MEANT:
+        return _NO_SETTING.get(plain)
+    shown = f"={value}" if isinstance(value, (str, int, float)) else ""
+    return f"set {_MEANT[plain]}{shown}"

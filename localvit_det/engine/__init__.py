@@ -15,13 +15,13 @@ from .runner import ReliableRunner
 from .training_report import TrainingReportHook
 
 __all__ = [
+    "BackboneConstructor",
     "BackboneFileHook",
     "BrokenImagesHook",
     "CpuBf16OptimWrapper",
     "CurvesHook",
     "EarlyStopHook",
     "FusedEvaluationHook",
-    "BackboneConstructor",
     "LayerDecayConstructor",
     "LoadPolicyHook",
     "MLflowBackend",

@@ -3,7 +3,7 @@
 import torch
 from mmengine import dist
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 
@@ -18,12 +18,19 @@ def gather_gradients(runner: Runner) -> list[dict[str, torch.Tensor]] | None:
     return dist.all_gather_object(own)
 
 
+def wrappers_of(optim: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    """Return the wrappers of all optimizers."""
+    return list(optim.values()) if isinstance(optim, OptimWrapperDict) else [optim]
+
+
+def accumulation_of(wrapper: OptimWrapper) -> int:
+    """Return over how many iterations gradients are accumulated; 1 with wrappers of other frameworks."""
+    return getattr(wrapper, "_accumulative_counts", 1)  # MMEngine keeps it nowhere else
+
+
 def accumulation(runner: Runner) -> int:
-    """Over how many iterations gradients are accumulated."""
-    optim = runner.optim_wrapper
-    wrappers = optim.values() if isinstance(optim, OptimWrapperDict) else [optim]
-    # MMEngine keeps it nowhere else, and wrappers of other frameworks do not have it.
-    return max(getattr(wrapper, "_accumulative_counts", 1) for wrapper in wrappers)
+    """Return the largest accumulation of a runner's optimizers."""
+    return max(map(accumulation_of, wrappers_of(runner.optim_wrapper)))
 
 
 def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], counts: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import ClassVar
 
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.logging import print_log
@@ -33,8 +32,6 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: Likewise, and `exempt`: False lets the decay hold for everything.
     """
 
-    exempt: ClassVar[bool] = True  # by default
-
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         # MMEngine makes a group for each parameter only where there is a setting.
         super().__init__(optim_wrapper_cfg, {"custom_keys": {}, **(paramwise_cfg or {})})
@@ -44,7 +41,7 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Add a group for each parameter, those of norms and positions of backbones without decay."""
         super().add_params(params, module, prefix, is_dcn_module)
-        if prefix or not self.paramwise_cfg.get("exempt", self.exempt):
+        if prefix or not self.paramwise_cfg.get("exempt", True):
             return  # called by itself for each child; the names are whole only at the top
         free = set()
         for backbone in _backbones(module).values():
@@ -70,14 +67,12 @@ class LayerDecayConstructor(BackboneConstructor):
 
     Args:
         optim_wrapper_cfg: As of MMEngine's constructor.
-        paramwise_cfg: Likewise; `exempt`, of `BackboneConstructor`, here off by default; `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a whole backbone with its
-            output norms over that of the heads, in (0, 1]; or both.
+        paramwise_cfg: As of `BackboneConstructor`, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a whole
+            backbone with its output norms over that of the heads, in (0, 1]; or both.
 
     Raises:
         ConfigError: Both are missing, or one is no such number.
     """
-
-    exempt: ClassVar[bool] = False
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)

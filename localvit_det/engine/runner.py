@@ -14,7 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -31,6 +31,7 @@ from .curves import CurvesHook
 from .finite import FiniteGuard, GoBack, GuardHook, scale_learning_rates
 from .free_memory import FreeMemoryHook
 from .going_on import Configured
+from .gradients import accumulation_of, wrappers_of
 from .lock import lock_work_dir, unlock_work_dir
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
@@ -246,6 +247,21 @@ class ReliableRunner(Runner):
         if not isinstance(built, OptimWrapperDict) and "update_params" not in vars(built):
             self.guard.watch(built)
         return built
+
+    def scale_lr(self, optim_wrapper: OptimWrapper | OptimWrapperDict, auto_scale_lr: dict | None = None) -> None:
+        """Scale learning rates with the batch of an optimizer's step; MMEngine forgets accumulated ones."""
+        if not (auto_scale_lr or {}).get("enable"):
+            return
+        loader, base = self._train_dataloader, auto_scale_lr["base_batch_size"]
+        built = isinstance(loader, DataLoader)
+        size = getattr(loader.batch_sampler, "batch_size", loader.batch_size) if built else loader["batch_size"]
+        for wrapper in wrappers_of(optim_wrapper):
+            batch = size * self.world_size * accumulation_of(wrapper)
+            self.logger.info(
+                f"Learning rates are scaled by {batch / base:g}, from a batch of {base} to one of {batch}."
+            )
+            for group in wrapper.optimizer.param_groups:
+                group["lr"] *= batch / base
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Builds the schedules of the learning rate, with a warm-up that is shorter than the training."""

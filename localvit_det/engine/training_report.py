@@ -7,11 +7,11 @@ from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from .coco_metrics import coco_rows, coco_table
 from .curves import CURVES_FILE
+from .gradients import accumulation, wrappers_of
 
 
 @HOOKS.register_module()
@@ -58,13 +58,11 @@ class TrainingReportHook(Hook):
 
 
 def _settings(runner: Runner) -> list[str]:
-    loader, optim = runner.train_dataloader, runner.optim_wrapper
-    wrappers = list(optim.values()) if isinstance(optim, OptimWrapperDict) else [optim]
+    loader, wrappers = runner.train_dataloader, wrappers_of(runner.optim_wrapper)
     # With a batch sampler of its own (MMDetection's default) the loader's batch_size is None.
     per_process = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
-    # mmengine keeps it nowhere else, and wrappers of other frameworks do not have it.
-    accumulation = max(getattr(wrapper, "_accumulative_counts", 1) for wrapper in wrappers)
-    batch = per_process * runner.world_size * accumulation
+    accumulated = accumulation(runner)
+    batch = per_process * runner.world_size * accumulated
     groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups]
     # The schedulers (warm-up) have already changed 'lr'; 'initial_lr' is theirs, and absent without them.
     base_lrs = [group.get("initial_lr", group["lr"]) for group in groups]
@@ -78,15 +76,14 @@ def _settings(runner: Runner) -> list[str]:
         length += f", going on after iteration {runner.iter}"
     scaling = runner.auto_scale_lr or {}
     scaled = f", scaled from a batch of {scaling['base_batch_size']}" if scaling.get("enable") else ""
-    factors = f"{per_process} per process x {runner.world_size} processes x {accumulation} accumulated"
+    factors = f"{per_process} per process x {runner.world_size} processes x {accumulated} accumulated"
     lines = [
         f"batch {batch} ({factors}), "
         f"learning rate {_lr_range(base_lrs)} (now {_lr_range([group['lr'] for group in groups])}{scaled})",
         f"{len(loader.dataset)} images, {length}, {trainable:,} of {sum(p.numel() for p in parameters):,} "
         f"parameters trained{_frozen(runner)}",
     ]
-    # --auto-scale-lr knows nothing of accumulation.
-    if not scaling.get("enable") and accumulation == 1 and scaling.get("base_batch_size", batch) != batch:
+    if not scaling.get("enable") and scaling.get("base_batch_size", batch) != batch:
         lines.append(
             f"The config's learning rate is meant for a batch of {scaling['base_batch_size']}: "
             "--auto-scale-lr would fit it to this one."

@@ -1,10 +1,13 @@
 """Checks before the first iteration: each mistake of a user ends in one sentence with cause and fix."""
 
+from collections.abc import Callable
+
 from mmengine.config import Config
 
 from ..datasets.annotations import forget_annotations
+from ..errors import UserError, raise_all
 from .classes import check_classes, check_num_classes, check_saved_classes
-from .data import check_data
+from .data import mistakes
 from .files import check_checkpoints, check_work_dir
 from .keys import check_built_keys
 from .model import check_backbone, check_keys, check_types
@@ -16,32 +19,41 @@ __all__ = ["check_config"]
 
 
 def check_config(cfg: Config, train: bool = True) -> None:
-    """Raises on the first mistake, the cheap checks first; of a good training only what it starts from is said.
+    """Check everything, and raise all mistakes at once; of a good training only what it starts from is said.
 
     Args:
         cfg: A config from `load_config`; `work_dir`, `load_from` and `resume` as the runner sees them.
         train: Check what training needs (train and val); else what testing needs (test).
 
     Raises:
-        UserError: The mistake (ConfigError, DataError, CheckpointError or OutputError).
+        UserError: The first mistake (ConfigError, DataError, CheckpointError or OutputError), with the `others`.
     """
     splits = ("train", "val") if train else ("test",)
-    check_processes(cfg)
-    check_work_dir(cfg)
-    check_checkpoints(cfg, train)
-    check_types(cfg)
-    check_keys(cfg)
-    check_built_keys(cfg, train)
-    check_backbone(cfg)
-    for split in splits:
-        check_num_classes(cfg, split)
-    if train:
-        check_saved_classes(cfg)
+    found: list[UserError] = []
+
+    def passes(check: Callable[..., object], *arguments: object) -> bool:
+        try:
+            check(*arguments)
+        except UserError as mistake:
+            found.append(mistake)
+            return False
+        return True
+
+    passes(check_processes, cfg)
+    passes(check_work_dir, cfg)
+    passes(check_checkpoints, cfg, train)
+    passes(check_built_keys, cfg, train)
+    if passes(check_types, cfg) and passes(check_keys, cfg) and passes(check_backbone, cfg):
+        for split in splits:
+            passes(check_num_classes, cfg, split)
+        if train and not found:
+            passes(check_saved_classes, cfg)
     try:
         for split in splits:
-            check_data(cfg, split, check_classes)
+            found += mistakes(cfg, split, check_classes)
     finally:
         forget_annotations()
+    raise_all(found)
     if train:
         check_start(cfg)
         check_space(cfg)

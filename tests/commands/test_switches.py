@@ -116,7 +116,7 @@ def test_layer_decay(cfg):
     switches.decay_layers(cfg, 0.9)
     assert cfg.optim_wrapper.constructor == "LayerDecayConstructor"
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay == 0.9
-    assert "custom_keys" in cfg.optim_wrapper.paramwise_cfg
+    assert "exempt" not in cfg.optim_wrapper.paramwise_cfg  # norms and positions stay without decay
     with pytest.raises(ConfigError, match="up to 1"):
         switches.decay_layers(cfg, 1.5)
     cfg.optim_wrapper.constructor = "TheirConstructor"

@@ -115,7 +115,7 @@ def test_recipe_of_twins(config, rate, decay, warm_up):
     assert (wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == (rate, decay)
     assert cfg.param_scheduler[0].end == warm_up
     assert cfg.param_scheduler[1].milestones == ([27, 33] if "_3x" in config else [8, 11])
-    assert ("paramwise_cfg" in wrapper) is ("_3x" in config)
+    assert (wrapper.get("constructor") == "BackboneConstructor") is ("_3x" in config)
     assert "clip_grad" not in wrapper
 
 
