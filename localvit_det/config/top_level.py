@@ -111,7 +111,7 @@ def _file_mistakes(path: Path, used_by_children: Set[str]) -> Iterator[ConfigErr
     of_parents = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     if "_base_" not in _assigned(tree):  # it is whole, perhaps written by a run: leftovers of its parents stand there
         return
-    parents = [place for name in _parents(tree) if (place := path.parent / name).is_file()]
+    parents = _parents(tree, path)
     for name, value in _assigned(tree).items():
         if name.startswith("_") or name in used | used_by_children or name in _READ - _ONLY_EMBEDDED:
             continue
@@ -133,10 +133,11 @@ def _is_installed(path: Path) -> bool:
     return ".mim" in path.parts or path.is_relative_to(config_folder().resolve())
 
 
-def _parents(tree: ast.Module) -> list[str]:
-    value = _assigned(tree).get("_base_", [])
+def _parents(tree: ast.Module, path: Path) -> list[Path]:
+    """Return the files that a config builds on, those of packages as well."""
+    value = _assigned(tree)["_base_"]
     names = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [name for name in names if isinstance(name, str) and "::" not in name]
+    return [Path(Config._get_cfg_path(name, str(path))[0]) for name in names if isinstance(name, str)]
 
 
 def _assigned(tree: ast.Module) -> dict[str, object]:

@@ -67,8 +67,8 @@ class LayerDecayConstructor(BackboneConstructor):
 
     Args:
         optim_wrapper_cfg: As of MMEngine's constructor.
-        paramwise_cfg: As of `BackboneConstructor`, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a whole
-            backbone with its output norms over that of the heads, in (0, 1]; or both.
+        paramwise_cfg: As of `BackboneConstructor`, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a
+            whole backbone with its output norms over that of the heads, in (0, 1]; or both.
 
     Raises:
         ConfigError: Both are missing, or one is no such number.

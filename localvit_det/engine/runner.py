@@ -257,11 +257,10 @@ class ReliableRunner(Runner):
         size = getattr(loader.batch_sampler, "batch_size", loader.batch_size) if built else loader["batch_size"]
         for wrapper in wrappers_of(optim_wrapper):
             batch = size * self.world_size * accumulation_of(wrapper)
-            self.logger.info(
-                f"Learning rates are scaled by {batch / base:g}, from a batch of {base} to one of {batch}."
-            )
+            factor = batch / base
+            self.logger.info(f"Learning rates are scaled by {factor:g}, from a batch of {base} to one of {batch}.")
             for group in wrapper.optimizer.param_groups:
-                group["lr"] *= batch / base
+                group["lr"] *= factor
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Builds the schedules of the learning rate, with a warm-up that is shorter than the training."""

@@ -1,5 +1,7 @@
 """Loading a config: sentences for unreadable ones, and the completions."""
 
+import re
+
 import pytest
 import torch
 from coco_folder import NAMES, annotations, edited, write_coco, write_config
@@ -84,6 +86,70 @@ def test_names_that_only_the_config_file_uses_are_told(tmp_path, monkeypatch):
         "The option max_epochs sets max_epochs, which only the config's own file uses: what was made of it there stays "
         "as it was; set train_cfg.max_epochs=3."
     ]
+
+
+def test_all_mistakes_of_the_options_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_config(tmp_path), {"epochs": 3, "batch": 4, "lr": 1e-4, "imgsz": 800})
+    sentences = [str(error).partition(": ")[2] for error in (caught.value, *caught.value.others)]
+    assert sentences == [
+        "set train_cfg.max_epochs=3.",
+        "set train_dataloader.batch_size=4.",
+        "set optim_wrapper.optimizer.lr=0.0001.",
+        "set image_size=800.",
+    ]
+
+
+PARENT = "mask_rcnn_shuffle_nano_shapes"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("max_epochs = 50", [r"sets max_epochs, which nothing reads: set train_cfg.max_epochs=50\.$"]),
+        ("batch_size = 4\nlr = 0.1", ["train_dataloader.batch_size=4", "optim_wrapper.optimizer.lr=0.1"]),
+        ("num_classes = 5", ["sets num_classes, .*classes=auto"]),
+        ("train_pipeline = []", ["sets train_pipeline, which nothing reads: set train_dataloader.dataset.pipeline"]),
+        ("test_pipeline = [dict(type='A')]", ["set val_dataloader.dataset.pipeline"]),
+        ("channels = 128", ["sets channels, .*its parent has used its own value already"]),
+        ("optim_wraper = dict()", [r"sets optim_wraper, which nothing reads \(did you mean 'optim_wrapper'\?\)"]),
+    ],
+)
+@pytest.mark.parametrize("in_parent", [False, True])
+def test_names_in_a_file_that_nothing_reads(tmp_path, body, words, in_parent):
+    """Of the file that is run, and of a user's own parent of it."""
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = 'localvit_det::{PARENT}.py'\n{body}\n")
+    if in_parent:
+        (tmp_path / "child.py").write_text("_base_ = 'own.py'\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "child.py" if in_parent else path)
+    found = [str(error) for error in (caught.value, *caught.value.others)]
+    assert len(found) == len(words)
+    for sentence, pattern in zip(found, words, strict=True):
+        assert re.search(pattern, sentence), sentence
+        assert str(path) in sentence
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "max_epochs = 5\ntrain_cfg = dict(max_epochs=max_epochs)",
+        "_mine = 3",
+        "data_root = '/data/mine'",
+        "my_own_setting = 3",  # that code of the user's may read: a warning
+    ],
+)
+def test_names_in_a_file_that_are_used(tmp_path, body):
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = 'localvit_det::{PARENT}.py'\n{body}\n")
+    load_config(path)
+
+
+def test_name_of_a_parent_that_its_child_uses(tmp_path):
+    (tmp_path / "parent.py").write_text(f"_base_ = 'localvit_det::{PARENT}.py'\nmax_epochs = 5\n")
+    (tmp_path / "child.py").write_text("_base_ = './parent.py'\ntrain_cfg = dict(max_epochs={{_base_.max_epochs}})\n")
+    assert load_config(tmp_path / "child.py").train_cfg.max_epochs == 5
 
 
 # ---------------------------------------------------------------------------------------------- data root

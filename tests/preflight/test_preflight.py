@@ -12,7 +12,7 @@ from mmengine.config import Config
 from preflight_cases import SHUFFLE, fails
 
 import localvit_det  # noqa: F401
-from localvit_det.errors import CheckpointError, ConfigError, DataError
+from localvit_det.errors import CheckpointError, ConfigError, DataError, UserError
 from localvit_det.preflight import check_config
 
 # ---------------------------------------------------------------------------------------------- good configs
@@ -428,3 +428,15 @@ def test_a_whole_model_that_starts_from_other_classes(load, tmp_path):
     torch.save({"state_dict": {"x": torch.zeros(1)}, "meta": {"dataset_meta": {"classes": NAMES[::-1]}}}, file)
     body = f"model = dict(init_cfg=dict(type='Pretrained', checkpoint={str(file)!r}))"
     fails(load(body), CheckpointError, file, "zebra, dog, cat", "--load-from")
+
+
+def test_all_mistakes_at_once(load):
+    """Of the model, of both splits' data and of keys."""
+    cfg = load(train=edited(lambda c: c["categories"][1].update(name="dogg")), classes=["cat", "dog", "zebra"])
+    cfg.default_hooks = {"checkpoint": {"type": "CheckpointHook", "intervall": 1}}
+    cfg.model.neck.in_channels = [1, 2, 3, 4]
+    with pytest.raises(UserError) as caught:
+        check_config(cfg)
+    found = [str(error) for error in (caught.value, *caught.value.others)]
+    for words in ("intervall", "neck", "'dogg'"):
+        assert sum(words in sentence for sentence in found) == 1, found
