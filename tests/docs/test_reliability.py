@@ -1,4 +1,4 @@
-"""The page on what goes wrong names tests that exist."""
+"""The pages on what goes wrong, and on right numbers, name tests that exist."""
 
 import ast
 import re
@@ -9,7 +9,8 @@ import pytest
 from conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/reliability.md").read_text(encoding="utf-8")
-CITED = re.findall(r"`((?:\w+/)?test_\w+\.py)::([\w:]+)`", PAGE)
+CORRECTNESS = (REPOSITORY / "docs/correctness.md").read_text(encoding="utf-8")
+CITED = sorted(set(re.findall(r"`((?:\w+/)?test_\w+\.py)::([\w:]+)`", PAGE + CORRECTNESS)))
 
 
 @cache
@@ -38,3 +39,9 @@ def test_every_case_has_a_proof():
     assert len(proofs) > 45
     missing = [row for row in cases if row.count("|") == 4 and "test_" not in row.split("|")[3]]
     assert missing == []
+
+
+def test_every_row_on_right_numbers_has_a_proof():
+    rows = [line for line in CORRECTNESS.splitlines() if line.startswith("| ") and not line.startswith(("| case", "| ---"))]
+    assert len(rows) > 120
+    assert [row for row in rows if "test_" not in re.split(r"(?<!\\)\|", row)[4]] == []
