@@ -24,7 +24,7 @@ _NETWORKS = (
     "on_lookup",
 )
 _WEIGHTS = (  # of checkpoint
-    *("fit", "identify", "layouts", "limits", "official", "plain_init", "read", "records", "report"),
+    *("allowed", "fit", "identify", "layouts", "limits", "official", "plain_init", "read", "records", "report"),
 )
 _OTHERS = ("mmdet", "mmseg", "mmpretrain", "mmcv.ops")
 _state = {"begun": False}

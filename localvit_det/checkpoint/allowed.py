@@ -148,7 +148,7 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
     if values.get("pixel_range") is not None:  # how the images were read, without which they look otherwise
         taken["pixel_range"] = _vetted(values["pixel_range"], frozenset(), "pixel_range", 0)
     for meta in (dataset_meta, values.get("metainfo"), dataset.get("metainfo"), {"classes": values.get("classes")}):
-        if metainfo := _metainfo(meta):
+        if metainfo := metainfo_of(meta):
             return {**taken, "metainfo": metainfo}
     return taken
 
@@ -237,8 +237,8 @@ def _test_dataset(values: Mapping[str, Any]) -> dict:
     return node if isinstance(node, dict) else {}
 
 
-def _metainfo(meta: object) -> dict[str, Any]:
-    """Return names of classes and their colours."""
+def metainfo_of(meta: object) -> dict[str, Any]:
+    """Return names of classes and their colours, by names in lower case; nothing where there are no classes."""
     if not isinstance(meta, dict):
         return {}
     meta = {key.lower(): value for key, value in meta.items() if isinstance(key, str)}
@@ -247,8 +247,10 @@ def _metainfo(meta: object) -> dict[str, Any]:
         value = [meta[key]] if isinstance(meta.get(key), str) else meta.get(key)
         if not isinstance(value, (list, tuple)):
             continue
-        if key != "palette" and all(isinstance(name, str) for name in value):
-            taken[key] = list(value)
+        if key != "palette" and all(
+            isinstance(name, str) or (type(name) is int and abs(name) < _MAX_INT) for name in value
+        ):
+            taken[key] = tuple(map(str, value))  # some number them
         elif key == "palette" and all(map(_is_color, value)):
             taken[key] = [tuple(color) for color in value]
     return taken if taken.get("classes") else {}

@@ -77,7 +77,10 @@ def defuse(content: Mapping[str, Any], source: object) -> None:
 
 def _taken(text: object, content: Mapping[str, Any]) -> dict[str, Any]:
     meta = content.get("meta")
-    return take(parse(text), meta.get("dataset_meta") if isinstance(meta, dict) else None)
+    meta = meta if isinstance(meta, dict) else {}
+    return take(
+        parse(text), meta.get("dataset_meta") or {"classes": meta.get("CLASSES")}
+    )  # the latter of MMDetection 2
 
 
 def _all_of(values: dict[str, Any]) -> dict[str, Any]:

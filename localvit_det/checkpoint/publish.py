@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 
 from ..errors import CheckpointError
 from ..files import check_writable_folder, write_bytes
+from .allowed import metainfo_of
 from .embedded_config import as_text, read_config, to_json
 from .layouts import weights_in
 from .read import load_weights_only
@@ -59,9 +60,9 @@ def publish(
     weights = weights_in(content)
     if weights is None:
         raise CheckpointError(f"{path} holds no weights: give a checkpoint that was saved in a training.")
-    meta = content.get("meta") or {}
-    dataset_meta = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
-    if not dataset_meta.get("classes"):
+    meta = content["meta"] if isinstance(content.get("meta"), dict) else {}
+    dataset_meta = metainfo_of(meta.get("dataset_meta"))
+    if not dataset_meta:
         raise CheckpointError(f"{path} does not say its classes: give a checkpoint that was saved in a training.")
     config = read_config(content, path, trusted)
     if "ema_state_dict" in content:

@@ -17,6 +17,7 @@ from ..download import download as fetch
 from ..download import file_name
 from ..errors import CheckpointError, RequirementError, first_line
 from ..files import sha256
+from .allowed import metainfo_of
 from .layouts import choose_weights
 from .limits import TooLarge, check_archive, check_pickle, check_safetensors, check_tensors
 from .records import ALLOWED_GLOBALS, restore
@@ -75,9 +76,9 @@ def classes_in(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     """As `saved_classes`, of what a file holds."""
     meta = checkpoint.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    named = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
-    classes = named.get("classes") or meta.get("CLASSES")  # the latter in files of MMDetection 2
-    return None if not classes else (classes,) if isinstance(classes, str) else tuple(map(str, classes))
+    # CLASSES are in files of MMDetection 2.
+    found = metainfo_of(meta.get("dataset_meta")) or metainfo_of({"classes": meta.get("CLASSES")})
+    return found.get("classes")
 
 
 def download(address: str) -> Path:

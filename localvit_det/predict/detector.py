@@ -23,6 +23,7 @@ from torch import nn
 from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
 from ..checkpoint.limits import BuildLimit
+from ..checkpoint.read import classes_in
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
 from ..config.run import find_run
@@ -259,8 +260,7 @@ def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict
 def _classes(meta: Mapping[str, Any], cfg: Config) -> tuple[str, ...]:
     """Names of the classes: as the checkpoint says, else as the config does, else as its data set's class does."""
     counts = {node[key] for _, node, key in heads_with_classes(cfg)}
-    saved = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
-    classes = saved.get("classes") or cfg.get("classes") or _dataset_classes(cfg)
+    classes = classes_in({"meta": meta}) or cfg.get("classes") or _dataset_classes(cfg)
     if classes is None:
         classes = tuple(f"class {index}" for index in range(max(counts, default=0)))
     if counts and len(classes) not in counts:
