@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY
-from families import FAMILIES
 from mmdet.registry import MODELS
 
 from benchmarking.complexity import Complexity, backbone_complexity, detector_complexity

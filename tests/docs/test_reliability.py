@@ -42,6 +42,8 @@ def test_every_case_has_a_proof():
 
 
 def test_every_row_on_right_numbers_has_a_proof():
-    rows = [line for line in CORRECTNESS.splitlines() if line.startswith("| ") and not line.startswith(("| case", "| ---"))]
+    rows = [
+        line for line in CORRECTNESS.splitlines() if line.startswith("| ") and not line.startswith(("| case", "| ---"))
+    ]
     assert len(rows) > 120
     assert [row for row in rows if "test_" not in re.split(r"(?<!\\)\|", row)[4]] == []
