@@ -170,8 +170,11 @@ def test_convert_the_backbone_of_a_classifier(tmp_path):
 
 
 def test_convert_detector(tmp_path):
-    source = save(tmp_path / "v2.pth", detector())
+    content = detector()
+    content["meta"]["CLASSES"] = ["cat", "dog", "fox"]
+    source = save(tmp_path / "v2.pth", content)
     run("convert_checkpoint", source, tmp_path / "v3.pth", "--config", CONFIGS["dwnet"])
+    assert load_weights_only(tmp_path / "v3.pth")["meta"]["dataset_meta"] == {"classes": ("cat", "dog", "fox")}
     model = MODELS.build(load_config(CONFIGS["dwnet"]).model)
     assert load_weights_only(tmp_path / "v3.pth")["state_dict"].keys() == model.state_dict().keys()
     with pytest.raises(SystemExit):
