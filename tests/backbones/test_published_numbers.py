@@ -48,7 +48,7 @@ CLASSIFIERS = [
     pytest.param("ShuffleTransformer", "base", False, 88_398_560, marks=pytest.mark.slow),
 ]
 # Channels of the first stage, or of all; depths; heads; largest drop path rate: of the official configs and the papers.
-# Twins: of its detection code. GG's rates, and its base size, are our reading.
+# Twins: of the classifiers. GG's rates, and its base size, are our reading.
 SETTINGS = {
     "ShuffleTransformer": {
         "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 0.1),
