@@ -256,7 +256,7 @@ def test_generators_and_pil(detector, folder):
         *(None, True, -1, 1.5, {}, [], "", "a\0b", [None], torch.zeros(3, 4, 4), [torch.zeros(3, 4, 4)]),
         *(np.zeros((0, 0, 3), np.uint8), np.zeros((1, 3000, 3), np.uint8), Image.new("RGB", (0, 5))),
     ],
-    ids=str,
+    ids=lambda source: type(source).__name__,
 )
 def test_what_is_no_image_ends_in_a_sentence(detector, source):
     with pytest.raises(DataError, match="give"):
