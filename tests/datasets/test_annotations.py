@@ -6,6 +6,7 @@ import json
 import pytest
 from mmdet.registry import DATASETS
 
+from localvit_det.datasets import annotations
 from localvit_det.datasets.annotations import (
     DEGENERATE,
     EDGE_TOLERANCE,
@@ -89,6 +90,21 @@ def test_reasons(summary, row, kind, reason):
     assert not (found.errors if kind == "faults" else found.faults)
     assert found.boxes == 2
     assert found.annotated == {"cat": {1}, "dog": set()}
+
+
+def test_files_larger_than_half_of_the_memory_are_refused(summary, tmp_path, monkeypatch):
+    summary([{}])
+    size = (tmp_path / "file.json").stat().st_size
+    for memory in (2 * size, 2 * size - 1):
+        monkeypatch.setattr(annotations, "_memory", lambda memory=memory: memory)
+        annotations.forget_annotations()
+        if memory == 2 * size:
+            assert read_annotations(tmp_path / "file.json").boxes == 1
+        else:
+            with pytest.raises(DataError, match="memory cannot hold"):
+                read_annotations(tmp_path / "file.json")
+    monkeypatch.undo()
+    assert 2**28 < annotations._memory() < 2**50
 
 
 def test_far_is_not_at_once_too_far(summary):

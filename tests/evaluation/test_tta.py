@@ -3,11 +3,12 @@
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from torch import nn
 
-from localvit_det.evaluation.tta import MaskTTAModel, vote
+from localvit_det.errors import ConfigError
+from localvit_det.evaluation.tta import MaskTTAModel, augmented, use_tta, vote
 
 HEIGHT, WIDTH = 8, 12
 
@@ -84,3 +85,67 @@ def test_half_of_the_weight_is_enough():
     masks = torch.tensor([[[1, 0, 0]], [[0, 1, 0]], [[1, 1, 1]]], dtype=torch.bool)
     weights = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.25, 0.0], [0.0, 0.5, 0.25]])
     assert vote(masks, weights)[:, 0].tolist() == [[True, True, False], [True, False, False], [False, True, False]]
+
+
+LOAD, FLIP = {"type": "LoadImageFromFile"}, {"type": "RandomFlip", "prob": 1.0}
+KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+
+
+def test_views_of_a_pipeline():
+    resize = {"type": "Resize", "scale": (100, 60), "keep_ratio": True}
+    rest = [{"type": "Pad", "size": (100, 100)}, {"type": "Pad", "size_divisor": 32}, {"type": "PackDetInputs"}]
+    pipeline = [LOAD, {"type": "Resize"}, resize, *rest]
+    *before, views = augmented(pipeline, "test_dataloader.dataset")
+    assert before == [LOAD, {"type": "Resize"}]
+    sizes = [{**resize, "scale": scale} for scale in ((75, 45), (100, 60), (125, 75))]
+    flips = [{**FLIP, "prob": 0.0}, FLIP]
+    packed = {"type": "PackDetInputs", "meta_keys": KEYS}
+    assert views == {
+        "type": "TestTimeAug",
+        "transforms": [sizes, flips, [{"type": "Pad", "size": (125, 125)}], [rest[1]], [packed]],
+    }
+    assert rest == [{"type": "Pad", "size": (100, 100)}, {"type": "Pad", "size_divisor": 32}, {"type": "PackDetInputs"}]
+    own = augmented([resize, {"type": "PackDetInputs", "meta_keys": ("flip", "img_id")}], "x")[0]["transforms"][-1]
+    assert own == [{"type": "PackDetInputs", "meta_keys": ("flip", "img_id", "flip_direction")}]
+    with pytest.raises(ConfigError, match=r"no Resize with a scale in x.pipeline"):
+        augmented([LOAD], "x")
+
+
+def config(**changes: object) -> Config:
+    dataset = {"type": "CocoDataset", "pipeline": [LOAD, {"type": "Resize", "scale": (100, 60)}]}
+    model = {"type": "MaskRCNN", "test_cfg": {"rcnn": {"nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 7}}}
+    evaluator = {"type": "CocoMetric", "metric": ["bbox", "segm"]}
+    return Config({"model": model, "test_dataloader": {"dataset": dataset}, "test_evaluator": evaluator, **changes})
+
+
+def test_switch_wraps_the_model_and_augments_the_pipeline():
+    cfg = config()
+    use_tta(cfg)
+    assert (cfg.model.type, cfg.model.module.type) == ("MaskTTAModel", "MaskRCNN")
+    assert cfg.model.tta_cfg == {"nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 7}
+    assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
+    cfg = config(model={"type": "RetinaNet", "test_cfg": {"max_per_img": 9}})
+    use_tta(cfg)
+    assert cfg.model.tta_cfg == {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 9}
+    cfg = config(model={"type": "Own"}, tta_model={"type": "mmdet.DetTTAModel", "tta_cfg": {}}, tta_pipeline=[LOAD])
+    use_tta(cfg)
+    assert cfg.model == {"type": "MaskTTAModel", "tta_cfg": {}, "module": {"type": "Own"}}
+    assert cfg.test_dataloader.dataset.pipeline == [LOAD]
+    cfg = config(model={"type": "Own"}, tta_model={"type": "OwnTTA"})
+    use_tta(cfg)
+    assert cfg.model.type == "OwnTTA"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"default_scope": "mmseg"}, "one of mmseg"),
+        ({"test_evaluator": {"type": "CocoPanopticMetric"}}, "evaluates with .'CocoPanopticMetric'.: leave it out"),
+        ({"test_evaluator": []}, "evaluates with nothing"),
+        ({"test_evaluator": {"type": "CocoMetric", "metric": "proposal"}}, r"evaluates \['proposal'\]"),
+        ({"test_evaluator": {"type": "CocoMetric", "metric": ["bbox", "proposal"]}}, r"evaluates \['proposal'\]"),
+    ],
+)
+def test_what_views_cannot_be_merged_for(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        use_tta(config(**changes))

@@ -59,6 +59,7 @@ def places(node: ast.AST, path: tuple = ()) -> Iterator[tuple[tuple, ast.AST]]:
             name = getattr(child, "name", None) or _name(inner)
             quiet = isinstance(child, (ast.Raise, ast.JoinedStr)) or name in QUIET or not isinstance(child, ast.AST)
             quiet |= inner is not child and isinstance(inner, ast.Constant)
+            quiet |= isinstance(child, ast.keyword) and child.arg == "strict"  # of zip: a check of the code by itself
             if not quiet and field not in ("annotation", "returns", "decorator_list"):
                 yield (*path, (field, index)), child
                 yield from places(child, (*path, (field, index)))
