@@ -153,4 +153,5 @@ class _Loaded(Loader):
 def _loaded(module: ModuleType) -> ModuleSpec:
     spec = ModuleSpec(module.__name__, _Loaded(module), origin=module.__spec__.origin)
     spec.submodule_search_locations = module.__spec__.submodule_search_locations
+    module.__spec__ = spec  # importlib takes the spec of a module that is there, and would run the original one again
     return spec

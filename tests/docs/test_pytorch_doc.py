@@ -85,6 +85,10 @@ from mmdet.registry import MODELS
 assert mmdet.__spec__.origin.endswith("__init__.py")
 assert MODELS.module_dict["ShuffleTransformer"] is ShuffleTransformer
 """,
+    "mmdet.registry": """
+import mmdet.registry
+assert mmdet.registry.MODELS.get("ShuffleTransformer") is ShuffleTransformer  # one module, not run a second time
+""",
     "mmcv.ops": "from mmcv.ops import nms",
     "mmseg": """
 from importlib.util import find_spec
