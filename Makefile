@@ -9,8 +9,11 @@ CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 
 # make families: train every family's nano model under one budget; docs/families.md and .png.
 # make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
+# make fuzz: read files that were changed at random, SECONDS of each of five kinds.
 # make matrix: install and try on many versions of Python, PyTorch and MMDetection; docs/stacks.md. Takes hours.
-.PHONY: demo families chaos soak matrix test quick lint install clean
+SECONDS ?= 60
+SEED ?= 0
+.PHONY: demo families chaos soak fuzz matrix test quick lint install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt setup.py
@@ -32,6 +35,9 @@ chaos: install
 
 soak: install
 	$(RUN) tools/soak.py --iterations 2000
+
+fuzz: install
+	$(RUN) tools/fuzz.py --seconds $(SECONDS) --seed $(SEED)
 
 matrix:
 	$(PYTHON) tools/matrix.py

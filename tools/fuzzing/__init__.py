@@ -1,0 +1,1 @@
+"""What `tools/fuzz.py` tries: how inputs are changed, and who reads them."""
