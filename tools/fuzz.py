@@ -152,10 +152,7 @@ def _outcome(target: Target, work: Path, file: Path, trace: IO | None = None) ->
         target.read(work, file)
         result = None
     except OUR_ERRORS as error:
-        if "\n" in str(error):
-            result = f"sentence of several lines: {type(error).__name__}"
-        else:
-            result = ""
+        result = f"sentence of several lines: {type(error).__name__}" if "\n" in str(error) else ""
     except (Exception, SystemExit) as error:
         if not trace:
             raise

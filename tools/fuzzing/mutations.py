@@ -13,8 +13,8 @@ from typing import Any
 NUMBERS = (0, 1, -1, 2, 5, 127, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63 - 1, 2**64 - 1)
 VALUES = (
     *(None, True, False, *NUMBERS, 10**400, -(10**30), 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf")),
-    *("", "a", "0", "nan", "\ud800", "\0", "é" * 300, "../x", "/dev/zero", [], {}, [[]], [None], [0, 0, 0, 0], {"": {}}),
-    *([[1, 2, 3, 4]], {"counts": [], "size": []}, {"counts": "5d0", "size": [80, 100]}, {"counts": "o" * 9, "size": [80, 100]}),
+    *("", "a", "0", "nan", "\ud800", "\0", "é" * 300, "../x", "/dev/zero", [], {}, [[]], [None], [0, 0, 0, 0]),
+    *([[1, 2, 3, 4]], {"": {}}, {"counts": [], "size": []}, {"counts": "o" * 9, "size": [80, 100]}),
 )  # fmt: skip
 TEXTS = (
     *("", " ", "0", "-1", "1e400", "nan", "inf", "9" * 400, "1_0", "0x10", "½", "é", "1,5", "\u2028", "a" * 3000),
@@ -128,10 +128,7 @@ def change_pickle(random: Random, content: bytes) -> bytes:
     elif kind == 2:
         pieces[at], pieces[other] = pieces[other], pieces[at]
     elif kind == 3:
-        code = random.choice(
-            (b"0", b"1", b"2", b"(", b")", b"]", b"}", b"t", b"R", b"b", b"s", b"u", b"a", b"\x85", b"N", b"Q")
-        )
-        pieces.insert(at, code)  # fmt: skip
+        pieces.insert(at, bytes([random.choice(b"012()]}tRbsuaNQ\x85")]))
     elif kind == 4:
         number = random.choice(NUMBERS) % 2**31
         pieces[at] = b"J" + number.to_bytes(4, "little")

@@ -185,7 +185,7 @@ def _yolo(folder: Path) -> list[Seed]:
 
 
 _YAML = (
-    *b"&a *a <<: ? - : ! | > % @ !!python/object:os.system !!binary !!timestamp 2001-01-01 1:60 .inf 0o7 ~ { [ ] }".split(),
+    *b"&a *a <<: ? - : ! | > % @ !!python/object:os.system !!binary 2001-01-01 1:60 .inf 0o7 ~ { [ ] }".split(),
     *(b"---\n", b"...\n", b"\t", b"\r", b"  ", b"!!set ", b"!!omap ", b"\x85", b"\xef\xbb\xbf", b"\xff\xfe"),
 )  # fmt: skip
 
@@ -229,8 +229,8 @@ _OBJECT = (
 )
 _POLYGON = "<polygon><x1>10</x1><y1>10</y1><x2>50.5</x2><y2>10</y2><x3>50</x3><y3>60</y3></polygon>"
 _XML = tuple(
-    b'<!DOCTYPE|<!DOCTYPE a [<!ENTITY b "c">]>|&b;|&#0;|&#x110000;|<![CDATA[|]]>|<?xml version="1.0" encoding="utf-16"?>|<!--'
-    b"|xmlns:a='b'|</object>|<object>|<bndbox>|<polygon>|<name/>|<xmin/>|\xff\xfe".split(b"|")
+    b'<!DOCTYPE|<!DOCTYPE a [<!ENTITY b "c">]>|&b;|&#0;|&#x110000;|<![CDATA[|]]>'
+    b"|<?xml version='1.0' encoding='utf-16'?>|<!--|xmlns:a='b'|</object>|<object>|<bndbox>|<polygon>|<name/>|<xmin/>|\xff\xfe".split(b"|")
 )  # fmt: skip
 
 
