@@ -15,7 +15,7 @@ import torch
 
 from ..download import download as fetch
 from ..download import file_name
-from ..errors import CheckpointError, RequirementError, first_line
+from ..errors import CheckpointError, RequirementError, first_line, printable
 from ..files import sha256
 from .allowed import metainfo_of
 from .layouts import choose_weights
@@ -51,7 +51,7 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
     if file.suffix == ".safetensors":
         checkpoint = _load_safetensors(file, map_location)
     else:
-        checkpoint = _load_pickle(file, map_location, mmap and zipfile.is_zipfile(file))
+        checkpoint = _load_pickle(file, map_location, mmap and _is_archive(file))
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{file} holds a {type(checkpoint).__name__} instead of a dictionary of weights: save "
@@ -135,11 +135,11 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(
             f"{file} is a web page, not a checkpoint: download the file itself instead of the page about it."
         )
-    if not head.startswith(b"PK\x03\x04"):
+    if not _is_archive(file):
         return
-    if not zipfile.is_zipfile(file):
-        raise CheckpointError(f"{file} is cut off (its end is missing): save or download it again.")
     try:
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{file} is cut off (its end is missing): save or download it again.")
         with zipfile.ZipFile(file) as archive:
             check_archive(archive, file.stat().st_size)
             members = {Path(member).name for member in archive.namelist()}
@@ -153,6 +153,12 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} is a TorchScript program, not a checkpoint: save its state_dict() instead.")
     if "data.pkl" not in members:
         raise CheckpointError(f"{file} is a zip archive without weights: unpack it and give the .pth file.")
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether torch takes a file for an archive: by its beginning alone, whatever the end of a pickle looks like."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def _too_large(file: Path, error: TooLarge) -> CheckpointError:
@@ -191,8 +197,8 @@ def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
         refused = _refused_global(file, error)
         if refused:
             raise CheckpointError(
-                f"{file} is refused, because it could run code when loaded (it names {refused}): use a "
-                "checkpoint that holds only weights."
+                f"{file} is refused, because it could run code when loaded (it names {printable(refused)[:200]}): use "
+                "a checkpoint that holds only weights."
             ) from error
         raise CheckpointError(
             f"{file} cannot be read as a checkpoint ({_reason(error)}): save or download it again."
@@ -245,12 +251,12 @@ def _named_globals(file: Path) -> Iterator[str]:
                         yield ".".join(texts[-2:])
                     elif isinstance(argument, str):
                         texts.append(argument)
-    except ValueError:  # the end, or no pickle at all
+    except (ValueError, OverflowError, MemoryError):  # the end, no pickle at all, or a text of any announced length
         return
 
 
 def _pickle_stream(file: Path) -> IO[bytes]:
-    if not zipfile.is_zipfile(file):
+    if not _is_archive(file):
         return file.open("rb")
     archive = zipfile.ZipFile(file)
     return archive.open(next(name for name in archive.namelist() if Path(name).name == "data.pkl"))

@@ -1,6 +1,7 @@
 """Data sets in YOLO's format: which images belong to which split, and where their labels are."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -63,7 +64,11 @@ def read_yolo(root: Path) -> ForeignSet:
     """
     file = data_yaml(root)
     content = _yaml(file) if file else {}
-    found = ForeignSet(YOLO, root, names=_class_names(root, content), keypoints=_keypoints(root, content))
+    names = _class_names(root, content)
+    if len(set(names)) < len(names):
+        ((name, count),) = Counter(names).most_common(1)
+        raise DataError(f"{root.absolute()} has {count} classes of the name {name!r:.80}: give each its own.")
+    found = ForeignSet(YOLO, root, names=names, keypoints=_keypoints(root, content))
     if file is not None:
         for split, keys in _SHARES.items():
             value = next((content[key] for key in keys if content.get(key)), None)
@@ -147,7 +152,7 @@ def _placed(root: Path, base: object, place: str) -> Path:
         stripped = stripped.partition("/")[2]
     candidates = [*(Path(base) / place for base in bases), root / place, root / stripped]
     for candidate in candidates:
-        if candidate.exists():
+        if os.path.exists(candidate):  # unlike Path.exists, also of names that are too long
             return Path(os.path.normpath(candidate))
     raise DataError(f"data.yaml of {root.absolute()} names {place}, which is not there: correct it.")
 

@@ -5,8 +5,8 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -62,6 +62,9 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     elif os.path.exists(file) and not os.path.isfile(file):  # reading a pipe may never end
         raise BrokenImageError("is no file")
     try:
+        # PIL takes the memory of a WebP when it opens it.
+        if (stored := _webp_size(file)) and stored[0] * stored[1] > limit:
+            raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {over(limit)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of large images; the limit is ours
             with Image.open(file) as image:
@@ -78,6 +81,8 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
         if pixels > limit:
             raise BrokenImageError(f"has {pixels:,} pixels, {over(limit)}") from error
         return None
+    except BrokenImageError:
+        raise
     # PIL raises much on files that are made to break it.
     except Exception as error:
         raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
@@ -86,11 +91,33 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored)
 
 
+def _webp_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
+    """Width and height of a WebP, or of its canvas; None for any other file."""
+    with _opened(file) as stream:
+        head = stream.read(30)
+    if head[:4] + head[8:12] != b"RIFFWEBP":
+        return None
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    lossless = head[12:16] == b"VP8L"
+    bits = int.from_bytes(head[21:25] if lossless else head[26:30], "little")
+    second = bits >> (14 if lossless else 16)
+    return (bits & 0x3FFF) + lossless, (second & 0x3FFF) + lossless
+
+
+@contextlib.contextmanager
+def _opened(file: str | os.PathLike | io.BytesIO) -> Iterator[IO[bytes]]:
+    """A file or its content from the beginning, and back there afterwards."""
+    with contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as stream:
+        stream.seek(0)
+        yield stream
+        stream.seek(0)
+
+
 def _tiff_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
     """Width and height of a TIFF with values that PIL does not decode; None for any other file."""
     try:
-        with open(file, "rb") if not isinstance(file, io.BytesIO) else contextlib.nullcontext(file) as stream:
-            stream.seek(0)
+        with _opened(file) as stream:
             header = stream.read(8)
             tags = TiffImagePlugin.ImageFileDirectory_v2(header)
             stream.seek(tags.next)
@@ -150,8 +177,7 @@ def decode(
         raise BrokenImageError(
             "cannot be decoded: it is no image, or damaged, or in a format that does not tell its size"
         )
-    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise BrokenImageError("is a JPEG that is cut off")  # some releases of OpenCV fill it with gray
+    _check_end(content)
     image = _imdecode(content, flag, pixel_range)
     if size is None or same_size(size, image.shape[1::-1]):
         return image
@@ -160,6 +186,22 @@ def decode(
         if same_size(size, stored.shape[1::-1]):
             return stored
     raise BrokenImageError(size_difference(size, image.shape[1::-1]))
+
+
+def _check_end(content: bytes) -> None:
+    """Check that a JPEG or PNG is whole.
+
+    Raises:
+        BrokenImageError: It is cut off.
+    """
+    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise BrokenImageError("is a JPEG that is cut off")  # some releases of OpenCV fill it with gray
+    if content.startswith(b"\x89PNG"):
+        at = 8
+        while at < len(content) and content[at + 4 : at + 8] != b"IEND":
+            at += 12 + int.from_bytes(content[at : at + 4], "big")
+        if at > len(content):  # OpenCV takes the memory that a chunk announces, up to 2 GB
+            raise BrokenImageError("is a PNG that is cut off")
 
 
 def over(limit: float) -> str:
@@ -244,6 +286,7 @@ def read_depth(content: bytes, limit: float = MAX_PIXELS) -> Depth | None:
         return None
     try:
         read_header(content, limit)
+        _check_end(content)
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except (BrokenImageError, cv2.error, MemoryError):
         return None

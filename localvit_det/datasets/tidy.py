@@ -93,12 +93,15 @@ def tidied(
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     content = _content(path)
     changes = []
-    if only is not None:
-        changes += _keep(content, set(only))
-    if renames:
-        changes += _rename(content, renames)
-    changes += _without_empty_parent(content)
-    content["categories"], told = _in_order(content["categories"], order)
+    try:
+        if only is not None:
+            changes += _keep(content, set(only))
+        if renames:
+            changes += _rename(content, renames)
+        changes += _without_empty_parent(content)
+        content["categories"], told = _in_order(content["categories"], order)
+    except (KeyError, TypeError) as error:  # ids and names of any type
+        raise _malformed(path, "ids and names have to be numbers and texts") from error
     changes += told + _complete(content) + _with_own_ids(content)
     if crowds_as_objects:
         changes += _without_crowds(content)
@@ -134,9 +137,17 @@ def _content(path: Path) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         good = False
     if not good:
-        read_annotations(path)  # says what is wrong
-        raise DataError(f"The annotation file {path} is not in COCO format: images or others are no list of objects.")
+        raise _malformed(path, "images or others are no list of objects")
     return content
+
+
+def _malformed(path: Path, reason: str) -> DataError:
+    """The error of `read_annotations`, which says what is wrong and where, or else one that says a reason."""
+    try:
+        read_annotations(path)
+    except DataError as error:
+        return error
+    return DataError(f"The annotation file {path} is not in COCO format: {reason}.")
 
 
 def _keep(content: dict, names: set[str]) -> list[str]:

@@ -234,6 +234,9 @@ def _voc_labels(label: Path, size: tuple[int, int]) -> Iterator[Label]:
     for item in objects:
         drawn = item.findall("polygon")
         polygons.append([[float(point.text) - 1 for point in polygon] for polygon in drawn])
+        for part in polygons[-1]:
+            if len(part) < _POLYGON or len(part) % 2:
+                raise ValueError(f"a polygon has {len(part)} numbers")
         for polygon in drawn:
             item.remove(polygon)  # it would be made a mask, and lose its corners
     found, names = reader.detections_from_xml_obj(root, [], size)

@@ -58,6 +58,19 @@ def array_of_nothing() -> Runs:
     return Runs(np.zeros(0).__reduce__()[0], np.ndarray, (0,), b"b", state=state)
 
 
+def with_an_archive_behind(path, content):
+    """A pickle for torch, which looks at the beginning, an archive for zipfile, which looks at the end."""
+    torch.save(content, old := io.BytesIO(), _use_new_zipfile_serialization=False)
+    path.write_bytes(old.getvalue() + with_pickle(path, b"\x80\x02}.").read_bytes())
+    return path
+
+
+def of_several_disks(path):
+    content = with_pickle(path, b"\x80\x02}.").read_bytes()
+    path.write_bytes(content[:-22] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + content[-22:])
+    return path
+
+
 def inflating(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as member:
         for _ in range(100):
@@ -80,6 +93,8 @@ HEADER = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 BOMBS = {
     "nested tuples": lambda path: saved(path, {"state_dict": {"w": torch.zeros(1)}, "meta": doubled(60)}),
     "tuples in the old format": lambda path: torch.save({"m": doubled(60)}, path, _use_new_zipfile_serialization=False),
+    "tuples before an archive": lambda path: with_an_archive_behind(path, {"m": doubled(60)}),
+    "archive of several disks": of_several_disks,
     "tuples as a key": lambda path: with_pickle(path, as_key(60)),
     "deep tuples": lambda path: with_pickle(path, b"\x80\x02)" + b"\x85" * 200_000 + b"."),
     "deep lists": lambda path: with_pickle(path, b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."),
@@ -111,6 +126,19 @@ def test_refused_before_memory_is_taken(case, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_names_of_globals_stay_in_one_short_line(tmp_path):
+    """Texts of any kind may stand where a pickle of protocol 4 names what it calls."""
+    text = "a\nb" * 1000
+    content = b"\x80\x04\x8c\x01a" + b"X" + struct.pack("<L", len(text)) + text.encode() + b"\x93."
+    with pytest.raises(CheckpointError, match="could run code") as caught:
+        load_weights_only(with_pickle(tmp_path / "file.pth", content))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    content = content[:-1] + b"\x8d" + struct.pack("<Q", 2**62)  # a text of so many bytes
+    with pytest.raises(CheckpointError):
+        load_weights_only(with_pickle(tmp_path / "file.pth", content))
 
 
 def test_publishing_a_view_without_end(tmp_path):

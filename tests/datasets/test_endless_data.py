@@ -1,5 +1,6 @@
 """Folders and files of others that were made to take all time or memory: each is refused at once, in a sentence."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
 from localvit_det.datasets.layouts import look_into, walk
@@ -54,6 +56,10 @@ DATA = {
     "object of Python": ("names: !!python/object/apply:os.getcwd []\ntrain: images\n", "cannot be read as YAML"),
     "number for a folder": ("names: [a]\ntrain: 7\n", "has no folder for train"),
     "folder of folders": ("names: [a]\ntrain: [[images]]\n", "has no folder for train"),
+    "name of two classes": ("names: [a, b, a]\ntrain: images\n", "has 2 classes of the name 'a'"),
+    "name of two numbers": ("names: {0: a, 1: a}\ntrain: images\n", "has 2 classes of the name 'a'"),
+    "path that is too long": (f"names: [a]\ntrain: {'x' * 300}\n", "is not there"),
+    "path with a zero": ('names: [a]\ntrain: "a\\0b"\n', "is not there"),
     "device for a list": ("names: [a]\ntrain: /dev/zero\n", "is no file"),
 }
 
@@ -90,6 +96,10 @@ XML = {
     "file of others": '<!DOCTYPE x [<!ENTITY a SYSTEM "/etc/passwd">]><annotation>&a;</annotation>',
     "nothing in it": "<annotation><object></object></annotation>",
     "digits": ITEM.format("<bndbox><xmin>" + "9" * 5000 + "</xmin></bndbox>"),
+    "polygon of seven numbers": ITEM.format(
+        "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+        "<polygon><x1>1</x1><y1>1</y1><x2>5</x2><y2>1</y2><x3>5</x3><y3>5</y3><x4>3</x4></polygon>"
+    ),
     "polygon of nothing": ITEM.format("<polygon><x1/></polygon>"),
 }
 
@@ -157,6 +167,52 @@ def test_more_folders_than_any_set_has(tmp_path, monkeypatch):
 def hdr(width: int, height: int) -> bytes:
     """An image that OpenCV decodes and Pillow does not know."""
     return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (height, width) + bytes(4 * width * height)
+
+
+def webp(kind: str) -> bytes:
+    """A WebP of one color, as PIL writes it, that says it had 16,000 x 16,000 pixels."""
+    stream = io.BytesIO()
+    image = Image.new("RGBA" if kind == "VP8X" else "RGB", (8, 8))
+    image.save(stream, "WEBP", lossless=kind == "VP8L", **({"exif": b"Exif\0\0"} if kind == "VP8X" else {}))
+    content = bytearray(stream.getvalue())
+    assert content[12:16] == kind.encode()
+    side = 16_000
+    if kind == "VP8X":
+        content[24:30] = 2 * (side - 1).to_bytes(3, "little")
+    elif kind == "VP8L":
+        bits = int.from_bytes(content[21:25], "little") & ~0xFFFFFFF | side - 1 | side - 1 << 14
+        content[21:25] = bits.to_bytes(4, "little")
+    else:
+        content[26:30] = 2 * side.to_bytes(2, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["VP8X", "VP8L", "VP8 "])
+def test_webp_is_measured_before_it_is_opened(kind, monkeypatch, tmp_path):
+    (tmp_path / "a.webp").write_bytes(webp(kind))
+    monkeypatch.setattr(Image, "open", None)
+    for file in (tmp_path / "a.webp", webp(kind)):
+        with pytest.raises(BrokenImageError, match="has 16000 x 16000 pixels"):
+            read_header(file)
+
+
+def test_size_of_webp_is_pillows():
+    for options in ({}, {"lossless": True}, {"exif": b"Exif\0\0"}):
+        Image.new("RGB", (31, 17)).save(stream := io.BytesIO(), "WEBP", **options)
+        with pytest.raises(BrokenImageError, match="has 31 x 17 pixels"):
+            read_header(stream.getvalue(), limit=31 * 17 - 1)
+        assert read_header(stream.getvalue(), limit=31 * 17).stored == (31, 17)
+
+
+def test_png_with_a_chunk_that_announces_gigabytes(monkeypatch):
+    content = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    assert decode(content + b"more").shape == (8, 8, 3)
+    at = content.index(b"IDAT") - 4
+    wrong = content[:at] + (1 << 30).to_bytes(4, "big") + content[at + 4 :]
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for broken in (wrong, content[:-14]):
+        with pytest.raises(BrokenImageError, match="is a PNG that is cut off"):
+            decode(broken)
 
 
 def test_images_that_do_not_tell_their_size():
