@@ -102,6 +102,13 @@ def test_train_and_val_differ(root: Path) -> None:
     assert len(set(images)) == len(images) == 100
 
 
+def test_numbers_start_at_1(root: Path, coco: COCO) -> None:
+    assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
+    assert sorted(coco.imgs) == list(range(1, 81))
+    assert coco.cats == {i: {"id": i, "name": name} for i, name in enumerate(("circle", "square", "triangle"), 1)}
+    assert sorted(COCO(str(annotation_file(root, "val"))).imgs) == list(range(81, 101))
+
+
 def test_variety(coco: COCO) -> None:
     areas = np.array([annotation["area"] for annotation in coco.anns.values()])
     assert {annotation["category_id"] for annotation in coco.anns.values()} == {1, 2, 3}

@@ -68,6 +68,12 @@ def test_the_views_of_an_object_vote():
     assert found.masks.dtype is torch.bool
 
 
+def test_a_sure_view_outvotes_an_unsure_one():
+    narrow, wide = [0, 0, 6, 6], [0, 0, 8, 6]
+    found = merge(view(None, (narrow, 0.9, 0)), view("horizontal", (wide, 0.3, 0)))
+    assert found.masks.sum() == 6 * 6
+
+
 def test_nothing_found():
     found = merge(view(None), view("horizontal"))
     assert found.masks.shape == (0, HEIGHT, WIDTH)

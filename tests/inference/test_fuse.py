@@ -214,3 +214,7 @@ def test_a_plain_mixer_may_take_the_norm_before_it():
         fused = block.fuse()
         assert isinstance(fused.norm1, nn.Identity)
         torch.testing.assert_close(fused(x), expected)
+
+
+def test_fusing_puts_into_eval_mode():
+    assert not build("ShuffleTransformer").train().fuse().training
