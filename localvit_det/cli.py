@@ -4,7 +4,8 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,7 +63,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
-    """Loads and completes the config that the arguments name.
+    """Loads and completes the config that the arguments name; names that nothing reads go to `args.unread`.
 
     Args:
         run: What is gone on from: its options hold where none of the arguments changes them.
@@ -71,7 +72,9 @@ def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
         UserError: The config is missing, broken or contradicts itself.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = read_arguments(args, run)
+    args.unread = []
+    with also_unread(args):
+        cfg = read_arguments(args, run, args.unread)
     cfg.launcher = args.launcher
     if args.verbose:
         cfg.verbose = True
@@ -79,15 +82,25 @@ def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
     return cfg
 
 
+@contextmanager
+def also_unread(args: argparse.Namespace) -> Iterator[None]:
+    """Add the names that nothing reads to a mistake which ends a command before `check_config` raises all."""
+    try:
+        yield
+    except UserError as mistake:
+        mistake.others = [*mistake.others, *args.unread]
+        raise
+
+
 def work_dir_of(args: argparse.Namespace, cfg: Mapping[str, Any]) -> str:
     """The work dir that the arguments name, else the config, else the one by the config's name."""
     return args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
 
 
-def read_arguments(args: argparse.Namespace, run: Run | None = None) -> Config:
-    """Loads the config of `make_config_parser`'s arguments; as `config_from`."""
+def read_arguments(args: argparse.Namespace, run: Run | None = None, unread: list[UserError] | None = None) -> Config:
+    """Loads the config of `make_config_parser`'s arguments; as `config_from` and `load_config`."""
     options = options_of(args)
-    return load_config(args.config, run.over(options) if run else options, args.trust_config)
+    return load_config(args.config, run.over(options) if run else options, args.trust_config, unread=unread)
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

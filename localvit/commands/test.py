@@ -17,7 +17,7 @@ from localvit_det.analysis.report import write_report
 from localvit_det.checkpoint.exported_info import is_exported, read_info
 from localvit_det.checkpoint.find import newest_for_test
 from localvit_det.checkpoint.read import saved_classes
-from localvit_det.cli import check_config, config_from, make_parser, options_of, tells_mistakes
+from localvit_det.cli import also_unread, check_config, config_from, make_parser, options_of, tells_mistakes
 from localvit_det.config.found_set import orders_classes
 from localvit_det.config.parts import find_datasets
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
@@ -69,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if Path(args.checkpoint).is_dir():
         cfg.load_from = str(newest_for_test(args.checkpoint))
     program = is_exported(args.checkpoint)
-    if args.checkpoint != args.config:
-        cfg = with_classes_of_checkpoint(args, cfg, None if Path(args.config).is_dir() else run)
-    if run is not None:
-        run.check(cfg, given, OF_TESTS)
+    with also_unread(args):
+        if args.checkpoint != args.config:
+            cfg = with_classes_of_checkpoint(args, cfg, None if Path(args.config).is_dir() else run)
+        if run is not None:
+            run.check(cfg, given, OF_TESTS)
     if program:
         cfg.load_from = None
         if args.tta:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plain = args.no_fuse or program
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
     cfg.custom_hooks = others if plain else [*others, {"type": "FusedEvaluationHook"}]
-    check_config(cfg, train=False)
+    check_config(cfg, train=False, before=args.unread)
     if args.tta:
         use_tta(cfg)  # the model is now in another one
 

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     remember(cfg, args.config, options_of(args), {name: getattr(args, name) for name in SWITCHES}, run)
     if launched_rank() == 0 and not args.dry_run:
         lock_work_dir(cfg.work_dir)  # before anything is written there
-    check_config(cfg, train=True)
+    check_config(cfg, train=True, before=args.unread)
 
     setup_cache_size_limit_of_dynamo()
     cfg.setdefault("runner_type", "ReliableRunner")

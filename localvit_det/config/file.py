@@ -14,7 +14,7 @@ from ..checkpoint.find import newest_for_test
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only, split_key
 from ..compat.extras import require_named
-from ..errors import ConfigError, UserError, did_you_mean
+from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
 from .packaged import config_folder, config_names, find_config
 from .parts import find_datasets, walk
 from .run import run_config
@@ -48,10 +48,10 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
         hint = did_you_mean(path.name, [*names, *config_names()])
-        raise ConfigError(
-            f"The config {path.absolute()} does not exist{missing}{hint}; `localvit configs` lists those that are "
-            "known by their names."
-        )
+        what = f"{path.absolute()} does not exist{missing}{hint}"
+        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORT_SUFFIXES):
+            raise CheckpointError(f"The file {what}: correct its path.")
+        raise ConfigError(f"The config {what}; `localvit configs` lists those that are known by their names.")
     try:
         if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORT_SUFFIXES):
             return _read_embedded(path, trusted)

@@ -14,7 +14,7 @@ from ..compat.data_files import allow_pickles
 from ..datasets.annotations import read_annotations
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, UserError, did_you_mean, raise_all
 from .box_only import use_with_mask
 from .channels import match_channels
 from .evaluators import evaluators_follow
@@ -33,14 +33,20 @@ from .parts import (
     registered,
     walk,
 )
-from .top_level import check_top_level
+from .top_level import top_level_mistakes
 
 RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
 SPLITS = ("train", "val", "test")
 _DEFAULT_ROOTS = ("data/coco", "data/shapes")  # of MMDetection's configs and of ours
 
 
-def load_config(path: str | Path, options: dict | None = None, trusted: bool = False, data: bool = True) -> Config:
+def load_config(
+    path: str | Path,
+    options: dict | None = None,
+    trusted: bool = False,
+    data: bool = True,
+    unread: list[UserError] | None = None,
+) -> Config:
     """Reads a config, merges options and completes it.
 
     Args:
@@ -48,6 +54,7 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
         options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
         trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
         data: Look into annotation files that are where the config has them; not needed by who only finds objects.
+        unread: Gets what is wrong with names that nothing reads, for whoever looks for more mistakes before raising.
 
     Raises:
         ConfigError: The file is missing or cannot be read, or an option does not fit.
@@ -60,7 +67,11 @@ def load_config(path: str | Path, options: dict | None = None, trusted: bool = F
     old_root = cfg.get("data_root")
     if "data_root" in options:
         _follow_own_root(cfg)  # so that all paths are below the old one
-    check_top_level(options, cfg, find_config(path))
+    found = top_level_mistakes(options, cfg, find_config(path))
+    if unread is None:
+        raise_all(found)
+    else:
+        unread += found
     options = read_options(options, cfg._cfg_dict)
     try:
         cfg.merge_from_dict(options)

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ..errors import ConfigError, did_you_mean, raise_all
+from ..errors import ConfigError, did_you_mean
 from .packaged import config_folder
 
 # Names that somebody reads, whether or not the config has them.
@@ -61,8 +61,8 @@ _NO_SETTING = {
 }
 
 
-def check_top_level(options: Mapping[str, Any], cfg: Config, path: Path) -> None:
-    """Check that somebody reads what options, and the files of a user's config, set at the top level.
+def top_level_mistakes(options: Mapping[str, Any], cfg: Config, path: Path) -> list[ConfigError]:
+    """Return what options, and the files of a user's config, set at the top level without anybody who reads it.
 
     A name that only the config's own file uses may be set by an option, since a user's code may read it; a warning says
     what it does not do.
@@ -71,14 +71,11 @@ def check_top_level(options: Mapping[str, Any], cfg: Config, path: Path) -> None
         options: Dotted keys and values.
         cfg: The config without them.
         path: What was read; only Python files that came with no package are looked into.
-
-    Raises:
-        ConfigError: Nobody does; all such names at once.
     """
     found = [mistake for key, value in options.items() if (mistake := _option_mistake(key, value, cfg))]
     if path.suffix == ".py" and path.is_file() and not _is_installed(path):
         found += _file_mistakes(path, frozenset())
-    raise_all(found)
+    return found
 
 
 def _option_mistake(key: str, value: object, cfg: Config) -> ConfigError | None:

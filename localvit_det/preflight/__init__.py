@@ -1,6 +1,6 @@
 """Checks before the first iteration: each mistake of a user ends in one sentence with cause and fix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mmengine.config import Config
 
@@ -18,12 +18,13 @@ from .start import check_start
 __all__ = ["check_config"]
 
 
-def check_config(cfg: Config, train: bool = True) -> None:
+def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = ()) -> None:
     """Check everything, and raise all mistakes at once; of a good training only what it starts from is said.
 
     Args:
         cfg: A config from `load_config`; `work_dir`, `load_from` and `resume` as the runner sees them.
         train: Check what training needs (train and val); else what testing needs (test).
+        before: Mistakes that are known already.
 
     Raises:
         UserError: The first mistake (ConfigError, DataError, CheckpointError or OutputError), with the `others`.
@@ -53,7 +54,7 @@ def check_config(cfg: Config, train: bool = True) -> None:
             found += mistakes(cfg, split, check_classes)
     finally:
         forget_annotations()
-    raise_all(found)
+    raise_all([*before, *found])
     if train:
         check_start(cfg)
         check_space(cfg)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -74,7 +74,8 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
         if split == "train" or scored:
             checks.insert(7, partial(_check_not_empty, path, dataset, found))
         yield from _raised(checks)
-    yield from _raised([partial(_check_evaluator, path, node, listed) for path, node in evaluators])
+    files = {dataset_paths(dataset)[0] for _, dataset in find_datasets(cfg, split)}
+    yield from _raised([partial(_check_evaluator, path, node, listed, files) for path, node in evaluators])
 
 
 def _raised(checks: list[Callable[[], None]]) -> Iterator[UserError]:
@@ -284,10 +285,14 @@ def _check_keys(path: str, found: Annotations, masks: bool, scored: bool, option
         )
 
 
-def _check_evaluator(path: str, evaluator: dict, listed: dict) -> None:
-    """Check that an evaluator's annotation file, if it is another one, has the images of the datasets."""
+def _check_evaluator(path: str, evaluator: dict, listed: dict, files: Collection[str | None]) -> None:
+    """Check that an evaluator's annotation file, if it is another one, has the images of the datasets.
+
+    Args:
+        files: Annotation files of the datasets, which are reported already where they are absent.
+    """
     file = dataset_paths({"ann_file": evaluator.get("ann_file")})[0]
-    if file is None:
+    if file is None or (file in files and not os.path.isfile(file)):
         return
     _check_exists(path, "annotation file", file)
     if not listed:

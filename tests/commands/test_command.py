@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 from localvit.__main__ import COMMANDS, main
-from localvit.commands import configs, hook
+from localvit.commands import configs, hook, test, train
 from localvit_det.config import load_config
 from localvit_det.config.packaged import config_names, find_config
 from localvit_det.errors import ConfigError
@@ -145,3 +145,24 @@ class TestHook:
         code = "import localvit.hook; localvit.hook.install(); from mmdet.apis import DetInferencer"
         done = python("-c", f"{code}; import sys; assert 'localvit_det' in sys.modules")
         assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("trains", "command"), [(True, train), (False, test)])
+def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, capsys):
+    """Of names that nothing reads, of the model and of the data, each once; of a test also its checkpoint."""
+    absent = tmp_path / "absent"
+    checkpoint = [] if trains else [str(tmp_path / "none.pth")]
+    options = ["lr=0.1", "batch_size=3", "model.backbone.windw_size=4", f"data_root={absent}"]
+    with pytest.raises(SystemExit) as stop:
+        command.main(
+            ["mask_rcnn_shuffle_nano_shapes", *checkpoint, "--work-dir", str(tmp_path / "W"), "--cfg-options", *options]
+        )
+    assert stop.value.code == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    for words in ("optimizer.lr=0.1", "batch_size=3", *(["windw_size", str(absent)] if trains else checkpoint)):
+        assert sum(words in line for line in told) == 1, (words, told)
+    # The loading may be what fails.
+    with pytest.raises(SystemExit):
+        command.main(["mask_rcnn_shuffle_nano_shapes", *checkpoint, "--cfg-options", "lr=0.1", "val_split=7"])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ["val_split=7" in told[0], "optimizer.lr=0.1" in told[1], len(told)] == [True, True, 2]

@@ -440,3 +440,13 @@ def test_all_mistakes_at_once(load):
     found = [str(error) for error in (caught.value, *caught.value.others)]
     for words in ("intervall", "neck", "'dogg'"):
         assert sum(words in sentence for sentence in found) == 1, found
+
+
+def test_an_absent_file_is_named_once(load):
+    """The evaluator reads it as well."""
+    cfg = load()
+    Path(cfg.val_evaluator.ann_file).unlink()
+    with pytest.raises(UserError) as caught:
+        check_config(cfg)
+    found = [str(error) for error in (caught.value, *caught.value.others)]
+    assert sum("annotation file" in sentence for sentence in found) == 1, found
