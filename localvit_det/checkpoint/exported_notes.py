@@ -19,10 +19,12 @@ def is_exported(path: str | os.PathLike) -> bool:
     path = Path(path)
     if path.suffix != ".pt":
         return path.suffix in SUFFIXES
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    # No archive, or a damaged one: who reads it as a checkpoint says what is wrong.
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def check_trusted(path: str | os.PathLike) -> None:

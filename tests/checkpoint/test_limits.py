@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkpoint_cases import Runs
 
+from localvit_det.checkpoint.exported_notes import is_exported
 from localvit_det.checkpoint.limits import TooLarge, check_pickle
 from localvit_det.checkpoint.publish import publish
 from localvit_det.checkpoint.read import load_weights_only
@@ -139,6 +140,11 @@ def test_names_of_globals_stay_in_one_short_line(tmp_path):
     content = content[:-1] + b"\x8d" + struct.pack("<Q", 2**62)  # a text of so many bytes
     with pytest.raises(CheckpointError):
         load_weights_only(with_pickle(tmp_path / "file.pth", content))
+
+
+def test_damaged_archive_is_no_exported_detector(tmp_path):
+    assert not is_exported(of_several_disks(tmp_path / "file.pt"))
+    assert not is_exported(tmp_path / "nothing.pt")
 
 
 def test_publishing_a_view_without_end(tmp_path):

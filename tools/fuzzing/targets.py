@@ -23,6 +23,7 @@ from mmengine.logging import HistoryBuffer
 from PIL import Image
 
 from localvit_det.checkpoint.embedded_config import read_config
+from localvit_det.checkpoint.exported_notes import is_exported
 from localvit_det.checkpoint.layouts import weights_in
 from localvit_det.checkpoint.read import classes_in, load_weights_only, saved_classes
 from localvit_det.datasets.annotations import forget_annotations, read_annotations
@@ -85,7 +86,7 @@ def _checkpoints(folder: Path) -> list[Seed]:
         for modern, protocol in ((True, 2), (False, 2), (True, 4)):
             stream = io.BytesIO()
             torch.save(content, stream, pickle_protocol=protocol, _use_new_zipfile_serialization=modern)
-            found.append((".pth", stream.getvalue()))
+            found.append((".pt", stream.getvalue()))
     return [*found, (".pkl", pickle.dumps({"a": [1, (2, "x")]})), (".safetensors", safetensors.torch.save(weights))]
 
 
@@ -103,6 +104,7 @@ def _change_checkpoint(random: Random, suffix: str, content: bytes, others: Sequ
 
 
 def _read_checkpoint(folder: Path, file: Path) -> None:
+    is_exported(file)
     content = load_weights_only(file)
     classes_in(content)
     weights_in(content)
