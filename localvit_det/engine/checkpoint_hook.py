@@ -217,8 +217,8 @@ class SafeCheckpointHook(CheckpointHook):
             # Only EMAHook puts the two back into their places.
             raise CheckpointError(
                 "The checkpoint is of a training with averaged weights (--ema), and this one has none: it would go on "
-                "from averages, with an optimizer that belongs to other weights. Give --ema again, or start anew from "
-                "the averages with --load-from."
+                "from averages, with an optimizer that belongs to other weights. Give --ema again (without "
+                "`--without ema`), or start anew from the averages with --load-from."
             )
         if hasattr(runner.train_loop, "go_on"):
             runner.train_loop.go_on(checkpoint["meta"])

@@ -60,7 +60,7 @@ def final(folder: Path) -> Path:
 def test_averages_need_their_hook(tmp_path):
     """Without it the averages would be trained, with the optimizer of the other weights."""
     toy_runner(tmp_path, epochs=1, custom_hooks=hooks(True)).train()
-    with pytest.raises(CheckpointError, match="Give --ema again"):
+    with pytest.raises(CheckpointError, match=r"Give --ema again \(without `--without ema`\)"):
         toy_runner(tmp_path, epochs=2, resume=True).train()
 
 
