@@ -6,6 +6,7 @@ import pickletools
 import re
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,7 +252,8 @@ def _named_globals(file: Path) -> Iterator[str]:
                         yield ".".join(texts[-2:])
                     elif isinstance(argument, str):
                         texts.append(argument)
-    except (ValueError, OverflowError, MemoryError):  # the end, no pickle at all, or a text of any announced length
+    # The end, no pickle at all, a text of any announced length, or a damaged archive.
+    except (ValueError, OverflowError, MemoryError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
         return
 
 

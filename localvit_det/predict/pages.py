@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..datasets.images import BrokenImageError, PixelRange, decode, to_8_bits
+from ..datasets.images import BrokenImageError, PixelRange, decode, read_header, to_8_bits
 
 _SEVERAL = ("TIFF", "WEBP", "PNG", "AVIF")  # formats whose further pages are images of their own
 
@@ -39,7 +39,7 @@ def read_pages(
     Raises:
         BrokenImageError: One cannot be decoded.
     """
-    count, rate = _count(content)
+    count, rate = _count(content, max_pixels)
     if count < 2:
         yield 0, None, _decode(content, max_pixels, pixel_range)
         return
@@ -50,14 +50,16 @@ def read_pages(
             raise BrokenImageError(f"ends at page {index + 1} of {count}, which {error}") from error
 
 
-def _count(content: bytes) -> tuple[int, float]:
+def _count(content: bytes, max_pixels: float) -> tuple[int, float]:
     """The number of pages, and how many a second there are."""
     if not re.match(rb"II|MM|RIFF|\x89PNG|....ftypavis", content[:12], re.DOTALL):
         return 1, 1.0
+    if content[4:8] != b"ftyp":  # of AVIF, the decoder may not be there yet
+        read_header(content, max_pixels)
     try:
         with Image.open(io.BytesIO(content)) as image:
             count = getattr(image, "n_frames", 1) if image.format in _SEVERAL else 1
-            if count > 1:
+            if count > 1 and image.width * image.height <= max_pixels:
                 image.load()  # before, WebP and AVIF do not say it
             duration = image.info.get("duration") or 0  # milliseconds
     except Exception:  # decoding says what is wrong with it

@@ -137,6 +137,11 @@ def test_names_of_globals_stay_in_one_short_line(tmp_path):
         load_weights_only(with_pickle(tmp_path / "file.pth", content))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+    archive = bytearray(with_pickle(tmp_path / "file.pth", b"\x80\x04\x93.").read_bytes())  # from an empty stack
+    archive[archive.index(b"PK\1\2") + 16] ^= 1  # of the checksum
+    (tmp_path / "file.pth").write_bytes(archive)
+    with pytest.raises(CheckpointError):
+        load_weights_only(tmp_path / "file.pth")
     content = content[:-1] + b"\x8d" + struct.pack("<Q", 2**62)  # a text of so many bytes
     with pytest.raises(CheckpointError):
         load_weights_only(with_pickle(tmp_path / "file.pth", content))

@@ -9,9 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from localvit_det.datasets.images import BrokenImageError
 from localvit_det.errors import DataError
+from localvit_det.predict.pages import read_pages
 from localvit_det.predict.sources import Sources
 
 SIDE = 16_000  # 256 million pixels, as many as FFmpeg decodes
@@ -79,3 +81,15 @@ def test_limit_of_the_config_holds_for_videos(tmp_path):
     assert len(list(Sources(tmp_path / "clip.avi", max_pixels=64 * 48))) == 1
     with pytest.raises(DataError, match="frames of 64 x 48 pixels, over the limit of 3,000"):
         list(Sources(tmp_path / "clip.avi", max_pixels=3000))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_pages_are_counted_after_the_size_is_known(kind, monkeypatch):
+    image = Image.new("RGB", (40, 40))
+    image.save(stream := io.BytesIO(), kind, save_all=True, append_images=[Image.new("RGB", (40, 40), "red")])
+    assert len(list(read_pages(stream.getvalue(), 1600))) == 2
+    loaded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image))
+    with pytest.raises(BrokenImageError, match="has 40 x 40 pixels"):
+        list(read_pages(stream.getvalue(), 1599))
+    assert loaded == []
