@@ -43,16 +43,18 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix or not self.paramwise_cfg.get("exempt", True):
             return  # called by itself for each child; the names are whole only at the top
-        free = set()
-        for backbone in _backbones(module).values():
+        free = {}
+        for prefix, backbone in _backbones(module).items():
             if hasattr(backbone, "no_weight_decay"):
                 names = backbone.no_weight_decay()
             else:
                 names = parameters_without_decay(backbone, _EXEMPT_IN_SWIN)
-            free |= {id(parameter) for name, parameter in backbone.named_parameters() if name in names}
+            own = {id(parameter): name for name, parameter in backbone.named_parameters() if name in names}
+            free |= {key: f"{prefix}.{name}" for key, name in own.items()}
         for group in params:
-            if id(group["params"][0]) in free:
+            if name := free.get(id(group["params"][0])):
                 group["weight_decay"] = 0.0
+                print_log(f"paramwise_options -- {name}:weight_decay=0.0", "current")  # as MMEngine does
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from mmengine.config import Config
 
-from ..datasets.annotations import forget_annotations
+from ..datasets.annotations import Annotations, forget_annotations
 from ..errors import UserError, raise_all
 from .classes import check_classes, check_num_classes, check_saved_classes
 from .data import mistakes
@@ -40,18 +40,28 @@ def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = 
             return False
         return True
 
+    wrong_classes: list[UserError] = []
+
+    def check_once(path: str, dataset: dict, annotations: Annotations) -> None:
+        """Check classes, until they are wrong in a dataset: those of others are the same."""
+        if not wrong_classes:
+            try:
+                check_classes(path, dataset, annotations)
+            except UserError as mistake:
+                wrong_classes.append(mistake)
+                raise
+
     passes(check_processes, cfg)
     passes(check_work_dir, cfg)
     passes(check_checkpoints, cfg, train)
     passes(check_built_keys, cfg, train)
     if passes(check_types, cfg) and passes(check_keys, cfg) and passes(check_backbone, cfg):
-        for split in splits:
-            passes(check_num_classes, cfg, split)
+        all(passes(check_num_classes, cfg, split) for split in splits)  # of both splits it would be the same
         if train and not found:
             passes(check_saved_classes, cfg)
     try:
         for split in splits:
-            found += mistakes(cfg, split, check_classes)
+            found += mistakes(cfg, split, check_once)
     finally:
         forget_annotations()
     raise_all([*before, *found])

@@ -60,19 +60,21 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
         image_dir = dataset_paths(dataset)[1]
         masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
         limit = cfg.get("max_pixels", MAX_PIXELS)
+        pixel_range = pixel_range_of(cfg.get("pixel_range"))
+        checks = [partial(_check_sizes, found, limit)]
+        checks.append(partial(_check_images, path, found, image_dir, limit, pixel_range))
+        yield from _raised(checks)
+        wrong = list(_raised([partial(_check_boxes, found, scored), partial(check_classes, path, dataset, found)]))
+        yield from wrong
         checks = [
-            partial(_check_sizes, found, limit),
-            partial(_check_images, path, found, image_dir, limit, pixel_range_of(cfg.get("pixel_range"))),
-            partial(_check_boxes, found, scored),
             partial(_check_masks, found, masks, scored, segm),
             partial(_check_run_lengths, path, dataset, found),
             partial(_report_crowds, split, found),
-            partial(check_classes, path, dataset, found),
             partial(_check_keys, path, found, masks, scored, can_leave_masks(cfg)),
+            partial(_tell_left_out, split, path, dataset, found),
         ]
-        checks.append(partial(_tell_left_out, split, path, dataset, found))
-        if split == "train" or scored:
-            checks.insert(7, partial(_check_not_empty, path, dataset, found))
+        if (split == "train" or scored) and not wrong:  # which would be why there are no objects
+            checks.insert(0, partial(_check_not_empty, path, dataset, found))
         yield from _raised(checks)
     files = {dataset_paths(dataset)[0] for _, dataset in find_datasets(cfg, split)}
     yield from _raised([partial(_check_evaluator, path, node, listed, files) for path, node in evaluators])

@@ -81,7 +81,7 @@ def test_the_first_loss_is_that_of_the_original_order(kind):
     other = built(config, 1).train()
     weights = dict(saved.state_dict())
     other.load_state_dict(weights)
-    assert loss_of(other, PERMUTED) != pytest.approx(expected, rel=1e-3)  # row by row
+    assert loss_of(other, PERMUTED) != pytest.approx(expected, rel=1e-4)  # row by row
     result = exchange_rows(weights, other, class_rows(other, config), SAVED, PERMUTED)
     assert (result.kept, result.new, result.unused, result.anew) == (list(PERMUTED), [], [], [])
     assert "rpn" not in "".join(result.tensors)

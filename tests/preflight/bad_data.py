@@ -243,7 +243,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "image is a web page": (image(b"<!DOCTYPE html><html>"), f"*{UNUSED}cannot be decoded"),
     "half a jpeg": (image(encoded(".jpg")[:4000]), f"*{UNUSED}is a JPEG that is cut off"),
     "head of a jpeg": (image(encoded(".jpg")[:100]), f"*{UNUSED}cannot be"),
-    "half a png": (image(encoded(".png")[:9000]), f"*{UNUSED}cannot be"),
+    "half a png": (image(encoded(".png")[:9000]), f"*{UNUSED}is a PNG that is cut off"),
     "image of another size": (image(encoded(".jpg", 120, 80)), f"*{UNUSED}has 120 x 80 pixels and 100 x 80"),
     "image lies on its side": (image(encoded(".jpg", 80, 100)), f"*{UNUSED}has 80 x 100 pixels and 100 x 80"),
     "all of another size": (all_images(encoded(".jpg", 120, 80)), "boxes would miss their objects"),
