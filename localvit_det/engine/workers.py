@@ -56,9 +56,12 @@ def explain_lost_workers(iterator: object, error: Exception) -> str | None:
         iterator: The loader's, whose `next` has raised.
         error: What it has raised.
     """
-    if isinstance(error, (OSError, EOFError)):  # the connection breaks before the system reports the worker's end
-        multiprocessing.connection.wait([worker.sentinel for worker in getattr(iterator, "_workers", ())], timeout=1)
-    codes = sorted({worker.exitcode for worker in getattr(iterator, "_workers", ()) if not worker.is_alive()})
+    workers = {worker.sentinel: worker for worker in getattr(iterator, "_workers", ())}
+    # A process that ends closes its connections first, and is gone a moment later.
+    broken = isinstance(error, (OSError, EOFError))
+    for sentinel in multiprocessing.connection.wait(list(workers), timeout=1 if broken and workers else 0):
+        workers[sentinel].join(1)
+    codes = sorted({worker.exitcode for worker in workers.values() if not worker.is_alive()})
     if not codes:
         return None
     how = [f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" for code in codes]
