@@ -109,10 +109,19 @@ def forked_ranks(function: Callable[[int], object], folder: Path, processes: int
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_no_process_left() -> Iterator[None]:
-    """For modules that fork and import this: they run on one thread, and end what they have started."""
+    """For modules that fork and import this: they run on one thread, and end what they have started.
+
+    Signals that whoever started the tests ignores (nohup, a job in the background) count in them.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    ignored = [number for number in defaults if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, defaults[number])
     yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(before)
     while Forked.started:
         process = Forked.started.pop()
