@@ -56,8 +56,16 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
     return torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "format"),
+    [
+        pytest.param(
+            family, name, marks=[pytest.mark.slow] * (name in ("openvino", "torch_export") and family != "DWNet")
+        )
+        for family in FAMILIES
+        for name in FORMATS
+    ],
+)
 def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     need(format)
     if format == "torch_export" and not formats.ANY_SIZE:
