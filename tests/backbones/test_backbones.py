@@ -196,6 +196,7 @@ def test_plain_init_cfg_reaches_the_weights():
     assert all((m.weight == 0.25).all() for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
+@pytest.mark.slow
 def test_drop_path_schedules():
     shuffle = MODELS.build({"type": "ShuffleTransformer", "drop_path_rate": 0.3})
     rates = [[round(b.drop_path.drop_prob, 4) for b in stage.blocks] for stage in shuffle.stages]

@@ -58,7 +58,11 @@ def factors(cfg: Config, length: int) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (one.length > 1000)) for name, one in RECIPES.items()]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (one.length > 1000 or name == "3x"))
+        for name, one in RECIPES.items()
+    ],
 )
 def test_rates(name):
     recipe = RECIPES[name]

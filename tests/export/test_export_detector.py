@@ -374,7 +374,7 @@ class TestCommands:
         need("onnx")
         with pytest.raises(CheckpointError, match=r"broken.onnx cannot be read"):
             Detector(tmp_path / "broken.onnx")
-        with pytest.raises(CheckpointError, match="none.onnx does not exist"):
+        with pytest.raises(CheckpointError, match=r"none.onnx does not exist"):
             Detector(tmp_path / "none.onnx")
 
     def test_gpu_is_not_for_files(self, exported):
