@@ -57,7 +57,7 @@ class _LossyFile(io.FileIO):
 
 
 def survive_closed_streams() -> None:
-    """Let no print, log line or progress bar raise because nobody can read it: telling never ends the work.
+    """Let no print, log line or progress bar raise because there is no reader: a notice never ends the work.
 
     A stream that a test or a notebook has put in the place of the process's own is left alone.
     """

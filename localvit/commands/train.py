@@ -40,7 +40,7 @@ from localvit_det.switches import (
     stop_early,
 )
 
-# What a training remembers beside its options, and repeats when it goes on.
+# What a training remembers next to its options, and repeats when it goes on.
 SWITCHES = ("amp", "auto_scale_lr", "seed", "deterministic", "ema", "early_stop", "log", "freeze", "layer_decay")
 
 

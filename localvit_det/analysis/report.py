@@ -88,7 +88,7 @@ def _training(folder: Path) -> TrainingLog | None:
 
 
 def _config(start: Path) -> Config | None:
-    """Return the config that MMEngine has written beside the log of a start, parsed and not run."""
+    """Return the config that MMEngine has written next to the log of a start, parsed and not run."""
     file = start / "vis_data/config.py"
     if not file.is_file():
         return None

@@ -31,7 +31,7 @@ _WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_w
 # Attributes that hold a whole model: of DistributedDataParallel, Lightning modules, self-supervised pairs.
 _AROUND = ("module", "model", "net", "network", "model_ema", "ema_model", "ema", "teacher", "student")
 _CLASSIFIER = {"backbone", "head", "fc", "classifier"}
-_COUNTERS = ("steps", "n_averaged")  # beside the weights of MMEngine's and PyTorch's averaged models
+_COUNTERS = ("steps", "n_averaged")  # next to the weights of MMEngine's and PyTorch's averaged models
 
 
 def weight_sets(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:

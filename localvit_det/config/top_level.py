@@ -152,7 +152,7 @@ def _assigned(tree: ast.Module) -> dict[str, object]:
 
 
 def _defines(path: Path, name: str) -> bool:
-    """Whether a config has a name, its own or inherited: one that nobody reads was used there already."""
+    """Whether a config has a name, its own or inherited: one that nothing reads was used there already."""
     try:
         return name in Config.fromfile(path)
     except Exception:  # reading the config itself tells it
