@@ -1,7 +1,7 @@
 """Measures backbones side by side: `python tools/benchmark.py shuffle_t gg_t dwnet_t swin_t`.
 
 Or a single operator (`--operator inhomogeneous`), or whole detectors, from loading to metric and in training
-(`--detectors shuffle_t swin_t --data-root COCO`). docs/measuring.md says how to read the results.
+(`--detectors shuffle_t swin_t --data-root COCO`). docs/benchmarking.md says how to read the results.
 """
 
 import argparse

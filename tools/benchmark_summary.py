@@ -1,4 +1,4 @@
-"""Draws the benchmark's results together: `python tools/benchmark_summary.py` writes the table of docs/results.md.
+"""Draws the benchmark's results together: `python tools/benchmark_summary.py` writes the table of docs/benchmarks.md.
 
 Everything follows from the samples in docs/benchmark/*/benchmark.json, so run it after measuring again.
 """
@@ -16,7 +16,7 @@ from localvit_det.errors import UserError
 from localvit_det.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs/results.md"
+PAGE = ROOT / "docs/benchmarks.md"
 BASELINE = "swin_t"
 
 
@@ -92,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = PAGE.read_text(encoding="utf-8")
     changed = with_block(page, "summary", summary(ROOT / "docs/benchmark"))
     if args.check and changed != page:
-        raise UserError("docs/results.md is not what docs/benchmark gives; run `python tools/benchmark_summary.py`.")
+        raise UserError("docs/benchmarks.md is not what docs/benchmark gives; run `python tools/benchmark_summary.py`.")
     if changed != page:
         write_text(PAGE, changed)
-        print("wrote docs/results.md")
+        print("wrote docs/benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _already_there(root: Path, settings: dict) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{root} holds something else than a set of drawn shapes, and nothing is drawn over it: name another "
-            "folder for the shapes; to train on what is there, see docs/own_data.md."
+            "folder for the shapes; to train on what is there, see docs/datasets.md."
         ) from None
     other = [f"{key} {found.get(key)} instead of {value}" for key, value in settings.items() if found.get(key) != value]
     if other:

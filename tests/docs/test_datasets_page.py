@@ -13,7 +13,7 @@ from localvit.commands import convert
 from localvit_det.config import found_set, load_config
 from localvit_det.datasets.shapes import make_shapes
 
-PAGE = " ".join((REPOSITORY / "docs/own_data.md").read_text(encoding="utf-8").split())
+PAGE = " ".join((REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8").split())
 
 
 @pytest.fixture(scope="module")

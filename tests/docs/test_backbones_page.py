@@ -1,4 +1,4 @@
-"""docs/pytorch.md: its code runs without MMDetection and MMCV; with them everything is registered in time."""
+"""docs/backbones.md: its code runs without MMDetection and MMCV; with them everything is registered in time."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from families import FAMILIES, build
 from official_layouts import shuffle
 
-PAGE = (REPOSITORY / "docs/pytorch.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs/backbones.md").read_text(encoding="utf-8")
 OTHERS = "('mmdet', 'mmcv', 'mmseg', 'mmpretrain', 'torchvision', 'cv2', 'matplotlib')"
 BLOCKED = f"import sys\nsys.modules.update(dict.fromkeys({OTHERS}))\n"
 
