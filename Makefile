@@ -16,7 +16,7 @@ SEED ?= 0
 .PHONY: demo families chaos soak fuzz matrix test quick lint install clean
 install: $(VENV)/.installed
 
-$(VENV)/.installed: constraints.txt setup.py
+$(VENV)/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
 	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8]'

@@ -24,7 +24,7 @@ from stacks.table import ITERATIONS, Stack, page, stacks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs/stacks.json", ROOT / "docs/stacks.md"
-# Extras of setup.py; the first is the stack itself. All the others only let more tests run.
+# Extras of pyproject.toml; the first is the stack itself. All the others only let more tests run.
 MORE = ("fast-eval", "convert", "export", "tensorboard", "wandb", "mlflow", "test")
 EXTRAS = {
     "mmdet": ("lite", "seg", "pretrain", *MORE),
