@@ -19,6 +19,8 @@ from .errors import ConfigError, UserError, explain_limit, printable
 from .files import DISK_ERRORS
 from .preflight import check_config
 
+LEFT_OUT = 3  # the exit code where some of the items that were given are left out
+
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Makes a parser with the arguments that MMDetection users know."""
@@ -182,6 +184,7 @@ def sentence_of(error: UserError) -> str:
 
 
 __all__ = [
+    "LEFT_OUT",
     "add_trust",
     "check_config",
     "config_from",

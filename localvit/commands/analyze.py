@@ -68,6 +68,13 @@ def make_parser() -> argparse.ArgumentParser:
     results.add_argument("predictions", metavar="PREDICTIONS.json", help="in the format of COCO's results")
     results.add_argument("--annotations", required=True, metavar="FILE", help="ground truth in COCO's format")
     results.add_argument("--images", metavar="DIR", help="folder of the images; without it none is drawn")
+    results.add_argument(
+        "--pixel-range",
+        nargs="+",
+        type=float,
+        metavar="VALUE",
+        help="of images with more than 8 bits: the value that is white, or those of black and white",
+    )
     for one in (run, results):
         one.add_argument("--overlap", type=float, default=0.5, help="of a right prediction (default: %(default)s)")
         one.add_argument("--score", type=float, default=0.3, help="of predictions that count (default: %(default)s)")
@@ -127,7 +134,8 @@ def results(args: argparse.Namespace) -> Sections:
     from localvit_det.analysis.coco import evaluate
     from localvit_det.analysis.results import result_sections
 
-    evaluation = evaluate(args.annotations, args.predictions, images=args.images)
+    pixels = args.pixel_range and (args.pixel_range if len(args.pixel_range) > 1 else args.pixel_range[0])
+    evaluation = evaluate(args.annotations, args.predictions, images=args.images, pixel_range=pixels)
     return Path(args.predictions).name, result_sections(evaluation, **settings_of(args))
 
 

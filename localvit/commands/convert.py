@@ -7,6 +7,7 @@ localvit convert /data/yolo /data/coco
 
 Every command loads official files as they are; a converted one is for those who want a file of tensors alone. A folder
 is a data set in YOLO's or Pascal VOC's format; images are linked where the disk allows it, and nothing in it changes.
+Images that cannot be used are named and left out: then the exit code is 3.
 """
 
 import argparse
@@ -15,10 +16,10 @@ from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.checkpoint.convert import convert
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import LEFT_OUT, tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.datasets.to_coco import convert_set
-from localvit_det.errors import ConfigError
+from localvit_det.errors import ConfigError, printable, shortened
 
 
 @tells_mistakes
@@ -32,8 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.path.isdir(args.source):
         if args.config:
             raise ConfigError(f"--config belongs to checkpoints, and {args.source} is a folder: leave it out.")
-        print(convert_set(args.source, args.target))
+        left_out: dict[str, str] = {}
+        print(convert_set(args.source, args.target, left_out))
         print(f"Use it with --cfg-options data_root={args.target} classes=auto")
+        if left_out:
+            print(f"left out: {len(left_out)} images ({printable(shortened(list(left_out), 5))})")
+            raise SystemExit(LEFT_OUT)
         return
     model = load_config(args.config, data=False).model if args.config else None
     print(convert(args.source, args.target, model))

@@ -15,7 +15,7 @@ import cv2
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from localvit_det.cli import add_trust, tells_mistakes
+from localvit_det.cli import LEFT_OUT, add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.config.test_pipeline import SCORE
 from localvit_det.errors import ConfigError, DataError, OutputError, first_line, printable, shortened
@@ -24,7 +24,6 @@ from localvit_det.predict.output import Output
 from localvit_det.predict.sources import Sources
 
 WINDOW = "localvit: q ends"
-LEFT_OUT = 3  # the exit code where some of the sources are left out
 
 
 @tells_mistakes

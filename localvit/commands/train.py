@@ -22,11 +22,11 @@ from localvit_det.cli import (
     work_dir_of,
 )
 from localvit_det.config.file import read_config_file
-from localvit_det.config.run import Run, changes, find_run, remember, say_unknown
+from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
 from localvit_det.engine.dry_run import DryRunDone, DryRunHook
 from localvit_det.engine.lock import lock_work_dir
 from localvit_det.engine.processes import launched_rank
-from localvit_det.engine.warm_up import stretched
+from localvit_det.engine.warm_up import stretched, stretched_switches
 from localvit_det.errors import ConfigError
 from localvit_det.switches import (
     EMA_MOMENTUM,
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_to_resume(args: argparse.Namespace) -> Run | None:
-    """The training to go on with, whose switches take their places among the arguments; None where it does not say."""
+    """The training to go on with, whose switches take their places among the arguments; None where there is none."""
     if not args.resume:
         return None
     if args.resume != "auto":
@@ -157,7 +157,7 @@ def run_to_resume(args: argparse.Namespace) -> Run | None:
     if (run := find_run(place)) is None:
         if args.resume != "auto" or search(place).found:
             say_unknown(place)
-        return None
+        return find_old_run(place)
     for name, value in run.switches.items():
         if name in SWITCHES and getattr(args, name) is None and name.replace("_", "-") not in args.without:
             setattr(args, name, value)
@@ -165,15 +165,20 @@ def run_to_resume(args: argparse.Namespace) -> Run | None:
 
 
 def follow_length(cfg: Config, run: Run, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Lets a schedule that was made for the length of a run follow another length, and returns how, as options."""
+    """Lets schedules and switches made for the length of a run follow another one, and returns how, as options."""
+    changed = changes(run.config, cfg)
     for key in ("max_epochs", "max_iters"):
         was, now = (one.get("train_cfg", {}).get(key) for one in (run.config, cfg))
+        if not was or not now or was == now:
+            continue
+        found: dict[str, Any] = {}
         schedules = cfg.get("param_scheduler") or []
-        as_it_was = not any(name.startswith("param_scheduler") for name in changes(run.config, cfg))
-        if was and now and was != now and as_it_was and isinstance(schedules, list):
+        if isinstance(schedules, list) and not any(name.startswith("param_scheduler") for name in changed):
             found = stretched(schedules, was, now, by_epoch=key == "max_epochs")
-            cfg.merge_from_dict(found)
-            return found
+        if key == "max_epochs" and not any(name.endswith("switch_epoch") for name in changed):
+            found |= stretched_switches(cfg.get("custom_hooks") or [], was, now)
+        cfg.merge_from_dict(found)
+        return found
     return {}
 
 

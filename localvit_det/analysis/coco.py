@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..datasets.annotations import read_annotations
+from ..datasets.images import PixelRange, pixel_range_of
 from ..errors import DataError
 from ..evaluation.truth import GroundTruth
 
@@ -33,6 +34,7 @@ class Evaluation:
         classes: Name of each category id of `truth`, in the order of the labels.
         tasks: An evaluator that has accumulated for each of 'bbox' and 'segm' that there is; only its results are left.
         images: The folder of the images, if it is known.
+        pixel_range: Of images with more than 8 bits, as of the config's setting.
     """
 
     truth: GroundTruth
@@ -40,6 +42,7 @@ class Evaluation:
     classes: Mapping[int, str]
     tasks: Mapping[str, COCOeval]
     images: Path | None = None
+    pixel_range: PixelRange | None = None
 
     @property
     def main_task(self) -> str:
@@ -53,6 +56,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     images: str | Path | None = None,
     image_ids: Collection[object] | None = None,
+    pixel_range: Any = None,
 ) -> Evaluation:
     """Reads both files and evaluates boxes, and masks where both have them, as MMDetection's `CocoMetric` does.
 
@@ -62,10 +66,13 @@ def evaluate(
         classes: Names of the classes that count, in the order of the labels; by default all of the file.
         images: The folder of the images.
         image_ids: Ids of the images that were evaluated; by default all of the file.
+        pixel_range: As of the config's setting.
 
     Raises:
+        ConfigError: `pixel_range` is none.
         DataError: A file is missing, broken, or they do not belong together.
     """
+    pixels = pixel_range_of(pixel_range)
     listed = read_annotations(annotations)
     truths = json.loads(Path(annotations).read_bytes())
     content = _read_predictions(predictions)
@@ -87,7 +94,7 @@ def evaluate(
         evaluator.evalImgs, evaluator.ious, evaluator._gts, evaluator._dts = [], {}, {}, {}
         evaluator.cocoDt = None
         tasks[task] = evaluator
-    return Evaluation(truth, found, dict(enumerate(names, 1)), tasks, Path(images) if images else None)
+    return Evaluation(truth, found, dict(enumerate(names, 1)), tasks, Path(images) if images else None, pixels)
 
 
 def _read_predictions(path: str | Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 
 from ..config.parts import dataset_paths, find_datasets, prepare_dataset
 from ..datasets.annotations import read_annotations
+from ..datasets.images import PixelRange, pixel_range_of
 from ..errors import DataError, shortened
 from ..preflight.classes import dataset_classes
 from . import charts
@@ -37,12 +38,14 @@ class Split:
         coco: Its content; crowds and unused classes included.
         folder: Of the images.
         classes: Names of those that are used, in the order of the labels.
+        pixel_range: Of images with more than 8 bits, as of the config's setting.
     """
 
     name: str
     coco: COCO
     folder: Path
     classes: Sequence[str]
+    pixel_range: PixelRange | None
 
     def objects(self) -> list[dict]:
         """All annotations of used classes that are no crowds."""
@@ -68,7 +71,7 @@ def read_splits(cfg: Config, names: Sequence[str] = ("train", "val", "test")) ->
         classes = dataset_classes(path, dataset) or found.categories
         # As everywhere: the names in the order of the file.
         kept = tuple(one for one in found.categories if one in set(classes))
-        splits[file] = Split(name, coco, Path(folder), kept)
+        splits[file] = Split(name, coco, Path(folder), kept, pixel_range_of(cfg.get("pixel_range")))
     if not splits:
         raise DataError(
             f"The config names no annotation file in COCO's format for {', '.join(names)}: name a detector's."
@@ -234,7 +237,8 @@ def _whole_edges(samples: Mapping[str, np.ndarray]) -> np.ndarray:
 def _browser(split: Split, count: int, seed: int) -> Section:
     ids = sorted(split.coco.imgs)
     chosen = np.random.default_rng(seed).permutation(len(ids))[:count]
-    pictures = browser_pictures(split.coco, split.folder, [ids[i] for i in sorted(chosen)], split.classes, split.name)
+    ids_chosen = [ids[i] for i in sorted(chosen)]
+    pictures = browser_pictures(split.coco, split.folder, ids_chosen, split.classes, split.name, split.pixel_range)
     text = f"{len(pictures)} of {len(ids)} images, chosen at random (seed {seed})."
     if len(pictures) < len(chosen):
         text += f" {len(chosen) - len(pictures)} more cannot be read in {split.folder}."

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from ..datasets.images import BrokenImageError, decode, read_file
+from ..datasets.images import BrokenImageError, PixelRange, decode, read_file
 from ..drawing import Objects, draw_pair, draw_readable
 from .coco import Evaluation
 from .matching import Matches
@@ -19,10 +19,13 @@ from .page import Picture
 _LARGEST = 640  # pixels on the longer side of an image in a page
 
 
-def read_image(folder: str | os.PathLike, entry: Mapping[str, Any]) -> np.ndarray | None:
-    """An image of a data set: H×W×3, uint8, BGR; None where it cannot be used."""
+def read_image(
+    folder: str | os.PathLike, entry: Mapping[str, Any], pixel_range: PixelRange | None
+) -> np.ndarray | None:
+    """An image of a dataset as a training reads it: H×W×3, uint8, BGR; None where it cannot be used."""
     try:
-        return decode(read_file(Path(folder, entry["file_name"])), (entry["width"], entry["height"]))
+        content = read_file(Path(folder, entry["file_name"]))
+        return decode(content, (entry["width"], entry["height"]), pixel_range=pixel_range)
     except BrokenImageError:
         return None
 
@@ -53,7 +56,7 @@ def worst_pictures(evaluation: Evaluation, worst: Iterable[Matches]) -> list[Pic
     pictures = []
     for number, image in enumerate(worst, 1):
         entry = evaluation.truth.imgs[image.image_id]
-        pixels = read_image(evaluation.images, entry) if evaluation.images else None
+        pixels = read_image(evaluation.images, entry, evaluation.pixel_range) if evaluation.images else None
         if pixels is None:
             continue
         sides = (
@@ -82,7 +85,12 @@ def _told(
 
 
 def browser_pictures(
-    coco: COCO, folder: str | os.PathLike, image_ids: Iterable[int], classes: Sequence[str], name: str
+    coco: COCO,
+    folder: str | os.PathLike,
+    image_ids: Iterable[int],
+    classes: Sequence[str],
+    name: str,
+    pixel_range: PixelRange | None,
 ) -> list[Picture]:
     """Images of a data set with all their objects of some classes; those that cannot be read are left out."""
     place = {category: label for label, category in enumerate(classes)}
@@ -90,7 +98,7 @@ def browser_pictures(
     pictures = []
     for image_id in image_ids:
         entry = coco.imgs[image_id]
-        pixels = read_image(folder, entry)
+        pixels = read_image(folder, entry, pixel_range)
         if pixels is None:
             continue
         annotations = [one for one in coco.imgToAnns.get(image_id, ()) if one["category_id"] in labels]

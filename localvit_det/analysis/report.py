@@ -65,7 +65,8 @@ def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Sect
     if log is not None:
         sections.append(_curves(log))
     if record is not None:
-        evaluation = evaluate(record.annotations, record.predictions, record.classes, record.images, record.image_ids)
+        found = (record.annotations, record.predictions, record.classes, record.images, record.image_ids)
+        evaluation = evaluate(*found, record.pixel_range)
         sections += result_sections(evaluation, **settings)
     else:
         sections.append(

@@ -220,7 +220,8 @@ def keep_hooks(cfg: Config) -> None:
         raise ConfigError(f"omit_hooks names {wrong[0]}, which is none of {known}{did_you_mean(wrong[0], known)}.")
     own = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") not in omitted]
     there = {hook.get("type") for hook in own}
-    cfg.custom_hooks = [*(hook for hook in ours if hook["type"] not in {*there, *omitted}), *own]
+    # Behind the config's own, whose numbers options name.
+    cfg.custom_hooks = [*own, *(hook for hook in ours if hook["type"] not in {*there, *omitted})]
 
 
 def use_load_policy(cfg: Config) -> None:

@@ -69,7 +69,7 @@ class Run:
     Attributes:
         source: The file that says so.
         config: Its config, complete.
-        file: The config file that it was started with.
+        file: The config file that it was started with; empty where the run does not say so.
         options: Of its command line.
         switches: Likewise, by name.
     """
@@ -113,9 +113,8 @@ class Run:
             kinds = ", ".join(dict.fromkeys(kind for *_, kind in rows))
             listed = "; ".join(f"{key} was {_short(was)} and is {_short(now)}" for key, was, now, _ in rows[:4])
             more = f"; and {len(rows) - 4} more" if len(rows) > 4 else ""
-            other = (
-                "" if Path(self.file).stem == Path(cfg.filename or self.file).stem else f", started with {self.file}"
-            )
+            same = not self.file or Path(self.file).stem == Path(cfg.filename or self.file).stem
+            other = "" if same else f", started with {self.file}"
             raise ConfigError(
                 f"This config differs from that of the run ({self.source}{other}) in {kinds}: {listed}{more}; give the "
                 "config of the run as it was, or name what shall differ by --cfg-options."
@@ -178,6 +177,12 @@ def find_run(place: str | os.PathLike) -> Run | None:
         return None
     options = {str(key): Typed(value) if isinstance(value, str) else value for key, value in started.get("options", [])}
     return Run(*found, str(started.get("config", "")), options, dict(started.get("switches") or {}))
+
+
+def find_old_run(place: str | os.PathLike) -> Run | None:
+    """Return what a run of an earlier version left, which has its config, but not what it was started with."""
+    found = run_config(Path(place).parent if Path(place).is_file() else place)
+    return Run(*found, file="") if found and STARTED not in found[1] else None
 
 
 def say_unknown(place: object) -> None:
@@ -267,6 +272,7 @@ __all__ = [
     "Run",
     "as_table",
     "changes",
+    "find_old_run",
     "find_run",
     "remember",
     "run_config",

@@ -3,6 +3,7 @@
 import filecmp
 import importlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import DataError, OutputError, RequirementError, UserError
+from mmengine.logging import print_log
+
+from ..errors import DataError, OutputError, RequirementError, UserError, printable
 from .foreign import read_foreign_set
 from .foreign_files import VOC, ForeignSet, check_file, read_text
 from .images import BrokenImageError, read_header
@@ -24,29 +27,37 @@ _OUTSIDE = 0.01  # how far a YOLO coordinate may reach out of the image: tools r
 _UNLABELLED, _CUT, _POLYGONS, _LIKE_KEYPOINTS = "unlabelled", "cut", "polygons", "like keypoints"  # what is counted
 
 
-def convert_set(source: str | os.PathLike, target: str | os.PathLike) -> str:
+def convert_set(source: str | os.PathLike, target: str | os.PathLike, left_out: dict[str, str] | None = None) -> str:
     """Writes `annotations/instances_SPLIT.json` for each split, and links (or else copies) the images beside it.
 
     Boxes are those of the source, in pixels; polygons stay polygons.
 
+    Args:
+        source: The folder of the dataset.
+        target: A new folder.
+        left_out: Gets the images that cannot be used, each with the reason.
+
     Returns:
-        What was written, a line for each split, and what was left out.
+        What was written, a line for each split, and which labels were left out.
 
     Raises:
-        DataError: The source is in no known format, or a label in it cannot be read.
+        DataError: The source is in no known format, a label in it cannot be read, or none of its images can be used.
         OutputError: The target is there already, or cannot be written.
         RequirementError: supervision is not installed.
     """
     source, target = Path(source), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target.absolute()} is there already: name a folder that is not.")
+    left_out = {} if left_out is None else left_out
     found = read_foreign_set(source)
     draft = target.absolute().parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
         (draft / "annotations").mkdir(parents=True)
         lines = [f"{found.kind}, {len(found.images)} splits: {target}"]
         names = list(found.names)
-        contents = {split: _split(found, split, draft, names) for split in found.images}
+        contents = {split: _split(found, split, draft, names, left_out) for split in found.images}
+        if left_out and not any(content["images"] for content, _ in contents.values()):
+            raise DataError(f"Nothing is left: {next(iter(left_out.values()))}; correct or remove it.")
         for split, (content, counts) in contents.items():
             content["categories"] = [{"id": index, "name": name} for index, name in enumerate(names, start=1)]
             file = draft / f"annotations/instances_{split}.json"
@@ -76,23 +87,26 @@ def _doubts(counts: Counter) -> list[str]:
     ]
 
 
-def _split(found: ForeignSet, split: str, target: Path, names: list[str]) -> tuple[dict, Counter]:
+def _split(
+    found: ForeignSet, split: str, target: Path, names: list[str], left_out: dict[str, str]
+) -> tuple[dict, Counter]:
     """COCO's content for a split, still without categories, and how often what has to be told occurs.
 
     Args:
         names: All classes; those that only labels name are added.
+        left_out: Images that cannot be used are added, each with the reason.
     """
     images, annotations, counts = [], [], Counter()
     files = _names([image for image, _ in found.images[split]], found.root, split)
     for number, ((image, label), name) in enumerate(zip(found.images[split], files, strict=True), start=1):
         try:
             header = read_header(image, sys.maxsize)  # only its size is needed
+            if header is None:
+                raise BrokenImageError("is in no format that is known, or too large for Pillow")
         except BrokenImageError as error:
-            raise DataError(f"The image {image} {error}: mend or remove it.") from error
-        if header is None:
-            raise DataError(
-                f"The image {image} is in no format that is known, or too large for Pillow: convert or remove it."
-            )
+            left_out[str(image)] = f"the image {image} {error}"
+            print_log(printable(f"The image {image} {error}; it is left out."), "current", logging.WARNING)
+            continue
         width, height = header.upright  # as YOLO's own loader has it
         _link(image, target / name, found.root / name)
         images.append({"id": number, "file_name": name, "width": width, "height": height})

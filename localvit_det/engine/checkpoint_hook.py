@@ -13,11 +13,11 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine import dist
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoint.find import BEST, POINTER, search, steps_of
-from ..errors import CheckpointError, NonFiniteError
+from ..errors import NonFiniteError
 from ..files import remove_drafts, write_text
 from .gradients import accumulation, gather_gradients, restore_gradients
 
@@ -206,20 +206,9 @@ class SafeCheckpointHook(CheckpointHook):
             checkpoint["meta"]["accumulative_counts"] = accumulation(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts back what `before_save_checkpoint` has added, where a training goes on.
-
-        Raises:
-            CheckpointError: The training averaged its weights, and this one does not.
-        """
+        """Puts back what `before_save_checkpoint` has added, where a training goes on."""
         if not runner._resume:
             return
-        if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
-            # Only EMAHook puts the two back into their places.
-            raise CheckpointError(
-                "The checkpoint is of a training with averaged weights (--ema), and this one has none: it would go on "
-                "from averages, with an optimizer that belongs to other weights. Give --ema again (without "
-                "`--without ema`), or start anew from the averages with --load-from."
-            )
         if hasattr(runner.train_loop, "go_on"):
             runner.train_loop.go_on(checkpoint["meta"])
         if checkpoint["meta"].get("save_best", self.save_best) != self.save_best:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
@@ -50,6 +51,7 @@ class Configured:
 
         Raises:
             ConfigError: A setting differs with which the training cannot go on.
+            CheckpointError: The checkpoint has no optimizer, or averaged weights, which this training does not have.
         """
         if not {"meta", "message_hub"} <= checkpoint.keys():
             return  # of no training, which is said where it is loaded
@@ -68,6 +70,13 @@ class Configured:
             raise CheckpointError(
                 "The checkpoint to resume from has no optimizer, as best ones have none: take a regular one, or start "
                 "from its weights with --load-from."
+            )
+        if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            # Only EMAHook puts the two back into their places.
+            raise CheckpointError(
+                "The checkpoint is of a training with averaged weights (--ema), and this one has none: it would go on "
+                "from averages, with an optimizer that belongs to other weights. Give --ema again (without "
+                f"`--without ema`), or {_INSTEAD}."
             )
         _refuse_other_model(runner.model, checkpoint["state_dict"])
         for name, (wrapper, _) in _parts(runner).items():

@@ -266,7 +266,8 @@ class ReliableRunner(Runner):
         """Builds the schedules of the learning rate, with a warm-up that is shorter than the training."""
         several = [scheduler] if isinstance(scheduler, dict) else scheduler
         if isinstance(several, (list, tuple)) and all(isinstance(one, dict) for one in several):
-            if isinstance(self._train_loop, ResumableEpochLoop) and (told := unfit_epochs(several, self.max_epochs)):
+            by_epoch, hooks = isinstance(self._train_loop, ResumableEpochLoop), self.cfg.get("custom_hooks") or ()
+            if by_epoch and (told := unfit_epochs(several, self.max_epochs, hooks)):
                 self.logger.warning(told)
             if self.cfg.get("fit_warmup", True):
                 scheduler, told = fit_warm_up(several, self.max_iters)
@@ -348,7 +349,11 @@ class ReliableRunner(Runner):
             return str(newest.path)
         if found.found or found.damaged:
             raise nothing_to_resume(found)
-        self.logger.info("There is no checkpoint in %s to resume from: starting from the beginning.", found.folder)
+        self.logger.warning(
+            "There is no checkpoint in %s to resume from, so the training starts from the beginning: if there should "
+            "be one, correct --work-dir.",
+            found.folder,
+        )
         return None
 
     # ---- several processes

@@ -45,17 +45,44 @@ def _is_warm_up(scheduler: Mapping[str, Any]) -> bool:
     return kind == "LinearLR" and rises and first and isinstance(scheduler.get("end"), int)
 
 
-def unfit_epochs(schedulers: Sequence[Mapping[str, Any]], max_epochs: int) -> str | None:
-    """A sentence where schedules that count epochs end elsewhere than the training does."""
+def unfit_epochs(
+    schedulers: Sequence[Mapping[str, Any]], max_epochs: int, hooks: Sequence[Mapping[str, Any]] = ()
+) -> str | None:
+    """A sentence where schedules that count epochs end elsewhere than the training does, or hooks switch after it."""
     last = max((one["end"] for one in schedulers if one.get("by_epoch", True) and isinstance(one.get("end"), int)),
                default=max_epochs)  # fmt: skip
     if last == max_epochs or last <= 0:
-        return None
-    options = [f"{key}={value}" for key, value in stretched(schedulers, last, max_epochs, by_epoch=True).items()]
+        late = [(key, epoch) for key, epoch in _switches(hooks).items() if epoch >= max_epochs]
+        if not late:
+            return None
+        key, epoch = late[0]
+        return f"{key}={epoch} is never reached in a training of {max_epochs} epochs: give a smaller number."
+    found = stretched(schedulers, last, max_epochs, by_epoch=True) | stretched_switches(hooks, last, max_epochs)
+    options = [f"{key}={value}" for key, value in found.items()]
     return (
         f"The learning rate's schedule is made for {last} epochs, and the training has {max_epochs}; it would fit with "
         f"--cfg-options {' '.join(options).replace(', ', ',')}."
     )
+
+
+def _switches(hooks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The epochs at which hooks such as RTMDet's exchange the pipeline, by dotted keys."""
+    found = {f"custom_hooks.{index}.switch_epoch": hook.get("switch_epoch") for index, hook in enumerate(hooks)}
+    return {key: epoch for key, epoch in found.items() if isinstance(epoch, int)}
+
+
+def stretched_switches(hooks: Sequence[Mapping[str, Any]], old: int, new: int) -> dict[str, int]:
+    """Return the options with which hooks that switch at an epoch fit another length: as many last epochs, if they fit.
+
+    Args:
+        hooks: Configs of hooks.
+        old: The length in epochs that they are made for.
+        new: The other one.
+    """
+    return {
+        key: new - (old - epoch) if 0 < old - epoch < new else round(new * epoch / old)
+        for key, epoch in _switches(hooks).items()
+    }
 
 
 def stretched(schedulers: Sequence[Mapping[str, Any]], old: int, new: int, by_epoch: bool) -> dict[str, Any]:

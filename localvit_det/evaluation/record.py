@@ -45,6 +45,7 @@ class EvaluationRecord:
         device: Where the model ran.
         versions: Of PyTorch and others.
         start: When, as the folder of its log is called.
+        pixel_range: The config's setting.
     """
 
     config: str
@@ -63,6 +64,7 @@ class EvaluationRecord:
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     start: str = ""
+    pixel_range: float | list[float] | None = None
 
 
 def keep_predictions(cfg: Config) -> None:
@@ -124,6 +126,7 @@ def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
         device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         versions=_versions(),
         start=runner.timestamp,
+        pixel_range=cfg.get("pixel_range"),
     )
     path = Path(cfg.work_dir, FOLDER, _RECORD)
     write_text(path, json.dumps(asdict(record), indent=1))

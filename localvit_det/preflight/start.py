@@ -29,6 +29,10 @@ from .files import checkpoint_to_resume
 from .space import model_on_no_device
 
 _RANDOM = "random"
+_UNPUBLISHED = (
+    "no published weights of it are known here, so take a size that `localvit weights` lists, or add --pretrained FILE "
+    "with weights of your own (docs/tasks.md has the pretraining)"
+)
 _HEAD = re.compile(r"(?:^|\.)(?:head|fc|classifier)(?:\.fc)?\.weight$")
 _DETECTOR = re.compile(r"(?:^|\.)(?:neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|panoptic_fusion_head)\.")
 
@@ -65,7 +69,7 @@ def check_start(cfg: Config) -> None:
     print_log(f"Starts from: {'; '.join(texts)}.", "current")
     if at_random and not _is_meant_to_start_at_random(cfg):
         line = official_file(registered(MODELS, backbone), backbone)
-        advice = line.advice if line else "add --pretrained FILE with weights of this backbone"
+        advice = line.advice if line else _UNPUBLISHED
         print_log(
             f"The backbone {kind} starts at random, while published results are of backbones that were trained on "
             f"ImageNet before: {advice}.",

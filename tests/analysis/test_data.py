@@ -60,6 +60,16 @@ def test_pictures_show_objects_and_broken_images_are_told(cfg, tmp_path):
     assert np.abs(pictures[0].image.astype(int) - gray).max() > 100
 
 
+def test_pictures_are_drawn_with_the_range_that_training_reads(cfg, tmp_path):
+    """12 bits in 16-bit PNG: without the range they are all but black."""
+    for file in (tmp_path / "train2017").glob("*.jpg"):
+        file.write_bytes(cv2.imencode(".png", np.full((80, 100), 2000, np.uint16))[1].tobytes())
+    cfg.pixel_range = 4000
+    (_, _, _, train, _) = data_sections(read_splits(cfg), count=1)
+    (picture,) = (part for part in train.parts if isinstance(part, Picture))
+    assert np.median(picture.image) == 128
+
+
 def test_choice_is_seeded(cfg):
     def names(seed: int) -> list[str]:
         sections = data_sections(read_splits(cfg, ("val",)), count=3, seed=seed)

@@ -207,6 +207,15 @@ def test_test_with_its_config(here, told):
         ]  # fmt: skip
 
 
+def test_resume_of_one_of_before_names_its_data(here, capsys):
+    (dump,) = Path("W").glob("*.py")
+    dump.write_text(dump.read_text().partition("\nstarted_with")[0])
+    said = refused(capsys, train, NAME, "--work-dir", "W", "--resume")
+    assert "differs from that of the run (W/" in said
+    assert "data: " in said or "data, " in said
+    assert not (here / "data").exists()  # where synthetic shapes would be
+
+
 def test_a_moved_run_and_one_of_before(here, told):
     Path("W").rename("elsewhere")
     expected = scores_of("elsewhere", out="a")

@@ -7,7 +7,7 @@ import pytest
 
 from localvit_det.config import load_config, run
 from localvit_det.config.options import Typed
-from localvit_det.config.run import OF_TESTS, as_table, changes, find_run, remember
+from localvit_det.config.run import OF_TESTS, as_table, changes, find_old_run, find_run, remember
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
@@ -71,6 +71,19 @@ def test_what_a_second_start_changes_is_remembered(started, nano):
     assert dict(cfg.started_with["options"])["train_dataloader.batch_size"] == "8"
     assert dict(cfg.started_with["options"])["data_root"] == OPTIONS["data_root"]
     assert cfg.started_with["switches"] == {}
+
+
+def test_a_run_of_an_earlier_version_is_compared(nano, tmp_path):
+    """Its data would be exchanged for synthetic shapes where they are not named again."""
+    cfg = copy.deepcopy(nano)
+    cfg.train_dataloader.dataset.data_root = "mine/"
+    cfg.dump(tmp_path / f"{NAME}.py")
+    assert find_run(tmp_path) is None
+    old = find_old_run(tmp_path)
+    with pytest.raises(ConfigError, match=r"differs from that of the run \([^,]*\) in data: train_dataloader.*mine/"):
+        old.check(nano, [])
+    old.check(nano, ["data_root"])
+    assert find_old_run(tmp_path / "none") is None
 
 
 DIFFERENCES = {

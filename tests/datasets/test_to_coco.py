@@ -356,6 +356,13 @@ class TestLeftOut:
             convert_set(root, tmp_path / "coco")
 
 
+def objects_of_split(root: Path, target: Path) -> set[str]:
+    """Convert a set, and return the names of its images for training."""
+    convert_set(root, target)
+    content = json.loads((target / "annotations/instances_train.json").read_text())
+    return {image["file_name"] for image in content["images"]}
+
+
 class TestMistakes:
     def test_bad_labels_name_their_file(self, tmp_path):
         root = write_yolo(tmp_path / "yolo", "names: [a cat]\ntrain: images/train\nval: images/val\n")
@@ -373,6 +380,31 @@ class TestMistakes:
         (tmp_path / "a.xml").write_text("<annotation><object></annotation>")
         with pytest.raises(DataError, match=r"a\.xml cannot be read"):
             convert_set(tmp_path, tmp_path / "coco")
+
+    def test_broken_images_are_named_and_left_out(self, tmp_path, capsys):
+        root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\nval: images/val\n")
+        whole = objects_of_split(root, tmp_path / "whole")
+        broken = root / "images/train/one.jpg"
+        broken.write_bytes(b"")
+        (root / "images/train/two.jpg").write_bytes(b"no image")
+        with pytest.raises(SystemExit) as stop:
+            convert.main([str(root), str(tmp_path / "coco")])
+        assert stop.value.code == 3
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"left out: 2 images ({broken}, {root}/images/train/two.jpg)"
+        left = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
+        names = {image["file_name"] for image in left["images"]}
+        assert names == whole - {"images/train/one.jpg", "images/train/two.jpg"}
+        assert len(left["images"]) == len(names) == 2
+        assert {one["image_id"] for one in left["annotations"]} <= {image["id"] for image in left["images"]}
+
+    def test_nothing_but_broken_images(self, tmp_path):
+        root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n")
+        for image in root.glob("images/*/*.*"):
+            image.write_bytes(b"")
+        with pytest.raises(DataError, match=r"Nothing is left: the image .* is in no format that is known"):
+            convert_set(root, tmp_path / "coco")
+        assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
 
     def test_target_that_is_there(self, tmp_path):
         root = write_yolo(tmp_path / "yolo", "names: [a cat]\ntrain: images/train\nval: images/val\n")

@@ -7,7 +7,7 @@ from torch import nn
 from toy_training import toy_runner
 
 from localvit_det.config import load_config
-from localvit_det.engine.warm_up import fit_warm_up, stretched, unfit_epochs
+from localvit_det.engine.warm_up import fit_warm_up, stretched, stretched_switches, unfit_epochs
 
 COCO = load_config("mask_rcnn_shuffle_t_coco").param_scheduler
 NANO = load_config("mask_rcnn_shuffle_nano_shapes").param_scheduler
@@ -83,6 +83,16 @@ def test_epochs_that_do_not_fit_are_named():
     assert "param_scheduler.1.end=24 param_scheduler.1.milestones=[16,22]" in told
     assert "param_scheduler.1.end=3" in unfit_epochs(NANO, 3)
     assert unfit_epochs([], 3) is None
+
+
+def test_switches_of_pipelines_follow_another_length():
+    hooks = [dict(type="EMAHook"), dict(type="PipelineSwitchHook", switch_epoch=9)]
+    assert stretched_switches(hooks, 12, 24) == {"custom_hooks.1.switch_epoch": 21}  # as many last epochs
+    assert stretched_switches(hooks, 12, 2) == {"custom_hooks.1.switch_epoch": 2}
+    assert unfit_epochs(COCO, 12, hooks) is None
+    assert "param_scheduler.1.milestones=[16,22] custom_hooks.1.switch_epoch=21." in unfit_epochs(COCO, 24, hooks)
+    hooks[1]["switch_epoch"] = 12
+    assert "custom_hooks.1.switch_epoch=12 is never reached in a training of 12 epochs" in unfit_epochs(COCO, 12, hooks)
 
 
 def test_schedules_follow_another_length():

@@ -69,7 +69,8 @@ def test_trials_on_shapes_and_pretrainings_are_meant_to_start_at_random(said, na
 
 def test_size_of_ones_own(said):
     _, (warning,) = said(config(**{"model.backbone.arch": ARCH}))
-    assert "add --pretrained FILE with weights of this backbone" in warning
+    assert "no published weights of it are known here, so take a size that `localvit weights` lists, or add" in warning
+    assert "with weights of your own (docs/tasks.md" in warning
 
 
 def test_what_counts_as_pretrained(said, load):
