@@ -108,8 +108,8 @@ def onednn_activation(act: nn.Module) -> _Activation | None:
 def _inside(act: nn.Module, channels: int) -> bool:
     """Whether a product of so many channels in should apply the activation by itself.
 
-    With AVX2, GELU takes longer inside than after the product, from 96 channels on (docs/experiments.md): probably because
-    its 16 registers are full of sums.
+    With AVX2, GELU takes longer inside than after the product, from 96 channels on (docs/experiments.md): probably
+    because its 16 registers are full of sums.
     """
     return not isinstance(act, nn.GELU) or channels < 96 or torch.backends.cpu.get_cpu_capability() != "AVX2"
 

@@ -1,4 +1,4 @@
-"""README and pages: facts of the families are those of the code, commands and links are such as exist."""
+"""README and pages: facts of the families are those of the code; commands, links and words are checked."""
 
 import argparse
 import importlib
@@ -14,17 +14,27 @@ from families import FAMILIES
 from mmdet.registry import MODELS
 
 from localvit.__main__ import COMMANDS
+from localvit_det.config import load_config
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+ZOO = (REPOSITORY / "docs/model_zoo.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_family_stands_in_the_readme(name):
+def test_family_stands_on_the_pages(name):
     family = MODELS.get(name)
-    sizes = re.findall(rf"^\| `{name}` \| (\w+) \|", README, flags=re.MULTILINE)
+    sizes = re.findall(rf"^\| `{name}` \| (\w+) \|", ZOO, flags=re.MULTILINE)
     assert sizes == list(family.arch_settings)
     assert family.paper[1] in README
+
+
+def test_swap_of_the_backbone(tmp_path):
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    model = load_config(tmp_path / "mine.py", data=False).model
+    assert model.backbone.type == "GGTransformer"
+    assert model.neck.in_channels == list(MODELS.get("GGTransformer").out_channels_of(model.backbone))
 
 
 def commands() -> list[str]:

@@ -187,7 +187,7 @@ size it does not rank them.
 {markdown_table(head, rows)}
 
 mAP of the last validation. Peak memory: of PyTorch on a GPU, else the largest resident size of a training's processes,
-of the seeds the largest. Parameters: of the whole detector. How fast the families are stands in [results](benchmarks.md).
+of the seeds the largest. Parameters: of the whole detector. How fast the families are: [benchmarks](benchmarks.md).
 
 Machine and versions:
 
