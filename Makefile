@@ -7,19 +7,20 @@ RUN := $(VENV)/bin/python
 
 CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 
+# make docs: build the documentation as a site, in site/.
 # make families: train every family's nano model under one budget; docs/families.md and .png.
 # make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
 # make fuzz: read files that were changed at random, SECONDS of each of five kinds.
 # make matrix: install and try on many versions of Python, PyTorch and MMDetection; docs/stacks.md. Takes hours.
 SECONDS ?= 60
 SEED ?= 0
-.PHONY: demo families chaos soak fuzz matrix test quick lint install clean
+.PHONY: demo families chaos soak fuzz matrix test quick lint docs install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8]'
+	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8,docs]'
 	touch $@
 
 demo: install
@@ -52,5 +53,8 @@ lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+docs: install
+	$(RUN) -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) work_dirs build *.egg-info
+	rm -rf $(VENV) work_dirs build site *.egg-info

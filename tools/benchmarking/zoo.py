@@ -169,8 +169,8 @@ def zoo_page(entries: Sequence[Entry]) -> str:
 # Model zoo
 
 Sizes and costs are computed from the configs by `python tools/model_zoo.py`. AP is what the papers report on COCO
-val2017, each with its own recipe (GG-Transformer's second-hand, from a collection of results of many backbones); it is not
-reproduced here, and no weights are published with this package. Each config is a file in `configs/`, and
+val2017, each with its own recipe (GG-Transformer's second-hand, from a collection of results of many backbones); it is
+not reproduced here, and no weights are published with this package. Each config is a file in `configs/`, and
 `localvit train NAME` takes it by its name.
 
 **Convention.** G = 10⁹ multiply-adds (MACs) for one image; a MAC is one product added to a sum, which papers call a
