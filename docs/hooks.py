@@ -30,6 +30,11 @@ def on_config(config: MkDocsConfig) -> None:
     reference["API reference"] = [{f"localvit_det.{name}": f"api/{name}.md"} for name in public_packages()]
 
 
+def on_page_content(html: str, **_: object) -> str:
+    """Show roles of docstrings, as in :class:`Block`, as the code that they name."""
+    return re.sub(r":(?:attr|class|func|meth|mod):(?=<code)", "", html)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add pages for files above docs/, with links that fit, and for the API reference."""
     for source, page in OUTSIDE.items():
