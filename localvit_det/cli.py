@@ -14,7 +14,7 @@ from mmengine.config import Config
 from .config import load_config
 from .config.options import HELP, OptionsAction
 from .config.run import Run
-from .engine.workers import lost_in_evaluation
+from .engine.data_loader import explain_lost_evaluation
 from .errors import ConfigError, UserError, explain_limit, printable
 from .files import DISK_ERRORS
 from .preflight import check_config
@@ -161,7 +161,7 @@ def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Se
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 where = f" to {error.filename}" if error.filename else ""
                 _tell(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
-            sentence = explain_limit(error) or lost_in_evaluation(error)
+            sentence = explain_limit(error) or explain_lost_evaluation(error)
             if sentence is None:
                 raise
             _tell(sentence)

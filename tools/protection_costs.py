@@ -24,8 +24,8 @@ from mmengine.runner import Runner
 
 from localvit_det.checkpoint import write
 from localvit_det.cli import make_config_parser, read_arguments, tells_mistakes
-from localvit_det.engine import batches, finite, runner
-from localvit_det.engine.free_memory import FreeMemoryHook
+from localvit_det.engine import data_loader, non_finite, runner
+from localvit_det.engine.hooks import FreeMemoryHook
 
 SAVES = 5
 
@@ -51,12 +51,12 @@ class Clock:
 
     def watch(self) -> None:
         """Puts timed functions in the place of the protections."""
-        batches._seed_generators = self.timed(batches._seed_generators)  # of iterations and of images
-        finite._check_gradients = self.timed(finite._check_gradients)
+        data_loader._seed_generators = self.timed(data_loader._seed_generators)  # of iterations and of images
+        non_finite._check_gradients = self.timed(non_finite._check_gradients)
         runner.ReliableRunner.between_iterations = self.timed(runner.ReliableRunner.between_iterations)
-        runner._GuardHook.after_train_iter = self.timed(runner._GuardHook.after_train_iter)
+        non_finite.GuardHook.after_train_iter = self.timed(non_finite.GuardHook.after_train_iter)
         FreeMemoryHook.after_train_iter = self.timed(FreeMemoryHook.after_train_iter)
-        guard = finite.FiniteGuard
+        guard = non_finite.FiniteGuard
         guard.remember = self.timed(guard.remember)
         guarded = guard._guarded
         guard._guarded = lambda it, wrapper, update: self.timed(guarded(it, wrapper, self.timed(update, -1)))

@@ -23,10 +23,9 @@ from localvit_det.cli import (
 )
 from localvit_det.config.file import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
-from localvit_det.engine.dry_run import DryRunDone, DryRunHook
-from localvit_det.engine.lock import lock_work_dir
-from localvit_det.engine.processes import launched_rank
-from localvit_det.engine.warm_up import stretched, stretched_switches
+from localvit_det.engine.hooks import DryRunDone, DryRunHook
+from localvit_det.engine.optim import stretch_schedules, stretch_switches
+from localvit_det.engine.processes import launched_rank, lock_work_dir
 from localvit_det.errors import ConfigError
 from localvit_det.switches import (
     EMA_MOMENTUM,
@@ -174,9 +173,9 @@ def follow_length(cfg: Config, run: Run, options: Mapping[str, Any]) -> dict[str
         found: dict[str, Any] = {}
         schedules = cfg.get("param_scheduler") or []
         if isinstance(schedules, list) and not any(name.startswith("param_scheduler") for name in changed):
-            found = stretched(schedules, was, now, by_epoch=key == "max_epochs")
+            found = stretch_schedules(schedules, was, now, by_epoch=key == "max_epochs")
         if key == "max_epochs" and not any(name.endswith("switch_epoch") for name in changed):
-            found |= stretched_switches(cfg.get("custom_hooks") or [], was, now)
+            found |= stretch_switches(cfg.get("custom_hooks") or [], was, now)
         cfg.merge_from_dict(found)
         return found
     return {}

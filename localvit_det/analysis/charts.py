@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pycocotools.cocoeval import COCOeval
 
 from ..drawing import class_color
-from ..engine.curves import Line, smooth, thin_out
+from ..engine.reporting import Line, smooth, thin_out
 from .coco import precision_at_half
 from .style import ACCENT, COLORS, INK, new_axes, styled
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.coco_metrics import headline_metrics
-from ..engine.curves import Line
+from ..engine.reporting import Line, headline_metrics
 from ..engine.runner import START
 from ..errors import DataError
 

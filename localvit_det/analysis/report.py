@@ -13,7 +13,7 @@ from ..checkpoint.embedded_config import parse
 from ..config.parts import dataset_paths, find_datasets
 from ..config.run import changes
 from ..datasets.annotations import read_annotations
-from ..engine.coco_metrics import coco_rows
+from ..engine.reporting import coco_rows
 from ..errors import DataError, UserError, first_line
 from ..evaluation.record import EvaluationRecord, read_record
 from . import charts

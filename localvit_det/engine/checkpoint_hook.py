@@ -1,11 +1,9 @@
-"""MMEngine's CheckpointHook with an order of steps in which nothing can be lost."""
+"""MMEngine's CheckpointHook with an order of steps in which nothing can be lost, and all of a training's state."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,17 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoint.find import BEST, POINTER, search, steps_of
-from ..errors import NonFiniteError
 from ..files import remove_drafts, write_text
-from .gradients import accumulation, gather_gradients, restore_gradients
+from .non_finite import check_finite
+from .optim import accumulative_counts
+from .processes import unwrapped
 
 INTERIM = "interim_iter_{}.pth"  # checkpoints between two regular ones: on a signal, and every so many minutes
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """Saves as MMEngine's `CheckpointHook` does, and never removes a checkpoint before a newer one is in place.
+    """Save as MMEngine's `CheckpointHook` does, and never remove a checkpoint before a newer one is in place.
 
     `ReliableRunner` puts it in the place of every `CheckpointHook`. Beyond MMEngine's: weights that are not finite
     are never saved; a checkpoint can be of the middle of an epoch; files that are not part of this training's past
@@ -49,13 +48,13 @@ class SafeCheckpointHook(CheckpointHook):
     # ---- start
 
     def folder(self, runner: Runner) -> Path:
-        """Where the checkpoints of a run go, also before MMEngine has decided it in `out_dir`."""
+        """Return where the checkpoints of a run go, also before MMEngine has decided it in `out_dir`."""
         if self._given is None or str(self._given) == runner.work_dir:
             return Path(runner.work_dir)
         return Path(self._given, Path(runner.work_dir).name)
 
     def before_train(self, runner: Runner) -> None:
-        """Clears the folder of what is not this training's, and takes over what is."""
+        """Clear the folder of what is not this training's, and take over what is."""
         super().before_train(runner)
         self._saved_at = time.monotonic()
         if dist.is_main_process() and self._is_local():
@@ -71,25 +70,24 @@ class SafeCheckpointHook(CheckpointHook):
     def _set_aside(self, runner: Runner) -> None:
         remove_drafts(self.out_dir)
         folder = search(self.out_dir)
-        ours = {path for _, path in self._all_steps()} | set(folder.folder.glob(f"{BEST}*.pth"))
-        stale = [one.path for one in folder.found if one.path in ours and self._is_not_past(one, runner)]
-        stale += [path for path in folder.damaged if path in ours]
+        names = ("epoch_{}.pth", "iter_{}.pth", INTERIM, self.filename_tmpl)
+        ours = {path for name in names for _, path in steps_of(name, Path(self.out_dir))}
+        ours |= set(folder.folder.glob(f"{BEST}*.pth"))
+        later = [one.path for one in folder.found if runner.iter == 0 or one.iteration > runner.iter]
+        stale = [path for path in (*later, *folder.damaged) if path in ours]
         if stale:
             target = folder.folder / "set_aside" / runner.timestamp
             target.mkdir(parents=True, exist_ok=True)
             for path in stale:
                 path.replace(target / path.name)
-            names = ", ".join(path.name for path in stale)
+            moved = ", ".join(path.name for path in stale)
             past = f" up to iteration {runner.iter}" if runner.iter else ""
-            runner.logger.warning(f"{names} in {folder.folder}: not of this training{past}, moved to {target}.")
+            runner.logger.warning(f"{moved} in {folder.folder}: not of this training{past}, moved to {target}.")
         if not runner.iter:
             Path(runner.work_dir, POINTER).unlink(missing_ok=True)
 
-    def _is_not_past(self, found: Any, runner: Runner) -> bool:
-        return runner.iter == 0 or found.iteration > runner.iter
-
     def _move_best_paths(self, runner: Runner) -> None:
-        """A checkpoint remembers absolute paths: after a move they would lead to the original's files."""
+        """Correct the absolute paths that a checkpoint remembers: after a move they lead to the original's files."""
         keys = ["best_ckpt", *(f"best_ckpt_{key}" for key in self.key_indicators)]
         for key in keys:
             if key in runner.message_hub.runtime_info:
@@ -103,7 +101,7 @@ class SafeCheckpointHook(CheckpointHook):
     # ---- saving
 
     def save_interim(self, runner: Runner, epoch: int, iteration: int) -> Path:
-        """Saves between two regular checkpoints; all processes call it together.
+        """Save between two regular checkpoints; all processes call it together.
 
         Args:
             runner: The runner.
@@ -116,7 +114,7 @@ class SafeCheckpointHook(CheckpointHook):
         return self._save(runner, INTERIM.format(iteration), {"epoch": epoch, "iter": iteration})
 
     def save_final(self, runner: Runner) -> None:
-        """Saves where a training ends early, under a regular name, unless that has been done after this iteration."""
+        """Save where a training ends early, under a regular name, unless that has been done after this iteration."""
         if self.saved_iteration != runner.iter:
             step = runner.epoch if self.by_epoch else runner.iter
             self._save_checkpoint_with_step(runner, step, {"epoch": runner.epoch, "iter": runner.iter})
@@ -174,92 +172,88 @@ class SafeCheckpointHook(CheckpointHook):
                 _remove(self.file_backend, path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removals_last():
-            super()._save_best_checkpoint(runner, metrics)
-
-    @contextmanager
-    def _removals_last(self) -> Iterator[None]:
-        """MMEngine removes the previous best checkpoint before it writes the new one: turned round here."""
+        # MMEngine removes the previous best checkpoint before it writes the new one: here the removals come last.
         backend = self.file_backend
-        self.file_backend = _RemovesLater(backend)
+        self.file_backend = later = _RemovesLater(backend)
         try:
-            yield
+            super()._save_best_checkpoint(runner, metrics)
         finally:
-            removals, self.file_backend = self.file_backend.removals, backend
-        if not removals:
+            self.file_backend = backend
+        if not later.removals:
             return
         best = {self.best_ckpt_path} if len(self.key_indicators) == 1 else set(self.best_ckpt_path_dict.values())
-        for path in removals:
+        for path in later.removals:
             if path not in best and Path(path).parent == Path(self.out_dir):
                 _remove(backend, path)
 
-    # ---- what goes into a checkpoint beside MMEngine's
+    # ---- what goes into a checkpoint next to MMEngine's
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Adds gradients that wait for more, and the place in the data."""
+        """Add gradients that wait for more, and the place in the data."""
         if hasattr(runner.train_loop, "position"):
             checkpoint["meta"]["position"] = runner.train_loop.position(checkpoint["meta"])
             checkpoint["meta"]["lr_factor"] = runner.guard.lr_factor
         checkpoint["meta"]["save_best"] = self.save_best
         if self._gradients is not None:
             checkpoint["gradients"] = self._gradients
-            checkpoint["meta"]["accumulative_counts"] = accumulation(runner)
+            checkpoint["meta"]["accumulative_counts"] = accumulative_counts(runner.optim_wrapper)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts back what `before_save_checkpoint` has added, where a training goes on."""
+        """Put back what `before_save_checkpoint` has added, where a training goes on."""
         if not runner._resume:
             return
-        if hasattr(runner.train_loop, "go_on"):
-            runner.train_loop.go_on(checkpoint["meta"])
+        if hasattr(runner.train_loop, "resume_position"):
+            runner.train_loop.resume_position(checkpoint["meta"])
         if checkpoint["meta"].get("save_best", self.save_best) != self.save_best:
             # The best of another number would hardly ever be passed.
             info = checkpoint["message_hub"]["runtime_info"]
             for key in [key for key in info if key.startswith(("best_score", "best_ckpt"))]:
                 del info[key]
         if checkpoint.get("gradients") is not None:
-            counts = checkpoint["meta"].get("accumulative_counts", accumulation(runner))
+            counts = checkpoint["meta"].get("accumulative_counts", accumulative_counts(runner.optim_wrapper))
             restore_gradients(runner, checkpoint["gradients"], counts)
-
-    # ---- helpers
 
     def _is_local(self) -> bool:
         return isinstance(self.file_backend, LocalBackend)
 
-    def _all_steps(self) -> Iterator[tuple[int, Path]]:
-        for template in ("epoch_{}.pth", "iter_{}.pth", INTERIM, self.filename_tmpl):
-            yield from steps_of(template, Path(self.out_dir))
 
+def gather_gradients(runner: Runner) -> list[dict[str, torch.Tensor]] | None:
+    """Return gradients that wait for further iterations, by process and parameter; None right after a step.
 
-def check_finite(runner: Runner) -> None:
-    """Checks that no weight is NaN or infinite, in every process alike.
-
-    Raises:
-        NonFiniteError: One is: nothing is saved.
+    All processes call it together; between two steps it sends gradients, else nothing.
     """
-    name = first_non_finite(runner.model)
-    bad = torch.tensor(int(name is not None), device=next(runner.model.parameters()).device)
-    dist.all_reduce(bad, "max")
-    if bad:
-        raise NonFiniteError(
-            f"The weights are not finite after iteration {runner.iter + 1} (first: {name or 'in another process'}), so "
-            "they are not saved and earlier checkpoints are intact: lower the learning rate or check the data, then "
-            "go on with --resume."
-        )
-
-
-def first_non_finite(model: torch.nn.Module) -> str | None:
-    """Name of the first parameter or running statistic that holds NaN or infinity."""
-    names, tensors = [], []
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and ("running_" in name or isinstance(tensor, torch.nn.Parameter)):
-            names.append(name)
-            tensors.append(tensor.detach())
-    # The sum of absolute values is NaN or infinite where one of them is: one reading of the weights, one number each.
-    # In float64, because half precision overflows.
-    norms = torch._foreach_norm(tensors, 1, dtype=torch.float64) if tensors else []
-    if not norms or torch.isfinite(torch.stack(norms)).all():
+    own = {name: p.grad.detach().cpu() for name, p in unwrapped(runner.model).named_parameters() if p.grad is not None}
+    if not own:
         return None
-    return next(name for name, norm in zip(names, norms, strict=True) if not torch.isfinite(norm))
+    return dist.all_gather_object(own)
+
+
+def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], counts: int) -> None:
+    """Put back what `gather_gradients` returned.
+
+    Args:
+        counts: Over how many iterations they were accumulated.
+    """
+    now = accumulative_counts(runner.optim_wrapper)
+    if counts != now:
+        runner.logger.warning(
+            f"Gradients were accumulated over {counts} iterations, and are over {now} now: those that "
+            "wait in the checkpoint are dropped."
+        )
+        return
+    if len(gradients) != dist.get_world_size():
+        runner.logger.warning(
+            "The checkpoint was saved between two steps of the optimizer by %d processes, now there are %d: what had "
+            "been accumulated is dropped.",
+            len(gradients),
+            dist.get_world_size(),
+        )
+        return
+    own = gradients[dist.get_rank()]
+    for name, parameter in unwrapped(runner.model).named_parameters():
+        if name in own:
+            parameter.grad = own[name].to(parameter.device, parameter.dtype)
+    runner.logger.info("Gradients that wait for further iterations are restored with the checkpoint.")
 
 
 class _RemovesLater:

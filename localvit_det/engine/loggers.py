@@ -1,27 +1,168 @@
-"""W&B and MLflow as MMEngine's backends have them, without what surprises: uploads of code, servers, failed ends."""
+"""What is shown while a training runs, and where else it is logged: the screen, a progress bar, W&B, MLflow.
+
+The backends are MMEngine's without what surprises: uploads of code, a folder of files that MLflow 3 refuses, servers
+whose loss ends a training. MMEngine has no bar; its log alone would leave a CPU's user waiting for the first line.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import VISBACKENDS
+from mmdet.registry import HOOKS, VISBACKENDS
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmengine.visualization import MLflowVisBackend, WandbVisBackend
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import ConfigError, first_line
 
 PROJECT = "localvit_det"
 _GIVEN_UP = 3  # failures in a row after which nothing more is sent
+_LOGGED_STEPS = (1, 2, 5, 10, 20)
+_NOISE = (
+    "paramwise_options --",  # a line for each parameter
+    "Hooks will be executed in the following order",
+    "Config:\n",
+    # notes of MMEngine to itself
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    "Distributed training is not used, all SyncBatchNorm",
+)
+
+
+class ScreenFilter(logging.Filter):
+    """Keep MMEngine's long lists (settings of each parameter, hooks, config, build flags) off the screen.
+
+    The log file has them all.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is shown."""
+        message = record.getMessage()
+        return not message.startswith(_NOISE) and "\nSystem environment:" not in message
+
+
+def quiet_screen(logger: logging.Logger) -> None:
+    """Add the filter to the handlers that write to the screen."""
+    for handler in logger.handlers:
+        on_screen = type(handler) is logging.StreamHandler
+        if on_screen and not any(isinstance(one, ScreenFilter) for one in handler.filters):
+            handler.addFilter(ScreenFilter())
+
+
+@HOOKS.register_module()
+class ProgressBarHook(Hook):
+    """Show a bar for training, validation and test if stderr is a terminal.
+
+    The bar of the training spans all iterations, so that its time left is that of the whole training
+    (validations not counted). There is only ever one bar; it goes when its loop ends. Without a terminal the first
+    steps are logged instead: on a CPU the log's own first line may be minutes away.
+    """
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._redirection = ExitStack()
+        self._steps, self._started = 0, 0.0  # since the training, a validation or a test has begun
+
+    def before_run(self, runner: Runner) -> None:
+        """Let the logger's lines pass above the bar."""
+        if _wanted():
+            self._redirection.enter_context(logging_redirect_tqdm(loggers=[runner.logger]))
+
+    def after_run(self, runner: Runner) -> None:
+        """Take everything back."""
+        self._close()
+        self._redirection.close()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Show the bar again after the start, a resume or a validation."""
+        if self._bar is None and _wanted():
+            self._open("train", runner.max_iters, done=runner.iter)
+        if not self._steps:
+            self._started = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Advance, and show the loss that MMEngine has recorded."""
+        if self._bar is not None:
+            if "train/loss" in runner.message_hub.log_scalars:
+                loss = runner.message_hub.get_scalar("train/loss").current()
+                self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.update()
+        self._log_step(runner, "train", runner.max_iters - runner.iter - 1)
+
+    def before_train(self, runner: Runner) -> None:
+        """Count from here."""
+        self._steps = 0
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Replace the bar of the training."""
+        self._open("val", len(runner.val_dataloader))
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Show the bar of the test."""
+        self._steps, self._started = 0, time.perf_counter()
+        self._open("test", len(runner.test_dataloader))
+
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
+    ) -> None:
+        """Advance in validation and test; the last image removes the bar, evaluators print."""
+        if self._bar is not None:
+            self._bar.update()
+            if self._bar.n >= self._bar.total:
+                self._close()
+        if mode == "test":
+            self._log_step(runner, mode, len(runner.test_dataloader) - batch_idx - 1)
+
+    def _log_step(self, runner: Runner, mode: str, left: int) -> None:
+        """Log some of the first steps where there is no bar, as long as the log itself has not begun."""
+        self._steps += 1
+        now = time.perf_counter()
+        log = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), math.inf)
+        if self._steps in _LOGGED_STEPS and self._steps < log and is_main_process() and not sys.stderr.isatty():
+            seconds = (now - self._started) / max(1, self._steps - 1)
+            message = f"step {self._steps} is done"
+            if self._steps > 1:
+                message += f", {seconds:.2g} s each, about {timedelta(seconds=round(seconds * left))} left"
+            runner.logger.info("%s: %s.", mode, message)
+        if self._steps == 1:
+            self._started = now  # the first step takes longest
+
+    def _open(self, title: str, total: int, done: int = 0) -> None:
+        self._close()
+        if _wanted():
+            self._bar = tqdm(total=total, initial=done, desc=title, leave=False, dynamic_ncols=True, smoothing=0.05)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _wanted() -> bool:
+    return is_main_process() and sys.stderr.isatty()
 
 
 @VISBACKENDS.register_module()
 class WandbBackend(WandbVisBackend):
-    """Logs to W&B: losses, metrics and the config. MMEngine's uploads the source code of the present folder, too.
+    """Log to W&B: losses, metrics and the config. MMEngine's uploads the source code of the present folder, too.
 
     W&B's own environment variables decide what is not given: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY.
 
@@ -46,18 +187,18 @@ class WandbBackend(WandbVisBackend):
             ) from error
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Records the config as values and nothing else."""
+        """Record the config as values and nothing else."""
         self.experiment.config.update(config.to_dict(), allow_val_change=True)
 
     def close(self) -> None:
-        """Ends the run."""
+        """End the run."""
         if hasattr(self, "_wandb"):
             self._wandb.finish()
 
 
 @VISBACKENDS.register_module()
 class MLflowBackend(MLflowVisBackend):
-    """Logs to MLflow: losses, metrics, the settings that decide, the config, and at the end curves and the log.
+    """Log to MLflow: losses, metrics, the settings that decide, the config, and at the end curves and the log.
 
     It goes where MLflow itself puts it: to the server that MLFLOW_TRACKING_URI names, else into `mlflow.db` in the
     present folder. MMEngine's backend insists on a folder of files, which MLflow 3 refuses.
@@ -86,14 +227,14 @@ class MLflowBackend(MLflowVisBackend):
         self._mlflow = mlflow
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Records the config as a text, and as values what runs are compared by."""
+        """Record the config as a text, and as values what runs are compared by."""
         self.experiment.log_params(_settings(config))
         self.experiment.log_text(config.pretty_text, "config.py")
 
     def add_scalars(
         self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Records losses or metrics; a server that cannot be reached ends no training."""
+        """Record losses or metrics; a server that cannot be reached ends no training."""
         experiment = self.experiment  # where nothing could be started, that is an error
         if self._failures < _GIVEN_UP:
             self._try(lambda: experiment.log_metrics(scalar_dict, step))
@@ -110,7 +251,7 @@ class MLflowBackend(MLflowVisBackend):
             print_log(text, "current", logging.WARNING)
 
     def close(self) -> None:
-        """Adds the run's files and ends it."""
+        """Add the run's files and end it."""
         if not hasattr(self, "_mlflow"):
             return
         run = Path(self._save_dir).parent
@@ -122,7 +263,7 @@ class MLflowBackend(MLflowVisBackend):
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The few values of a config that runs are compared by."""
+    """Return the few values of a config that runs are compared by."""
     values = {
         "model": "model.type",
         "backbone": "model.backbone.type",
@@ -132,11 +273,11 @@ def _settings(config: Config) -> dict[str, Any]:
         "epochs": "train_cfg.max_epochs",
         "seed": "randomness.seed",
     }
-    found = {name: _look_up(config, path) for name, path in values.items()}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _look_up(config: Any, path: str) -> Any:
-    for key in path.split("."):
-        config = config.get(key) if hasattr(config, "get") else None
-    return config
+    found = {}
+    for name, path in values.items():
+        value: Any = config
+        for key in path.split("."):
+            value = value.get(key) if hasattr(value, "get") else None
+        if value is not None:
+            found[name] = value
+    return found

@@ -9,23 +9,25 @@ from typing import Any
 from mmengine import dist
 from mmengine.hooks import EMAHook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
 from ..files import write_text
-from .batches import make_resumable, seed_iteration
-from .processes import share_buffers
-from .workers import close_workers, explain_lost_workers, lost_in_evaluation
+from .data_loader import (
+    close_workers,
+    explain_lost_evaluation,
+    explain_lost_workers,
+    make_resumable,
+    seed_iteration,
+)
+from .non_finite import StopValidation
+from .processes import broadcast_buffers
 
 _RESTARTS = 3  # of data workers, without a batch in between
 VALIDATED = ".last_validation"  # the iteration after which the last validation was complete
 
 
-class StopInValidation(Exception):
-    """A signal has come while the training was being validated."""
-
-
-class _Resumable:
-    """What both loops share: where in the data they are, random numbers, and validations.
+class _ResumableLoop(BaseLoop):
+    """What both loops share: the position in the data, random numbers, and validations.
 
     All state of a loop is `_epoch`, `_iter` and the two numbers below; the rest follows from the run's seed.
     """
@@ -39,22 +41,22 @@ class _Resumable:
 
     @property
     def base_seed(self) -> int:
-        """The run's seed, the same in all processes."""
+        """Return the run's seed, the same in all processes."""
         own = self.runner._randomness_cfg.get("diff_rank_seed", False)
         return self.runner.seed - (dist.get_rank() if own else 0)
 
     def position(self, meta: dict[str, Any]) -> dict[str, int]:
-        """Where in the data a training goes on from a checkpoint with this `meta`."""
+        """Return where in the data a training goes on from a checkpoint with this `meta`."""
         data = {"pass": self._pass, "batch": self._batch + meta["iter"] - self._iter}
         if meta["epoch"] > self._epoch:  # saved at the end of an epoch, before the loop has counted it
             data = {"pass": self._pass + 1, "batch": 0}
         return {**data, "batches": len(self.dataloader), "by_epoch": isinstance(self, EpochBasedTrainLoop)}
 
-    def go_on(self, meta: dict[str, Any]) -> None:
-        """Takes over a checkpoint's `meta`, which MMEngine takes epoch and iteration from."""
+    def resume_position(self, meta: dict[str, Any]) -> None:
+        """Take over a checkpoint's `meta`, which MMEngine takes epoch and iteration from."""
         self._resumed = True
         batches = len(self.dataloader)
-        found = meta.get("position") or self._guess(meta, batches)
+        found = meta.get("position") or self._position_of_mmengine(meta, batches)
         self._pass, self._batch = found["pass"], found["batch"]
         if found["batches"] != batches and self._batch:
             # Another batch size or number of processes: the same share of the images.
@@ -111,14 +113,14 @@ class _Resumable:
         self.runner.guard.remember()
 
     def _validate(self) -> None:
-        share_buffers(self.runner)
+        broadcast_buffers(self.runner)
         try:
             self.runner.val_loop.run()
-        except StopInValidation:
+        except StopValidation:
             self._leave_validation()
             self.runner.stop()
         except RuntimeError as error:
-            lost = lost_in_evaluation(error)
+            lost = explain_lost_evaluation(error)
             if lost is None:
                 raise
             self._leave_validation()
@@ -133,7 +135,7 @@ class _Resumable:
                 hook.after_val_epoch(self.runner)
 
     def _catch_up(self) -> None:
-        """Validates what was saved and not validated before the training was stopped."""
+        """Validate what was saved and not validated before the training was stopped."""
         note = Path(self.runner.work_dir, VALIDATED)
         if not self._resumed and dist.is_main_process():
             note.unlink(missing_ok=True)
@@ -147,11 +149,11 @@ class _Resumable:
 
 
 @LOOPS.register_module()
-class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
+class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
     """MMEngine's `EpochBasedTrainLoop`; arguments as there."""
 
     def run(self) -> Any:
-        """Trains."""
+        """Train."""
         self.runner.call_hook("before_train")
         self._catch_up()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -163,7 +165,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Trains an epoch, or what is left of it."""
+        """Train an epoch, or what is left of it."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         for data_batch in self._batches_left():
@@ -175,7 +177,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self._pass, self._batch = self._epoch, 0
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Trains one batch."""
+        """Train one batch."""
         self._begin_iteration()
         super().run_iter(idx, data_batch)
 
@@ -185,22 +187,22 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         return self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
 
     @staticmethod
-    def _guess(meta: dict[str, Any], batches: int) -> dict[str, int]:
-        """For checkpoints of MMEngine's own loop."""
+    def _position_of_mmengine(meta: dict[str, Any], batches: int) -> dict[str, int]:
+        """Return the position in a checkpoint of MMEngine's own loop."""
         batch = meta["iter"] - meta["epoch"] * batches
         return {"pass": meta["epoch"], "batch": batch if 0 <= batch <= batches else 0, "batches": batches}
 
 
 @LOOPS.register_module()
-class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
+class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
     """MMEngine's `IterBasedTrainLoop`; arguments as there."""
 
     def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
         super().__init__(runner, dataloader, **settings)
-        self.dataloader_iterator = None  # it has begun before it can be told where
+        self.dataloader_iterator = None  # it has begun before it is known where
 
     def run(self) -> Any:
-        """Trains."""
+        """Train."""
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self._catch_up()
@@ -218,7 +220,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         return self.runner.model
 
     def run_iter(self, data_batch: Any) -> None:
-        """Trains one batch."""
+        """Train one batch."""
         self._begin_iteration()
         super().run_iter(data_batch)
 
@@ -233,6 +235,6 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         return self._iter % self.val_interval == 0 or self._iter == self._max_iters
 
     @staticmethod
-    def _guess(meta: dict[str, Any], batches: int) -> dict[str, int]:
-        """For checkpoints of MMEngine's own loop, with its `InfiniteSampler`."""
+    def _position_of_mmengine(meta: dict[str, Any], batches: int) -> dict[str, int]:
+        """Return the position in a checkpoint of MMEngine's own loop, with its `InfiniteSampler`."""
         return {"pass": 0, "batch": meta["iter"], "batches": batches}

@@ -1,26 +1,136 @@
-"""What the processes of one run do together."""
+"""This process among others: signals that stop it, the lock of its work dir, and the other processes of a run."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
+from torch import nn
 
+from ..errors import ProcessError
+
+SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
+LOCK = ".lock"
+# torchrun answers Ctrl-C, which its processes have seen too, with a SIGTERM to each of them.
+_SAME_REQUEST = 5.0  # seconds
 _WAIT = 10.0  # seconds that the processes give each other to say that they are alive
 _NOTE = "localvit_det/ended/{}"  # in the store of the run, by rank
 _ALONE = "lost the others"
-_homes: list[tuple[str, int]] = []  # host and number of every process
+_locks: dict[str, int] = {}  # file: its handle, open as long as the lock is wanted
+_addresses: list[tuple[str, int]] = []  # host and number of every process
 
 
-def agree(*numbers: int) -> list[int]:
-    """The largest of each number over all processes; they must all ask, at the same point."""
+class Stopped(SystemExit):
+    """The training has saved what it has and ends, with 128 + the number of the signal as exit code.
+
+    So do programs that die of a signal, as far as shells, SLURM, Kubernetes and torchrun see it: none of them takes
+    the training for finished.
+    """
+
+
+class SignalWatch:
+    """Note the first signal, as a context, and let the second one end the process at once.
+
+    Signals that were ignored before (SIGHUP under nohup) stay so. Outside of the main thread nothing is watched.
+    """
+
+    def __init__(self) -> None:
+        self.received: int = 0  # the signal's number, 0 for none
+        self._at = 0.0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> SignalWatch:
+        self.received = 0
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._at = number, now
+            # Not the logger: the signal may have come in the middle of one of its lines.
+            name = signal.Signals(number).name
+            notice = f"{name}: stopping after this iteration; a second signal ends at once.\n"
+            with suppress(OSError):  # SIGHUP comes when the terminal has gone
+                os.write(2, notice.encode())
+        elif "TORCHELASTIC_RUN_ID" not in os.environ or now - self._at > _SAME_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def lock_work_dir(folder: str | os.PathLike) -> None:
+    """Take the lock of a work dir for this process; taking it again changes nothing.
+
+    The system gives it back when the process ends, however it ends. Processes that this one starts do not have it.
+
+    Raises:
+        ProcessError: A living process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    path = Path(folder).absolute() / LOCK
+    if str(path) in _locks:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:  # the checks before a run say why nothing can be written there
+        return
+    try:
+        # Not flock: data workers would inherit it, and could outlive the training with it.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+        os.close(handle)
+        raise ProcessError(
+            f"The work dir {Path(folder).absolute()} is in use by {owner}: wait for it to end, or give another one "
+            "with --work-dir."
+        ) from None
+    except OSError:  # a file system without locks: as before
+        os.close(handle)
+        return
+    os.ftruncate(handle, 0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
+    _locks[str(path)] = handle
+
+
+def unlock_work_dir(folder: str | os.PathLike) -> None:
+    """Give the lock back, if this process has it."""
+    path = Path(folder).absolute() / LOCK
+    handle = _locks.pop(str(path), None)
+    if handle is not None:
+        os.close(handle)  # the file stays: another process may be about to lock it
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside the wrapper for several processes, if there is one."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def all_reduce_max(*numbers: int) -> list[int]:
+    """Return the largest of each number over all processes; all of them call it at the same point."""
     if dist.get_world_size() == 1:
         return list(numbers)
     together = torch.tensor(numbers)
@@ -28,14 +138,13 @@ def agree(*numbers: int) -> list[int]:
     return together.tolist()
 
 
-def share_buffers(runner: Any) -> None:
-    """Gives every process the buffers of the first one, whose checkpoint is what counts.
+def broadcast_buffers(runner: Any) -> None:
+    """Give every process the buffers of the first one, whose checkpoint is what counts.
 
     Running statistics differ between processes where BatchNorm is not synchronised.
     """
     if dist.get_world_size() > 1:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for buffer in model.buffers():
+        for buffer in unwrapped(runner.model).buffers():
             dist.broadcast(buffer)
 
 
@@ -44,26 +153,14 @@ def is_cpu_run() -> bool:
     return get_device() == "cpu"
 
 
-def start_gloo(timeout: float | None = None) -> None:
-    """Connects the processes that torchrun has started on CPUs; MMEngine insists on GPUs.
-
-    Args:
-        timeout: Seconds to wait for the others in one step; PyTorch's default otherwise.
-    """
-    import datetime
-
-    limit = {} if timeout is None else {"timeout": datetime.timedelta(seconds=timeout)}
-    torch.distributed.init_process_group("gloo", **limit)
-
-
-def announce() -> None:
-    """Tells the other processes where this one lives, for `explain_loss`."""
+def exchange_addresses() -> None:
+    """Let all processes know where each of them lives, for `explain_lost_process`."""
     if dist.get_world_size() > 1:
-        _homes[:] = dist.all_gather_object((socket.gethostname(), os.getpid()))
+        _addresses[:] = dist.all_gather_object((socket.gethostname(), os.getpid()))
 
 
-def explain_loss(error: BaseException) -> str | None:
-    """Which process has ended and left this one alone, None where `error` is this one's own.
+def explain_lost_process(error: BaseException) -> str | None:
+    """Return which process has ended and left this one alone, None where `error` is this one's own.
 
     Every process notes in the store of the run why it ends. Those that fail because another one has gone look for
     its note; without one it was killed.
@@ -113,7 +210,7 @@ def _ended(ranks: list[int]) -> str:
 
 def _is_alive(rank: int) -> bool | None:
     """Whether a process lives, None where that cannot be seen from this machine."""
-    host, pid = _homes[rank] if rank < len(_homes) else ("", 0)
+    host, pid = _addresses[rank] if rank < len(_addresses) else ("", 0)
     if host != socket.gethostname():
         return None
     try:
@@ -136,7 +233,7 @@ def _is_connection_error(error: BaseException) -> bool:
 
 
 def launched_rank() -> int:
-    """The number of this process before the processes are connected, as its launcher says."""
+    """Return the number of this process before the processes are connected, as its launcher says."""
     for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
         if name in os.environ:
             return int(os.environ[name])

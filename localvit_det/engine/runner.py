@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from mmdet.engine.hooks import DetVisualizationHook
 from mmengine import dist
 from mmengine.evaluator import Evaluator
@@ -27,20 +29,25 @@ from ..evaluation.exact_metrics import exact_metrics
 from ..evaluation.no_detections import explain_no_detections
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
-from .curves import CurvesHook
-from .finite import FiniteGuard, GoBack, GuardHook, scale_learning_rates
-from .free_memory import FreeMemoryHook
-from .going_on import Configured
-from .gradients import accumulation_of, wrappers_of
-from .lock import lock_work_dir, unlock_work_dir
+from .data_loader import batch_size_of, close_workers, guard_workers
+from .hooks import FreeMemoryHook
+from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableIterLoop
-from .processes import agree, announce, explain_loss, is_cpu_run, share_buffers, start_gloo
-from .progress_bar import ProgressBarHook
-from .quiet import quiet_screen
-from .signals import SignalWatch, Stopped
-from .training_report import TrainingReportHook
-from .warm_up import fit_warm_up, unfit_epochs
-from .workers import close_workers, guard_workers
+from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
+from .optim import accumulative_counts, explain_unfit_epochs, fit_warm_up, optim_wrappers
+from .processes import (
+    SignalWatch,
+    Stopped,
+    all_reduce_max,
+    broadcast_buffers,
+    exchange_addresses,
+    explain_lost_process,
+    is_cpu_run,
+    lock_work_dir,
+    unlock_work_dir,
+)
+from .reporting import CurvesHook, TrainingReportHook
+from .resume import ConfiguredState
 
 _REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)
 START = "start.json"  # in the folder of a log: after which iteration this start has gone on
@@ -50,24 +57,24 @@ _LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": Resum
 
 @RUNNERS.register_module()
 class ReliableRunner(Runner):
-    """Trains as MMEngine's Runner does, and loses nothing when it is stopped, killed or runs out of disk.
+    """Train as MMEngine's Runner does, and lose nothing when stopped, killed or out of disk space.
 
     docs/training.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
     """
 
     _signals: SignalWatch | None = None
-    configured: Configured | None = None  # optimizer and schedules, before a checkpoint is loaded
+    configured: ConfiguredState | None = None  # optimizer and schedules, before a checkpoint is loaded
 
     @functools.cached_property
     def guard(self) -> FiniteGuard:
-        """What looks at losses and gradients; set up by `non_finite` at the config's top level."""
+        """Return what checks losses and gradients; set up by `non_finite` at the config's top level."""
         return FiniteGuard(self, **(self.cfg.get("non_finite") or {}))
 
     def train(self) -> nn.Module:
-        """Trains.
+        """Train.
 
         Raises:
-            UserError: Something that the user has to mend has ended the training.
+            UserError: Something that the user has to fix has ended the training.
             Stopped: A signal has; everything is saved.
         """
         if dist.is_main_process():
@@ -90,26 +97,26 @@ class ReliableRunner(Runner):
 
     def _train(self) -> nn.Module:
         run = super().train
-        announce()
+        exchange_addresses()
         try:
             while True:
                 try:
                     return run()
-                except GoBack as reason:
-                    self._go_back(str(reason))
-                    run = self._go_on
+                except Rollback as reason:
+                    self._roll_back(str(reason))
+                    run = self._continue
         except Exception as error:
-            lost = explain_loss(error)
+            lost = explain_lost_process(error)
             if lost is None:
                 raise
             sentence = f"{lost}, so process {self.rank} ends, too: --resume goes on from the newest checkpoint."
-            if not dist.is_main_process():  # whose errors the tools tell
+            if not dist.is_main_process():  # whose errors the tools show
                 self.logger.error(sentence)
             raise ProcessError(sentence) from error
 
     # ---- losses that are not finite
 
-    def _go_back(self, reason: str) -> None:
+    def _roll_back(self, reason: str) -> None:
         checkpoint = self._newest_checkpoint()
         if checkpoint is None:
             raise NonFiniteError(
@@ -126,8 +133,8 @@ class ReliableRunner(Runner):
             f"{reason}: going back to {Path(checkpoint).name}, with {factor:g} times its learning rate."
         )
 
-    def _go_on(self) -> nn.Module:
-        """The second half of MMEngine's `train`, for a runner that is built already."""
+    def _continue(self) -> nn.Module:
+        """Run the second half of MMEngine's `train`, for a runner that is built already."""
         self.optim_wrapper.initialize_count_status(self.model, self.iter, self.max_iters)
         model = self.train_loop.run()
         self.call_hook("after_run")
@@ -156,13 +163,14 @@ class ReliableRunner(Runner):
     # ---- stopping
 
     def between_iterations(self) -> None:
-        """Saves and stops where a signal asks for it, and saves where `every_minutes` have passed.
+        """Save and stop where a signal asks for it, and save where `every_minutes` have passed.
 
         Raises:
             Stopped: A signal has asked for it, in any process.
         """
         hook = self.checkpoint_hook
-        received, due = agree(self._signals.received if self._signals else 0, int(bool(hook and hook.is_due())))
+        received = self._signals.received if self._signals else 0
+        received, due = all_reduce_max(received, int(hook is not None and hook.is_due()))
         if received:
             self.stop(received)
         if due and hook is not None:
@@ -170,7 +178,7 @@ class ReliableRunner(Runner):
             self.logger.info("Saved %s: %g minutes have passed.", path.name, hook.every_minutes)
 
     def stop(self, received: int | None = None) -> None:
-        """Saves what there is and ends; all processes call it together.
+        """Save what there is and end; all processes call it together.
 
         Args:
             received: The signal, if the processes have agreed on it.
@@ -179,7 +187,7 @@ class ReliableRunner(Runner):
             Stopped: Always.
         """
         if received is None:
-            received = agree(self._signals.received)[0]
+            received = all_reduce_max(self._signals.received)[0]
         saved = self._save_interim()
         # A signal to torchrun ends all processes as soon as one has: none may go while the first one still saves.
         dist.barrier()
@@ -211,14 +219,14 @@ class ReliableRunner(Runner):
     # ---- what takes the place of MMEngine's parts
 
     def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
-        """Builds the logger; its long lists go to the file only, unless the config says `verbose`."""
+        """Build the logger; its long lists go to the file only, unless the config says `verbose`."""
         logger = super().build_logger(*args, **settings)
         if not self.cfg.get("verbose"):
             quiet_screen(logger)
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
-        """Registers the default hooks, with `SafeCheckpointHook` in the place of MMEngine's."""
+        """Register the default hooks, with `SafeCheckpointHook` in the place of MMEngine's."""
         hooks = dict(hooks or {})
         hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
         for name, hook in hooks.items():
@@ -229,7 +237,7 @@ class ReliableRunner(Runner):
         self.register_hook(FreeMemoryHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Builds the loop, with those that can resume in the place of MMEngine's."""
+        """Build the loop, with those that can resume in the place of MMEngine's."""
         if isinstance(loop, dict):
             settings = dict(loop)
             kind = settings.pop("type", None)
@@ -242,7 +250,7 @@ class ReliableRunner(Runner):
         return super().build_train_loop(loop)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Builds the optimizer's wrapper, with the guard before its steps."""
+        """Build the optimizer's wrapper, with the guard before its steps."""
         built = super().build_optim_wrapper(optim_wrapper)
         if not isinstance(built, OptimWrapperDict) and "update_params" not in vars(built):
             self.guard.watch(built)
@@ -253,44 +261,43 @@ class ReliableRunner(Runner):
         if not (auto_scale_lr or {}).get("enable"):
             return
         loader, base = self._train_dataloader, auto_scale_lr["base_batch_size"]
-        built = isinstance(loader, DataLoader)
-        size = getattr(loader.batch_sampler, "batch_size", loader.batch_size) if built else loader["batch_size"]
-        for wrapper in wrappers_of(optim_wrapper):
-            batch = size * self.world_size * accumulation_of(wrapper)
+        size = batch_size_of(loader) if isinstance(loader, DataLoader) else loader["batch_size"]
+        for wrapper in optim_wrappers(optim_wrapper):
+            batch = size * self.world_size * accumulative_counts(wrapper)
             factor = batch / base
             self.logger.info(f"Learning rates are scaled by {factor:g}, from a batch of {base} to one of {batch}.")
             for group in wrapper.optimizer.param_groups:
                 group["lr"] *= factor
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
-        """Builds the schedules of the learning rate, with a warm-up that is shorter than the training."""
+        """Build the schedules of the learning rate, with a warm-up that is shorter than the training."""
         several = [scheduler] if isinstance(scheduler, dict) else scheduler
         if isinstance(several, (list, tuple)) and all(isinstance(one, dict) for one in several):
             by_epoch, hooks = isinstance(self._train_loop, ResumableEpochLoop), self.cfg.get("custom_hooks") or ()
-            if by_epoch and (told := unfit_epochs(several, self.max_epochs, hooks)):
-                self.logger.warning(told)
+            if by_epoch and (unfit := explain_unfit_epochs(several, self.max_epochs, hooks)):
+                self.logger.warning(unfit)
             if self.cfg.get("fit_warmup", True):
-                scheduler, told = fit_warm_up(several, self.max_iters)
-                if told:
-                    self.logger.info(told)
+                scheduler, change = fit_warm_up(several, self.max_iters)
+                if change:
+                    self.logger.info(change)
         return super().build_param_scheduler(scheduler)
 
     @staticmethod
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Builds a loader, with workers that never outlive their process."""
+        """Build a loader, with workers that never outlive their process."""
         return guard_workers(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
 
     # ---- checkpoints
 
     @property
     def checkpoint_hook(self) -> SafeCheckpointHook | None:
-        """The hook that saves, None where the config has switched it off."""
+        """Return the hook that saves, None where the config has switched it off."""
         return next((hook for hook in self.hooks if isinstance(hook, SafeCheckpointHook)), None)
 
     def load_or_resume(self) -> None:
-        """Loads what was asked for; `resume` without a file finds the newest usable checkpoint by itself.
+        """Load what was asked for; `resume` without a file finds the newest usable checkpoint.
 
         Raises:
             CheckpointError: There are checkpoints in the work dir, and none can be used.
@@ -300,7 +307,7 @@ class ReliableRunner(Runner):
             self._resume = self._load_from is not None
         training = isinstance(self._train_loop, BaseLoop)
         if training and self.configured is None:
-            self.configured = Configured(self)
+            self.configured = ConfiguredState(self)
         super().load_or_resume()
         if training:
             super().dump_config()  # only now is it certain that the training starts
@@ -308,7 +315,7 @@ class ReliableRunner(Runner):
                 write_text(Path(self.log_dir, START), json.dumps({"iteration": self.iter}))
 
     def resume(self, filename: str, *args: Any, **settings: Any) -> None:
-        """Resumes as MMEngine does, with the rates and schedules of the config: see `Configured`."""
+        """Resume as MMEngine does, with the rates and schedules of the config: see `ConfiguredState`."""
         if self.configured is not None:
             self.configured.compare(self, load_weights_only(filename, mmap=True), filename)
         own = {key: value for key, value in self.message_hub.runtime_info.items() if key == "cfg"}
@@ -318,10 +325,10 @@ class ReliableRunner(Runner):
             self.configured.apply(self)
 
     def dump_config(self) -> None:
-        """Leaves the work dir's config alone, which is the training's: tests have one in the folder of their log."""
+        """Leave the work dir's config alone, which is the training's: tests have one in the folder of their log."""
 
     def _newest_checkpoint(self) -> str | None:
-        """Decided by the first process for all: they may see a shared disk differently."""
+        """Let the first process decide for all: they may see a shared disk differently."""
         answer: list[str | UserError | None] = [None]
         if dist.is_main_process():
             try:
@@ -359,13 +366,15 @@ class ReliableRunner(Runner):
     # ---- several processes
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Connects the processes, on CPUs by gloo."""
+        """Connect the processes, on CPUs by gloo."""
         if self.distributed and is_cpu_run() and not dist.is_distributed():
-            start_gloo(env_cfg.get("dist_cfg", {}).get("timeout"))
+            timeout = env_cfg.get("dist_cfg", {}).get("timeout")
+            limit = timedelta(seconds=timeout) if timeout is not None else None
+            torch.distributed.init_process_group("gloo", timeout=limit)  # MMEngine insists on GPUs
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps the model for several processes; on CPUs without SyncBatchNorm, which PyTorch has on GPUs only."""
+        """Wrap the model for several processes; on CPUs without SyncBatchNorm, which PyTorch has on GPUs only."""
         if not self.distributed or not is_cpu_run():
             return super().wrap_model(model_wrapper_cfg, model)
         model = revert_sync_batchnorm(model)
@@ -399,12 +408,9 @@ class ReliableRunner(Runner):
         return built
 
     def test(self) -> dict:
-        """Tests; all processes with the same running statistics."""
-        share_buffers(self)
+        """Test; all processes with the same running statistics."""
+        broadcast_buffers(self)
         metrics = super().test()
         if any(getattr(metric, "detections", None) == 0 for metric in self.test_evaluator.metrics):
             self.logger.warning(explain_no_detections(self))
         return metrics
-
-
-__all__ = ["ReliableRunner"]

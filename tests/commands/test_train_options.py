@@ -11,7 +11,7 @@ from localvit.commands import train
 from localvit_det.cli import enable_amp, seed
 from localvit_det.config import load_config
 from localvit_det.datasets.shapes import make_shapes
-from localvit_det.engine.quiet import ScreenFilter
+from localvit_det.engine.loggers import ScreenFilter
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"

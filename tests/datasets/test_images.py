@@ -14,7 +14,7 @@ from localvit_det.datasets import load_image
 from localvit_det.datasets.annotations import read_annotations
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
 from localvit_det.datasets.load_image import LoadImageFromFile
-from localvit_det.engine.broken_images import loading_transforms
+from localvit_det.engine.hooks import loading_transforms
 from localvit_det.errors import DataError
 from localvit_det.preflight.images import header_fault, pixel_fault
 

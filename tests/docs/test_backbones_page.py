@@ -72,7 +72,7 @@ assert not [name for name, module in sys.modules.items() if module and name.part
 
 ROADS = {
     "a part of the package": """
-from localvit_det.engine.curves import CurvesHook
+from localvit_det.engine.reporting import CurvesHook
 import localvit_det.engine
 from mmengine.registry import HOOKS
 assert HOOKS.module_dict["CurvesHook"] is CurvesHook is localvit_det.engine.CurvesHook

@@ -21,8 +21,7 @@ from localvit_det.checkpoint.fit import prepare
 from localvit_det.config import load_config
 from localvit_det.config.parts import heads_with_classes
 from localvit_det.engine import load_policy
-from localvit_det.engine.class_rows import Rows, class_rows, exchange_rows
-from localvit_det.engine.load_policy import LoadPolicyHook
+from localvit_det.engine.load_policy import LoadPolicyHook, Rows, class_rows, exchange_rows
 from localvit_det.errors import CheckpointError
 
 SAVED = ("cat", "dog", "zebra", "bus", "cup")

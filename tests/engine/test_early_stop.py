@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from test_resume import SignalAt, final, log_of
 from toy_training import different, tensors_of, toy_runner
 
-from localvit_det.engine.signals import Stopped
+from localvit_det.engine.processes import Stopped
 
 SCORES = [0.1, 0.3, 0.2, 0.3, 0.29, 0.5, 0.6, 0.7]
 

@@ -14,8 +14,8 @@ from engine_runner import METRICS, SEGM
 from mmengine.runner import Runner
 
 import localvit_det  # noqa: F401 - registers the hooks
-from localvit_det.engine import curves
-from localvit_det.engine.coco_metrics import coco_table
+from localvit_det.engine import reporting
+from localvit_det.engine.reporting import coco_table
 
 
 def log_of(runner: Runner) -> str:
@@ -26,7 +26,7 @@ def log_of(runner: Runner) -> str:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict]]:
     """Collects what is drawn, instead of drawing."""
     calls = []
-    monkeypatch.setattr(curves, "draw_curves", lambda losses, mean_aps, path: calls.append((losses, mean_aps)))
+    monkeypatch.setattr(reporting, "draw_curves", lambda losses, mean_aps, path: calls.append((losses, mean_aps)))
     return calls
 
 
@@ -128,7 +128,7 @@ def test_curves_after_an_interruption(
     make_runner: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     at_exit = []
-    monkeypatch.setattr(curves.atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(reporting.atexit, "register", lambda *call: at_exit.append(call))
     visits = iter([*[None] * 11, KeyboardInterrupt])
 
     def visit() -> None:
@@ -151,7 +151,7 @@ def test_failed_drawing_only_warns(
         raise RuntimeError("no fonts")
 
     (tmp_path / "curves.json").write_text("{not json")
-    monkeypatch.setattr(curves, "draw_curves", fail)
+    monkeypatch.setattr(reporting, "draw_curves", fail)
     runner = make_runner(metrics=METRICS)
     runner.train()
     assert runner.iter == 12
@@ -163,10 +163,10 @@ def test_long_and_broken_curves_are_drawn(tmp_path: Path) -> None:
     values = 1 / np.sqrt(iterations)
     values[100:200] = np.nan
     values[300] = np.inf
-    curves.draw_curves({"loss": (iterations, values)}, {}, tmp_path / "curves.png")
+    reporting.draw_curves({"loss": (iterations, values)}, {}, tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
-    x, y = curves.smooth(*curves.thin_out(iterations, np.ones(30_000)))
+    x, y = reporting.smooth(*reporting.thin_out(iterations, np.ones(30_000)))
     assert len(x) == 1000
     assert x[0] == pytest.approx(15.5)
     assert y == pytest.approx(np.ones(1000))

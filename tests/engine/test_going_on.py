@@ -10,7 +10,7 @@ from torch import nn
 from toy_training import NoisyImages, ToyModel, toy_runner
 
 from localvit_det.checkpoint.read import load_weights_only
-from localvit_det.engine.signals import Stopped
+from localvit_det.engine.processes import Stopped
 from localvit_det.errors import CheckpointError, ConfigError, UserError
 
 WARM_UP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 4}

@@ -4,6 +4,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from toy_training import NoisyImages, different, tensors_of, toy_runner
 
-from localvit_det.engine.signals import Stopped
+from localvit_det.engine import checkpoint_hook
+from localvit_det.engine.processes import Stopped
 from localvit_det.errors import CheckpointError
 
 
@@ -218,10 +220,8 @@ def test_other_batch_size_goes_on_at_the_same_share(tmp_path):
 
 
 def test_every_few_minutes(tmp_path, monkeypatch):
-    from localvit_det.engine import checkpoint_hook
-
     clock = iter(range(0, 10**6, 13))
-    monkeypatch.setattr(checkpoint_hook.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(checkpoint_hook, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     seen = []
 
     class Look(Hook):

@@ -13,8 +13,7 @@ from forked import Forked, _one_thread_and_no_process_left, children, is_alive, 
 from mmengine.hooks import Hook
 from toy_training import NoisyImages, different, tensors_of, toy_runner
 
-from localvit_det.engine.lock import lock_work_dir, unlock_work_dir
-from localvit_det.engine.signals import SignalWatch, Stopped
+from localvit_det.engine.processes import SignalWatch, Stopped, lock_work_dir, unlock_work_dir
 from localvit_det.errors import ProcessError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -7,7 +7,7 @@ from torch import nn
 from toy_training import toy_runner
 
 from localvit_det.config import load_config
-from localvit_det.engine.warm_up import fit_warm_up, stretched, stretched_switches, unfit_epochs
+from localvit_det.engine.optim import explain_unfit_epochs, fit_warm_up, stretch_schedules, stretch_switches
 
 COCO = load_config("mask_rcnn_shuffle_t_coco").param_scheduler
 NANO = load_config("mask_rcnn_shuffle_nano_shapes").param_scheduler
@@ -77,22 +77,26 @@ def test_shortest():
 
 
 def test_epochs_that_do_not_fit_are_named():
-    assert unfit_epochs(COCO, 12) is None
-    told = unfit_epochs(COCO, 24)
+    assert explain_unfit_epochs(COCO, 12) is None
+    told = explain_unfit_epochs(COCO, 24)
     assert "made for 12 epochs, and the training has 24" in told
     assert "param_scheduler.1.end=24 param_scheduler.1.milestones=[16,22]" in told
-    assert "param_scheduler.1.end=3" in unfit_epochs(NANO, 3)
-    assert unfit_epochs([], 3) is None
+    assert "param_scheduler.1.end=3" in explain_unfit_epochs(NANO, 3)
+    assert explain_unfit_epochs([], 3) is None
 
 
 def test_switches_of_pipelines_follow_another_length():
     hooks = [dict(type="EMAHook"), dict(type="PipelineSwitchHook", switch_epoch=9)]
-    assert stretched_switches(hooks, 12, 24) == {"custom_hooks.1.switch_epoch": 21}  # as many last epochs
-    assert stretched_switches(hooks, 12, 2) == {"custom_hooks.1.switch_epoch": 2}
-    assert unfit_epochs(COCO, 12, hooks) is None
-    assert "param_scheduler.1.milestones=[16,22] custom_hooks.1.switch_epoch=21." in unfit_epochs(COCO, 24, hooks)
+    assert stretch_switches(hooks, 12, 24) == {"custom_hooks.1.switch_epoch": 21}  # as many last epochs
+    assert stretch_switches(hooks, 12, 2) == {"custom_hooks.1.switch_epoch": 2}
+    assert explain_unfit_epochs(COCO, 12, hooks) is None
+    assert "param_scheduler.1.milestones=[16,22] custom_hooks.1.switch_epoch=21." in explain_unfit_epochs(
+        COCO, 24, hooks
+    )
     hooks[1]["switch_epoch"] = 12
-    assert "custom_hooks.1.switch_epoch=12 is never reached in a training of 12 epochs" in unfit_epochs(COCO, 12, hooks)
+    assert "custom_hooks.1.switch_epoch=12 is never reached in a training of 12 epochs" in explain_unfit_epochs(
+        COCO, 12, hooks
+    )
 
 
 def test_schedules_follow_another_length():
@@ -101,7 +105,7 @@ def test_schedules_follow_another_length():
         dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=100, T_max=50),
         dict(type="MultiStepLR", by_epoch=False, begin=50, end=100, milestones=[40, 80]),
     ]
-    assert stretched(poly, 100, 200, by_epoch=False) == {
+    assert stretch_schedules(poly, 100, 200, by_epoch=False) == {
         "param_scheduler.1.begin": 50,
         "param_scheduler.1.end": 200,
         "param_scheduler.1.T_max": 150,
@@ -109,11 +113,11 @@ def test_schedules_follow_another_length():
         "param_scheduler.2.end": 200,
         "param_scheduler.2.milestones": [40, 160],
     }
-    assert stretched(poly, 90, 200, by_epoch=False) == {}  # made for another length
-    assert stretched(poly, 100, 200, by_epoch=True) == {}
+    assert stretch_schedules(poly, 90, 200, by_epoch=False) == {}  # made for another length
+    assert stretch_schedules(poly, 100, 200, by_epoch=True) == {}
     alone = [dict(type="CosineAnnealingLR", T_max=12)]
-    assert stretched(alone, 12, 24, by_epoch=True) == {"param_scheduler.0.T_max": 24}
-    assert stretched(COCO, 12, 24, by_epoch=True)["param_scheduler.1.milestones"] == [16, 22]
+    assert stretch_schedules(alone, 12, 24, by_epoch=True) == {"param_scheduler.0.T_max": 24}
+    assert stretch_schedules(COCO, 12, 24, by_epoch=True)["param_scheduler.1.milestones"] == [16, 22]
 
 
 @pytest.mark.parametrize(("settings", "end"), [({}, 2), ({"cfg": {"fit_warmup": False}}, 10)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,24 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigError, NonFiniteError
-from .diagnosis import first_layer, images_of
-from .loops import StopInValidation
-from .processes import agree
+from .data_loader import batch_size_of, seed_iteration
+from .processes import all_reduce_max, unwrapped
 
 ACTIONS = ("stop", "go_back")
-_RECENT = 50  # iterations whose losses tell what is usual
+_RECENT = 50  # iterations whose losses say what is usual
 _SMALLEST_SCALE = 1e-4  # of a loss scaler: it halves its scale at each infinite gradient, without a word
+_MOST_IMAGES = 8  # that are named
 
 
-class GoBack(Exception):
+class Rollback(Exception):
     """The training is to go on from its last good checkpoint."""
+
+
+class StopValidation(Exception):
+    """A signal has come while the training was being validated."""
 
 
 class _BadGradients(Exception):
@@ -33,10 +38,11 @@ class _BadGradients(Exception):
 
 
 class FiniteGuard:
-    """Stands before every step of the optimizer: one that is not finite is not taken.
+    """Check losses and gradients before every step of the optimizer: one that is not finite is not taken.
 
     After `patience` of them in a row the training ends with a sentence, or goes back. Running statistics of BatchNorm,
-    which a forward pass spoils, are put back as well.
+    which a forward pass spoils, are put back as well. MMEngine's AmpOptimWrapper skips steps without a word, and
+    `detect_anomalous_params` looks at the graph, not at numbers.
 
     Args:
         runner: The runner.
@@ -76,12 +82,12 @@ class FiniteGuard:
     # ---- every iteration
 
     def watch(self, wrapper: OptimWrapper) -> None:
-        """Puts the guard before a wrapper's steps."""
+        """Put the guard before a wrapper's steps."""
         wrapper.update_params = self._guarded(wrapper, wrapper.update_params)
         wrapper.optimizer.register_step_pre_hook(_check_gradients)
 
     def remember(self) -> None:
-        """Notes running statistics at the start of an iteration."""
+        """Keep the running statistics at the start of an iteration."""
         if not self._remembered:
             self._statistics = list(_running_statistics(self.runner.model))
             self._remembered = [torch.empty_like(tensor) for tensor in self._statistics]
@@ -92,7 +98,7 @@ class FiniteGuard:
         def guarded(loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
             value = loss.item()
             own = _name(value) if not math.isfinite(value) else "runaway" if self._runs_away(value) else ""
-            if agree(int(bool(own)))[0]:
+            if all_reduce_max(int(bool(own)))[0]:
                 self._what = own or "elsewhere"
                 self._drop(wrapper)
                 wrapper._inner_count += 1  # as the backward pass would have done
@@ -130,41 +136,39 @@ class FiniteGuard:
     # ---- after an iteration that was not finite
 
     def report(self, data_batch: Any, outputs: dict[str, Any] | None) -> None:
-        """Names what was wrong, if anything was; all processes call it together after each iteration.
+        """Name what was wrong, if anything was; all processes call it together after each iteration.
 
         Raises:
             NonFiniteError: It has happened `patience` times in a row.
-            GoBack: Likewise, where the action is to go back.
+            Rollback: Likewise, where the action is to go back.
         """
         if not self._what:
             self._in_row = 0
             return
         own, self._what = self._what, ""
         self._in_row += 1
-        cause = self._cause(own, data_batch, outputs or {})
-        causes = [text for text in dist.all_gather_object(cause) if text]
-        told = causes[0] if causes else "a process was not finite"
+        causes = dist.all_gather_object(self._cause(own, data_batch, outputs or {}))
+        cause = next(filter(None, causes), "a process was not finite")
         iteration = self.runner.iter + 1
         if self._in_row < self.patience:
             # Formatted here: MMEngine's logger drops a warning whose unformatted text it has seen.
             self.runner.logger.warning(
-                f"Iteration {iteration}: {told}. The step is skipped ({self._in_row} of at most {self.patience - 1} "
+                f"Iteration {iteration}: {cause}. The step is skipped ({self._in_row} of at most {self.patience - 1} "
                 "in a row)."
             )
             return
         times = f", for the {_ordinal(self._in_row)} time in a row" if self._in_row > 1 else ""
-        text = f"Iteration {iteration}: {told}{times}"
+        text = f"Iteration {iteration}: {cause}{times}"
         self._in_row = 0
         if self.action == "go_back":
-            raise GoBack(text)
+            raise Rollback(text)
         raise NonFiniteError(
             f"{text}: no such step was taken, and the checkpoints are good; lower the learning rate, or look at these "
             "images, then go on with --resume."
         )
 
     def _cause(self, what: str, data_batch: Any, outputs: dict[str, Any]) -> str:
-        """What was wrong in this process; empty where it was in another one."""
-        values = {name: float(value) for name, value in outputs.items() if "loss" in name}
+        """Return what was wrong in this process; empty where it was in another one."""
         layer = ""
         if what != "runaway":
             # In all processes, because layers may talk to each other.
@@ -172,25 +176,27 @@ class FiniteGuard:
             self._restore()
         if what == "elsewhere":
             return ""
-        images = images_of(data_batch)
         if what == "gradients":
-            told = "the gradients are not finite"
+            cause = "the gradients are not finite"
         else:
-            terms = {name: value for name, value in values.items() if name != "loss"} or values
+            losses = {name: float(value) for name, value in outputs.items() if "loss" in name}
+            terms = {name: value for name, value in losses.items() if name != "loss"} or losses
             bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
             if what == "runaway" and terms:
                 bad = dict([max(terms.items(), key=lambda item: item[1])])
-            told = ", ".join(f"{name} is {_name(value)}" for name, value in bad.items()) or f"the loss is {what}"
-            layer = layer or ("" if what == "runaway" else "every layer's output is finite: the loss itself is not")
+            cause = ", ".join(f"{name} is {_name(value)}" for name, value in bad.items()) or f"the loss is {what}"
             if what == "runaway":
-                told += f", far above the usual (more than {self.runaway:g} times)"
-        details = [f"images {', '.join(images)}" if images else "", layer]
-        return f"{told} ({'; '.join(filter(None, details))})" if any(details) else told
+                cause += f", far above the usual (more than {self.runaway:g} times)"
+            else:
+                layer = layer or "every layer's output is finite: the loss itself is not"
+        images = images_of(data_batch)
+        details = list(filter(None, [f"images {', '.join(images)}" if images else "", layer]))
+        return f"{cause} ({'; '.join(details)})" if details else cause
 
     # ---- going back
 
     def go_back(self, checkpoint: str) -> float:
-        """Counts a return to a checkpoint.
+        """Count a return to a checkpoint.
 
         Returns:
             The factor for the learning rates in it.
@@ -208,37 +214,116 @@ class FiniteGuard:
 
 
 class GuardHook(Hook):
-    """Asks after each iteration what has to end the training; the last of the hooks."""
+    """Check after each iteration what has to end the training; the last of the hooks."""
 
     priority = "LOWEST"
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Reports losses that are not finite."""
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Report losses that are not finite."""
         runner.guard.report(data_batch, outputs)
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Ends a validation early where a signal asks for it; all processes together, as long as all have images."""
+        """End a validation early where a signal asks for it; all processes together, as long as all have images."""
         signals = runner._signals
         loader = runner.val_dataloader
-        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
-        if signals is None or batch_idx >= len(loader.dataset) // (batch_size * runner.world_size):
+        if signals is None or batch_idx >= len(loader.dataset) // ((batch_size_of(loader) or 1) * runner.world_size):
             return
-        if agree(signals.received)[0]:
-            raise StopInValidation
+        if all_reduce_max(signals.received)[0]:
+            raise StopValidation
 
 
 def scale_learning_rates(runner: Any, factor: float) -> None:
-    """Multiplies the learning rates, those to come included."""
+    """Multiply the learning rates, those to come included."""
     for group in runner.optim_wrapper.param_groups:
         for key in ("lr", "initial_lr"):
             if key in group:
                 group[key] *= factor
-    schedulers: Sequence = runner.param_schedulers or []
+    schedulers = runner.param_schedulers
     for scheduler in schedulers if isinstance(schedulers, list) else ():
         if scheduler.param_name == "lr":
             scheduler.base_values = [value * factor for value in scheduler.base_values]
+
+
+# ---- what is not finite
+
+
+def check_finite(runner: Any) -> None:
+    """Check that no weight is NaN or infinite, in every process alike.
+
+    Raises:
+        NonFiniteError: One is: nothing is saved.
+    """
+    name = first_non_finite(runner.model)
+    if all_reduce_max(int(name is not None))[0]:
+        raise NonFiniteError(
+            f"The weights are not finite after iteration {runner.iter + 1} (first: {name or 'in another process'}), so "
+            "they are not saved and earlier checkpoints are intact: lower the learning rate or check the data, then "
+            "go on with --resume."
+        )
+
+
+def first_non_finite(model: nn.Module) -> str | None:
+    """Return the name of the first parameter or running statistic that holds NaN or infinity."""
+    names, tensors = [], []
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and ("running_" in name or isinstance(tensor, nn.Parameter)):
+            names.append(name)
+            tensors.append(tensor.detach())
+    # The sum of absolute values is NaN or infinite where one of them is: one reading of the weights, one number each.
+    # In float64, because half precision overflows.
+    norms = torch._foreach_norm(tensors, 1, dtype=torch.float64) if tensors else []
+    if not norms or torch.isfinite(torch.stack(norms)).all():
+        return None
+    return next(name for name, norm in zip(names, norms, strict=True) if not torch.isfinite(norm))
+
+
+def first_layer(runner: Any, data_batch: Any) -> str:
+    """Run the forward pass of the present iteration again, with its random numbers, and watch every layer.
+
+    Returns:
+        Half a sentence with the first layer whose output is not finite, or with what else is known; empty where all
+        outputs are finite.
+    """
+    model = unwrapped(runner.model)
+    weight = first_non_finite(model)
+    if weight is not None:
+        return f"the weight {weight} is not finite"
+    found: list[str] = []
+
+    def watch(name: str, layer: nn.Module) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            # A layer that only hands on what it was given is not the first.
+            tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+            if not found and not all(t.isfinite().all() for t in tensors if t.is_floating_point()):
+                found.append(f"{name} ({type(layer).__name__})")
+
+        return layer.register_forward_hook(look)
+
+    handles = [watch(name, layer) for name, layer in model.named_modules() if name]
+    try:
+        seed_iteration(runner.train_loop.base_seed, runner.iter)
+        with torch.no_grad(), runner.optim_wrapper.optim_context(model):
+            model._run_forward(model.data_preprocessor(data_batch, True), mode="loss")
+    except Exception as error:  # a diagnosis is never worth a second failure
+        if not found:
+            return f"a second look failed with {type(error).__name__}"
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"first in the output of {found[0]}" if found else ""
+
+
+def images_of(data_batch: Any) -> list[str]:
+    """Return the paths of the images of a batch, as far as the samples know them."""
+    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
+    paths = []
+    for sample in samples if isinstance(samples, (list, tuple)) else ():
+        info = sample if isinstance(sample, dict) else getattr(sample, "metainfo", {})
+        if (path := info.get("img_path") or info.get("img_id")) is not None:
+            paths.append(str(path))
+    if len(paths) > _MOST_IMAGES:
+        paths[_MOST_IMAGES:] = [f"and {len(paths) - _MOST_IMAGES} more"]
+    return paths
 
 
 def _check_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A resumed training has the settings of its config: MMEngine's takes rates and schedules from the checkpoint.
+"""Resume a training with the settings of its config: MMEngine takes rates and schedules from the checkpoint.
 
 Moments, step counts and the place in the data come from the checkpoint. Schedules that the config has changed are run
 anew to the present step, so that rates are those of a training which had these settings from its first step on.
@@ -14,14 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from ..config.run import as_table, changes, run_config
 from ..errors import CheckpointError, ConfigError
-from .finite import scale_learning_rates
+from .non_finite import scale_learning_rates
+from .processes import unwrapped
 
 _MOVING = ("last_step", "_global_step", "_last_value", "optimizer", "verbose")  # of a schedule, with its steps
 _OF_THE_SCALER = ("growth_factor", "backoff_factor", "growth_interval")
@@ -30,19 +30,26 @@ _INSTEAD = "begin anew in another work dir, from these weights with --load-from"
 _RATES = ("optim_wrapper.optimizer", "param_scheduler", "train_cfg.max", "auto_scale_lr", "train_dataloader.batch_size")
 
 
-class Configured:
-    """What the config has made of optimizers and schedules, before a checkpoint is loaded over it."""
+class ConfiguredState:
+    """Keep what the config has made of optimizers and schedules, before a checkpoint is loaded over it."""
 
     def __init__(self, runner: Any) -> None:
-        self._parts = {
-            name: (_plain_groups(wrapper.param_groups), [_state(one) for one in schedules], _scaler(wrapper))
-            for name, (wrapper, schedules) in _parts(runner).items()
-        }
+        self._parts: dict[str, tuple[list[dict], list[dict], dict]] = {}  # groups, schedules, loss scaler
+        for name, (wrapper, schedules) in _parts(runner).items():
+            groups = [{key: value for key, value in one.items() if key != "params"} for one in wrapper.param_groups]
+            scaler = wrapper.loss_scaler.state_dict() if hasattr(wrapper, "loss_scaler") else {}
+            self._parts[name] = copy.deepcopy(
+                (
+                    groups,
+                    [one.state_dict() for one in schedules],
+                    {key: value for key, value in scaler.items() if key in _OF_THE_SCALER},
+                )
+            )
         self._shown = False
         self._anew = False  # whether schedules have to be run to the present step
 
     def compare(self, runner: Any, checkpoint: Mapping[str, Any], file: str) -> None:
-        """Compares with a checkpoint that is about to be loaded, and shows what differs.
+        """Compare with a checkpoint that is about to be loaded, and show what differs.
 
         Args:
             runner: The runner.
@@ -56,7 +63,7 @@ class Configured:
         if not {"meta", "message_hub"} <= checkpoint.keys():
             return  # of no training, which is said where it is loaded
         meta, loop = checkpoint["meta"], runner.train_loop
-        self._refuse_other_seed(runner, meta)
+        _refuse_other_seed(runner, meta)
         place = meta.get("position") or {}
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         if place.get("by_epoch", by_epoch) != by_epoch:
@@ -98,7 +105,7 @@ class Configured:
             self._show(runner, meta["iter"], file)
 
     def apply(self, runner: Any) -> None:
-        """Puts the config's values over what has been loaded."""
+        """Put the config's values over what has been loaded."""
         factor = runner.guard.lr_factor
         for name, (wrapper, schedules) in _parts(runner).items():
             groups, states, scaler = self._parts[name]
@@ -117,15 +124,6 @@ class Configured:
         if self._anew and factor != 1:
             scale_learning_rates(runner, factor)
 
-    @staticmethod
-    def _refuse_other_seed(runner: Any, meta: Mapping[str, Any]) -> None:
-        was, now = meta.get("seed"), runner._randomness_cfg.get("seed")
-        if None not in (was, now) and was != now:
-            raise ConfigError(
-                f"The seed of the training to resume is {was}, and {now} is given: the order of its data follows from "
-                f"it; leave it out (or give --seed {was}), or {_INSTEAD}."
-            )
-
     def _show(self, runner: Any, done: int, file: str) -> None:
         # A checkpoint's own config is not asked: see `find_run`.
         run = run_config(Path(file).parent)
@@ -140,29 +138,25 @@ class Configured:
 
 
 def _parts(runner: Any) -> dict[str, tuple[Any, list]]:
-    """Wrappers of optimizers and their schedules, by name; a single one has none."""
+    """Return wrappers of optimizers and their schedules, by name; a single one has none."""
     optim, schedules = runner.optim_wrapper, runner.param_schedulers or []
     if not isinstance(optim, OptimWrapperDict):
         return {"": (optim, schedules)}
     return {name: (one, schedules[name] if schedules else []) for name, one in optim.items()}
 
 
-def _plain_groups(groups: list[dict]) -> list[dict]:
-    return [{key: copy.deepcopy(value) for key, value in group.items() if key != "params"} for group in groups]
-
-
-def _state(schedule: Any) -> dict[str, Any]:
-    return copy.deepcopy(schedule.state_dict())
-
-
-def _scaler(wrapper: Any) -> dict[str, Any]:
-    scaler = getattr(wrapper, "loss_scaler", None)
-    return {key: value for key, value in scaler.state_dict().items() if key in _OF_THE_SCALER} if scaler else {}
+def _refuse_other_seed(runner: Any, meta: Mapping[str, Any]) -> None:
+    was, now = meta.get("seed"), runner._randomness_cfg.get("seed")
+    if None not in (was, now) and was != now:
+        raise ConfigError(
+            f"The seed of the training to resume is {was}, and {now} is given: the order of its data follows from "
+            f"it; leave it out (or give --seed {was}), or {_INSTEAD}."
+        )
 
 
 def _refuse_other_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
     saved = {name.removeprefix("module."): value for name, value in saved.items()}
-    for name, own in (model.module if is_model_wrapper(model) else model).named_parameters():
+    for name, own in unwrapped(model).named_parameters():
         if name in saved and saved[name].shape != own.shape:
             raise ConfigError(
                 f"{name} has the shape {tuple(saved[name].shape)} in the training to resume, and {tuple(own.shape)} by "
@@ -208,7 +202,7 @@ def _same(one: Any, other: Any, factor: float) -> bool:
 
 
 def _run_to(loop: Any, wrapper: Any, schedules: list, states: list[dict]) -> None:
-    """Runs schedules from their first step to where a loop is, as the training's hook would have done it."""
+    """Run schedules from their first step to where a loop is, as the training's hook would have done it."""
     by_epoch, batches = isinstance(loop, EpochBasedTrainLoop), len(loop.dataloader)
     steps = loop._pass * batches + loop._batch if by_epoch else loop._iter
     groups = wrapper.param_groups
@@ -235,6 +229,3 @@ def _run_to(loop: Any, wrapper: Any, schedules: list, states: list[dict]) -> Non
     for schedule, state in zip(schedules, states, strict=True):
         schedule.optimizer, schedule.base_values = wrapper, state["base_values"]
         schedule._last_value = [group[schedule.param_name] for group in groups]
-
-
-__all__ = ["Configured"]

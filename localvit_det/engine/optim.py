@@ -1,0 +1,298 @@
+"""Optimizers for backbones: weight decay, learning rates by layer, bfloat16 on CPUs, schedules that fit the training.
+
+MMDetection's and MMPretrain's constructors with layer decay would lose most backbones: the first knows the names of
+ConvNeXt alone, the second asks the whole model for `get_layer_depth`, which no detector has. Schedulers are MMEngine's;
+only their settings are fitted, before they are built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from ..backbones.base import parameters_without_decay
+from ..errors import ConfigError
+
+_EXEMPT_IN_SWIN = ("absolute_pos_embed", "relative_position_bias_table")
+_STAGE = re.compile(r"stages\.(\d+)\.")
+_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
+_DOWNSAMPLE = re.compile(r"stages\.\d+\.downsample\.")
+# Behind the backbone: new in a detector, like its heads. `norm0.` is MMDetection's name in Swin.
+_OUT_NORM = re.compile(r"(out_norms\.|norm\d\.)")
+_WARM_UP_LIMIT = 1 / 3  # of a training: recipes for COCO warm up for a hundredth of it, the demo's for an eighth
+_SHORT_WARM_UP = 1 / 10
+_SHORTEST_WARM_UP = 2  # iterations: MMEngine's LinearLR never leaves its first value where it ends after one
+
+
+@OPTIM_WRAPPERS.register_module()
+class CpuBf16OptimWrapper(OptimWrapper):
+    """Run the forward pass in bfloat16 where that is safe; MMEngine's AmpOptimWrapper refuses CPUs.
+
+    Coordinates stay in fp32. No loss is scaled: bfloat16 has the range of float32. It pays on processors that compute
+    in bfloat16 (AMX, AVX512-BF16) and is slower on others.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Cast under autocast, after what the parent does for accumulation."""
+        with super().optim_context(model), torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+
+def optim_wrappers(optim: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    """Return the wrappers of all optimizers."""
+    return list(optim.values()) if isinstance(optim, OptimWrapperDict) else [optim]
+
+
+def accumulative_counts(optim: OptimWrapper | OptimWrapperDict) -> int:
+    """Return over how many iterations gradients are accumulated at most; 1 with wrappers of other frameworks."""
+    # MMEngine keeps it nowhere else.
+    return max(getattr(wrapper, "_accumulative_counts", 1) for wrapper in optim_wrappers(optim))
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneConstructor(DefaultOptimWrapperConstructor):
+    """Leave without weight decay what a backbone says by `no_weight_decay()`: a recipe needs no list of names.
+
+    A backbone of MMDetection has no such method: its norms, and what Swin's official code leaves out.
+
+    Args:
+        optim_wrapper_cfg: As of MMEngine's constructor.
+        paramwise_cfg: Likewise, and `exempt`: False lets the decay hold for everything.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        # MMEngine makes a group for each parameter only where there is a setting.
+        super().__init__(optim_wrapper_cfg, {"custom_keys": {}, **(paramwise_cfg or {})})
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: int | float | None = None
+    ) -> None:
+        """Add a group for each parameter, those of norms and positions of backbones without decay."""
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix or not self.paramwise_cfg.get("exempt", True):
+            return  # called by itself for each child; the names are whole only at the top
+        free = {}
+        for prefix, backbone in _backbones(module).items():
+            if hasattr(backbone, "no_weight_decay"):
+                names = backbone.no_weight_decay()
+            else:
+                names = parameters_without_decay(backbone, _EXEMPT_IN_SWIN)
+            own = {id(parameter): name for name, parameter in backbone.named_parameters() if name in names}
+            free |= {key: f"{prefix}.{name}" for key, name in own.items()}
+        for group in params:
+            if name := free.get(id(group["params"][0])):
+                group["weight_decay"] = 0.0
+                print_log(f"paramwise_options -- {name}:weight_decay=0.0", "current")  # as MMEngine does
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor(BackboneConstructor):
+    """Multiply the learning rate by `layer_decay` once for each layer between a parameter and the heads.
+
+    Layer 0 is the stem, blocks follow by their depth, and downsampling belongs to the block before it. Output norms and
+    everything behind the backbone learn at the full rate. What else `paramwise_cfg` says holds as well; unlike a
+    `backbone` among its `custom_keys`, `backbone_rate` leaves `norm_decay_mult` in force inside the backbone.
+
+        optim_wrapper = dict(constructor="LayerDecayConstructor", paramwise_cfg=dict(layer_decay=0.9))
+
+    Args:
+        optim_wrapper_cfg: As of MMEngine's constructor.
+        paramwise_cfg: As of `BackboneConstructor`, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a
+            whole backbone with its output norms over that of the heads, in (0, 1]; or both.
+
+    Raises:
+        ConfigError: Both are missing, or one is no such number.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        given = {key: self.paramwise_cfg.get(key) for key in ("layer_decay", "backbone_rate")}
+        for key, value in given.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if (value is None and not any(given.values())) or (value is not None and not (number and 0 < value <= 1)):
+                raise ConfigError(
+                    f"optim_wrapper.paramwise_cfg.{key} is {value!r}: LayerDecayConstructor needs a number above 0 and "
+                    "up to 1, for example layer_decay=0.9."
+                )
+        self.decay, self.backbone_rate = (1.0 if value is None else value for value in given.values())
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: int | float | None = None
+    ) -> None:
+        """Add a group for each parameter, those of backbones with their layer's rate.
+
+        Raises:
+            ConfigError: A backbone has no blocks that could be counted.
+        """
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix:
+            return
+        factors = {}
+        for name, backbone in _backbones(module).items():
+            parameters = dict(backbone.named_parameters())
+            layers, depth = layers_of(parameters, downsample_first=hasattr(backbone, "out_norms"))
+            if not depth:
+                raise ConfigError(
+                    f"LayerDecayConstructor counts blocks called stages.0.blocks.0, and {type(backbone).__name__} has "
+                    "none: leave the constructor out."
+                )
+            of_layers = [self.backbone_rate * self.decay ** (depth + 1 - layer) for layer in range(depth + 2)]
+            factors |= {id(parameters[key]): of_layers[layer] for key, layer in layers.items()}
+            print_log(f"{name}: the stem learns at {of_layers[0]:.3g} times the rate of the heads.", "current")
+        for group in params:
+            factor = factors.get(id(group["params"][0]))
+            if factor is not None:
+                group["lr"] = group.get("lr", self.base_lr) * factor
+
+
+def _backbones(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] == "backbone"}
+
+
+def layers_of(names: Iterable[str], downsample_first: bool = True) -> tuple[dict[str, int], int]:
+    """Count the layer of each of a backbone's parameters.
+
+    Args:
+        names: Of parameters inside the backbone.
+        downsample_first: A stage begins with its downsampling; in MMDetection's Swin it ends with the next one's.
+
+    Returns:
+        By name 0 for the stem, 1 … D for D blocks, D + 1 for what learns at the full rate; and D.
+    """
+    names = list(names)
+    blocks = {(int(match[1]), int(match[2])) for name in names if (match := _BLOCK.match(name))}
+
+    def before(stage: int) -> int:
+        return sum(s < stage for s, _ in blocks)
+
+    layers = {}
+    for name in names:
+        stage = int(match[1]) if (match := _STAGE.match(name)) else 0
+        if match := _BLOCK.match(name):
+            layers[name] = before(stage) + 1 + int(match[2])
+        elif _DOWNSAMPLE.match(name):
+            layers[name] = before(stage if downsample_first else stage + 1)
+        elif _OUT_NORM.match(name):
+            layers[name] = len(blocks) + 1
+        else:  # what a family has next to the blocks of a stage goes with the first of them
+            layers[name] = before(stage) + 1 if _STAGE.match(name) else 0
+    return layers, len(blocks)
+
+
+def fit_warm_up(schedulers: Sequence[Mapping[str, Any]], max_iters: int) -> tuple[list[dict[str, Any]], str | None]:
+    """Cut a warm-up that would fill most of a training; what begins at its end begins earlier then.
+
+    Args:
+        schedulers: Configs of schedulers.
+        max_iters: Length of the training in iterations.
+
+    Returns:
+        The schedulers, and a sentence if something has changed.
+    """
+    result = [dict(scheduler) for scheduler in schedulers]
+    warm_up = next(filter(_is_warm_up, result), None)
+    if warm_up is None or warm_up["end"] <= _WARM_UP_LIMIT * max_iters:
+        return result, None
+    old, new = warm_up["end"], max(_SHORTEST_WARM_UP, round(_SHORT_WARM_UP * max_iters))
+    if new >= old:
+        return result, None
+    warm_up["end"] = new
+    for scheduler in result:
+        if scheduler.get("by_epoch", True) is False and scheduler.get("begin") == old:
+            scheduler["begin"] = new
+            if "T_max" in scheduler:
+                scheduler["T_max"] += old - new
+    return result, (
+        f"The warm-up of {old} iterations would fill most of this training of {max_iters}: it is cut to {new} "
+        "(fit_warmup=False keeps it)."
+    )
+
+
+def _is_warm_up(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler raises the learning rate over the first iterations."""
+    rises = scheduler.get("start_factor", 1 / 3) < scheduler.get("end_factor", 1.0)
+    kind = str(scheduler.get("type")).rpartition(".")[2]
+    first = scheduler.get("begin", 0) == 0 and scheduler.get("by_epoch", True) is False
+    return kind == "LinearLR" and rises and first and isinstance(scheduler.get("end"), int)
+
+
+def explain_unfit_epochs(
+    schedulers: Sequence[Mapping[str, Any]], max_epochs: int, hooks: Sequence[Mapping[str, Any]] = ()
+) -> str | None:
+    """Return a sentence where schedules that count epochs end elsewhere than the training, or hooks switch after it."""
+    ends = [one.get("end") for one in schedulers if one.get("by_epoch", True)]
+    last = max((end for end in ends if isinstance(end, int)), default=max_epochs)
+    if last == max_epochs or last <= 0:
+        late = [f"{key}={epoch}" for key, epoch in _switches(hooks).items() if epoch >= max_epochs]
+        if not late:
+            return None
+        return f"{late[0]} is never reached in a training of {max_epochs} epochs: give a smaller number."
+    found = stretch_schedules(schedulers, last, max_epochs, by_epoch=True) | stretch_switches(hooks, last, max_epochs)
+    options = " ".join(f"{key}={value}" for key, value in found.items()).replace(", ", ",")
+    return (
+        f"The learning rate's schedule is made for {last} epochs, and the training has {max_epochs}; it would fit with "
+        f"--cfg-options {options}."
+    )
+
+
+def _switches(hooks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the epochs at which hooks such as RTMDet's exchange the pipeline, by dotted keys."""
+    found = {f"custom_hooks.{index}.switch_epoch": hook.get("switch_epoch") for index, hook in enumerate(hooks)}
+    return {key: epoch for key, epoch in found.items() if isinstance(epoch, int)}
+
+
+def stretch_switches(hooks: Sequence[Mapping[str, Any]], old: int, new: int) -> dict[str, int]:
+    """Return the options with which hooks that switch at an epoch fit another length: as many last epochs, if they fit.
+
+    Args:
+        hooks: Configs of hooks.
+        old: The length in epochs that they are made for.
+        new: The other one.
+    """
+    return {
+        key: new - (old - epoch) if 0 < old - epoch < new else round(new * epoch / old)
+        for key, epoch in _switches(hooks).items()
+    }
+
+
+def stretch_schedules(schedulers: Sequence[Mapping[str, Any]], old: int, new: int, by_epoch: bool) -> dict[str, Any]:
+    """Return the options with which schedules that are made for a length fit another one.
+
+    Args:
+        schedulers: Configs of schedulers.
+        old: The length, in epochs or iterations.
+        new: The other one.
+        by_epoch: Which of the two. A warm-up in iterations keeps its length, and what follows it its begin.
+
+    Returns:
+        Values by dotted keys; none where no schedule ends with the length.
+    """
+    own = [(index, one) for index, one in enumerate(schedulers) if bool(one.get("by_epoch", True)) == by_epoch]
+    kept = max((one["end"] for _, one in own if _is_warm_up(one)), default=0)
+    own = [(index, one) for index, one in own if not _is_warm_up(one)]
+    if old not in [one.get("end", one.get("begin", 0) + one.get("T_max", 0)) for _, one in own]:
+        return {}
+
+    def scaled(value: int) -> int:
+        return value if value <= kept else max(1, round(new * value / old))
+
+    options = {}
+    for index, one in own:
+        for key in ("begin", "end", "T_max", "total_steps", "milestones"):
+            if value := one.get(key):
+                fitted = [scaled(each) for each in value] if isinstance(value, (list, tuple)) else scaled(value)
+                options[f"param_scheduler.{index}.{key}"] = fitted
+        begin, end = (options.get(f"param_scheduler.{index}.{key}", 0) for key in ("begin", "end"))
+        if "T_max" in one and one["T_max"] == one.get("end", 0) - one.get("begin", 0):
+            options[f"param_scheduler.{index}.T_max"] = end - begin
+    return options
