@@ -211,7 +211,7 @@ class TestFinding:
             newest_for_test(trained)
 
     def test_empty_folder_starts_from_the_beginning(self, tmp_path):
-        assert "starting from the beginning" in log_of(resumed(tmp_path, epochs=1))
+        assert "the training starts from the beginning" in log_of(resumed(tmp_path, epochs=1))
 
     def test_moved_work_dir(self, trained, tmp_path_factory):
         copy = tmp_path_factory.mktemp("other") / "moved"
