@@ -4,7 +4,9 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,38 @@ def atomic_file(path: str | os.PathLike, flush: bool = True) -> Iterator[BinaryI
         draft.unlink(missing_ok=True)
         raise
     if flush:
-        _flush_folder(path.parent)
+        _flush(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Make a folder that gets the name `path` in one step when the block ends without an error.
+
+    Raises:
+        OSError: It cannot be written, or there is something at `path` that is not an empty folder.
+    """
+    path = Path(os.path.realpath(path))
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def move_with_parts(draft: Path, path: Path) -> None:
+    """Move a whole file to `path`, after the other files of its folder, which it needs.
+
+    Where there are others, an old file at `path` is removed first: it must never be read with new parts.
+    """
+    parts = [part for part in draft.parent.iterdir() if part != draft]
+    if parts:
+        path.unlink(missing_ok=True)
+    for part, place in [*((part, path.with_name(part.name)) for part in parts), (draft, path)]:
+        _flush(part)
+        os.replace(part, place)
+    _flush(path.parent)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
@@ -120,10 +153,10 @@ def _obstacle(folder: Path) -> str | None:
     return None
 
 
-def _flush_folder(folder: Path) -> None:
-    """Lets the new name survive a power cut, too, where the system allows it."""
+def _flush(path: Path) -> None:
+    """Let a file, or the names in a folder, survive a power cut, too, where the system allows it."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:  # Windows
         return
     try:

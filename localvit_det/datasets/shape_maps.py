@@ -7,8 +7,6 @@ Both are made from the set's annotations, beside them, when they are first asked
 """
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from mmengine.logging import print_log
 from pycocotools import mask as coco_masks
 
 from ..errors import DataError
+from ..files import atomic_folder, write_text
 from .drawing import BACKGROUND
 from .shapes import annotation_file
 
@@ -70,31 +69,27 @@ def make_panoptic_maps(root: str | Path) -> Path:
             infos = [_info(ids, number, label) for number, label in labels.items() if (ids == number).any()]
             annotations.append({"image_id": image["id"], "file_name": name, "segments_info": infos})
         table = {"images": content["images"], "categories": categories, "annotations": annotations}
-        (draft / f"{split}2017.json").write_text(json.dumps(table))
+        write_text(draft / f"{split}2017.json", json.dumps(table))
 
     return _make(Path(root), "panoptic", write)
 
 
 def _make(root: Path, name: str, write: Callable[[Path, str, dict], None]) -> Path:
-    """Writes a folder beside its place and moves it there in one step."""
     folder = root / name
     if folder.is_dir():
         return folder
-    draft = root / f".{name}.{uuid.uuid4().hex}"
     print_log(f"Making the {name} maps of the drawn shapes in {folder.absolute()}.", "current")
     try:
-        for split in _SPLITS:
-            (draft / f"{split}2017").mkdir(parents=True)
-            write(draft, split, json.loads(annotation_file(root, split).read_text()))
-        draft.rename(folder)
+        with atomic_folder(folder) as draft:
+            for split in _SPLITS:
+                (draft / f"{split}2017").mkdir()
+                write(draft, split, json.loads(annotation_file(root, split).read_text()))
     except (OSError, ValueError, KeyError) as error:
         if not folder.is_dir():  # unless another process was faster
             raise DataError(
                 f"The {name} maps of the drawn shapes cannot be made in {root.absolute()} ({error}): name a folder "
                 "that can be written, with a whole set in it."
             ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

@@ -9,9 +9,7 @@ Same settings, same set: annotations are byte-identical, pixels too (with the sa
 import argparse
 import json
 import logging
-import shutil
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import numpy as np
 from shapely.geometry import MultiPolygon
 
 from ..errors import DataError, UserError
+from ..files import atomic_folder, write_text
 from .drawing import CLASSES, OUTLINES, PALETTES, VisibleObject, draw_image
 
 _VERSION = 1  # raise it with every change of the drawing: old sets are then told from new ones
@@ -69,20 +68,15 @@ def make_shapes(
     if _already_there(root, settings):
         return root
 
-    draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"
     try:
-        draft.mkdir(parents=True)
-        _write_split(draft, "train", settings, first_id=1)
-        _write_split(draft, "val", settings, first_id=num_train + 1)
-        # Fails where another process was faster, unless `root` is an empty folder.
-        draft.rename(root)
-    except OSError as error:
+        with atomic_folder(root) as draft:
+            _write_split(draft, "train", settings, first_id=1)
+            _write_split(draft, "val", settings, first_id=num_train + 1)
+    except OSError as error:  # also where another process was faster
         if not _already_there(root, settings):
             raise DataError(
                 f"The shapes set cannot be written to {root} ({error}): name a folder that can be written."
             ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return root
 
 
@@ -143,17 +137,13 @@ def _write_split(root: Path, split: str, settings: dict, first_id: int) -> None:
 
     categories = [{"id": label, "name": name} for label, name in enumerate(settings["classes"], start=1)]
     path = annotation_file(root, split)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        json.dumps(
-            {
-                "info": {"description": "Drawn shapes", "settings": settings},
-                "images": images,
-                "annotations": annotations,
-                "categories": categories,
-            }
-        )
-    )
+    content = {
+        "info": {"description": "Drawn shapes", "settings": settings},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    write_text(path, json.dumps(content))
 
 
 def _annotation(item: VisibleObject) -> dict:

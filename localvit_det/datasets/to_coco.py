@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import ModuleType
 from mmengine.logging import print_log
 
 from ..errors import DataError, OutputError, RequirementError, UserError, printable
+from ..files import atomic_folder, write_text
 from .foreign import read_foreign_set
 from .foreign_files import VOC, ForeignSet, check_file, read_text
 from .images import BrokenImageError, read_header
@@ -50,31 +50,26 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike, left_out: 
         raise OutputError(f"{target.absolute()} is there already: name a folder that is not.")
     left_out = {} if left_out is None else left_out
     found = read_foreign_set(source)
-    draft = target.absolute().parent / f".{target.name}.{uuid.uuid4().hex}"
+    lines, names, doubts = [f"{found.kind}, {len(found.images)} splits: {target}"], list(found.names), Counter()
     try:
-        (draft / "annotations").mkdir(parents=True)
-        lines = [f"{found.kind}, {len(found.images)} splits: {target}"]
-        names = list(found.names)
-        contents = {split: _split(found, split, draft, names, left_out) for split in found.images}
-        if left_out and not any(content["images"] for content, _ in contents.values()):
-            raise DataError(f"Nothing is left: {next(iter(left_out.values()))}; correct or remove it.")
-        for split, (content, counts) in contents.items():
-            content["categories"] = [{"id": index, "name": name} for index, name in enumerate(names, start=1)]
-            file = draft / f"annotations/instances_{split}.json"
-            file.write_text(json.dumps(content), encoding="utf-8")
-            parts = [f"{len(content['images'])} images", f"{len(content['annotations'])} objects"]
-            if counts[_UNLABELLED]:
-                parts.append(f"{counts[_UNLABELLED]} without a file of labels, taken as images without objects")
-            if counts[_CUT]:
-                parts.append(f"keypoints of {counts[_CUT]} objects are left out")
-            lines.append(f"{split}: {', '.join(parts)}")
-        draft.rename(target)
-        lines += found.notes + _doubts(sum((counts for _, counts in contents.values()), Counter()))
+        with atomic_folder(target) as draft:
+            contents = {split: _split(found, split, draft, names, left_out) for split in found.images}
+            if left_out and not any(content["images"] for content, _ in contents.values()):
+                raise DataError(f"Nothing is left: {next(iter(left_out.values()))}; correct or remove it.")
+            categories = [{"id": index, "name": name} for index, name in enumerate(names, start=1)]
+            for split, (content, counts) in contents.items():
+                file = draft / f"annotations/instances_{split}.json"
+                write_text(file, json.dumps({**content, "categories": categories}))
+                parts = [f"{len(content['images'])} images", f"{len(content['annotations'])} objects"]
+                if counts[_UNLABELLED]:
+                    parts.append(f"{counts[_UNLABELLED]} without a file of labels, taken as images without objects")
+                if counts[_CUT]:
+                    parts.append(f"keypoints of {counts[_CUT]} objects are left out")
+                lines.append(f"{split}: {', '.join(parts)}")
+                doubts += counts
     except OSError as error:
         raise OutputError(f"{target.absolute()} cannot be written ({error.strerror}): name another folder.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return "\n".join(lines)
+    return "\n".join([*lines, *found.notes, *_doubts(doubts)])
 
 
 def _doubts(counts: Counter) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.exported_notes import NOTE
 from ..errors import ExportError, OutputError, first_line
+from ..files import move_with_parts
 
 # Known to onnxruntime and OpenVINO of the last years; the first with LayerNormalization is 17.
 OPSET = 17
@@ -221,5 +221,4 @@ def written(program: Program, path: str | os.PathLike, kind: Format) -> Iterator
             ) from error
         yield run
         del run
-        for part in Path(folder).iterdir():  # OpenVINO's weights are a file of their own
-            shutil.move(part, path.with_name(part.name))
+        move_with_parts(draft, path)  # OpenVINO's weights are a file of their own

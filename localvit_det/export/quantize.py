@@ -19,7 +19,7 @@ from ..checkpoint.exported_info import read_info
 from ..checkpoint.exported_notes import NOTE
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import DataError, ExportError, RequirementError, first_line
-from ..files import check_writable
+from ..files import check_writable, move_with_parts
 from .agreement import found_again
 from .export import export_detector, find
 from .formats import find_format
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 IMAGES = 300  # as many as NNCF looks at by default
 _EXACT, _COMPARED = 3, 20  # of these, on which the program is compared before and after rounding
 _LEAST = 0.5  # of the objects have to be found again
-INT8 = "int8.xml"
 # What stays in fp32, by the names that exporters give operators, which are those of their layers.
 # Operators outside of layers compute boxes: a place in an image would be off by several pixels.
 _OUTSIDE_LAYERS = r"^(?!/?(backbone|neck|rpn|head|box_heads\.\d+|mask_heads\.\d+)/).*"
@@ -102,14 +101,14 @@ def quantize(
         program = openvino.Core().read_model(os.fspath(draft))
         quantized = with_integers(program, images, inputs, outside=_outside(program))
         quantized.set_rt_info(info.to_text(), NOTE)
-        openvino.save_model(quantized, os.fspath(draft.with_name(INT8)), compress_to_fp16=False)
-        run = find_format("openvino", draft).open(draft.with_name(INT8))
+        whole = Path(folder, "int8", path.name)
+        openvino.save_model(quantized, os.fspath(whole), compress_to_fp16=False)
+        run = find_format("openvino", whole).open(whole)
         exported = ExportedDetector(run, info)
         objects, again = _compared(detector, exported, [prepare(pipeline, image) for image in images[:_COMPARED]])
         del run, exported
         check(objects, again)
-        for suffix in (".bin", ".xml"):  # the .xml last: it is what says that both are there
-            os.replace(draft.with_name(INT8).with_suffix(suffix), path.with_suffix(suffix))
+        move_with_parts(whole, path)
     return Quantized(len(images), objects, again)
 
 
