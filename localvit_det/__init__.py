@@ -24,14 +24,14 @@ from .compat.requirements import check_networks  # noqa: E402
 
 check_networks()  # before anything that imports them
 
-from . import backbones, inference  # noqa: E402
+from . import backbones, fused  # noqa: E402
 from .registration import register, register_when_needed  # noqa: E402
 
 register_when_needed()
 
 __version__ = "0.1.0"
 _ROOMS = ("datasets", "engine", "evaluation", "heads")  # imported when they are first asked for
-__all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "heads", "inference", "register"]
+__all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "fused", "heads", "register"]
 
 if TYPE_CHECKING:
     from . import datasets, engine, evaluation, heads

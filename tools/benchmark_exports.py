@@ -24,7 +24,7 @@ from localvit_det.config import load_config
 from localvit_det.export import export_backbone
 from localvit_det.export.quantize import STEPS_DOWN, with_integers
 from localvit_det.files import check_writable_folder, write_text
-from localvit_det.inference import fused_twin
+from localvit_det.fused import fused_copy
 
 FORMS = ("eager", "fused", "onnxruntime", "OpenVINO", "OpenVINO, INT8")
 
@@ -94,7 +94,7 @@ def forms_of(name: str, size: tuple[int, int], threads: int, folder: Path) -> di
     session = onnxruntime.InferenceSession(files["onnx"], options, providers=["CPUExecutionProvider"])
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     programs = {kind: core.compile_model(files[kind], "CPU", settings) for kind in ("fp32", "int8")}
-    fused = fused_twin(net)
+    fused = fused_copy(net)
 
     def in_torch(module: torch.nn.Module) -> Callable[[], object]:
         return torch.inference_mode()(lambda: module(image))

@@ -6,7 +6,7 @@ model = dict(
     backbone=dict(_delete_=True, type="ShuffleTransformer"),
     neck=dict(in_channels=[96, 192, 384, 768]),
     roi_head=dict(
-        mask_head=dict(type="LeanFCNMaskHead"),
+        mask_head=dict(type="MemoryEfficientFCNMaskHead"),
         # Lists are replaced, not merged, so the three stages are written out; only their target_stds differ.
         bbox_head=[
             dict(

@@ -1,8 +1,7 @@
-"""The road that every backbone of this package shares: stem -> stages of blocks -> output norms."""
+"""The data flow that every backbone of this package shares: stem -> stages of blocks -> output norms."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -13,15 +12,16 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..deprecation import warn_renamed
 from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children
-from ..ops import checkpointed, recomputing
-from .features import FeatureInfo
-from .sizes import for_each_stage, stage_widths
+from ..ops import checkpointed, recompute_activations
+from .sizes import FeatureInfo, for_each_stage, stage_widths
 
 # A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
-Rename = tuple[str, str | Callable[[re.Match], str] | None]
-# The name of a tensor that is several in our layout; their names, and how many equal shares of its rows each takes.
-Parting = tuple[str, Sequence[tuple[str, int]]]
+Rename = tuple[str, str | Callable[[re.Match[str]], str] | None]
+# The name of a fused tensor that our layout splits; the names of its parts, and how many equal shares of its rows each
+# takes.
+WeightSplit = tuple[str, Sequence[tuple[str, int]]]
 
 
 def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set[str]:
@@ -37,7 +37,7 @@ def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after the step down; what they carry beside the map is passed on with it."""
+    """Blocks at one resolution, after the downsampling; what they carry besides the feature map goes with it."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
         super().__init__()
@@ -48,30 +48,19 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉), or the same H×W in the first stage."""
         x = self.downsample(x)
-        recompute = self.with_cp and self.training and torch.is_grad_enabled()
+        checkpoint = self.with_cp and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpointed(block, x) if recompute else block(x)
+            x = checkpointed(block, x) if checkpoint else block(x)
         return x
-
-
-def _then_build(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a constructor make the modules when it is done, unless a subclass's constructor called it."""
-
-    @functools.wraps(init)
-    def build_after(self: LocalViT, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        if type(self).__init__ is build_after:
-            self.build()
-
-    return build_after
 
 
 class LocalViT(BaseModule):
     """Base of the backbones: a hierarchical network whose blocks mix tokens locally.
 
-    Maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The steps
-    are Swin's unless a family overrides :meth:`make_stem`, :meth:`make_downsample` or :meth:`make_block`; a
-    family must define :meth:`make_mixer`. Its constructor only keeps its settings: the modules are made after it.
+    Feature maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The layers
+    are Swin's unless a family overrides :meth:`make_stem`, :meth:`make_downsample` or :meth:`make_block`; a family must
+    define :meth:`make_mixer`. A family with settings of its own has a constructor that keeps them and then calls
+    :meth:`build`, which makes the modules.
 
     Args:
         arch: Name of a published size (a key of ``arch_settings``), or a dict with the same keys.
@@ -85,14 +74,15 @@ class LocalViT(BaseModule):
         drop_path_rate: Largest probability of dropping a residual branch. Default: as ``arch`` says.
         norm_cfg: Norms inside blocks. Default: the family's ``default_norm_cfg``.
         act_cfg: Activation of MLPs. Default: the family's ``default_act_cfg``.
-        out_indices: Stages whose maps are returned.
-        out_norm_cfg: Norm on each returned map; None for no norm; 'default' for the family's ``norm_cfg``.
+        out_indices: Stages whose feature maps are returned.
+        out_norm_cfg: Norm on each returned feature map; None for no norm; 'default' for the family's ``norm_cfg``.
         frozen_stages: -1: train all; 0: freeze the stem; n: the stem, the first n stages and their output norms.
         norm_eval: Keep all BatchNorms in eval mode (fixed statistics) while training.
-        lean: Recompute norms and activations in backward instead of keeping them: about a quarter less is kept, a
-            twentieth slower.
+        recompute_activations: Recompute norms and activations in backward instead of keeping them: about a quarter less
+            is kept, a twentieth slower.
         with_cp: Recompute whole blocks: a fifth or less is kept, about a third slower.
         init_cfg: How MMEngine initialises weights, for example ``dict(type='Pretrained', checkpoint=...)``.
+        lean: Former name of ``recompute_activations``.
 
     Raises:
         ValueError: If ``arch`` is unknown, or ``out_indices``, ``frozen_stages`` or what stands per stage does not fit.
@@ -103,7 +93,7 @@ class LocalViT(BaseModule):
     paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
     official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
-    joint_weights: ClassVar[Sequence[Parting]] = ()  # parted before that
+    joint_weights: ClassVar[Sequence[WeightSplit]] = ()  # split before that
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
     # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
     resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
@@ -112,12 +102,6 @@ class LocalViT(BaseModule):
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            cls.__init__ = _then_build(cls.__init__)
-
-    @_then_build
     def __init__(
         self,
         arch: str | dict = "tiny",
@@ -134,11 +118,15 @@ class LocalViT(BaseModule):
         out_norm_cfg: dict | str | None = "default",
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        lean: bool = True,
+        recompute_activations: bool = True,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        lean: bool | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if lean is not None:
+            warn_renamed("lean", "recompute_activations")
+            recompute_activations = lean
         self.arch = self.resolve_arch(arch)
         self.in_channels = in_channels
         widths = self.setting("embed_dims", embed_dims)
@@ -156,13 +144,15 @@ class LocalViT(BaseModule):
         self.out_norm_cfg = self.norm_cfg if out_norm_cfg == "default" else out_norm_cfg
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.lean = lean
+        self.recompute_activations = recompute_activations
         self.with_cp = with_cp
         stages = range(len(self.depths))
         if not self.out_indices or not set(self.out_indices) <= set(stages):
             raise ValueError(f"out_indices={tuple(out_indices)} must name stages among {tuple(stages)}.")
         if not -1 <= frozen_stages <= len(stages):
             raise ValueError(f"frozen_stages={frozen_stages} must lie between -1 and {len(stages)}.")
+        if type(self).__init__ is LocalViT.__init__:  # a family without settings of its own
+            self.build()
 
     @classmethod
     def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
@@ -189,7 +179,7 @@ class LocalViT(BaseModule):
 
     @classmethod
     def accepted_arguments(cls) -> set[str]:
-        """Names of all config keys that this backbone takes."""
+        """Return the names of all config keys that this backbone takes."""
         names: set[str] = set()
         for base in cls.__mro__[: cls.__mro__.index(LocalViT) + 1]:
             if "__init__" in vars(base):
@@ -199,7 +189,7 @@ class LocalViT(BaseModule):
 
     @classmethod
     def out_channels_of(cls, cfg: dict) -> tuple[int, ...]:
-        """Channels of the maps that a backbone with this config returns, without building it."""
+        """Return the channels of the feature maps of a backbone with this config, without building it."""
         arch = cls.resolve_arch(cfg.get("arch", inspect.signature(cls).parameters["arch"].default))
         out_indices = sorted(cfg.get("out_indices", (0, 1, 2, 3)))
         widths = stage_widths(cfg.get("embed_dims") or arch["embed_dims"], len(cfg.get("depths") or arch["depths"]))
@@ -207,12 +197,12 @@ class LocalViT(BaseModule):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of each returned map."""
+        """Channels of each returned feature map."""
         return tuple(self.channels[i] for i in self.out_indices)
 
     @property
     def out_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per token of each returned map."""
+        """Pixels of the image per token of each returned feature map."""
         return tuple(4 * 2**i for i in self.out_indices)
 
     strides = out_strides
@@ -223,7 +213,7 @@ class LocalViT(BaseModule):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """The same, as timm's models tell it: ``feature_info.channels()``, ``feature_info.reduction()``."""
+        """The same, as timm's models report it: ``feature_info.channels()``, ``feature_info.reduction()``."""
         stages = range(len(self.depths))
         modules = [f"out_norms.{i}" if str(i) in self.out_norms else f"stages.{i}" for i in stages]
         return FeatureInfo(self.channels, [4 * 2**i for i in stages], modules, self.out_indices)
@@ -231,7 +221,7 @@ class LocalViT(BaseModule):
     # ------------------------------------------------------------------ construction
 
     def build(self) -> None:
-        """Make all modules."""
+        """Make all modules; the last step of a family's constructor."""
         self.stem = self.make_stem()
         self.stages = nn.ModuleList()
         for stage, rates in enumerate(self.drop_path_rates()):
@@ -245,27 +235,27 @@ class LocalViT(BaseModule):
         self._freeze()
 
     def reset_parameters(self) -> None:
-        """Initialise what the layers do not initialise by themselves as the family's official code does."""
+        """Initialise as the family's official code does what the layers do not initialise by themselves."""
 
     def normed_stages(self) -> Sequence[int]:
-        """Stages that end in an output norm, where there are any: those whose maps are returned."""
+        """Return the stages that end in an output norm, where there are any: those whose feature maps are returned."""
         return self.out_indices
 
     def drop_path_rates(self) -> list[list[float]]:
-        """Probability of dropping each block's branches: rising linearly over all blocks, as in Swin."""
+        """Return the probability of dropping each block's branches: rising linearly over all blocks, as in Swin."""
         rates = torch.linspace(0, self.drop_path_rate, sum(self.depths), device="cpu").split(self.depths)
         return [stage.tolist() for stage in rates]
 
     def make_stem(self) -> nn.Module:
-        """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
+        """Make the stem: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
         return PatchEmbed(self.in_channels, self.embed_dims)
 
     def make_downsample(self, stage: int) -> nn.Module:
-        """The step into ``stage``: (B, C, H, W) -> (B, 2C, ⌈H/2⌉, ⌈W/2⌉)."""
+        """Make the downsampling before ``stage``: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
         return PatchMerging(self.channels[stage - 1], self.channels[stage])
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
-        """Block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W)."""
+        """Make block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W)."""
         channels = self.channels[stage]
         return Block(
             norm1=self.make_mixer_norm(channels),
@@ -276,40 +266,42 @@ class LocalViT(BaseModule):
         )
 
     def make_mixer_norm(self, channels: int) -> nn.Module:
-        """The norm before a mixer."""
+        """Make the norm before a mixer."""
         return build_norm(self.norm_cfg, channels)
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """The token mixer of block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W) for any H×W."""
+        """Make the token mixer of block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W) for any H×W."""
         raise NotImplementedError(f"{type(self).__name__} must define make_mixer().")
 
     def make_mlp(self, channels: int, stage: int) -> nn.Module:
-        """The MLP of a block of ``stage``."""
+        """Make the MLP of a block of ``stage``: (B, C, H, W) -> (B, C, H, W)."""
         return ConvMlp(channels, int(channels * self.mlp_ratios[stage]), self.act_cfg, self.drop_rate)
 
     # ------------------------------------------------------------------ running
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> one map (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉) for each of ``out_indices``, s_i = 4·2^i."""
-        maps = []
-        with recomputing(self.lean):
-            x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        """(B, 3, H, W) -> one feature map (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉) for each of ``out_indices``, s_i = 4·2^i."""
+        if "stem" not in self._modules:
+            raise RuntimeError(f"{type(self).__name__} has no layers: end its constructor with self.build().")
+        features = []
+        with recompute_activations(self.recompute_activations):
+            x = self.stem(x.contiguous(memory_format=torch.channels_last))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
             for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
-                x, out = self.end_stage(stage(x), i)
+                x, out = self.end_stage(stage(x), i)  # each B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉
                 if i in self.out_indices:
-                    maps.append(out)
-        return tuple(maps)
+                    features.append(out)
+        return tuple(features)
 
     def end_stage(self, x: Any, stage: int) -> tuple[Any, Tensor]:
-        """What goes on to the next stage, and the map that leaves the backbone: by default only that is normed."""
+        """Return what the next stage takes, and the feature map that is returned: by default only that is normed."""
         return x, self.out_norms[str(stage)](x) if str(stage) in self.out_norms else x
 
     def fuse(self) -> LocalViT:
-        """Prepare for inference: the same maps, faster.
+        """Prepare for inference: the same feature maps, faster.
 
         Norms are folded into neighbouring convolutions; on a CPU, branches of blocks then run over bands of rows, on
         weights that are laid out once (at the cost of a second copy of the weights of 1×1 convolutions). See
-        `localvit_det.inference`. It cannot be undone, and the state dict changes: load weights first. The backbone is
+        `localvit_det.fused`. It cannot be undone, and the state dict changes: load weights first. The backbone is
         put into eval mode; it can still be moved, copied, traced and compiled. Hooks on the replaced layers are gone,
         and on a CPU hooks inside a block see bands. Doing so again changes nothing.
 
@@ -323,7 +315,7 @@ class LocalViT(BaseModule):
     switch_to_deploy = fuse
 
     def train(self, mode: bool = True) -> LocalViT:
-        """Switch mode; what is frozen stays in eval mode. Returns the module itself."""
+        """Switch to train or eval mode, in which what is frozen stays; return the module itself."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:

@@ -1,4 +1,4 @@
-"""DWNet (arXiv:2106.04263; official code: Atten4Vis/DemystifyLocalViT): convolution in attention's place."""
+"""DWNet (arXiv:2106.04263; official code: Atten4Vis/DemystifyLocalViT): convolution in place of attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REDUCTION = 4  # of the channels inside the kernel generators
 
 
 class DynamicDWConv(Fusible):
-    """Depth-wise convolution whose kernels are made for each image from its mean ("homogeneous dynamic").
+    """Depth-wise convolution with kernels made for each image from its mean ("homogeneous dynamic").
 
     Training needs more than one image a batch: BatchNorm runs over one value per image and channel.
 
@@ -39,9 +39,9 @@ class DynamicDWConv(Fusible):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
-        kernels = kernels.view(len(x), self.reduce.in_channels, 1, self.kernel_size, self.kernel_size)
+        kernels = kernels.view(len(x), self.reduce.in_channels, 1, self.kernel_size, self.kernel_size)  # B, C, 1, k, k
         # One convolution an image keeps channels-last memory; folding B into the groups, as the official
-        # code does, would copy the map to and fro. (`len` is a plain number for tracers, too.)
+        # code does, would copy the feature map to and fro. (`len` is a plain number for tracers, too.)
         return torch.cat([depthwise_conv(x[i : i + 1], kernels[i], self.bias) for i in range(len(x))])
 
 
@@ -68,12 +68,12 @@ class InhomogeneousDWConv(Fusible):
         return inhomogeneous_conv(x, self.kernels(reduced), self.kernel_size)
 
     def kernels(self, reduced: Tensor) -> Tensor:
-        """The kernels of any number of rows: (B, C/4, rows, W) -> (B, G·k², rows, W)."""
+        """Make the kernels of any number of rows: (B, C/4, rows, W) -> (B, G·k², rows, W)."""
         # A 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in one
         # run, where a channels-last convolution would scatter it and the operator would have to copy.
         weight = self.generate.weight.flatten(1).expand(len(reduced), -1, -1)  # B, G·k², C/4
         kernels = torch.baddbmm(self.generate.bias[None, :, None], weight, reduced.flatten(2))  # B, G·k², rows·W
-        return kernels.unflatten(2, reduced.shape[2:])
+        return kernels.unflatten(2, reduced.shape[2:])  # B, G·k², rows, W
 
 
 class ConvMixer(Fusible):
@@ -102,8 +102,8 @@ class ConvMixer(Fusible):
         size = x.shape[-2:]
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
-        x = self.act(self.norm1(self.expand(x)))
-        x = self.act(self.norm2(self.conv(x)))
+        x = self.act(self.norm1(self.expand(x)))  # B, C, H', W'
+        x = self.act(self.norm2(self.conv(x)))  # B, C, H', W'
         return crop(self.norm3(self.project(x)), size)
 
 
@@ -149,18 +149,19 @@ class DWNet(LocalViT):
     def __init__(self, arch: str | dict = "tiny", pad_to_window: bool = False, **common: Any) -> None:
         super().__init__(arch, **common)
         self.pad_to_window = pad_to_window
+        self.build()
 
     def make_mixer_norm(self, channels: int) -> nn.Module:
-        """None: the mixer normalises after each convolution."""
+        """Make none: the mixer normalises after each convolution."""
         return nn.Identity()
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """1×1, depth-wise, 1×1."""
+        """Make the three convolutions: (B, C, H, W) -> (B, C, H, W)."""
         pad_to = self.window_size if self.pad_to_window else None
         return ConvMixer(channels, self.make_conv(channels), self.norm_cfg, pad_to)
 
     def make_conv(self, channels: int) -> nn.Module:
-        """The depth-wise convolution."""
+        """Make the depth-wise convolution: (B, C, H, W) -> (B, C, H, W)."""
         return DepthwiseConv2d(channels, self.window_size)
 
 
@@ -175,7 +176,7 @@ class DynamicDWNet(DWNet):
     short_name: ClassVar = "ddwnet"
 
     def make_conv(self, channels: int) -> nn.Module:
-        """The depth-wise convolution."""
+        """Make the depth-wise convolution: (B, C, H, W) -> (B, C, H, W)."""
         return DynamicDWConv(channels, self.window_size, self.norm_cfg)
 
 
@@ -190,5 +191,5 @@ class IDynamicDWNet(DWNet):
     short_name: ClassVar = "iddwnet"
 
     def make_conv(self, channels: int) -> nn.Module:
-        """The depth-wise convolution."""
+        """Make the depth-wise convolution: (B, C, H, W) -> (B, C, H, W)."""
         return InhomogeneousDWConv(channels, self.window_size, max(1, channels // 32), self.norm_cfg)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from ..layers import WindowAttention, crop, pad_to_multiple, window_partition
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
-from .sizes import swin_sizes
+from .sizes import for_each_stage, swin_sizes
 
 
 class GlanceGazeAttention(WindowAttention):
     """Attention over dilated windows (Glance) plus a depth-wise convolution on the values (Gaze).
 
-    The paper merges the values of all windows back to a map, convolves it, and adds the result to the
-    attention's output before the projection (section 3.3). The values are a map before they are split, so here
+    The paper merges the values of all windows back to a feature map, convolves it, and adds the result to the
+    attention's output before the projection (section 3.3). The values are a feature map before they are split, so here
     nothing needs merging. Our reading: padding takes no part in the convolution, which sees zeros beyond the
-    real map; the paper is silent, and this makes the result of real tokens independent of padding.
+    real feature map; the paper is silent, and this makes the result of real tokens independent of padding.
 
     Args:
         channels: Channels in and out.
@@ -51,14 +51,14 @@ class GlanceGazeAttention(WindowAttention):
         weights = self.qkv.weight.split(parts)  # of queries with keys, and of values
         biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(parts)
         value = F.conv2d(x, weights[1], biases[1])  # B, C, H, W
-        gaze = self.gaze(value)
+        gaze = self.gaze(value)  # B, C, H, W
         query, key = self.partition(F.conv2d(pad_to_multiple(x, self.window_size), weights[0], biases[0]), parts=2)
         (value,) = self.partition(pad_to_multiple(value, self.window_size), parts=1)
-        glance = crop(self.attend(query, key, value, x), x.shape[-2:])
+        glance = crop(self.attend(query, key, value, x), x.shape[-2:])  # B, C, H, W
         return self.proj_drop(self.proj(glance + gaze))
 
     def partition(self, x: Tensor, parts: int) -> Tensor:
-        """(B, parts·C, H', W') -> (parts, B·windows, heads, ws², d)."""
+        """Split into windows and heads: (B, parts·C, H', W') -> (parts, B·windows, heads, ws², d)."""
         return window_partition(x, self.window_size, self.split, self.num_heads, parts)
 
 
@@ -102,17 +102,16 @@ class GGTransformer(LocalViT):
     ) -> None:
         super().__init__(arch, **common)
         self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
-        stages = len(self.depths)
-        kernels = (gaze_kernels,) * stages if isinstance(gaze_kernels, int) else tuple(gaze_kernels)
-        if len(kernels) != stages or any(k % 2 == 0 for k in kernels):
-            raise ValueError(f"gaze_kernels={gaze_kernels} must be odd, and one or {stages} of them.")
-        self.gaze_kernels = kernels
+        self.gaze_kernels = for_each_stage("gaze_kernels", gaze_kernels, len(self.depths))
+        if any(k % 2 == 0 for k in self.gaze_kernels):
+            raise ValueError(f"gaze_kernels={gaze_kernels} must be odd.")
         self.position_bias = position_bias
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate
+        self.build()
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """Glance and Gaze, the same in every block of a stage."""
+        """Make Glance and Gaze, the same in every block of a stage: (B, C, H, W) -> (B, C, H, W)."""
         return GlanceGazeAttention(
             channels,
             self.num_heads[stage],

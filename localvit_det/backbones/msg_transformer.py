@@ -1,4 +1,10 @@
-"""MSG-Transformer (arXiv:2105.15168, the form of CVPR 2022; official code: hustvl/MSG-Transformer)."""
+"""MSG-Transformer (arXiv:2105.15168, the form of CVPR 2022; official code: hustvl/MSG-Transformer).
+
+Messengers are one more token for each window, which attends with it and exchanges channels with the neighbouring ones.
+A feature map carries its messengers as a feature map of their own, one position for each window:
+(B, C, hh, ww) = (B, C, ⌈H/ws⌉, ⌈W/ws⌉) with (B, C, H, W). Windows without any real token do not exist, so none has a
+messenger.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +12,132 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import (
     Block,
     WindowAttention,
-    WithMessengers,
-    add_messenger_keys,
     add_scaled,
     build_norm,
     ceil_div,
+    crop,
     drop_scale,
-    join_windows,
     key_padding_mask,
     pad_to_multiple,
-    part_windows,
-    shuffle_messengers,
-    tile_messengers,
     trunc_normal_,
+    window_partition,
+    window_reverse,
 )
-from ..ops import attention, lean
+from ..ops import attention, recomputed
 from .base import LocalViT
+
+WithMessengers = tuple[Tensor, Tensor]  # a feature map and its messengers
+
+
+def tile_messengers(tokens: Tensor, side: int, size: tuple[int, int], batch: int) -> Tensor:
+    """Lay one token for each place of a region over all windows.
+
+    Args:
+        tokens: Of shape (1, side², 1, C), row by row.
+        side: Of a region, in windows.
+        size: Rows and columns of windows.
+        batch: Images.
+
+    Returns:
+        Messengers of shape (B, C, *size), channels-last.
+    """
+    region = tokens.view(side, side, -1)  # side, side, C
+    grid = region.repeat(ceil_div(size[0], side), ceil_div(size[1], side), 1)  # hh', ww', C
+    return _dense(crop(grid.expand(batch, -1, -1, -1).permute(0, 3, 1, 2), size))
+
+
+def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
+    """Let the messengers of each region of side×side windows exchange channels: a transposition of token and group.
+
+    The channels are cut into side² groups; group i of messenger j and group j of messenger i change places.
+
+    Our reading, where a region hangs over the border (the paper and the official code have whole regions only): the
+    same among its real windows. A group whose partner does not exist stays where it is, so nothing is lost, nothing
+    comes from outside the feature map, and shuffling twice changes nothing, as in whole regions.
+
+    Args:
+        messengers: Of shape (B, C, hh, ww); side² divides C.
+        side: Of a region, in windows.
+
+    Returns:
+        Messengers of the same shape, channels-last.
+    """
+    if side == 1:
+        return messengers
+    rows, columns = messengers.shape[-2:]
+    padded = pad_to_multiple(messengers, side)  # B, C, hh', ww'
+    groups = rearrange(  # (i j): place in the region; g: group of channels
+        padded.permute(0, 2, 3, 1), "b (y i) (x j) (g c) -> b y x (i j) g c", i=side, j=side, g=side**2
+    )
+    exchanged = groups.transpose(3, 4)  # B, y, x, g, (i j), c
+    if padded is not messengers:
+        missing = (0, padded.shape[3] - columns, 0, padded.shape[2] - rows)
+        real = F.pad(messengers.new_ones(1, 1, rows, columns), missing)  # 1, 1, hh', ww'
+        real = rearrange(real, "1 1 (y i) (x j) -> y x 1 (i j) 1", i=side, j=side).bool()  # y, x, 1, partner, 1
+        exchanged = torch.where(real, exchanged, groups)
+    grid = rearrange(exchanged, "b y x (i j) g c -> b (y i) (x j) (g c)", i=side, j=side)  # B, hh', ww', C
+    return _dense(crop(grid.permute(0, 3, 1, 2), (rows, columns)))
+
+
+def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tensor:
+    """Cut a feature map into windows, each led by its messenger.
+
+    Args:
+        patches: Feature map of shape (B, C, H, W).
+        messengers: Of shape (B, C, hh, ww).
+        window_size: Side of a window, in tokens.
+
+    Returns:
+        Tokens of shape (1, C, B·hh·ww, 1 + ws²), channels-last, zeros where a window hangs over the border.
+    """
+    tokens = window_partition(pad_to_multiple(patches, window_size), window_size, "local")[:, :, 0]  # 1, n, ws², C
+    leaders = messengers.permute(0, 2, 3, 1).reshape(1, -1, 1, messengers.shape[1])  # 1, n, 1, C
+    return torch.cat((leaders, tokens), dim=2).permute(0, 3, 1, 2)
+
+
+def split_windows(tokens: Tensor, size: tuple[int, int], window_size: int) -> WithMessengers:
+    """Undo :func:`join_windows`.
+
+    Args:
+        tokens: Of shape (1, C, B·hh·ww, 1 + ws²), channels-last.
+        size: Height and width of the feature map, in tokens.
+        window_size: Side of a window, in tokens.
+
+    Returns:
+        The feature map (B, C, H, W) and its messengers (B, C, hh, ww).
+    """
+    rows, columns = (ceil_div(side, window_size) for side in size)
+    windows = tokens.permute(2, 0, 3, 1)  # n, 1, 1 + ws², C
+    whole = (rows * window_size, columns * window_size)
+    patches = crop(window_reverse(windows[:, :, 1:], whole, window_size, "local"), size)  # B, C, H, W
+    messengers = windows[:, 0, 0].reshape(-1, rows, columns, tokens.shape[1]).permute(0, 3, 1, 2)  # B, C, hh, ww
+    return patches, messengers
+
+
+def add_messenger_keys(mask: Tensor | None) -> Tensor | None:
+    """Put the messenger, which is always real, in front of a mask of padded keys: (…, ws²) -> (…, 1 + ws²)."""
+    return None if mask is None else F.pad(mask, (1, 0))
+
+
+def _dense(messengers: Tensor) -> Tensor:
+    """Return a small copy: for a view, an exporter asks for each size whether it is a whole feature map."""
+    return messengers.clone(memory_format=torch.channels_last)
 
 
 class MessengerStem(nn.Module):
-    """A 7×7 convolution of stride 4 and a norm; beside its map the first messengers.
+    """A 7×7 convolution of stride 4 and a norm, whose feature map gets the first messengers.
 
     Args:
         in_channels: Channels of the image.
-        out_channels: Channels of the map.
+        out_channels: Channels of the feature map.
         window_size: Tokens per side of a window.
         region: Windows per side of a region; each place in it has a messenger of its own.
         norm_cfg: Norm after the convolution.
@@ -55,13 +157,13 @@ class MessengerStem(nn.Module):
         return self.accompany(self.norm(self.proj(pad_to_multiple(x, 4))))
 
     def accompany(self, patches: Tensor) -> WithMessengers:
-        """A map with the first messengers beside it."""
+        """Return a feature map with the first messengers: (B, C, H, W) -> the same and (B, C, hh, ww)."""
         rows, columns = (ceil_div(side, self.window_size) for side in patches.shape[-2:])
         return patches, tile_messengers(self.messengers, self.region, (rows, columns), patches.shape[0])
 
 
 class MessengerDownsample(nn.Module):
-    """A 3×3 convolution of stride 2 and a norm, the same for the map and for its messengers.
+    """A 3×3 convolution of stride 2 and a norm, the same for the feature map and for its messengers.
 
     ⌈⌈H/2⌉/ws⌉ = ⌈⌈H/ws⌉/2⌉: what comes out is again one messenger for each window.
 
@@ -77,7 +179,7 @@ class MessengerDownsample(nn.Module):
         self.norm = build_norm(norm_cfg, out_channels)
 
     def forward(self, x: WithMessengers) -> WithMessengers:
-        """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉), twice."""
+        """(B, C, H, W) and (B, C, hh, ww) -> (B, C', ⌈H/2⌉, ⌈W/2⌉) and (B, C', ⌈hh/2⌉, ⌈ww/2⌉)."""
         patches, messengers = (self.norm(self.reduction(part)) for part in x)
         return patches, messengers
 
@@ -107,20 +209,20 @@ class MessengerAttention(WindowAttention):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         mixed = attention(query, key, value, self.attn_mask(patches), self.attn_drop_rate if self.training else 0.0)
         mixed = mixed.transpose(1, 2).flatten(2)[None].permute(0, 3, 1, 2)  # 1, C, B·windows, 1 + ws²
-        return part_windows(self.proj_drop(self.proj(mixed)), patches.shape[-2:], self.window_size)
+        return split_windows(self.proj_drop(self.proj(mixed)), patches.shape[-2:], self.window_size)
 
     def attn_mask(self, x: Tensor) -> Tensor:
-        """Position bias plus the mask of padded keys: (1 | B·windows, heads, 1 + ws², 1 + ws²)."""
+        """Return position bias plus the mask of padded keys: (1 | B·windows, heads, 1 + ws², 1 + ws²)."""
         mask = add_messenger_keys(key_padding_mask(x, self.window_size, self.split))
         bias = self.position_bias()
         return bias if mask is None else bias + mask
 
     def position_bias(self) -> Tensor:
-        """By query and key: (1, heads, 1 + ws², 1 + ws²)."""
+        """Return the position bias by query and key: (1, heads, 1 + ws², 1 + ws²)."""
         tokens = self.relative_position_bias_table[self.relative_position_index]  # ws², ws², heads
         as_key, as_query = self.rel_pos_msg.unbind(1)  # heads, 1, 1
         count = len(tokens)
-        bias = torch.cat((as_key.expand(-1, count, 1), tokens.permute(2, 0, 1)), dim=2)
+        bias = torch.cat((as_key.expand(-1, count, 1), tokens.permute(2, 0, 1)), dim=2)  # heads, ws², 1 + ws²
         return torch.cat((as_query.expand(-1, 1, 1 + count), bias), dim=1)[None]
 
 
@@ -128,7 +230,7 @@ class MessengerBlock(Block):
     """Attention, exchange among messengers, MLP.
 
     The exchange acts on the residual sums, also where the branch is dropped. A branch is dropped for a whole image,
-    map and messengers; the official code draws for each region.
+    feature map and messengers; the official code draws for each region.
 
     Args:
         region: Windows per side of a region, whose messengers exchange channels.
@@ -144,11 +246,11 @@ class MessengerBlock(Block):
         patches, messengers = x
         scale = drop_scale(patches, self.drop_path)
         normed = self.norm1(messengers)
-        mixed, letters = lean(self.norm1, lambda normed_patches: self.mixer((normed_patches, normed)), patches)
+        mixed, letters = recomputed(self.norm1, lambda normed_patches: self.mixer((normed_patches, normed)), patches)
         patches = add_scaled(patches, mixed, scale)
         messengers = shuffle_messengers(add_scaled(messengers, letters, scale), self.region)
         scale = drop_scale(patches, self.drop_path)
-        patches, messengers = (add_scaled(y, lean(self.norm2, self.mlp, y), scale) for y in (patches, messengers))
+        patches, messengers = (add_scaled(y, recomputed(self.norm2, self.mlp, y), scale) for y in (patches, messengers))
         return patches, messengers
 
 
@@ -156,12 +258,13 @@ class MessengerBlock(Block):
 class MSGTransformer(LocalViT):
     """Local windows, each with a messenger; the messengers of a region of windows exchange channels in every block.
 
-    What its stages carry is a map and its messengers; only the map is returned. Takes all arguments of
+    What its stages carry is a feature map and its messengers; only the feature map is returned. Takes all arguments of
     :class:`LocalViT`, and those below.
 
-    Deviations from the official code: maps of any size (it needs sides of whole regions in all stages, multiples of
-    224 pixels), with padding masked out and regions that hang over the border exchanging among their real windows, see
-    :func:`shuffle_messengers`; output norms, which its classifier lacks; drop path by image instead of by region.
+    Deviations from the official code: feature maps of any size (it needs sides of whole regions in all stages,
+    multiples of 224 pixels), with padding masked out and regions that hang over the border exchanging among their real
+    windows, see :func:`shuffle_messengers`; output norms, which its classifier lacks; drop path by image instead of by
+    region.
 
     Args:
         arch: 'tiny', 'small', 'base' or a dict with embed_dims, depths, num_heads and drop_path_rate.
@@ -220,17 +323,18 @@ class MSGTransformer(LocalViT):
                     f"shuffle_size={self.shuffle_size} does not fit: {channels} channels cannot be cut into {side**2} "
                     f"equal groups, one for each of {side}×{side} windows; choose another region or width."  # noqa: RUF001
                 )
+        self.build()
 
     def make_stem(self) -> nn.Module:
-        """Overlapping patches, and the first messengers."""
+        """Make overlapping patches and messengers: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉) and (B, C, hh, ww)."""
         return MessengerStem(self.in_channels, self.embed_dims, self.window_size, self.shuffle_size[0], self.norm_cfg)
 
     def make_downsample(self, stage: int) -> nn.Module:
-        """A strided convolution and a norm."""
+        """Make a strided convolution and a norm, for the feature map and its messengers."""
         return MessengerDownsample(self.channels[stage - 1], self.channels[stage], self.norm_cfg)
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
-        """A block whose messengers exchange channels."""
+        """Make a block whose messengers exchange channels: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         channels = self.channels[stage]
         return MessengerBlock(
             self.shuffle_size[stage],
@@ -242,7 +346,7 @@ class MSGTransformer(LocalViT):
         )
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """Attention in windows of neighbours with their messenger."""
+        """Make attention in windows of neighbours with their messenger."""
         return MessengerAttention(
             channels,
             self.num_heads[stage],
@@ -253,5 +357,5 @@ class MSGTransformer(LocalViT):
         )
 
     def end_stage(self, x: WithMessengers, stage: int) -> tuple[WithMessengers, Tensor]:
-        """Messengers go on with their map, and do not leave."""
+        """Pass messengers on with their feature map, and return only that."""
         return x, super().end_stage(x[0], stage)[1]

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm, init_trunc_normal
-from ..ops import DepthwiseConv2d, lean
+from ..ops import DepthwiseConv2d, recomputed
 from .base import LocalViT
 from .sizes import swin_sizes
 
@@ -35,20 +35,20 @@ class ShuffleBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = add(x, lean(self.norm1, self.mixer, x), self.drop_path)
-        x = x + lean(self.norm_local, self.local, x)
-        return add(x, lean(self.norm2, self.mlp, x), self.drop_path)
+        x = add(x, recomputed(self.norm1, self.mixer, x), self.drop_path)
+        x = x + recomputed(self.norm_local, self.local, x)
+        return add(x, recomputed(self.norm2, self.mlp, x), self.drop_path)
 
 
 @MODELS.register_module()
 class ShuffleTransformer(LocalViT):
-    """Windows of neighbours and windows spread over the map, in turn.
+    """Windows of neighbours and windows spread over the feature map, in turn.
 
-    Every even block attends among neighbours, every odd one among tokens shuffled over the whole map. Takes
-    all arguments of :class:`LocalViT`, and those below.
+    Every even block attends among neighbours, every odd one among tokens shuffled over the whole feature
+    map. Takes all arguments of :class:`LocalViT`, and those below.
 
-    Deviations from the official code: maps of any size (it needs multiples of 32·``window_size``), padded tokens
-    masked out; ``attn_drop_rate`` is applied (it is ignored there); output norms, which its classifier lacks
+    Deviations from the official code: feature maps of any size (it needs multiples of 32·``window_size``), padded
+    tokens masked out; ``attn_drop_rate`` is applied (it is ignored there); output norms, which its classifier lacks
     (``out_norm_cfg=None`` leaves them out).
 
     Args:
@@ -98,26 +98,27 @@ class ShuffleTransformer(LocalViT):
         self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate
+        self.build()
 
     def reset_parameters(self) -> None:
-        """All convolutions alike."""
+        """Initialise all convolutions alike."""
         init_trunc_normal(*(module for module in self.modules() if isinstance(module, nn.Conv2d)))
 
     def drop_path_rates(self) -> list[list[float]]:
-        """Constant inside a stage, rising from stage to stage: the official schedule."""
+        """Return rates that are constant inside a stage and rise from stage to stage: the official schedule."""
         rates = torch.linspace(0, self.drop_path_rate, len(self.depths), device="cpu").tolist()
         return [[rate] * depth for rate, depth in zip(rates, self.depths, strict=True)]
 
     def make_stem(self) -> nn.Module:
-        """Two strided convolutions."""
+        """Make two strided convolutions: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
         return ConvStem(self.in_channels, self.stem_channels, self.embed_dims, self.norm_cfg, self.act_cfg)
 
     def make_downsample(self, stage: int) -> nn.Module:
-        """Norm and a strided convolution."""
+        """Make a norm and a strided convolution: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
         return ConvDownsample(self.channels[stage - 1], self.channels[stage], self.norm_cfg)
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
-        """Three branches instead of two."""
+        """Make a block of three branches instead of two: (B, C, H, W) -> (B, C, H, W)."""
         channels = self.channels[stage]
         return ShuffleBlock(
             channels,
@@ -131,7 +132,7 @@ class ShuffleTransformer(LocalViT):
         )
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """Window attention; every second block on shuffled windows."""
+        """Make window attention, in every second block on shuffled windows: (B, C, H, W) -> (B, C, H, W)."""
         return WindowAttention(
             channels,
             self.num_heads[stage],

@@ -1,11 +1,13 @@
-"""Sizes: Swin's, which many families here share, and how settings stand for stages."""
+"""Sizes: Swin's, which many families share; settings for each stage; what a backbone reports about its stages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
+Value = TypeVar("Value")
 
 SWIN_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dims": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -15,7 +17,7 @@ SWIN_SIZES: dict[str, dict[str, Any]] = {
 
 
 def swin_sizes(heads: bool = True, **drop_path_rates: float) -> dict[str, dict[str, Any]]:
-    """``arch_settings`` of a family that has Swin's widths and depths.
+    """Return the ``arch_settings`` of a family that has Swin's widths and depths.
 
     Args:
         heads: Whether the family has attention heads.
@@ -29,7 +31,7 @@ def swin_sizes(heads: bool = True, **drop_path_rates: float) -> dict[str, dict[s
 
 
 def stage_widths(embed_dims: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """Channels of each stage: as given, or doubled from stage to stage where only the first one's are.
+    """Return the channels of each stage: as given, or doubled from stage to stage where only the first one's are.
 
     Raises:
         ValueError: If there is not one width per stage.
@@ -40,7 +42,7 @@ def stage_widths(embed_dims: int | Sequence[int], stages: int) -> tuple[int, ...
 
 
 def for_each_stage(name: str, value: Number | Sequence[Number], stages: int) -> tuple[Number, ...]:
-    """A setting that is given per stage, or once for all.
+    """Return a setting for each stage, which is given per stage or once for all.
 
     Raises:
         ValueError: If there are neither one nor ``stages`` of them.
@@ -50,3 +52,40 @@ def for_each_stage(name: str, value: Number | Sequence[Number], stages: int) -> 
     if len(value) != stages:
         raise ValueError(f"{name}={tuple(value)} must be one number, or {stages}: one per stage.")
     return tuple(value)
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """Channels, strides and modules of a backbone's stages, under the names of timm's `model.feature_info`.
+
+    Args:
+        all_channels: Of every stage.
+        strides: Pixels of the image per token, of every stage.
+        modules: Where each stage's feature map comes from: the output norm if it has one.
+        out_indices: Stages whose feature maps are returned.
+    """
+
+    all_channels: Sequence[int]
+    strides: Sequence[int]
+    modules: Sequence[str]
+    out_indices: Sequence[int]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> int | list[int]:
+        """Return the channels of the returned feature maps, or of the stages ``idx``."""
+        return self._of(self.all_channels, idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> int | list[int]:
+        """Return the strides of the returned feature maps, or of the stages ``idx``."""
+        return self._of(self.strides, idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> str | list[str]:
+        """Return the names of the modules that make the returned feature maps, or those of the stages ``idx``."""
+        return self._of(self.modules, idx)
+
+    def _of(self, values: Sequence[Value], idx: int | Sequence[int] | None) -> Value | list[Value]:
+        if isinstance(idx, int):
+            return values[idx]
+        return [values[i] for i in (self.out_indices if idx is None else idx)]
+
+    def __len__(self) -> int:
+        return len(self.out_indices)

@@ -11,17 +11,17 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, init_trunc_normal, pad_to_multiple
-from ..ops import DepthwiseConv2d, lean
+from ..ops import DepthwiseConv2d, recomputed
 from .base import LocalViT
 from .sizes import for_each_stage
 
 
 class SubsampledAttention(Fusible):
-    """Multi-head attention of all tokens to a map that a strided convolution made smaller.
+    """Multi-head attention of all tokens to a feature map that a strided convolution made smaller.
 
     "Spatial reduction attention" in PVT, "global sub-sampled attention" in Twins. Our reading: where ``ratio`` does not
     divide a side, the convolution sees zeros beyond the border, as in the patch embeddings, so that every token is
-    looked at. The official code leaves the rest out, and cannot run maps smaller than ``ratio``.
+    looked at. The official code leaves the rest out, and cannot run feature maps smaller than ``ratio``.
 
     Args:
         channels: Channels in and out.
@@ -64,15 +64,15 @@ class SubsampledAttention(Fusible):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         reduced = self.reduce(pad_to_multiple(x, self.ratio))  # B, C, ⌈H/r⌉, ⌈W/r⌉
-        key, value = self.split_heads(lean(self.norm, self.key_value, reduced), parts=2)
+        key, value = self.split_heads(recomputed(self.norm, self.key_value, reduced), parts=2)
         (query,) = self.split_heads(self.query(x), parts=1)
         drop_rate = self.attn_drop_rate if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop_rate)  # B, heads, H·W, d
-        mixed = rearrange(mixed, "b heads (h w) d -> b h w (heads d)", w=x.shape[3]).permute(0, 3, 1, 2)
+        mixed = rearrange(mixed, "b heads (h w) d -> b h w (heads d)", w=x.shape[3]).permute(0, 3, 1, 2)  # B, C, H, W
         return self.proj_drop(self.proj(mixed))
 
     def split_heads(self, x: Tensor, parts: int) -> Tensor:
-        """(B, parts·C, H, W), channels-last -> (parts, B, heads, H·W, d), a view."""
+        """Split into parts and heads: (B, parts·C, H, W), channels-last -> (parts, B, heads, H·W, d), a view."""
         axes = "b h w (parts heads d) -> parts b heads (h w) d"
         return rearrange(x.permute(0, 2, 3, 1), axes, parts=parts, heads=self.num_heads)
 
@@ -80,7 +80,7 @@ class SubsampledAttention(Fusible):
 class PositionBlock(Block):
     """A block whose result passes a depth-wise convolution: the only place where Twins knows positions.
 
-    The "position encoding generator" of CPVT (arXiv:2102.10882): the zeros beyond the border tell a token where it is.
+    The "position encoding generator" of CPVT (arXiv:2102.10882): the zeros beyond the border show a token where it is.
 
     Args:
         channels: Channels in and out.
@@ -98,13 +98,15 @@ class PositionBlock(Block):
 
 
 class Twins(LocalViT):
-    """What both kinds of Twins share; takes all arguments of :class:`LocalViT`, and those below.
+    """What both kinds of Twins share, which end their constructors with :meth:`build`.
+
+    Takes all arguments of :class:`LocalViT`, and those below.
 
     Args:
         arch: 'small', 'base', 'large' or a dict with embed_dims, depths, num_heads and drop_path_rate. Its rates are
             those of the classifiers; the official detectors have 0.2 in all sizes, and so have the configs here.
         num_heads: Heads per stage. Default: as ``arch`` says.
-        sr_ratios: How many tokens a side the map is reduced by that tokens attend to, per stage.
+        sr_ratios: Tokens per side that become one in the feature map that tokens attend to, per stage.
         qkv_bias: Whether query, key and value have a bias.
         attn_drop_rate: Dropout on the attention weights.
         common: Arguments of :class:`LocalViT`.
@@ -157,7 +159,7 @@ class Twins(LocalViT):
         self.attn_drop_rate = attn_drop_rate
 
     def reset_parameters(self) -> None:
-        """Convolutions over neighbours by their fan-out, as the official code does."""
+        """Initialise convolutions over neighbours by their fan-out, as the official code does."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
                 height, width = module.kernel_size
@@ -166,11 +168,11 @@ class Twins(LocalViT):
                 nn.init.zeros_(module.bias)
 
     def make_downsample(self, stage: int) -> nn.Module:
-        """Patches of 2×2 tokens; the norm follows."""
+        """Make patches of 2×2 tokens and a norm: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
         return PatchEmbed(self.channels[stage - 1], self.channels[stage], patch_size=2)
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
-        """The first block of each stage tells positions."""
+        """Make a block, (B, C, H, W) -> (B, C, H, W); the first one of each stage encodes positions."""
         channels = self.channels[stage]
         branches = {
             "norm1": build_norm(self.norm_cfg, channels),
@@ -182,7 +184,7 @@ class Twins(LocalViT):
         return Block(**branches) if index else PositionBlock(channels, **branches)
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """Attention to the subsampled map."""
+        """Make attention to the subsampled feature map: (B, C, H, W) -> (B, C, H, W)."""
         return SubsampledAttention(
             channels,
             self.num_heads[stage],
@@ -195,10 +197,10 @@ class Twins(LocalViT):
 
 @MODELS.register_module()
 class TwinsPCPVT(Twins):
-    """Twins-PCPVT: PVT with conditional positions; every block attends to the subsampled map.
+    """Twins-PCPVT: PVT with conditional positions; every block attends to the subsampled feature map.
 
     Arguments as in :class:`Twins`. There are no windows, so ``window_size`` changes nothing. As published, the returned
-    maps have no norms; ``out_norm_cfg='default'`` gives them some.
+    feature maps have no norms; ``out_norm_cfg='default'`` gives them some.
     """
 
     short_name: ClassVar = "pcpvt"
@@ -219,14 +221,15 @@ class TwinsPCPVT(Twins):
 
     def __init__(self, arch: str | dict = "small", out_norm_cfg: dict | str | None = None, **common: Any) -> None:
         super().__init__(arch, out_norm_cfg=out_norm_cfg, **common)
+        self.build()
 
 
 @MODELS.register_module()
 class TwinsSVT(Twins):
-    """Twins-SVT: attention in local windows and attention to the subsampled map, in turn.
+    """Twins-SVT: attention in local windows and attention to the subsampled feature map, in turn.
 
-    The output norms stand in the trunk, as in the official detection code: the next stage takes the normed map. With
-    ``out_norm_cfg=None`` this is the classifier's trunk. Arguments as in :class:`Twins`, and those below.
+    The output norms stand in the trunk, as in the official detection code: the next stage takes the normed feature map.
+    With ``out_norm_cfg=None`` this is the classifier's trunk. Arguments as in :class:`Twins`, and those below.
 
     Args:
         arch: 'small', 'base', 'large' or a dict, as in :class:`Twins`.
@@ -245,18 +248,19 @@ class TwinsSVT(Twins):
     def __init__(self, arch: str | dict = "small", mask_padding: bool = True, **common: Any) -> None:
         super().__init__(arch, **common)
         self.mask_padding = mask_padding
+        self.build()
 
     def normed_stages(self) -> Sequence[int]:
-        """Those that end in a norm: all that run."""
+        """Return the stages that end in a norm: all that run."""
         return range(self.out_indices[-1] + 1)
 
     def end_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
-        """The normed map goes both ways."""
+        """Return the normed feature map twice: for the next stage, and as an output."""
         _, normed = super().end_stage(x, stage)
         return normed, normed
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
-        """Even blocks attend in windows, odd ones to the subsampled map."""
+        """Make attention in windows (even blocks) or to the subsampled feature map: (B, C, H, W) -> (B, C, H, W)."""
         if index % 2:
             return super().make_mixer(channels, stage, index)
         return WindowAttention(

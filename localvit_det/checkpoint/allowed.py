@@ -47,7 +47,8 @@ TYPES: dict[str, frozenset[str]] = {
             YOLOV3Head YOLOXHead
         """,
         "heads on regions": """
-            LeanFCNMaskHead BBoxHead CascadeRoIHead CoarseMaskHead ConvFCBBoxHead DIIHead DoubleConvFCBBoxHead
+            LeanFCNMaskHead MemoryEfficientFCNMaskHead
+            BBoxHead CascadeRoIHead CoarseMaskHead ConvFCBBoxHead DIIHead DoubleConvFCBBoxHead
             DoubleHeadRoIHead DynamicMaskHead DynamicRoIHead FCNMaskHead FeatureRelayHead FusedSemanticHead
             GlobalContextHead GridHead GridRoIHead HTCMaskHead HybridTaskCascadeRoIHead MaskIoUHead MaskPointHead
             MaskScoringRoIHead MultiInstanceBBoxHead MultiInstanceRoIHead PISARoIHead PointRendRoIHead SABLHead

@@ -17,7 +17,7 @@ from torch import Size, Tensor
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:  # read before there are any operators to import backbones with
-    from ..backbones.base import Parting, Rename
+    from ..backbones.base import Rename, WeightSplit
 
 # Where training codes keep weights, in the order in which they are taken: MMEngine and Lightning, the official
 # classification codes, DeepSpeed, others; moving averages last, since nothing says that they are the better ones.
@@ -126,7 +126,7 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[st
     return {name: tensor for name, tensor in renamed.items() if name is not None}
 
 
-def part_joint(state: Mapping[str, Tensor], partings: Sequence[Parting]) -> dict[str, Tensor]:
+def part_joint(state: Mapping[str, Tensor], partings: Sequence[WeightSplit]) -> dict[str, Tensor]:
     """Part tensors that other layouts keep as one, such as the projections to queries, keys and values.
 
     Args:

@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..checkpoint.embedded_config import parse
+from ..deprecation import RENAMED_IN_CONFIGS
 from ..errors import ConfigError
 from .options import Typed
 
@@ -32,7 +33,7 @@ _NO_SETTING = {
     *("recognized", "verbose", "visualizer", "vis_backends", "log_level", "custom_imports", STARTED),
 }
 OF_TESTS = ("model", "test_dataloader", "test_evaluator", "test_cfg")
-_OF_TRAINING = re.compile(r"(?:frozen_stages|norm_eval|with_cp|lean)(?:\.|$)")  # in a model
+_OF_TRAINING = re.compile(r"(?:frozen_stages|norm_eval|with_cp|recompute_activations)(?:\.|$)")  # in a model
 _LONG = 60  # characters of a value in a table
 
 
@@ -55,7 +56,7 @@ _KINDS = (
     ),
     _Kind(
         "architecture",
-        re.compile(r"model\.(?!.*\b(frozen_stages|norm_eval|with_cp|lean|data_preprocessor)\b)"
+        re.compile(r"model\.(?!.*\b(frozen_stages|norm_eval|with_cp|recompute_activations|data_preprocessor)\b)"
                    r"(?!.*\b(train_cfg|test_cfg|loss\w*|drop\w*)\b)"),
         frozenset({"with_mask"}),
     ),
@@ -247,7 +248,7 @@ def _flat(key: str, node: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(node, Mapping) and node:
         for name, child in node.items():
             if name not in ("init_cfg", "pretrained"):  # replaced by what is gone on from
-                yield from _flat(f"{key}.{name}", child)
+                yield from _flat(f"{key}.{RENAMED_IN_CONFIGS.get(name, name)}", child)
     elif isinstance(node, (list, tuple)) and any(isinstance(child, Mapping) for child in node):
         for index, child in enumerate(node):
             yield from _flat(f"{key}.{index}", child)
@@ -258,6 +259,8 @@ def _flat(key: str, node: Any) -> Iterable[tuple[str, Any]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return list(map(_plain, value))
+    if isinstance(value, str):
+        return RENAMED_IN_CONFIGS.get(value, value)
     return value if value is None or isinstance(value, (bool, int, float, str, dict)) else str(value)
 
 

@@ -6,7 +6,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..inference import fused_twin
+from ..fused import fused_copy
 
 _STEPS = ("val_step", "test_step")
 
@@ -44,7 +44,7 @@ class FusedEvaluationHook(Hook):
         if heard is not None:
             runner.logger.info("Evaluation runs the model unfused, because forward hooks listen to %r.", heard)
             return
-        twin = fused_twin(model)
+        twin = fused_copy(model)
         for step in _STEPS:
             setattr(model, step, getattr(twin, step))
 

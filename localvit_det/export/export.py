@@ -21,7 +21,7 @@ from ..config.test_pipeline import image_pipeline, prepare
 from ..datasets.drawing import CLASSES, draw_image
 from ..errors import ExportError, first_line
 from ..files import check_writable
-from ..inference import fused_twin
+from ..fused import fused_copy
 from .agreement import MASK, STRAYS, Agreement, compare_objects
 from .detector import INPUTS, OUTPUTS, ExportableDetector, exportable
 from .formats import Program, find_format, written
@@ -63,7 +63,7 @@ def export_detector(
     """
     kind = find_format(format, path)
     check_writable(path, "--out")
-    module = exportable(fused_twin(detector.model))
+    module = exportable(fused_copy(detector.model))
     info = info_of(detector, module, size)
     pipeline = image_pipeline(detector.config, size)
     example = info.input_of(prepare(pipeline, drawn_image(_EXAMPLE, seed=0))["inputs"])

@@ -18,7 +18,7 @@ from ..checkpoint.exported_info import Info, read_info
 from ..checkpoint.exported_notes import check_trusted
 from ..config.parts import find_datasets
 from ..config.test_pipeline import fitting
-from ..inference.masks import paste_masks
+from ..fused.roi_heads import paste_masks
 from .formats import Run, find_format
 
 

@@ -21,13 +21,13 @@ from torch.utils.checkpoint import checkpoint
 _ROIS = 32
 
 
-@MODELS.register_module()
-class LeanFCNMaskHead(FCNMaskHead):
+@MODELS.register_module(name=["MemoryEfficientFCNMaskHead", "LeanFCNMaskHead"])  # the second: its former name
+class MemoryEfficientFCNMaskHead(FCNMaskHead):
     """An :class:`FCNMaskHead` with the same parameters, predictions and loss, whose training needs less memory.
 
-    The loss reads one map for each RoI, that of its class; FCNMaskHead computes all of them, and keeps the upsampled
+    The loss reads one mask for each RoI, that of its class; FCNMaskHead computes all of them, and keeps the upsampled
     features of all RoIs for backward. Here the last two layers run in :meth:`loss_and_target`, for the class of each
-    RoI, and are computed again in backward a few RoIs at a time. So in training :meth:`forward` returns features, not
+    RoI, and are recomputed in backward a few RoIs at a time. So in training :meth:`forward` returns features, not
     masks, and the head is not for RoI heads that look at the masks before the loss.
 
     Where the last two layers or the loss are not the usual ones (transposed convolution of kernel and stride 2, ReLU,
@@ -49,7 +49,7 @@ class LeanFCNMaskHead(FCNMaskHead):
         batch_gt_instances: InstanceList,
         rcnn_train_cfg: ConfigDict,
     ) -> dict:
-        """As in FCNMaskHead, but ``mask_preds`` is what :meth:`forward` returns in training: (R, C', h, w)."""
+        """Compute the loss as FCNMaskHead does, from what :meth:`forward` returns in training: (R, C', h, w)."""
         if not (self.training and self._usual()):
             return super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
         targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
@@ -65,7 +65,7 @@ class LeanFCNMaskHead(FCNMaskHead):
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
     ) -> Tensor:
-        """As in FCNMaskHead, (R, 2h, 2w), but without a copy of a whole image's mask for each RoI."""
+        """Cut targets (R, 2h, 2w) as FCNMaskHead does, but without a copy of a whole image's mask for each RoI."""
         masks = [instances.masks for instances in batch_gt_instances]
         if rcnn_train_cfg.get("soft_mask_target") or not all(type(m) is BitmapMasks and len(m) for m in masks):
             return super().get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
@@ -78,9 +78,9 @@ class LeanFCNMaskHead(FCNMaskHead):
         )
 
     def _logits(self, x: Tensor, labels: Tensor) -> Tensor:
-        """(R, C', h, w), (R,) -> logits of one class each, (R, 1, 2h, 2w)."""
+        """Compute logits of one class each: (R, C', h, w), (R,) -> (R, 1, 2h, 2w)."""
         weight = self.conv_logits.weight.flatten(1)[labels]  # R, C'
-        logits = torch.cat(
+        logits = torch.cat(  # R, h·w·4
             [
                 checkpoint(self._cells, rois, some, use_reentrant=False)
                 for rois, some in zip(x.split(_ROIS), weight.split(_ROIS), strict=True)
@@ -93,7 +93,7 @@ class LeanFCNMaskHead(FCNMaskHead):
         return logits.reshape(-1, 1, 2 * height, 2 * width)
 
     def _cells(self, x: Tensor, weight: Tensor) -> Tensor:
-        """(R, C', h, w), (R, C'') -> (R, h·w·4), the four cells that each cell becomes after each other."""
+        """Compute the four cells that each cell becomes after each other: (R, C', h, w), (R, C'') -> (R, h·w·4)."""
         up = self.upsample
         matrix = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4·C'', C'
         bias = None if up.bias is None else up.bias.repeat(4)
@@ -106,7 +106,7 @@ class LeanFCNMaskHead(FCNMaskHead):
 
 
 def _cut(masks: BitmapMasks, boxes: Tensor, owners: Tensor, size: tuple[int, int]) -> Tensor:
-    """Zeros and ones (R, *size): what lies in boxes (R, 4) of their owners (R,) among the masks (G, H, W)."""
+    """Return zeros and ones (R, *size): what lies in boxes (R, 4) of their owners (R,) among the masks (G, H, W)."""
     if not len(boxes):
         return boxes.new_zeros((0, *size))
     bitmaps = torch.from_numpy(masks.masks).to(boxes.device, boxes.dtype)[:, None]  # G, 1, H, W

@@ -12,7 +12,7 @@ from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, wi
 
 
 class WindowAttention(Fusible):
-    """Multi-head self-attention among the tokens of each window, for maps of any size.
+    """Multi-head self-attention among the tokens of each window, for feature maps of any size.
 
     Sizes that windows do not divide are padded; padded tokens are masked out unless ``mask_padding`` says otherwise,
     so they never change what real tokens see.
@@ -68,26 +68,27 @@ class WindowAttention(Fusible):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
+        # Each B·windows, heads, ws², d:
         query, key, value = window_partition(qkv, self.window_size, self.split, self.num_heads, parts=3)
         mixed = self.attend(query, key, value, x)  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
         return self.proj_drop(crop(self.proj(mixed), x.shape[-2:]))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
-        """Attention and back to a map: three times (B·windows, heads, ws², d) -> (B, C, H', W').
+        """Attend, and return to a feature map: three times (B·windows, heads, ws², d) -> (B, C, H', W').
 
         Args:
             query: Windows of queries; key and value alike.
             key: Windows of keys.
             value: Windows of values.
-            x: The map before padding, (B, C, H, W); gives the size.
+            x: The feature map before padding, (B, C, H, W); gives the size.
         """
         out = attention(query, key, value, self.attn_mask(x), self.attn_drop_rate if self.training else 0.0)
         size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # H', W'
         return window_reverse(out, size, self.window_size, self.split)
 
     def attn_mask(self, x: Tensor) -> Tensor | None:
-        """Position bias plus the mask of padded keys: (1 | B·windows, heads | 1, ws² | 1, ws²), or None."""
+        """Return position bias plus the mask of padded keys: (1 | B·windows, heads | 1, ws² | 1, ws²), or None."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
         if self.relative_position_bias_table is None:
             return mask
@@ -97,7 +98,7 @@ class WindowAttention(Fusible):
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """Which row of a relative position table each (query, key) pair of a window uses.
+    """Return which row of a relative position table each (query, key) pair of a window uses.
 
     Source: Swin, arXiv:2103.14030, section 3.2.
 
@@ -106,6 +107,6 @@ def relative_position_index(window_size: int) -> Tensor:
     """
     steps = torch.arange(window_size)
     ys, xs = torch.meshgrid(steps, steps, indexing="ij")
-    tokens = torch.stack((ys.flatten(), xs.flatten()))  # 2, ws²
+    tokens = torch.stack((ys.flatten(), xs.flatten()))  # ws, ws -> 2, ws²
     offsets = tokens[:, :, None] - tokens[:, None, :] + window_size - 1  # 2, ws², ws²; each in [0, 2·ws-2]
     return offsets[0] * (2 * window_size - 1) + offsets[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import lean
+from ..ops import recomputed
 from .fusible import Fusible
 from .init import init_trunc_normal
 from .norm import build_activation
@@ -28,7 +28,7 @@ class DropPath(nn.Module):
         return x if scale is None else x * scale
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return what `print(model)` shows."""
         return f"drop_prob={self.drop_prob:g}"
 
 
@@ -55,9 +55,9 @@ class Block(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        # lean(norm, f, x) is f(norm(x)), in less memory
-        x = add(x, lean(self.norm1, self.mixer, x), self.drop_path)
-        return add(x, lean(self.norm2, self.mlp, x), self.drop_path)
+        # recomputed(norm, f, x) is f(norm(x)); backward recomputes the norm instead of keeping its output.
+        x = add(x, recomputed(self.norm1, self.mixer, x), self.drop_path)
+        return add(x, recomputed(self.norm2, self.mlp, x), self.drop_path)
 
 
 class ConvMlp(Fusible):
@@ -83,15 +83,15 @@ class ConvMlp(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return self.drop(lean(self.act, self.shrink, self.fc1(x)))
+        return self.drop(recomputed(self.act, self.shrink, self.fc1(x)))
 
     def shrink(self, hidden: Tensor) -> Tensor:
-        """The second layer: (B, C', H, W) -> (B, C, H, W)."""
+        """Apply the second layer: (B, C', H, W) -> (B, C, H, W)."""
         return self.fc2(self.drop(hidden))
 
 
 def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
-    """Compute ``x + drop_path(branch)`` in one pass over the map instead of three.
+    """Compute ``x + drop_path(branch)`` in one pass over the feature map instead of three.
 
     Args:
         x: What the branch is added to, (B, C, H, W).
@@ -99,7 +99,7 @@ def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
         drop_path: Gives the probability of leaving the branch out, per image, in train mode.
 
     Returns:
-        Map of shape (B, C, H, W).
+        Feature map of shape (B, C, H, W).
     """
     return add_scaled(x, branch, drop_scale(branch, drop_path))
 
@@ -113,5 +113,5 @@ def drop_scale(branch: Tensor, drop_path: DropPath) -> Tensor | None:
 
 
 def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """``x + scale · branch``, scale as :func:`drop_scale` returns it."""
+    """Return ``x + scale · branch`` of shape (B, C, H, W), scale as :func:`drop_scale` returns it."""
     return x + branch if scale is None else torch.addcmul(x, branch, scale)

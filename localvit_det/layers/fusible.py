@@ -1,43 +1,46 @@
-"""Layers that have a faster form for inference, and how that form is found.
+"""How a layer is replaced by its fused variant, which computes the same faster at inference.
 
-A definition never imports the engine that runs it: `localvit_det.inference` registers its forms here.
+A definition never imports the code that runs it: `localvit_det.fused` registers its variants here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import nn
 
-Form = Callable[[nn.Module], nn.Module]
+MakeVariant = TypeVar("MakeVariant", bound=Callable[..., nn.Module])
 
-_FORMS: dict[type[nn.Module], Form] = {}
+_VARIANTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {}
 
 
-def form_of(kind: type[nn.Module]) -> Callable[[Form], Form]:
-    """Decorate the function that makes the faster form of a layer of exactly this class.
+def register_fused(*kinds: type[nn.Module]) -> Callable[[MakeVariant], MakeVariant]:
+    """Decorate what makes the fused variant of a layer of exactly these classes: a function, or the variant's class.
 
-    The form computes the same in eval mode. It may share parameters with the layer, but leaves it as it is. Subclasses
-    do not inherit it: they may compute something else.
+    The variant computes the same in eval mode. It may share parameters with the layer, but leaves it as it is. Where
+    there is none for a layer's settings, a function returns the layer. Subclasses do not inherit it: they may compute
+    something else.
     """
 
-    def register(form: Form) -> Form:
-        _FORMS[kind] = form
-        return form
+    def register(make: MakeVariant) -> MakeVariant:
+        for kind in kinds:
+            _VARIANTS[kind] = make
+        return make
 
     return register
 
 
 class Fusible(nn.Module):
-    """A layer with a faster form for inference, or a part of a network that holds such layers."""
+    """A layer with a fused variant, or a part of a network that holds such layers."""
 
     def fuse(self) -> nn.Module:
-        """Return what shall stand in this module's place at inference: its faster form, or itself, fused inside."""
-        return fused(self)
+        """Return what replaces this module at inference: its fused variant, or itself with its parts replaced."""
+        return _variant(self)
 
 
 class Fused(nn.Module):
-    """A layer that is the faster form of another, as a whole: nothing inside it is replaced any more."""
+    """A layer that is a fused variant as a whole: nothing inside it is replaced any more."""
 
     def fuse(self) -> nn.Module:
         """Return the layer itself."""
@@ -45,15 +48,20 @@ class Fused(nn.Module):
 
 
 def fused(module: nn.Module) -> nn.Module:
-    """The faster form of any module; where there is none, the module itself with its parts replaced."""
-    form = _FORMS.get(type(module))
-    if form is not None:
-        return form(module)
-    fuse_children(module)
-    return module
+    """Return what replaces any module at inference: what its ``fuse()`` returns if it has one, else as `Fusible`."""
+    fuse = getattr(module, "fuse", None)
+    return _variant(module) if fuse is None else fuse()
 
 
 def fuse_children(module: nn.Module) -> None:
-    """Replace every part of a module by its faster form; doing so again changes nothing."""
+    """Replace every part of a module by its fused variant; doing so again changes nothing."""
     for name, child in module.named_children():
-        setattr(module, name, child.fuse() if hasattr(child, "fuse") else fused(child))
+        setattr(module, name, fused(child))
+
+
+def _variant(module: nn.Module) -> nn.Module:
+    make = _VARIANTS.get(type(module))
+    if make is not None:
+        return make(module)
+    fuse_children(module)
+    return module

@@ -1,4 +1,4 @@
-"""How weights start."""
+"""Initial weights."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def trunc_normal_(tensor: Tensor, std: float = 0.02) -> Tensor:
     return nn.init.trunc_normal_(tensor, std=std, a=-_LIMIT * std, b=_LIMIT * std)
 
 
-def init_trunc_normal(*layers: nn.Module) -> None:
-    """Start layers with `trunc_normal_` weights and biases of 0."""
+def init_trunc_normal(*layers: nn.Conv2d) -> None:
+    """Initialise layers with `trunc_normal_` weights and biases of 0."""
     for layer in layers:
         trunc_normal_(layer.weight)
         if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""Normalisation layers over N×C×H×W maps, and activations: what configs name by `type`."""
+"""Normalisation layers over N×C×H×W feature maps, and activations: what configs name by `type`."""
 
 from __future__ import annotations
 

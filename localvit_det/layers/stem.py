@@ -1,11 +1,11 @@
-"""Stems (image -> map at a quarter of its size), and the steps that halve the map between stages."""
+"""Stems (image -> feature map at a quarter of its size), and the downsampling between stages."""
 
 from __future__ import annotations
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..ops import lean
+from ..ops import recomputed
 from .fusible import Fusible
 from .init import init_trunc_normal
 from .norm import build_activation, build_norm
@@ -20,7 +20,7 @@ class ConvStem(Fusible):
     Args:
         in_channels: Channels of the image.
         mid_channels: Channels between the two strided convolutions.
-        out_channels: Channels of the map.
+        out_channels: Channels of the feature map.
         norm_cfg: Norm after each strided convolution.
         act_cfg: Activation after each norm.
     """
@@ -37,8 +37,8 @@ class ConvStem(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
-        x = lean(self.act1, self.conv2, self.norm1(self.conv1(x)))
-        return lean(self.act2, self.conv3, self.norm2(x))
+        x = recomputed(self.act1, self.conv2, self.norm1(self.conv1(x)))  # B, C, ⌈H/4⌉, ⌈W/4⌉
+        return recomputed(self.act2, self.conv3, self.norm2(x))
 
 
 class PatchEmbed(nn.Module):
@@ -46,7 +46,7 @@ class PatchEmbed(nn.Module):
 
     Args:
         in_channels: Channels of the image.
-        out_channels: Channels of the map.
+        out_channels: Channels of the feature map.
         patch_size: Side of a patch, in pixels.
     """
 
@@ -79,7 +79,7 @@ class ConvDownsample(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours side by side in the channels, LayerNorm, projection; as in Swin.
+    """Four neighbours after each other in the channels, LayerNorm, projection; as in Swin.
 
     Source: arXiv:2103.14030, section 3.1. Padding odd sizes before the norm is what its official detection
     code (and DWNet's) does.
@@ -93,7 +93,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""
-        x = pad_to_multiple(x, 2)
-        # Swin's order of the four: columns change last. One copy, and the result is channels-last.
+        x = pad_to_multiple(x, 2)  # B, C, 2·⌈H/2⌉, 2·⌈W/2⌉
+        # Swin's order of the four: columns change last. One copy to B, 4C, ⌈H/2⌉, ⌈W/2⌉, channels-last.
         x = rearrange(x.permute(0, 2, 3, 1), "b (h dy) (w dx) c -> b h w (dx dy c)", dy=2, dx=2).permute(0, 3, 1, 2)
         return self.reduction(self.norm(x))

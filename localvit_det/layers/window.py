@@ -1,9 +1,9 @@
 """Splitting a feature map into windows of tokens and back, as pure functions.
 
-Two splits of an H×W map into hh×ww windows of ws×ws tokens (hh = H/ws, ww = W/ws):
+Two splits of an H×W feature map into hh×ww windows of ws×ws tokens (hh = H/ws, ww = W/ws):
 
 * ``local``: neighbouring tokens share a window; token (y, x) lies in window (y // ws, x // ws);
-* ``dilated``: a window takes tokens spread evenly over the whole map; token (y, x) lies in window
+* ``dilated``: a window takes tokens spread evenly over the whole feature map; token (y, x) lies in window
   (y mod hh, x mod ww). The spatial shuffle of Shuffle Transformer (arXiv:2106.03650, section 3.2) and the
   adaptively dilated partition of GG-Transformer (arXiv:2106.02277, section 3.2) are this same permutation.
 """
@@ -19,13 +19,13 @@ from torch import Tensor
 
 Split = Literal["local", "dilated"]
 
-# How the two axes of a map are made of window index (hh, ww) and index inside the window (wh, wl).
+# How the two axes of a feature map are made of window index (hh, ww) and index inside the window (wh, wl).
 _AXES: dict[str, str] = {"local": "(hh wh) (ww wl)", "dilated": "(wh hh) (wl ww)"}
 assert tuple(_AXES) == get_args(Split)
 
 
 def ceil_div(side: int, divisor: int) -> int:
-    """How many windows cover a side, ⌈side/divisor⌉; without negative numbers, which ONNX divides in another way."""
+    """Return how many windows cover a side, ⌈side/divisor⌉; no negative numbers, which ONNX divides differently."""
     return (side + divisor - 1) // divisor
 
 
@@ -33,11 +33,11 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad with zeros at the bottom and the right until both sides are multiples of ``divisor``.
 
     Args:
-        x: Map of shape (B, C, H, W).
+        x: Feature map of shape (B, C, H, W).
         divisor: What both sides shall be multiples of, in tokens.
 
     Returns:
-        Map of shape (B, C, H', W'); ``x`` itself where nothing is to be done.
+        Feature map of shape (B, C, H', W'); ``x`` itself where nothing is to be done.
     """
     bottom, right = _padding(x, divisor)
     return x if _nothing(bottom, right) else F.pad(x, (0, right, 0, bottom))
@@ -50,12 +50,12 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
-    """Split a map into windows, and its channels into parts (query, key, value) and heads.
+    """Split a feature map into windows, and its channels into parts (query, key, value) and heads.
 
-    One copy of the map, whatever the split: in channels-last memory the innermost runs stay contiguous.
+    One copy of the feature map, whatever the split: in channels-last memory the innermost runs stay contiguous.
 
     Args:
-        x: Map of shape (B, parts·heads·d, H, W); H and W multiples of ``window_size``.
+        x: Feature map of shape (B, parts·heads·d, H, W); H and W multiples of ``window_size``.
         window_size: Side of a window, in tokens.
         split: Which tokens share a window.
         num_heads: Heads in the channel axis.
@@ -75,16 +75,16 @@ def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int =
 
 
 def window_reverse(windows: Tensor, size: tuple[int, int], window_size: int, split: Split) -> Tensor:
-    """Put windows back to a map: the inverse of :func:`window_partition` for one part.
+    """Merge windows to a feature map: the inverse of :func:`window_partition` for one part.
 
     Args:
         windows: Windows of shape (B·hh·ww, heads, ws², d).
-        size: Height and width of the map, in tokens; multiples of ``window_size``.
+        size: Height and width of the feature map, in tokens; multiples of ``window_size``.
         window_size: Side of a window, in tokens.
         split: The split that made the windows.
 
     Returns:
-        Map of shape (B, heads·d, H, W), channels-last in memory.
+        Feature map of shape (B, heads·d, H, W), channels-last in memory.
     """
     channels_last = rearrange(
         windows,
@@ -97,13 +97,13 @@ def window_reverse(windows: Tensor, size: tuple[int, int], window_size: int, spl
 
 
 def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None:
-    """What to add to attention logits so that no token looks at padding.
+    """Return what to add to attention logits so that no token attends to padding.
 
     Every window holds at least one real token (padding is thinner than a window in the local split, and lies
     in the last tokens of a window in the dilated one), so no softmax runs over nothing.
 
     Args:
-        x: Map before padding, of shape (B, C, H, W); gives size, dtype and device.
+        x: Feature map before padding, of shape (B, C, H, W); gives size, dtype and device.
         window_size: Side of a window, in tokens.
         split: Which tokens share a window.
 
@@ -113,17 +113,17 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None
     bottom, right = _padding(x, window_size)
     if _nothing(bottom, right):
         return None
-    mask = x.new_zeros(x.shape[0], 1, *x.shape[-2:])
-    mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)
+    mask = x.new_zeros(x.shape[0], 1, *x.shape[-2:])  # B, 1, H, W
+    mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)  # B, 1, H', W'
     return rearrange(window_partition(mask, window_size, split), "1 windows 1 keys 1 -> windows 1 1 keys")
 
 
 def _padding(x: Tensor, divisor: int) -> tuple[int, int]:
-    """What is missing at the bottom and the right."""
+    """Return what is missing at the bottom and the right."""
     height, width = x.shape[-2:]
     return ceil_div(height, divisor) * divisor - height, ceil_div(width, divisor) * divisor - width
 
 
 def _nothing(*amounts: int) -> bool:
-    """Whether all are zero for sure: what stands for any size, in an exported program, is no plain number."""
+    """Whether all are zero for sure: what stands for any size, in an exported model, is no plain number."""
     return all(isinstance(amount, int) and amount == 0 for amount in amounts)

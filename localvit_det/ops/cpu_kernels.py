@@ -9,13 +9,13 @@ from torch.autograd.function import FunctionCtx
 
 from .modes import cpu_inference, exported, traced
 
-# Rows of the map that the gradient of the kernels looks at together: fastest among 8, 16, 32 and all, and rounding
-# errors add up over fewer terms.
+# Rows of the feature map that the gradient of the kernels looks at together: fastest among 8, 16, 32 and all, and
+# rounding errors add up over fewer terms.
 _BAND_ROWS = 16
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """Depth-wise convolution of stride 1 that keeps the size of its map.
+    """Depth-wise convolution of stride 1 that keeps the size of its feature map.
 
     Args:
         channels: Channels in and out.
@@ -34,17 +34,17 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Depth-wise convolution of stride 1, zeros beyond the border.
 
     PyTorch leaves the gradient of depth-wise kernels on CPUs to an operator that took 12 to 52 times as long as the
-    convolution itself (7×7, maps of 16 to 128 tokens a side). For kernels of 5 and more that gradient is computed here
-    as what it also is: the correlation of input and output gradient, which is a depth-wise convolution with a kernel
-    as large as the map.
+    convolution itself (7×7, feature maps of 16 to 128 tokens per side). For kernels of 5 and more that gradient is
+    computed here as what it also is: the correlation of input and output gradient, which is a depth-wise convolution
+    with a kernel as large as the feature map.
 
     Args:
-        x: Map of shape (B, C, H, W).
+        x: Feature map of shape (B, C, H, W).
         weight: Kernels of shape (C, 1, k, k), k odd.
         bias: Of shape (C,).
 
     Returns:
-        Map of shape (B, C, H, W).
+        Feature map of shape (B, C, H, W).
     """
     channels, size = int(weight.shape[0]), int(weight.shape[-1])  # plain numbers, also for a tracer
     recorded = x.is_cpu and torch.is_grad_enabled() and not traced()

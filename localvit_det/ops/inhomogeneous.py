@@ -13,13 +13,13 @@ from .modes import exported
 
 # On a CPU, as many channel groups are worked on together as stay in a core's cache over all kernel taps.
 _CACHE_BYTES = 2 * 1024 * 1024
-# Size of a band of the map, for which kernels are made together. At 1 MiB threads waited for each other so often that
-# a network was slower than unfused beside another busy process.
+# Size of a band of the feature map, for which kernels are made together. At 1 MiB threads waited for each other so
+# often that a network was slower than unfused next to another busy process.
 _BAND_BYTES = 4 * 1024 * 1024
 
 
 def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
-    """Weigh each position's neighbourhood with that position's own kernel.
+    """Weight each position's neighbourhood with that position's own kernel.
 
     out[b, c, y, x] = Σ_ij kernels[b, (g(c), i, j), y, x] · x[b, c, y + i - k//2, x + j - k//2], where the group
     g(c) shares one kernel over neighbouring channels; zeros beyond the border. Differentiable once in both.
@@ -28,18 +28,18 @@ def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     Source: DWNet, arXiv:2106.04263, appendix; official `models/idynamic.py` (CUDA through cupy).
 
     Args:
-        x: Map of shape (B, C, H, W).
+        x: Feature map of shape (B, C, H, W).
         kernels: Kernels of shape (B, G·k², H, W), with G a divisor of C.
         kernel_size: k, odd.
 
     Returns:
-        Map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
+        Feature map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
     """
     return _shifted_sum(x, kernels, kernel_size) if exported() else _InhomogeneousConv.apply(x, kernels, kernel_size)
 
 
 def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
-    """The same in operators that every runtime knows, none of which writes in place: exporters lose such writes."""
+    """Compute the same with operators that every runtime knows and that do not write in place, which exporters lose."""
     height, width = x.shape[-2:]
     groups, pad = int(kernels.shape[1]) // kernel_size**2, kernel_size // 2
     padded = F.pad(_exact(x), (pad, pad, pad, pad)).unflatten(1, (groups, -1))  # B, G, C/G, H + 2·pad, W + 2·pad
@@ -57,19 +57,19 @@ def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
 def inhomogeneous_conv_by_rows(
     x: Tensor, make_kernels: Callable[[int, int], Tensor], groups: int, kernel_size: int
 ) -> Tensor:
-    """:func:`inhomogeneous_conv` for inference, with the kernels of a few rows at a time.
+    """Compute :func:`inhomogeneous_conv` for inference, with the kernels of a few rows at a time.
 
-    Kernels are far larger than maps (16 times in the first stage of a tiny network): made and used while they are in
-    the processor's cache, they need no memory of their own.
+    Kernels are far larger than feature maps (16 times in the first stage of a tiny network): made and used while they
+    are in the processor's cache, they need no memory of their own.
 
     Args:
-        x: Map of shape (B, C, H, W).
+        x: Feature map of shape (B, C, H, W).
         make_kernels: Makes the kernels of the rows from one number to below another, (B, G·k², rows, W).
         groups: G.
         kernel_size: k, odd.
 
     Returns:
-        Map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
+        Feature map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
     """
     batch, channels, height, width = x.shape
     padded = _padded_groups(_exact(x), groups, kernel_size // 2)
@@ -84,12 +84,12 @@ def inhomogeneous_conv_by_rows(
 
 
 def _exact(x: Tensor) -> Tensor:
-    """``x`` in the type in which products are added up: half precision would add 49 of them; then fp32."""
+    """Return ``x`` in the type in which products are added up: fp32 for half precision, which would add 49 of them."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _padded_groups(x: Tensor, groups: int, pad: int) -> Tensor:
-    """(B, C, H, W) -> (B·G, C/G, H + 2·pad, W + 2·pad)."""
+    """Pad and split channels into groups: (B, C, H, W) -> (B·G, C/G, H + 2·pad, W + 2·pad)."""
     batch, channels, height, width = x.shape
     padded = x.new_zeros(batch, channels, height + 2 * pad, width + 2 * pad)
     padded[:, :, pad : pad + height, pad : pad + width] = x  # one copy out of channels-last memory
@@ -97,13 +97,13 @@ def _padded_groups(x: Tensor, groups: int, pad: int) -> Tensor:
 
 
 def _taps(kernels: Tensor, groups: int, kernel_size: int) -> Tensor:
-    """(B, G·k², H, W) -> (B·G, 1, k, k, H, W)."""
+    """Split kernels into taps: (B, G·k², H, W) -> (B·G, 1, k, k, H, W)."""
     height, width = kernels.shape[-2:]
     return kernels.contiguous().view(len(kernels) * groups, 1, kernel_size, kernel_size, height, width)
 
 
 def _chunks(x: Tensor) -> Iterator[slice]:
-    """Slices of the first axis of ``x`` that are worked on together."""
+    """Yield slices of the first axis of ``x`` that are worked on together."""
     total = x.shape[0]
     step = max(1, _CACHE_BYTES // max(1, x[0].numel() * x.element_size())) if x.is_cpu else total
     for start in range(0, total, step):
@@ -111,7 +111,7 @@ def _chunks(x: Tensor) -> Iterator[slice]:
 
 
 def _add_taps(out: Tensor, padded: Tensor, kernels: Tensor, kernel_size: int) -> None:
-    """Add the weighed neighbourhoods, (B·G, C/G, H + k - 1, W + k - 1) by (B, G·k², H, W), to ``out``."""
+    """Add the weighted neighbourhoods, (B·G, C/G, H + k - 1, W + k - 1) by (B, G·k², H, W), to ``out``."""
     height, width = out.shape[-2:]
     taps = _taps(kernels, kernels.shape[1] // kernel_size**2, kernel_size)
     for part in _chunks(out):

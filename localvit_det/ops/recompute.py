@@ -1,7 +1,7 @@
-"""Keeping less for backward: cheap outputs are computed again instead of kept, or whole blocks are.
+"""Keep less for backward: recompute cheap outputs instead of keeping them, or whole blocks.
 
-Norms and activations cost next to nothing beside the matrix products that follow them, but a product keeps its
-input for backward, and so each of them would cost a map of memory.
+Norms and activations cost next to nothing compared with the matrix products that follow them, but a product keeps its
+input for backward, and so each of them would cost a feature map of memory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-# Whether outputs are kept, or kept by nobody: switched off by a setting, or inside an activation checkpoint.
+# Whether nothing is recomputed one by one: switched off by a setting, or inside an activation checkpoint.
 _off: ContextVar[bool] = ContextVar("off", default=False)
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How to get the output of a module again, without side effects."""
+    """How to recompute the output of a module, without side effects."""
 
     module: nn.Module
     x: Tensor
@@ -40,7 +40,7 @@ class _Recipe:
 
 
 class _Recomputed:
-    """While open, one tensor is kept for backward as the recipe that made it."""
+    """A context in which one tensor is kept for backward as the recipe that made it."""
 
     def __init__(self, out: Tensor, recipe: _Recipe) -> None:
         # Holding the output keeps its address from being used for another tensor meanwhile.
@@ -64,13 +64,13 @@ class _Recomputed:
         return kept() if isinstance(kept, _Recipe) else kept
 
 
-def lean(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Compute ``then(cheap(x))`` without keeping the output of ``cheap`` for backward, which computes it again.
+def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Compute ``then(cheap(x))`` and recompute the output of ``cheap`` in backward instead of keeping it.
 
     Args:
         cheap: A norm or an activation; deterministic.
         then: What follows, and would keep its input.
-        x: The input, which must not be changed later.
+        x: The input of any shape, which must not be changed later.
 
     Returns:
         ``then(cheap(x))``. Where nothing is recorded, inside an activation checkpoint (which keeps nothing anyway) and
@@ -91,20 +91,20 @@ def lean(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
         return then(out)
 
 
-def recomputing(enabled: bool) -> AbstractContextManager:
-    """A part of a forward pass in which :func:`lean` computes again, or only keeps: faster, in more memory."""
+def recompute_activations(enabled: bool) -> AbstractContextManager:
+    """Return a context in which :func:`recomputed` recomputes, or keeps all outputs: faster, in more memory."""
     return nullcontext() if enabled or torch.compiler.is_compiling() else _without_recomputing()
 
 
 def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a block without keeping its activations; backward runs it again.
+    """Run a block without keeping its activations; recompute them in backward.
 
     The second run must not count a batch twice in BatchNorm's running statistics, which plain
     ``torch.utils.checkpoint`` would do.
 
     Args:
         block: The block.
-        x: Map of shape (B, C, H, W).
+        x: Feature map of shape (B, C, H, W).
 
     Returns:
         What ``block(x)`` returns.

@@ -1,7 +1,7 @@
 """RoIAlign on a CPU as weighted sums of the rows of a table: many times faster than one channel at a time.
 
-A channels-last map is a table with one row of C numbers per cell, and a bin of a RoI the weighted sum of the rows
-under it. Bilinear interpolation on a grid of samples is separable, so the weights of a bin are the product of
+A channels-last feature map is a table with one row of C numbers per cell, and a bin of a RoI the weighted sum of the
+rows under it. Bilinear interpolation on a grid of samples is separable, so the weights of a bin are the product of
 weights along y and along x, in which samples that touch the same cell are added up beforehand. PyTorch's
 `embedding_bag` does the sums, in parallel and a row at a time; backward is the transposed sum, from bins to cells.
 """
@@ -20,7 +20,7 @@ _CHUNK_ENTRIES = 4_000_000
 
 @dataclass(frozen=True)
 class _Axis:
-    """Weights of the bins of R RoIs along one axis of a map.
+    """Weights of the bins of R RoIs along one axis of a feature map.
 
     Attributes:
         first: The first cell that a bin touches, (R, P).
@@ -61,7 +61,7 @@ def roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """RoIAlign with mmcv's sampling grid.
+    """Compute RoIAlign with mmcv's sampling grid.
 
     Args:
         features: (N, C, H, W); read without a copy if its memory is channels-last.
@@ -80,7 +80,7 @@ def roi_align(
 
 @torch.no_grad()
 def roi_align_levels(
-    maps: Sequence[Tensor],
+    pyramid: Sequence[Tensor],
     rois: Tensor,
     levels: Tensor,
     output_size: tuple[int, int],
@@ -88,23 +88,23 @@ def roi_align_levels(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """:func:`roi_align` on a pyramid, each RoI on one of its maps.
+    """Compute :func:`roi_align` on a pyramid, each RoI on one of its feature maps.
 
     Args:
-        maps: (N, C, H_i, W_i).
+        pyramid: Feature maps (N, C, H_i, W_i).
         rois: As there.
-        levels: Which map a RoI is taken from, (R,).
+        levels: Which feature map a RoI is taken from, (R,).
         output_size: As there.
-        spatial_scales: Of each map.
+        spatial_scales: Of each feature map.
         sampling_ratio: As there.
         aligned: As there.
 
     Returns:
         As there.
     """
-    channels, bins = maps[0].shape[1], output_size[0] * output_size[1]
-    output = maps[0].new_zeros(len(rois), bins * channels)
-    for level, (features, scale) in enumerate(zip(maps, spatial_scales, strict=True)):
+    channels, bins = pyramid[0].shape[1], output_size[0] * output_size[1]
+    output = pyramid[0].new_zeros(len(rois), bins * channels)
+    for level, (features, scale) in enumerate(zip(pyramid, spatial_scales, strict=True)):
         members = (levels == level).nonzero()[:, 0]
         images, _, *size = features.shape
         table = features.permute(0, 2, 3, 1).reshape(-1, channels)
@@ -124,7 +124,7 @@ def roi_align_backward(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """The gradient of :func:`roi_align` with respect to the features.
+    """Compute the gradient of :func:`roi_align` with respect to the features.
 
     Args:
         grad: With respect to the output, (R, C, height, width); read without a copy if channels-last.
@@ -164,7 +164,7 @@ def _entries(
     sampling_ratio: int,
     aligned: bool,
 ) -> Iterator[_Entries]:
-    """The terms of all bins, a few RoIs at a time; RoIs with equal numbers of terms come together."""
+    """Yield the terms of all bins, a few RoIs at a time; RoIs with equal numbers of terms come together."""
     if not len(rois):
         return
     exact = rois.to(torch.promote_types(rois.dtype, torch.float32))
@@ -200,7 +200,7 @@ def _entries(
 def _products(
     members: Tensor, image_rows: Tensor, y_weights: Tensor, x: _Axis, width: int, height: int, size: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Cells and weights of RoIs whose bins touch at most ``height`` × ``width`` cells each."""
+    """Compute cells and weights of RoIs whose bins touch at most ``height`` × ``width`` cells each."""
     # Cells beyond the last row or column have no weight, but must exist.
     rows = image_rows[members, :, None] + torch.arange(height, device=members.device)
     columns = (x.first[members, :, None] + torch.arange(width, device=members.device)).clamp_(max=size[1] - 1)
@@ -212,7 +212,7 @@ def _products(
 
 
 def _axis(start: Tensor, span: Tensor, bins: int, length: int, sampling_ratio: int) -> _Axis:
-    """Weights along one axis of a map of ``length`` cells, for RoIs from ``start`` over ``span`` cells."""
+    """Compute weights along one axis of ``length`` cells, for RoIs from ``start`` over ``span`` cells."""
     device, dtype = start.device, start.dtype
     bin_span = span / bins
     samples = torch.full_like(start, sampling_ratio) if sampling_ratio > 0 else bin_span.ceil().clamp(min=0)
@@ -237,7 +237,7 @@ def _axis(start: Tensor, span: Tensor, bins: int, length: int, sampling_ratio: i
 
 
 def _sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows of a table (K, C), those from each of ``starts`` up to the next: (S - 1, C)."""
+    """Compute weighted sums of rows of a table (K, C), those from each of ``starts`` up to the next: (S - 1, C)."""
     weights = weights.to(table.dtype)
     return torch.embedding_bag(table, rows, starts, per_sample_weights=weights, include_last_offset=True)[0]
 

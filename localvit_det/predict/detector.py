@@ -30,7 +30,7 @@ from ..config.run import find_run
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError, DataError, UserError
 from ..export.runtime import ExportedDetector
-from ..inference import fuse_detector
+from ..fused import fuse_detector
 from .result import Result
 from .sources import Frame, Source, Sources
 

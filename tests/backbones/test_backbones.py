@@ -78,9 +78,9 @@ class TestContract:
 
     def test_recomputing_changes_neither_maps_nor_gradients(self, family):
         results = []
-        for lean in (False, True):
+        for recompute in (False, True):
             torch.manual_seed(1)
-            net = build(family, lean=lean).train()
+            net = build(family, recompute_activations=recompute).train()
             maps = net(torch.randn(2, 3, 45, 50))
             total(maps).backward()
             results.append((maps, [p.grad for p in net.parameters()], list(net.buffers())))
@@ -102,10 +102,10 @@ class TestContract:
             return sum(saved.values())
 
         parameters = sum(p.nbytes for p in build(family).parameters())
-        options = {"lean": False}, {"lean": True}, {"with_cp": True}
-        full, lean, checkpointed = (saved_bytes(build(family, **o).train()) - parameters for o in options)
-        assert lean < 0.85 * full
-        assert checkpointed < 0.5 * lean
+        options = {"recompute_activations": False}, {"recompute_activations": True}, {"with_cp": True}
+        full, recomputed, checkpointed = (saved_bytes(build(family, **o).train()) - parameters for o in options)
+        assert recomputed < 0.85 * full
+        assert checkpointed < 0.5 * recomputed
 
     def test_freezing_holds_from_the_first_moment(self, family):
         net = build(family, frozen_stages=2)

@@ -158,7 +158,7 @@ class TestCheck:
 class TestRows:
     def test_order_and_versions(self, official):
         rows = make_rows(["off", "dwnet_t"], [f"more={official}:good", f"off={official}:good"], [], True)
-        ours = ["dwnet_t", "dwnet_t (lean=False)", "dwnet_t (with_cp)"]
+        ours = ["dwnet_t", "dwnet_t (recompute_activations=False)", "dwnet_t (with_cp)"]
         labels = ["off", "off (channels-last)", *ours, "more", "more (channels-last)"]
         assert [row.label for row in rows] == labels
 

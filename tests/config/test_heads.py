@@ -13,7 +13,7 @@ from localvit_det.backbones import LocalViT
 from localvit_det.config import load_config
 from localvit_det.config.channels import match_channels
 from localvit_det.errors import ConfigError
-from localvit_det.inference import fused_twin
+from localvit_det.fused import fused_copy
 from localvit_det.preflight.classes import check_num_classes
 from localvit_det.preflight.model import check_backbone
 
@@ -77,7 +77,7 @@ def test_a_loss_step_and_a_prediction(head, net):
     build_optim_wrapper(model, cfg.optim_wrapper)
     with torch.no_grad():
         predictions = model.eval()(**model.data_preprocessor(data, training=False), mode="predict")
-        fused = fused_twin(model)(**model.data_preprocessor(data, training=False), mode="predict")
+        fused = fused_copy(model)(**model.data_preprocessor(data, training=False), mode="predict")
     assert len(predictions) == len(fused) == 2
     if panoptic:
         assert all(p.pred_panoptic_seg.sem_seg.shape[-2:] == p.ori_shape for p in predictions)

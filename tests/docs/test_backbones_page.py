@@ -114,7 +114,7 @@ for name, road in roads.items():
     if os.fork() == 0:  # each begins with a process that has the networks only
         exec(road)
         from mmengine.registry import MODELS
-        assert MODELS.get("LeanFCNMaskHead").__module__ == "localvit_det.heads.mask_head"
+        assert MODELS.get("MemoryEfficientFCNMaskHead").__module__ == "localvit_det.heads.mask_head"
         assert "mmdet" in sys.modules
         os.write(1, f"{name}\\n".encode())  # in one piece: the others write, too
         os._exit(0)

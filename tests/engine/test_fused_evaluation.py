@@ -7,7 +7,7 @@ from mmengine.hooks import EMAHook
 from torch import nn
 
 from localvit_det.engine import FusedEvaluationHook
-from localvit_det.inference import FusedBlock, fused_twin
+from localvit_det.fused import FusedBlock, fused_copy
 
 
 class Detector(nn.Module):
@@ -38,7 +38,7 @@ class Runner:
 def test_twin_shares_weights_and_leaves_the_model_alone():
     model = Detector().train()
     before = dict(model.named_modules())
-    twin = fused_twin(model)
+    twin = fused_copy(model)
     assert dict(model.named_modules()) == before
     assert all(m.training for m in model.modules())
     assert isinstance(twin.backbone.stages[0].blocks[0], FusedBlock)

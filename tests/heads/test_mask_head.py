@@ -1,4 +1,4 @@
-"""The lean mask head beside MMDetection's: the same masks, loss and gradients, in less memory."""
+"""The memory-efficient mask head against MMDetection's: the same masks, loss and gradients, in less memory."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
-from localvit_det.heads import LeanFCNMaskHead
+from localvit_det.heads import MemoryEfficientFCNMaskHead
 from tools.benchmarking.memory import held_bytes
 
 SIZE, CHANNELS, CLASSES = 64, 16, 5
@@ -34,9 +34,9 @@ def make_heads(**changes):
     torch.manual_seed(0)
     plain = FCNMaskHead(**settings)
     plain.init_weights()
-    lean = LeanFCNMaskHead(**settings)
-    lean.load_state_dict(plain.state_dict())
-    return plain, lean
+    efficient = MemoryEfficientFCNMaskHead(**settings)
+    efficient.load_state_dict(plain.state_dict())
+    return plain, efficient
 
 
 def make_samples(counts, kind=np.uint8):
@@ -70,11 +70,11 @@ def step(head, x, results, truths, cfg=TRAIN_CFG):
 @pytest.mark.parametrize("counts", [(40, 33), (3, 0)])
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_same_loss_and_gradients(counts, agnostic):
-    plain, lean = make_heads(class_agnostic=agnostic)
+    plain, efficient = make_heads(class_agnostic=agnostic)
     results, truths = make_samples(counts)
     x = torch.randn(sum(counts), CHANNELS, 14, 14)
-    expected, got = step(plain, x, results, truths), step(lean, x, results, truths)
-    assert lean(x).shape == x.shape  # features: the lean way was taken
+    expected, got = step(plain, x, results, truths), step(efficient, x, results, truths)
+    assert efficient(x).shape == x.shape  # features: the efficient way was taken
     torch.testing.assert_close(got[0], expected[0])
     assert torch.equal(got[1], expected[1])
     assert 0 < got[1].mean() < 1
@@ -84,10 +84,10 @@ def test_same_loss_and_gradients(counts, agnostic):
 
 def test_no_boxes_still_reach_all_parameters():
     """DistributedDataParallel waits for the gradient of every parameter."""
-    plain, lean = make_heads()
+    plain, efficient = make_heads()
     results, truths = make_samples((0, 0))
     x = torch.randn(0, CHANNELS, 14, 14)
-    expected, got = step(plain, x, results, truths), step(lean, x, results, truths)
+    expected, got = step(plain, x, results, truths), step(efficient, x, results, truths)
     assert got[0].sum() == expected[0].sum() == 0
     assert all(got[2][name] is not None for name in expected[2])
 
@@ -101,44 +101,44 @@ def test_no_boxes_still_reach_all_parameters():
     ],
 )
 def test_unusual_heads_run_as_they_are(changes):
-    plain, lean = make_heads(**changes)
+    plain, efficient = make_heads(**changes)
     results, truths = make_samples((5,))
     x = torch.randn(5, CHANNELS, 14, 14)
-    assert torch.equal(lean(x), plain(x))
+    assert torch.equal(efficient(x), plain(x))
     if plain.upsample_method is not None:
-        assert torch.equal(step(lean, x, results, truths)[0], step(plain, x, results, truths)[0])
+        assert torch.equal(step(efficient, x, results, truths)[0], step(plain, x, results, truths)[0])
 
 
 def test_soft_targets_are_left_to_mmdetection():
-    plain, lean = make_heads()
+    plain, efficient = make_heads()
     results, truths = make_samples((6,), np.float32)
     cfg = ConfigDict(mask_size=28, soft_mask_target=True)
     expected = plain.get_targets(results, truths, cfg)
-    assert torch.equal(lean.get_targets(results, truths, cfg), expected)
+    assert torch.equal(efficient.get_targets(results, truths, cfg), expected)
     assert len(expected.unique()) > 2
 
 
 def test_predicts_the_same():
-    plain, lean = make_heads()
+    plain, efficient = make_heads()
     x = torch.randn(4, CHANNELS, 14, 14)
-    assert torch.equal(lean.eval()(x), plain.eval()(x))
+    assert torch.equal(efficient.eval()(x), plain.eval()(x))
 
 
 def test_keeps_less():
-    plain, lean = make_heads()
+    plain, efficient = make_heads()
     results, truths = make_samples((64,))
     x = torch.randn(64, CHANNELS, 14, 14)
 
     def held(head):
         return held_bytes(lambda: [head.loss_and_target(head(x), results, truths, TRAIN_CFG)["loss_mask"]["loss_mask"]])
 
-    assert held(lean) < 0.5 * held(plain)
+    assert held(efficient) < 0.5 * held(plain)
 
 
 def test_autocast():
-    plain, lean = make_heads()
+    plain, efficient = make_heads()
     results, truths = make_samples((8,))
     x = torch.randn(8, CHANNELS, 14, 14)
     with torch.autocast("cpu", torch.bfloat16):
-        expected, got = step(plain, x, results, truths), step(lean, x, results, truths)
+        expected, got = step(plain, x, results, truths), step(efficient, x, results, truths)
     torch.testing.assert_close(got[0], expected[0], rtol=1e-2, atol=0)

@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 
-from localvit_det.ops import checkpointed, lean, recompute
+from localvit_det.ops import checkpointed, recompute, recomputed
 
 
 def gradients(recompute: bool, norm: torch.nn.Module) -> list[torch.Tensor]:
@@ -13,7 +13,7 @@ def gradients(recompute: bool, norm: torch.nn.Module) -> list[torch.Tensor]:
     torch.manual_seed(0)
     product = torch.nn.Conv2d(8, 8, 1, bias=False)
     x = torch.randn(2, 8, 6, 6, requires_grad=True)
-    out = lean(norm, product, x) if recompute else product(norm(x))
+    out = recomputed(norm, product, x) if recompute else product(norm(x))
     return [*torch.autograd.grad(out.square().sum(), (x, product.weight)), *norm.buffers()]
 
 
@@ -30,7 +30,7 @@ def test_output_is_not_kept():
         return product(activated)
 
     x = torch.randn(2, 8, 6, 6, requires_grad=True)
-    out = lean(torch.nn.ReLU6(), then, x)
+    out = recomputed(torch.nn.ReLU6(), then, x)
     assert outputs[0]() is None
     out.sum().backward()
     assert x.grad.abs().sum() > 0

@@ -117,14 +117,14 @@ def peak_of_step(variant: Variant, setting: Setting, fuse: bool, threads: int) -
 
 def _applies(variant: Variant, setting: Setting) -> bool:
     """Recomputing activations is about backward only."""
-    return setting.mode == "training" or (variant.row.lean and not variant.row.with_cp)
+    return setting.mode == "training" or (variant.row.recompute and not variant.row.with_cp)
 
 
 def _checked_step(
     variant: Variant, setting: Setting, fuse: bool, references: dict[Row, Reference], result: Result
 ) -> Step | None:
     """Make a step and compare its outputs with plain eager fp32; None where it is not to be timed."""
-    plain = replace(variant.row, channels_last=False, with_cp=False, lean=True)
+    plain = replace(variant.row, channels_last=False, with_cp=False, recompute=True)
     try:
         reference = references.get(plain) or references.setdefault(plain, make_reference(plain, setting))
         result.multiply_adds, result.parameters = reference.multiply_adds, reference.parameters

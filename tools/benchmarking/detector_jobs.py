@@ -21,7 +21,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from localvit_det.evaluation import use_fast_eval
-from localvit_det.inference import fuse_detector
+from localvit_det.fused import fuse_detector
 
 from .detector_inputs import as_list, calibrate, limit_images, make_proposals, make_sample, seeded
 from .detector_rows import DetectorOptions, DetectorRow

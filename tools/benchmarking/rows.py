@@ -34,19 +34,20 @@ class Row:
         official: `FILE.py:FUNCTION`, where the function takes nothing and returns the network.
         channels_last: Weights and images in channels-last memory, for networks that do not see to it themselves.
         with_cp: Whole blocks are computed again in backward.
-        lean: Norms and activations are, as is our networks' default.
+        recompute: Norms and activations are, as is our networks' default.
     """
 
     name: str
     official: str | None = None
     channels_last: bool = False
     with_cp: bool = False
-    lean: bool = True
+    recompute: bool = True
 
     @property
     def label(self) -> str:
         """The name with what was changed."""
-        changes = {"channels-last": self.channels_last, "with_cp": self.with_cp, "lean=False": not self.lean}
+        changes = {"channels-last": self.channels_last, "with_cp": self.with_cp}
+        changes["recompute_activations=False"] = not self.recompute
         return self.name + "".join(f" ({change})" for change, made in changes.items() if made)
 
     @property
@@ -119,7 +120,7 @@ def make_rows(
         if channels_last is not None and (name in channels_last or (not channels_last and not row.is_ours)):
             rows.append(replace(row, channels_last=True))
         if with_cp and row.is_ours:
-            rows.append(replace(row, lean=False))
+            rows.append(replace(row, recompute=False))
         if with_cp and row.takes_with_cp:
             rows.append(replace(row, with_cp=True))
     if not rows:
@@ -135,7 +136,7 @@ def _short_names() -> dict[str, type[LocalViT]]:
 def _build_named(row: Row) -> nn.Module:
     family, _, size = row.name.rpartition("_")
     if family in _short_names():
-        return _short_names()[family](arch=_ARCHS[size], with_cp=row.with_cp, lean=row.lean)
+        return _short_names()[family](arch=_ARCHS[size], with_cp=row.with_cp, recompute_activations=row.recompute)
     if family == "swin":
         return MODELS.build({"type": "mmdet.SwinTransformer", "with_cp": row.with_cp, **SWIN_SIZES[_ARCHS[size]]})
     if family == "torchvision_swin":

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from localvit_det.inference import PackedConv1x1
+from localvit_det.fused import PackedConv1x1
 
 
 @pytest.mark.parametrize(

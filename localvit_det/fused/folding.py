@@ -1,4 +1,4 @@
-"""Folding BatchNorm into its neighbours, where that is exact: at inference. Nothing given is changed."""
+"""Fold BatchNorm into its neighbours, where that is exact: at inference. No argument is changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# Of a map that takes a norm's shift, in its standard deviations. The map is rounded with what it carries, in
+# Of a feature map that takes a norm's shift, in its standard deviations. It is rounded with what it carries, in
 # autocast to 8 bits: a mean of 1/2 in all channels took the error of a network from
 # 1.67 to 1.79%, one of 8 from 1.84 to 6.11%.
 _LARGEST_MEAN = 0.5
@@ -116,7 +116,7 @@ def split_outputs(conv: nn.Conv2d, sizes: Sequence[int]) -> list[nn.Conv2d]:
 
 @torch.no_grad()
 def scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a BatchNorm does at inference: y = scale·x + shift, both of shape (C,)."""
+    """Return what a BatchNorm does at inference: y = scale·x + shift, both of shape (C,)."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.affine:
         scale = scale * norm.weight

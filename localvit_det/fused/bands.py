@@ -1,4 +1,4 @@
-"""Running a residual branch over bands of rows, so that its wide tensors stay in the processor's cache."""
+"""Run a residual branch over bands of rows, so that its wide tensors stay in the processor's cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..ops import cpu_inference
 # times as large, and two of them are alive at a time. Smaller bands mean more parallel regions, at whose ends threads
 # wait for each other: at 2 MiB a network was slower than unfused as soon as another process kept a core busy.
 # A little less than 8 MiB: hidden layers of 32 MiB would be the first that C's allocator on Linux never keeps, and each
-# would be paid for in page faults.
+# would cost page faults.
 _BAND_BYTES = 8 * 1024 * 1024 - 64 * 1024
 
 # Which rows a branch mixes: those of a row of windows, given by window side and split.
@@ -27,43 +27,43 @@ class Banded(Fused):
 
     @property
     def reach(self) -> Reach:
-        """Which rows :meth:`gather` mixes."""
+        """Rows that :meth:`mix_rows` mixes."""
         return POINTWISE
 
-    def spread(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What needs the whole map: (B, C, H, W) -> maps of any channels and the same H×W.
+    def mix_whole(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute what needs the whole feature map: (B, C, H, W) -> feature maps (B, any, H, W).
 
-        The last one, unless it is ``x``, must be a map of the branch's own, for it may be overwritten.
+        The last one, unless it is ``x``, must be the branch's own, for it may be overwritten.
         """
         return (x,)
 
-    def gather(self, *maps: Tensor) -> Tensor:
-        """The rest, for any number of rows: what :meth:`spread` returned -> (B, C, rows, W), padded or not."""
-        raise NotImplementedError(f"{type(self).__name__} must define gather().")
+    def mix_rows(self, *maps: Tensor) -> Tensor:
+        """Compute the rest for any rows of what :meth:`mix_whole` returned -> (B, C, rows, W), padded or not."""
+        raise NotImplementedError(f"{type(self).__name__} must define mix_rows().")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return crop(self.gather(*self.spread(x)), x.shape[-2:])
+        return crop(self.mix_rows(*self.mix_whole(x)), x.shape[-2:])
 
 
 def add_branch(x: Tensor, norm: nn.Module, branch: nn.Module, overwrite: bool = False) -> Tensor:
     """Compute ``x + branch(norm(x))``, in bands where the branch is :class:`Banded`.
 
     Args:
-        x: Map of shape (B, C, H, W).
+        x: Feature map of shape (B, C, H, W).
         norm: Before the branch.
         branch: The branch, (B, C, H, W) -> (B, C, H, W).
         overwrite: Whether ``x`` is not needed afterwards.
 
     Returns:
-        Map of shape (B, C, H, W), perhaps in the memory of ``x`` where it may be overwritten.
+        Feature map of shape (B, C, H, W), perhaps in the memory of ``x`` where it may be overwritten.
     """
     normed = norm(x)
     if not isinstance(branch, Banded):
         return x + branch(normed)
-    maps = branch.spread(normed)
+    maps = branch.mix_whole(normed)
     workspace = x if overwrite else None if maps[-1] is normed else maps[-1]
-    return add_in_bands(x, branch.gather, maps, branch.reach, workspace)
+    return add_in_bands(x, branch.mix_rows, maps, branch.reach, workspace)
 
 
 def add_in_bands(
@@ -71,20 +71,20 @@ def add_in_bands(
 ) -> Tensor:
     """Compute ``x + branch(*maps)``; on a CPU where nothing is recorded, one band of rows after the other.
 
-    Bands give the same numbers as the whole map, because the branch never mixes rows of different bands. On a GPU
-    they would only mean smaller kernels, and autograd would keep all bands anyway.
+    Bands give the same numbers as the whole feature map, because the branch never mixes rows of different bands. On a
+    GPU they would only mean smaller kernels, and autograd would keep all bands anyway.
 
     Args:
         x: What the branch is added to, (B, C, H, W).
-        branch: The branch, maps -> (B, C, H, W), for any number of rows. Where maps are padded at the bottom and the
-            right, so may be what it returns.
-        maps: What the branch takes, each (B, any, H, W).
+        branch: The branch, ``maps`` -> (B, C, H, W), for any number of rows. Where they are padded at the bottom and
+            the right, so may be what it returns.
+        maps: Feature maps that the branch takes, each (B, any, H, W).
         reach: Which rows the branch mixes.
-        workspace: A map that nobody needs afterwards, ``x`` or one of ``maps``. Where it is like ``x``, bands are
-            written into it: new memory is paid for in page faults.
+        workspace: A feature map that is not needed afterwards, ``x`` or one of ``maps``. Where it is like ``x``,
+            bands are written into it: new memory costs page faults.
 
     Returns:
-        Map of shape (B, C, H, W).
+        Feature map of shape (B, C, H, W).
     """
     bands = cut_into_bands(x, *reach) if cpu_inference(x) else []
     if len(bands) < 2:
@@ -100,7 +100,7 @@ def add_in_bands(
 
 
 def cut_into_bands(x: Tensor, window_size: int, split: Split) -> list[list[slice]]:
-    """Rows of each band, as slices in the order in which the band holds them; no bands where they cannot be cut."""
+    """Return the rows of each band, as slices in its order; no bands where they cannot be cut."""
     height = x.shape[2]
     row_bytes = x.shape[1] * x.shape[3] * x.element_size()
     windows = -(-height // window_size)  # hh: rows of windows
@@ -109,7 +109,7 @@ def cut_into_bands(x: Tensor, window_size: int, split: Split) -> list[list[slice
     if split == "local":
         step *= window_size
         return [[slice(start, min(start + step, height))] for start in range(0, height, step)]
-    # A row of dilated windows takes every hh-th row of the map. A band of them, stacked, is a smaller map whose
+    # A row of dilated windows takes every hh-th row of the feature map. A band of them, stacked, is a smaller one whose
     # dilated windows are the same; that breaks down only where whole rows of tokens are padding.
     if windows < window_size:
         return []

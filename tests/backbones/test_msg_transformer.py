@@ -1,16 +1,21 @@
-"""Messengers trade channels inside their region only, and nobody sees padding."""
+"""Messengers exchange channels inside their region only, and no token sees padding."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_by_loops import attention_by_loops
 from families import build
 from mmdet.registry import MODELS
-from test_attention import attention_by_loops
 from torch import Tensor
 
-from localvit_det.backbones import MSGTransformer
-from localvit_det.backbones.msg_transformer import MessengerAttention
-from localvit_det.layers import join_windows, messengers, part_windows, shuffle_messengers, tile_messengers
+from localvit_det.backbones import MSGTransformer, msg_transformer
+from localvit_det.backbones.msg_transformer import (
+    MessengerAttention,
+    join_windows,
+    shuffle_messengers,
+    split_windows,
+    tile_messengers,
+)
 
 # In windows, for regions of 2×2: whole regions, one that hangs over on both sides, one alone.
 GRIDS = [(2, 2), (4, 6), (3, 5), (1, 1), (2, 3)]
@@ -63,7 +68,7 @@ def test_parting_undoes_joining(size):
     tokens = join_windows(patches, leaders, 3)
     assert tokens.shape == (1, 4, leaders[:, 0].numel(), 10)
     assert torch.equal(tokens[0, :, :, 0].T, leaders.permute(0, 2, 3, 1).flatten(0, 2))
-    for parted, whole in zip(part_windows(tokens, size, 3), (patches, leaders), strict=True):
+    for parted, whole in zip(split_windows(tokens, size, 3), (patches, leaders), strict=True):
         assert torch.equal(parted, whole)
 
 
@@ -126,12 +131,14 @@ def test_what_padding_holds_reaches_no_real_token(size, fused, monkeypatch):
 
         def garbage(y: Tensor, divisor: int) -> Tensor:
             pad = (0, -y.shape[-1] % divisor, 0, -y.shape[-2] % divisor)
+            if y.shape[1] == 3:  # the image, before the stem's convolution
+                return F.pad(y, pad)
             padded.append(any(pad))
             outside = F.pad(torch.zeros_like(y), pad, value=50.0)
             # Different in each channel, or a norm would make zeros of them.
             return F.pad(y, pad) + outside * torch.randn_like(outside)
 
-        monkeypatch.setattr(messengers, "pad_to_multiple", garbage)
+        monkeypatch.setattr(msg_transformer, "pad_to_multiple", garbage)
         for a, b in zip(net(x), zeros, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert any(padded)

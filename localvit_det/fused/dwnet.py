@@ -1,4 +1,4 @@
-"""DWNet's mixers for inference."""
+"""DWNet's mixers for inference: norms folded, products packed, kernels made band by band."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.dwnet import ConvMixer, DynamicDWConv, InhomogeneousDWConv
-from ..layers import Fused, form_of, fused, pad_to_multiple
+from ..layers import Fused, fused, pad_to_multiple, register_fused
 from ..ops import DepthwiseConv2d, cpu_inference, inhomogeneous_conv_by_rows
 from .bands import Banded
 from .folding import fuse_conv_bn, scale_and_shift
 from .packed import PackedConv1x1, pack
 
 
+@register_fused(ConvMixer)
 class FusedConvMixer(Banded):
     """A :class:`ConvMixer` without its norms; the last product runs over bands.
 
@@ -39,18 +40,19 @@ class FusedConvMixer(Banded):
         project, self.norm3 = fuse_conv_bn(mixer.project, mixer.norm3)
         self.project = pack(project)
 
-    def spread(self, x: Tensor) -> tuple[Tensor]:
-        """Everything up to the depth-wise convolution: (B, C, H, W) -> (B, C, H', W'), padded if so wished."""
+    def mix_whole(self, x: Tensor) -> tuple[Tensor]:
+        """Compute all up to the depth-wise convolution: (B, C, H, W) -> (B, C, H', W'), padded to ``pad_to``."""
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
-        x = self.act(self.norm1(self.expand(x)))
+        x = self.act(self.norm1(self.expand(x)))  # B, C, H', W'
         return (F.relu(self.norm2(self.conv(x)), inplace=True),)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """The projection: (B, C, rows, W) -> (B, C, rows, W)."""
+    def mix_rows(self, x: Tensor) -> Tensor:
+        """Project: (B, C, rows, W) -> (B, C, rows, W)."""
         return self.norm3(self.project(x))
 
 
+@register_fused(DynamicDWConv)
 class FusedDynamicDWConv(Fused, DynamicDWConv):
     """A :class:`DynamicDWConv` without the norm in its generator, which can take the norm that follows.
 
@@ -66,7 +68,7 @@ class FusedDynamicDWConv(Fused, DynamicDWConv):
 
     @torch.no_grad()
     def fold_output_norm(self, norm: nn.Module) -> nn.Module:
-        """Take a BatchNorm that follows into the generated kernels; returns what is left to apply."""
+        """Fold a BatchNorm that follows into the generated kernels; return what is left to apply."""
         if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
             return norm
         scale, shift = scale_and_shift(norm)
@@ -79,6 +81,7 @@ class FusedDynamicDWConv(Fused, DynamicDWConv):
         return nn.Identity()
 
 
+@register_fused(InhomogeneousDWConv)
 class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
     """An :class:`InhomogeneousDWConv` that makes the kernels of a few rows at a time on a CPU.
 
@@ -100,7 +103,7 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
         reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
         groups = self.generate.out_channels // self.kernel_size**2
         weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
-        workspace = reduced.new_empty(0)  # for all bands: new memory is paid for in page faults
+        workspace = reduced.new_empty(0)  # for all bands: new memory costs page faults
 
         def kernels(start: int, stop: int) -> Tensor:
             rows = reduced[:, :, start:stop]  # B, C/4, rows, W
@@ -111,8 +114,3 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
             return out.unflatten(2, rows.shape[2:])  # B, G·k², rows, W
 
         return inhomogeneous_conv_by_rows(x, kernels, groups, self.kernel_size)
-
-
-form_of(ConvMixer)(FusedConvMixer)
-form_of(DynamicDWConv)(FusedDynamicDWConv)
-form_of(InhomogeneousDWConv)(FusedInhomogeneousDWConv)

@@ -1,9 +1,9 @@
 """3×3 convolutions with a quarter of the multiplications (Lavin & Gray, arXiv:1509.09308): F(4×4, 3×3) in fp32.
 
-The map is cut into tiles of 4×4 outputs. Each is computed from the 6×6 inputs under it: a linear transform of the
-tile, one product of matrices for each of the 36 positions in it, and a linear transform back. All three are matrix
+The feature map is cut into tiles of 4×4 outputs. Each is computed from the 6×6 inputs under it: a linear transform of
+the tile, one product of matrices for each of the 36 positions in it, and a linear transform back. All three are matrix
 products here; the transforms have so few rows that they run at the speed of memory. Errors are about four times those
-of a direct fp32 convolution, 1.6e-6 of a map's norm where that makes 4e-7.
+of a direct fp32 convolution, 1.6e-6 of a feature map's norm where that makes 4e-7.
 
 A tile's errors are of the size of its largest input, also in outputs that do not see that input. Tiles whose inputs
 differ that much in size are therefore computed directly (:func:`uneven_tiles`), so that the error of every output stays
@@ -36,7 +36,7 @@ _INPUT = (
     (0, 4, 0, -5, 0, 1),
 )
 _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-# The position at (1, 1) is the map at point 1, which reaches all 16 outputs with weight 1: there a bias is added.
+# The position at (1, 1) is the tile at point 1, which reaches all 16 outputs with weight 1: there a bias is added.
 _CONSTANT = 7
 # A band of tiles is worked on at once: 36 numbers a channel and tile, twice.
 _TILES = 160
@@ -46,7 +46,7 @@ _UNEVEN = 16
 
 @torch.no_grad()
 def transform_weight(weight: Tensor) -> Tensor:
-    """(C', C, 3, 3) -> (36, C, C'), four times as large."""
+    """Transform kernels, which makes them four times as large: (C', C, 3, 3) -> (36, C, C')."""
     kernel = weight.new_tensor(_KERNEL, dtype=torch.float64)
     transformed = torch.einsum("ai,bj,ocij->abco", kernel, kernel, weight.double())
     return transformed.flatten(0, 1).to(weight.dtype).contiguous()
@@ -72,7 +72,7 @@ def uneven_tiles(x: Tensor) -> Tensor:
 def winograd_conv(
     x: Tensor, weight: Tensor, transformed: Tensor, bias: Tensor | None, uneven: Tensor, relu: bool = False
 ) -> Tensor:
-    """A 3×3 convolution, stride 1, padding 1, and the ReLU after it.
+    """Compute a 3×3 convolution, stride 1, padding 1, and the ReLU after it.
 
     Args:
         x: (B, C, H, W); read without a copy if channels-last.
@@ -134,7 +134,7 @@ def _padded_band(source: Tensor, band: Tensor, top: int) -> Tensor:
 
 
 def _tiles(band: Tensor, rows: int, columns: int) -> Tensor:
-    """All tiles of a padded band, as a view (6, 6, n, rows, columns, C)."""
+    """View all tiles of a padded band (n, H', W', C) as (6, 6, n, rows, columns, C)."""
     n, y, x, c = band.stride()
     return band.as_strided((6, 6, band.shape[0], rows, columns, band.shape[3]), (y, x, n, 4 * y, 4 * x, c))
 
@@ -158,7 +158,7 @@ def _front(workspace: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 @functools.cache
 def _transforms(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For both axes at once: (36, 36) of inputs, (16, 36) of outputs."""
+    """Return the transforms of both axes at once: (36, 36) of inputs, (16, 36) of outputs."""
     pair = []
     for matrix in (_INPUT, _OUTPUT):
         axis = torch.tensor(matrix, dtype=dtype, device=device)

@@ -6,17 +6,16 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..backbones.msg_transformer import MessengerAttention, MessengerBlock
-from ..layers import (
-    Fused,
+from ..backbones.msg_transformer import (
+    MessengerAttention,
+    MessengerBlock,
     WithMessengers,
     add_messenger_keys,
-    form_of,
     join_windows,
-    key_padding_mask,
-    part_windows,
     shuffle_messengers,
+    split_windows,
 )
+from ..layers import Fused, key_padding_mask, register_fused
 from ..ops import attention, cpu_inference
 from . import bands
 from .blocks import FusedBlock
@@ -24,6 +23,7 @@ from .folding import fuse_bn_conv
 from .packed import pack
 
 
+@register_fused(MessengerAttention)
 class FusedMessengerAttention(Fused):
     """A :class:`MessengerAttention`, its position bias looked up once, for any number of rows of windows.
 
@@ -40,7 +40,7 @@ class FusedMessengerAttention(Fused):
         self.register_buffer("position_bias", mixer.position_bias().detach().contiguous())
 
     def fold_input_norm(self, norm: nn.Module) -> nn.Module:
-        """Take the norm before the attention, into the projection or at least into the bands."""
+        """Fold the norm before the attention into the projection, or apply it inside the bands; leave none."""
         self.norm, qkv = fuse_bn_conv(norm, self.qkv)
         self.qkv = pack(qkv)
         return nn.Identity()
@@ -49,7 +49,7 @@ class FusedMessengerAttention(Fused):
         """(B, C, rows, W) and (B, C, ⌈rows/ws⌉, ww) -> the same shapes."""
         patches, messengers = x
         mixed = self.mix(join_windows(patches, messengers, self.window_size), patches)
-        return part_windows(mixed, patches.shape[-2:], self.window_size)
+        return split_windows(mixed, patches.shape[-2:], self.window_size)
 
     def add(self, x: WithMessengers, out: WithMessengers) -> None:
         """Add the branch to x, (B, C, rows, W) and (B, C, ⌈rows/ws⌉, ww), into the memory of ``out``; on a CPU."""
@@ -58,19 +58,19 @@ class FusedMessengerAttention(Fused):
             for base, branch, target in zip(x, self(x), out, strict=True):
                 torch.add(base, branch, out=target)
             return
-        # Windows are views of a map without padding: one pass to cut, one to merge and add.
+        # Windows are views of a feature map without padding: one pass to cut, one to merge and add.
         count, channels, rows, columns = x[1].shape
         patches, sums = (_windows(part, side) for part in (x[0], out[0]))  # B, hh, ww, ws, ws, C
         tokens = x[0].new_empty(count, rows, columns, 1 + side**2, channels)
         tokens[:, :, :, 0] = x[1].permute(0, 2, 3, 1)
         tokens[:, :, :, 1:].unflatten(3, (side, side)).copy_(patches)
-        mixed = self.mix(tokens.flatten(0, 2)[None].permute(0, 3, 1, 2), x[0])
-        mixed = mixed.permute(0, 2, 3, 1).reshape(tokens.shape)
+        mixed = self.mix(tokens.flatten(0, 2)[None].permute(0, 3, 1, 2), x[0])  # 1, C, B·windows, 1 + ws²
+        mixed = mixed.permute(0, 2, 3, 1).reshape(tokens.shape)  # B, hh, ww, 1 + ws², C
         torch.add(x[1], mixed[:, :, :, 0].permute(0, 3, 1, 2), out=out[1])
         torch.add(patches, mixed[:, :, :, 1:].unflatten(3, (side, side)), out=sums)
 
     def mix(self, tokens: Tensor, patches: Tensor) -> Tensor:
-        """Norm, attention, projection: tokens (1, C, B·windows, 1 + ws²) of this map -> the same shape."""
+        """Norm, attend, project: tokens (1, C, B·windows, 1 + ws²) of this feature map -> the same shape."""
         qkv = self.qkv(self.norm(tokens))
         query, key, value = rearrange(qkv, "1 (p heads d) n t -> p n heads t d", p=3, heads=self.num_heads).unbind()
         mask = add_messenger_keys(key_padding_mask(patches, self.window_size, "local"))
@@ -78,6 +78,7 @@ class FusedMessengerAttention(Fused):
         return self.proj(rearrange(attention(query, key, value, mask), "n heads t d -> 1 (heads d) n t"))
 
 
+@register_fused(MessengerBlock)
 class FusedMessengerBlock(FusedBlock):
     """A :class:`MessengerBlock` whose branches run over bands of rows of windows on a CPU.
 
@@ -97,7 +98,7 @@ class FusedMessengerBlock(FusedBlock):
         return patches, bands.add_branch(messengers, self.norm2, self.mlp)
 
     def attend(self, patches: Tensor, messengers: Tensor) -> WithMessengers:
-        """The first branch, added: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
+        """Add the first branch: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         if not cpu_inference(patches):
             mixed, letters = self.mixer((patches, messengers))
             return patches + mixed, messengers + letters
@@ -118,9 +119,5 @@ class FusedMessengerBlock(FusedBlock):
 
 
 def _windows(x: Tensor, side: int) -> Tensor:
-    """A map of whole windows, seen as (B, hh, ww, ws, ws, C)."""
+    """View a feature map of whole windows, (B, C, H, W), as (B, hh, ww, ws, ws, C)."""
     return x.permute(0, 2, 3, 1).unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
-
-
-form_of(MessengerAttention)(FusedMessengerAttention)
-form_of(MessengerBlock)(FusedMessengerBlock)

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
-from localvit_det.inference import bands
+from localvit_det.fused import bands
 
 
 def settle(net: LocalViT) -> LocalViT:

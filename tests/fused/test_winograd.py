@@ -7,9 +7,10 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from localvit_det.inference import packed_conv, winograd
-from localvit_det.inference.packed_conv import FusedConvModule, PackedConv2d, PackedLinear, fuse_conv_module
-from localvit_det.inference.winograd import transform_weight, uneven_tiles, winograd_conv
+from localvit_det.fused import packed, winograd
+from localvit_det.fused.dense import FusedConvModule, fuse_conv_module
+from localvit_det.fused.packed import PackedConv2d, PackedLinear
+from localvit_det.fused.winograd import transform_weight, uneven_tiles, winograd_conv
 
 
 def convolve(conv: nn.Conv2d, x: torch.Tensor, relu: bool = False) -> torch.Tensor:
@@ -83,15 +84,15 @@ def test_which_tiles_are_uneven():
 
 
 def test_maps_with_many_uneven_tiles_are_computed_directly(monkeypatch):
-    packed, calls = PackedConv2d(nn.Conv2d(128, 128, 3, padding=1)), []
-    original = packed_conv.winograd_conv
-    monkeypatch.setattr(packed_conv, "winograd_conv", lambda *args: calls.append(1) or original(*args))
+    layer, calls = PackedConv2d(nn.Conv2d(128, 128, 3, padding=1)), []
+    original = packed.winograd_conv
+    monkeypatch.setattr(packed, "winograd_conv", lambda *args: calls.append(1) or original(*args))
     x = torch.randn(1, 128, 40, 40)
     with torch.no_grad():
         for column, count in ((0, 1), (20, 0)):
             x[:, 0, ::4, :column:4] = 1e6
             calls.clear()
-            torch.testing.assert_close(packed(x), nn.Conv2d.forward(packed, x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer(x), nn.Conv2d.forward(layer, x), rtol=1e-4, atol=1e-4)
             assert len(calls) == count
 
 
