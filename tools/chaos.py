@@ -1,9 +1,11 @@
 """Kills a training again and again: `python tools/chaos.py --kills 50 --seed 0`.
 
 A small training on the CPU saves every second iteration and keeps one checkpoint. It is killed at random moments by
-SIGKILL and SIGTERM: while it starts, in iterations, and while it writes a checkpoint. In between its files are cut off,
-deleted or misled, and its disk is full. After each round at most one interval may be lost, and every file under a
-checkpoint's name must be whole; in the end the weights must equal those of an undisturbed training to the bit.
+SIGKILL and SIGTERM, by closing its terminal and by Ctrl-C there, also under `2>&1 | tee` and `| head -1`: while it
+starts, in iterations, and while it writes a checkpoint. In between its files are cut off, deleted or misled, and its
+disk is full. After each round at most one interval may be lost, and every file under a checkpoint's name must be whole;
+in the end the weights must be bitwise identical to those of an undisturbed training. Then commands that write files are
+killed, or find a full disk: each file under its final name must be whole.
 
 Ends with exit code 1 where anything of that does not hold. The same seed draws the same kills, which meet the training
 at slightly different moments each time.
@@ -29,6 +31,7 @@ from localvit_det.files import check_writable_folder
 from reliability.checks import differences, drafts, newest, problems, stamp
 from reliability.faults import Kill, damage, draw_kills
 from reliability.training import INTERVAL, Task, Training, is_alive
+from reliability.writers import commands, disturb
 
 FILE_LIMIT = 10_000_000  # bytes of a file on the full disk: logs fit, checkpoints do not
 
@@ -60,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains undisturbed, trains disturbed, compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="default: %(default)s")
+    parser.add_argument("--writers", type=int, default=6, help="rounds of each other command; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the kills; default: %(default)s")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/chaos"), help="default: %(default)s")
     parser.add_argument(
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number, kill in enumerate(draw_kills(args.kills, args.seed, start_up), start=1):
         chaos.round(f"{number:>3}/{args.kills}", kill)
     chaos.finish(whole)
+    chaos.write(whole / f"iter_{task.iterations}.pth", args.writers)
     print(chaos.table(), flush=True)
     if wrong := sum(len(one.wrong) for one in chaos.rounds):
         raise UserError(f"{wrong} things went wrong, see above: logs and files are in {task.folder}.")
@@ -112,7 +117,8 @@ class Chaos:
 
     def round(self, label: str, kill: Kill) -> None:
         """Starts the training, kills it, looks at what is left, and damages it."""
-        training, one = self._start(f"{kill.name} {'in a' if kill.moment == 'write' else 'at'} {kill.moment}")
+        kind = f"{kill.name} {'in a' if kill.moment == 'write' else 'at'} {kill.moment}"
+        training, one = self._start(kind, reader=kill.reader)
         workers: list[int] = []
         struck = kill.strike(training, self.seconds, workers)
         code = training.wait()
@@ -123,8 +129,8 @@ class Chaos:
             if code != -kill.number:
                 one.wrong.append(f"exit code {code}")
         elif code == 128 + kill.number:
-            one.wrong += [f"{one.lost} iterations lost after SIGTERM"] if one.lost else []
-            one.wrong += ["a traceback after SIGTERM"] if "Traceback" in training.text() else []
+            one.wrong += [f"{one.lost} iterations lost"] if one.lost else []
+            one.wrong += ["a traceback"] if "Traceback" in training.text() else []
         elif code != -kill.number or one.done:
             one.wrong.append(f"exit code {code} after iteration {one.done}")
         if not _gone(workers):
@@ -148,22 +154,31 @@ class Chaos:
         one.wrong += [f"{left} is left" for left in drafts(self.work_dir)]
         self._tell("end", one)
 
+    def write(self, checkpoint: Path, rounds: int) -> None:
+        """Disturb the commands that write files."""
+        for name, arguments in commands(self.task, checkpoint).items() if rounds else ():
+            one = Round(f"outputs of {name}", base=0, wrong=[*disturb(self.task, arguments, rounds, self.rng)])
+            self.rounds.append(one)
+            self._tell(f"{rounds} x", one)
+
     def table(self) -> str:
         """All rounds by kind."""
-        rows = ["", f"{'what':<24}{'times':>6}{'most lost':>11}{'wrong':>7}"]
+        rows = ["", f"{'what':<30}{'times':>6}{'most lost':>11}{'wrong':>7}"]
         for kind in sorted({one.kind for one in self.rounds}):
             those = [one for one in self.rounds if one.kind == kind]
             wrong = sum(len(one.wrong) for one in those)
-            rows.append(f"{kind:<24}{len(those):>6}{max(one.lost for one in those):>11}{wrong:>7}")
+            rows.append(f"{kind:<30}{len(those):>6}{max(one.lost for one in those):>11}{wrong:>7}")
         same = not any(one.wrong for one in self.rounds if one.kind == "to the end")
         rows.append(f"final checkpoint equal to the undisturbed one, to the bit: {'yes' if same else 'NO'}")
         return "\n".join(rows)
 
-    def _start(self, kind: str, file_limit: int | None = None) -> tuple[Training, Round]:
+    def _start(
+        self, kind: str, file_limit: int | None = None, reader: Sequence[str] | None = None
+    ) -> tuple[Training, Round]:
         found = newest(self.work_dir)
         one = Round(kind, base=found.iteration if found else 0)
         self.rounds.append(one)
-        return self.task.start(self.work_dir, file_limit), one
+        return self.task.start(self.work_dir, file_limit, reader), one
 
     def _look(self, one: Round, training: Training) -> None:
         """What holds after every end of a training."""
@@ -215,7 +230,7 @@ class Chaos:
 
     def _tell(self, label: str, one: Round, more: str = "") -> None:
         went = f"iterations {one.base + 1} to {one.done}, {one.saved} saved" if one.done else "no iteration"
-        tell(f"{label}  {one.kind:<22} {went}{more}{''.join(f'  WRONG: {wrong}' for wrong in one.wrong)}")
+        tell(f"{label}  {one.kind:<28} {went}{more}{''.join(f'  WRONG: {wrong}' for wrong in one.wrong)}")
 
 
 def _gone(workers: list[int]) -> bool:

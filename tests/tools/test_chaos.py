@@ -1,29 +1,41 @@
 """The chaos test, in short, and that it sees what it looks for."""
 
 import random
-import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from forked import _one_thread_and_no_process_left  # noqa: F401 - a fixture: trainings are forks of this process
+from predict_cases import published
 from toy_training import toy_runner
 
 import chaos
+from localvit_det import files
 from localvit_det.errors import UserError
 from reliability.checks import differences, drafts, newest, problems, stamp, torn
-from reliability.faults import DAMAGES, MOMENTS, damage, draw_kills
+from reliability.faults import DAMAGES, KILLS, MOMENTS, damage, draw_kills
 from reliability.training import Task
+from reliability.writers import Ending, commands, disturb
 
 
 @pytest.mark.slow
-def test_two_kills(tmp_path, capsys):
-    """SIGTERM in an iteration, a full disk, SIGKILL in a write, and a checkpoint that is cut off."""
-    chaos.main(["--kills", "2", "--seed", "93", "--fork", "--work-dir", str(tmp_path)])
+def test_three_kills(tmp_path, capsys):
+    """SIGKILL in a write, a full disk, a closed terminal, a checkpoint that is cut off, Ctrl-C under tee."""
+    chaos.main(["--kills", "3", "--writers", "0", "--seed", "3227", "--fork", "--work-dir", str(tmp_path)])
     table = capsys.readouterr().out
-    for kind in ("SIGTERM at iteration", "full disk", "SIGKILL in a write", "newest cut off"):
+    for kind in ("SIGKILL in a write", "full disk", "closed terminal at", "newest cut off", "Ctrl-C under tee at"):
         assert kind in table
     assert table.strip().endswith("to the bit: yes")
+
+
+@pytest.mark.slow
+def test_commands_that_write(tmp_path):
+    """Each ends by itself, is killed, and finds a full disk."""
+    task = Task.prepare(tmp_path, 8, fork=True)
+    lines = commands(task, published(tmp_path))
+    for name in ("predict", "publish", "convert weights", "convert dataset"):
+        assert not list(disturb(task, lines[name], 2, random.Random(0))), name
 
 
 def test_kills_are_drawn_from_the_seed():
@@ -31,7 +43,7 @@ def test_kills_are_drawn_from_the_seed():
     assert kills == draw_kills(200, 0, 5.0) != draw_kills(200, 1, 5.0)
     assert {kill.moment for kill in kills} == set(MOMENTS)
     assert {kill.damage for kill in kills} == set(DAMAGES)
-    assert {kill.number for kill in kills} == {signal.SIGKILL, signal.SIGTERM}
+    assert {kill.name for kill in kills} == set(KILLS)
     assert all(0 <= kill.after <= 5 for kill in kills)
 
 
@@ -68,6 +80,22 @@ class TestSees:
         content["state_dict"]["head.bias"].view(torch.int32)[0] ^= 1
         torch.save(content, second)
         assert differences(first, second) == [".state_dict.head.bias"]
+
+    @pytest.mark.slow
+    def test_outputs_that_are_not_whole(self, tmp_path, monkeypatch):
+        """Written under the final name; of another size than otherwise; alone in a folder of several."""
+        task = Task.prepare(tmp_path, 8, fork=True)
+        lines = commands(task, published(tmp_path))
+        dataset = Ending(task, lines["convert dataset"])
+        assert list(dataset.problems(dataset.sizes)) == []
+        file = next(iter(dataset.sizes))
+        assert list(dataset.problems({**dataset.sizes, file: 1, "coco/other": 1})) == [
+            f"{file} is torn",
+            "coco/other is missing in its folder",
+        ]
+        monkeypatch.setattr(files, "atomic_file", partial(open, mode="wb"))
+        (problem,) = disturb(task, lines["publish"], 0, random.Random(0))
+        assert problem.endswith(".pth is written under its final name")
 
     def test_losses(self, work_dir):
         """What is looked at after each round, for a training that has logged more than it has saved."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,16 @@ from .checks import drafts
 from .training import INTERVAL, Training
 
 MOMENTS = {"start": 3, "iteration": 8, "write": 9}  # and how often, of twenty
-SIGNALS = {"SIGKILL": 13, "SIGTERM": 7}
+# The signal, and the reader of the output (see `Task.start`).
+KILLS: dict[str, tuple[int, Sequence[str] | None]] = {
+    "SIGKILL": (signal.SIGKILL, None),
+    "SIGTERM": (signal.SIGTERM, None),
+    "closed terminal": (signal.SIGHUP, ()),
+    "Ctrl-C": (signal.SIGINT, ()),
+    "Ctrl-C under tee": (signal.SIGINT, ("tee", "/dev/null")),
+    "Ctrl-C under head": (signal.SIGINT, ("head", "-1")),
+}
+_ODDS = (9, 4, 3, 1, 2, 1)
 DAMAGES = {
     "none": 9,
     "no pointer": 2,
@@ -37,8 +46,8 @@ class Kill:
         moment: 'start' before the first iteration, 'iteration' anywhere, 'write' while a checkpoint is written.
         after: Seconds after the start; iterations of this process; or writes, before the one that is hit.
         further: A share of an iteration, or of 20 ms in a write, that passes before the signal.
-        name: The signal.
-        whole_group: It goes to the data workers, too.
+        name: Of `KILLS`.
+        whole_group: A signal goes to the data workers, too; Ctrl-C always does.
         damage: What is done to the files before the next start.
     """
 
@@ -52,7 +61,12 @@ class Kill:
     @property
     def number(self) -> int:
         """The signal's number."""
-        return int(getattr(signal, self.name))
+        return int(KILLS[self.name][0])
+
+    @property
+    def reader(self) -> Sequence[str] | None:
+        """What reads the output."""
+        return KILLS[self.name][1]
 
     def strike(self, training: Training, seconds: float, workers: list[int]) -> bool:
         """Waits for the moment and sends the signal; False where the training has ended before.
@@ -62,8 +76,7 @@ class Kill:
             workers: Takes the ids of the processes that the training had.
         """
         if self.moment == "start":
-            end = training.started + self.after
-            reached = training.until(lambda: time.monotonic() >= end)
+            reached = training.until(lambda: training.seconds() >= self.after)
         elif self.moment == "iteration":
             first: list[int] = []
 
@@ -86,8 +99,16 @@ class Kill:
             time.sleep(self.further * 0.02)
         workers += training.workers()
         if reached:
-            training.kill(self.number, self.whole_group)
+            self._hit(training)
         return reached
+
+    def _hit(self, training: Training) -> None:
+        if self.reader is None:
+            training.kill(self.number, self.whole_group)
+        elif self.number == signal.SIGHUP:
+            training.close_terminal()  # the system sends the signal
+        else:
+            training.type(b"\x03")
 
 
 def draw_kills(count: int, seed: int, start_up: float) -> list[Kill]:
@@ -102,7 +123,8 @@ def draw_kills(count: int, seed: int, start_up: float) -> list[Kill]:
         after = (
             rng.uniform(0, start_up) if moment == "start" else rng.choice((0, 1, 2) if moment != "write" else (0, 1))
         )
-        name, damage = (rng.choices(list(odds), list(odds.values()))[0] for odds in (SIGNALS, DAMAGES))
+        name = rng.choices(list(KILLS), _ODDS)[0]
+        damage = rng.choices(list(DAMAGES), list(DAMAGES.values()))[0]
         kills.append(Kill(moment, after, rng.random(), name, rng.random() < 0.5, damage))
     return kills
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import resource
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from localvit.process import survive_closed_streams
 from localvit_det.datasets.shapes import make_shapes
 from localvit_det.errors import UserError
 from localvit_det.files import write_text
@@ -66,54 +68,62 @@ class Task:
         config = str(self.folder / "chaos_nano.py")
         return [config, "--work-dir", str(work_dir), "--resume", "--cfg-options", *options]
 
-    def start(self, work_dir: Path, file_limit: int | None = None) -> Training:
-        """Starts the training, or lets it go on.
+    def start(self, work_dir: Path, file_limit: int | None = None, reader: Sequence[str] | None = None) -> Training:
+        """Start the training, or let it go on.
 
         Args:
             work_dir: Its work dir.
             file_limit: Bytes beyond which no file may grow, which stands for a full disk.
+            reader: Run in a terminal, with the output through this command as in `2>&1 | reader`; straight if empty.
         """
         work_dir.mkdir(parents=True, exist_ok=True)
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
         # A file for each start: a long one would be in the way of `file_limit`.
         log = logs / f"{work_dir.name}_{len(list(logs.glob(f'{work_dir.name}_*'))) + 1:03d}.log"
-        if self.fork:
-            pid = _fork(lambda: _train(self.arguments(work_dir), file_limit), log)
-            return Training(pid, None, work_dir, log)
-        command = [sys.executable, str(ROOT / "tools/train.py"), *self.arguments(work_dir)]
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=environment, start_new_session=True,
-                preexec_fn=None if file_limit is None else lambda: _limit_files(file_limit),
-            )  # fmt: skip
-        return Training(process.pid, process, work_dir, log)
+
+        def run() -> None:
+            limit_files(file_limit)
+            if self.fork:
+                _train(self.arguments(work_dir))
+                return
+            environment = {"OMP_NUM_THREADS": "1", **os.environ}
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+            command = [sys.executable, str(ROOT / "tools/train.py"), *self.arguments(work_dir)]
+            os.execve(sys.executable, command, environment)
+
+        return Training(*start_process(run, log, reader), work_dir, log)
 
 
 class Training:
-    """One process of a training, the first of a group of its own."""
+    """A process, the first of a session of its own.
 
-    def __init__(self, pid: int, process: subprocess.Popen | None, work_dir: Path, log: Path) -> None:
+    Args:
+        pid: Of the process.
+        terminal: The other end of its terminal, None where it has none.
+    """
+
+    def __init__(self, pid: int, terminal: int | None, work_dir: Path, log: Path) -> None:
         self.pid, self.work_dir, self.started = pid, work_dir, time.monotonic()
-        self._process, self._log = process, log
+        self._terminal, self._log = terminal, log
         self._code: int | None = None
         self._earlier = set(work_dir.glob("*/vis_data/scalars.json"))
 
     def exit_code(self) -> int | None:
-        """Minus the signal that it died of; None while it runs."""
+        """Return minus the signal that it died of; None while it runs."""
         if self._code is None:
-            if self._process is not None:
-                self._code = self._process.poll()
-            else:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                self._code = os.waitstatus_to_exitcode(status) if pid else None
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        with suppress(OSError):  # nothing to read, or nothing writes any more
+            while self._terminal is not None and (content := os.read(self._terminal, 1 << 16)):
+                with self._log.open("ab") as log:
+                    log.write(content)
         return self._code
 
     def wait(self) -> int:
-        """Waits for its end and returns its exit code."""
+        """Wait for its end and return its exit code."""
         self.until(lambda: False)
+        self.close_terminal()
         return self._code
 
     def until(self, condition: Callable[[], bool], pause: float = 0.02) -> bool:
@@ -136,6 +146,20 @@ class Training:
         """Sends a signal, to its data workers as well or to itself alone."""
         with suppress(ProcessLookupError):
             (os.killpg if whole_group else os.kill)(self.pid, number)
+
+    def seconds(self) -> float:
+        """Return how long it has been since the start."""
+        return time.monotonic() - self.started
+
+    def type(self, keys: bytes) -> None:
+        """Send keys through the terminal."""
+        os.write(self._terminal, keys)
+
+    def close_terminal(self) -> None:
+        """Let the terminal go, if there is one."""
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
 
     def logged(self) -> tuple[int, int]:
         """The first and the last iteration that it has trained and logged, 0 for none yet."""
@@ -172,37 +196,70 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def _limit_files(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+def limit_files(size: int | None) -> None:
+    """Let no file of this process grow beyond so many bytes, if any."""
+    if size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def _fork(run: Callable[[], None], log: Path) -> int:
+def start_process(run: Callable[[], object], log: Path, reader: Sequence[str] | None) -> tuple[int, int | None]:
+    """Fork, and call a function; `reader` is that of `Task.start`.
+
+    Returns:
+        The process, and the other end of its terminal.
+    """
     sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
+    pid, terminal = (os.fork(), None) if reader is None else pty.fork()
+    if pid:
+        if terminal is not None:
+            os.set_blocking(terminal, False)
+        return pid, terminal
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where chaos runs in the background
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if reader is None:
             os.setsid()
-            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(handle, 1)
-            os.dup2(handle, 2)
-            sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
-            run()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        finally:
-            os._exit(code)
-    return pid
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        else:
+            output = _pipe_to(reader) if reader else 1
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(output, number)
+            stream = os.fdopen(number, "w", closefd=False)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        if output > 2:
+            os.close(output)
+        survive_closed_streams()
+        run()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
-def _train(arguments: list[str], file_limit: int | None) -> None:
+def _pipe_to(command: Sequence[str]) -> int:
+    """Start a command in this process group, and return where its input is written."""
+    end, start = os.pipe()
+    if os.fork() == 0:
+        os.dup2(end, 0)
+        os.close(start)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.execvp(command[0], command)
+    os.close(end)
+    return start
+
+
+def _train(arguments: list[str]) -> None:
     from mmdet.visualization import DetLocalVisualizer
 
     from localvit.commands.train import main
 
     # One of an earlier training in this process would take the curves of this one.
     DetLocalVisualizer._instance_dict.clear()
-    if file_limit is not None:
-        _limit_files(file_limit)
     main(arguments)
