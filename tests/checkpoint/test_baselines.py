@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from official_layouts import hugging_face_swin, pvt, pvt_v2, swin
 from torch import nn
 
+from localvit_det.checkpoint import baselines
 from localvit_det.checkpoint.baselines import load_published
 from localvit_det.errors import CheckpointError
 
@@ -52,6 +53,16 @@ def test_swin_in_the_layout_of_mmdetection(prefix):
     assert not report.missing
     assert not report.converted
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in net.state_dict().items())
+
+
+def test_the_log_says_which_of_several_weights_are_taken(tmp_path, monkeypatch):
+    weights = MODELS.build(SWIN).state_dict()
+    torch.save({"model": weights, "model_ema": weights}, tmp_path / "swin.pth")
+    net = MODELS.build({**SWIN, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "swin.pth")}})
+    lines: list[str] = []
+    monkeypatch.setattr(baselines, "print_log", lambda text, *_: lines.append(text))
+    net.init_weights()
+    assert "model is taken, not model_ema" in lines[0]
 
 
 def test_norms_of_hugging_face_swin_backbones():

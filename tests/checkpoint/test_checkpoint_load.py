@@ -351,3 +351,12 @@ def test_models_of_others_load_as_ever(tmp_path):
     torch.save({"state_dict": {"0.weight": torch.ones(3, 2), "9.weight": torch.ones(1)}}, tmp_path / "a.pth")
     load_checkpoint(net, str(tmp_path / "a.pth"))
     assert net[0].weight.eq(1).all()
+
+
+def test_a_weight_of_another_shape_counts_as_converted():
+    net = backbone("GGTransformer")
+    state = net.state_dict()
+    name = next(name for name, tensor in state.items() if name.endswith("qkv.weight") and tensor.ndim == 4)
+    _, report = prepare(net, {**state, name: state[name][..., 0, 0]}, "strict", "a file")
+    assert report.converted == {name}
+    assert report.found == set(state)

@@ -145,3 +145,12 @@ def test_sizes_of_images_are_whole_numbers(summary, side, words):
     with pytest.raises(DataError, match=words):
         summary([], images=[{"id": 1, "file_name": "a.jpg", "width": side, "height": HEIGHT}])
     assert summary([], images=[{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}]).images == {1: ("a.jpg", 1, 1)}
+
+
+def test_the_most_frequent_reason_comes_first():
+    faults = annotations.Faults()
+    for reason, number in (("are small", 1), ("have NaN", 4), ("are far", 2)):
+        for identity in range(number):
+            faults.add(reason, identity)
+    said = faults.told()
+    assert sorted(("are small", "have NaN", "are far"), key=said.index) == ["have NaN", "are far", "are small"]

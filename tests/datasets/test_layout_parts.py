@@ -158,3 +158,10 @@ def test_absent_images(tmp_path):
 )
 def test_kind_of_correction(name, path, change):
     assert change_of(name, path) == change
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_of_equal_names_that_of_the_own_split_is_meant(split):
+    candidates = ["train/images/a.jpg", "val/images/a.jpg"]
+    assert layouts._nearest(layouts._Name.of("a.jpg"), candidates, split) == f"{split}/images/a.jpg"
+    assert layouts._nearest(layouts._Name.of("a.jpg"), candidates, None) is None
