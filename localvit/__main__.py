@@ -23,9 +23,12 @@ COMMANDS = {
     "configs": "list the configs that come with the package",
     "weights": "list the official weights of all networks, and how to get them",
     "doctor": "look at the installation and the machine",
-    "hook": "let `import mmdet` import this package in every process",
 }
-WITHOUT_LIBRARY = ("doctor", "hook")  # these work where the library cannot be imported
+WITHOUT_LIBRARY = ("doctor",)  # works where the library cannot be imported
+GONE = {
+    "hook": "`localvit hook` is gone: let a config say custom_imports = dict(imports=['localvit_det']), or put "
+    "`import localvit_det` before `import mmdet` in a script",
+}
 HELP = "usage: localvit COMMAND [arguments]\n\n{}\n\n`localvit COMMAND --help` has the arguments of a command.\n"
 
 
@@ -41,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name in ("-V", "--version"):
         sys.stdout.write(f"localvit_det {version('localvit_det')}\n")
         return
+    if name in GONE:
+        sys.stderr.write(f"error: {GONE[name]}.\n")
+        raise SystemExit(1)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""

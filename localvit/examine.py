@@ -104,9 +104,7 @@ def _version_complaints(versions: dict[str, str]) -> Iterator[str]:
 
 def _library() -> tuple[dict[str, Any], list[str]]:
     """Whether the library can be imported, and how it is installed."""
-    from .commands.hook import hook_file
-
-    facts: dict[str, Any] = {"imports": True, "hook for mmdet": "on" if hook_file().exists() else "off"}
+    facts: dict[str, Any] = {"imports": True}
     try:
         importlib.import_module("localvit_det").register()
     except Exception as error:  # that nothing stops this report is its purpose
@@ -125,7 +123,7 @@ def _library() -> tuple[dict[str, Any], list[str]]:
 
 def _operators() -> dict[str, str]:
     """Where the operators of MMCV come from."""
-    from localvit_det.compat.requirements import has_compiled_operators
+    from localvit_det.requirements import has_compiled_operators
 
     if has_compiled_operators():
         return {"mmcv": "compiled", "all operators": "mmcv"}

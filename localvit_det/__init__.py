@@ -1,49 +1,43 @@
 """Local vision transformers as backbones for MMDetection.
 
-Importing this package is all that is needed: it mends what stock OpenMMLab lacks on today's PyTorch (see
-:mod:`localvit_det.compat`) and registers everything in MMDetection's registries, both as soon as OpenMMLab is at work
-(see :mod:`localvit_det.registration`). The networks alone, `localvit_det.backbones`, need PyTorch and MMEngine only.
+Importing this package registers everything in MMEngine's and MMDetection's registries, and applies `patches`. Where
+MMDetection is not installed there are the networks, `localvit_det.backbones`, which need PyTorch and MMEngine.
 
-An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as maps for
-MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
-`inference` replaces layers by faster forms, `export` writes networks for other runtimes. `config`, `preflight` and
-`checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` counts, `predict` finds,
-`drawing` shows, `analysis` explains.
+An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as feature maps
+for MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
+`fused` has what `fuse()` puts in place of layers; `export` writes networks for other runtimes. `config`, `preflight`
+and `checkpoint` read and check what the user brings, `engine` trains and validates, `evaluation` scores, `predict` runs
+detectors on images, `drawing` shows, `analysis` explains.
 """
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
-# MMEngine's matter, which no user can mend; it comes dozens of times.
-warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+from . import requirements
 
-from .compat.requirements import check_networks  # noqa: E402
+requirements.check_networks()  # before anything that imports them
 
-check_networks()  # before anything that imports them
+from . import backbones, fused, patches  # noqa: E402
+from .registration import register  # noqa: E402
 
-from . import backbones, fused  # noqa: E402
-from .registration import register, register_when_needed  # noqa: E402
-
-register_when_needed()
+if requirements.has_mmdetection():
+    register()
+else:
+    patches.apply()
 
 __version__ = "0.1.0"
-_ROOMS = ("datasets", "engine", "evaluation", "heads")  # imported when they are first asked for
-__all__ = ["Detector", "__version__", "backbones", "datasets", "engine", "evaluation", "fused", "heads", "register"]
+__all__ = ["Detector", "__version__", "backbones", "fused", "register"]
 
 if TYPE_CHECKING:
-    from . import datasets, engine, evaluation, heads
     from .predict import Detector
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `Detector` and the rooms around the networks when they are first used."""
+    """Import `Detector` when it is first used: without MMDetection there is none."""
     if name == "Detector":
+        register()  # says what is missing
         from .predict import Detector
 
         return Detector
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

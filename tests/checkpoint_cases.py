@@ -2,12 +2,7 @@
 
 import pytest
 
-from localvit_det import compat
-
-compat.apply()
-
-
-from localvit_det.errors import CheckpointError  # noqa: E402
+from localvit_det.errors import CheckpointError
 
 
 class Runs:

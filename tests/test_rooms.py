@@ -36,4 +36,6 @@ def test_no_circle():
             graph.setdefault(room, set()).update(imported(file) - {room})
     assert len(graph) > 8
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
-    assert not graph["backbones"] & {"checkpoint", "config", "compat"}
+    assert not graph["backbones"] & {"checkpoint", "config", "patches", "datasets"}
+    assert not graph["ops"] - {"errors", "deprecation", "requirements"}
+    assert [room for room, names in graph.items() if "patches" in names] == ["registration"]

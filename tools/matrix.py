@@ -127,7 +127,7 @@ def make(stack: Stack, python: str | None, folder: Path) -> None:
         call(build, log, f"{package} does not compile here")
         extras = tuple("mmdet" if extra == "lite" else extra for extra in extras)
     call([*pip, "-c", constraints, "-e", f".[{','.join(extras)}]"], log, "the package could not be installed")
-    code = "from localvit_det.compat.requirements import has_compiled_operators as has; print(has())"
+    code = "from localvit_det.requirements import has_compiled_operators as has; print(has())"
     if (output([interpreter, "-c", code], "localvit_det cannot be imported") == "True") != stack.compiled:
         raise NotMade(f"mmcv has {'no ' if stack.compiled else ''}compiled operators after all")
 

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.setdefault("runner_type", "ReliableRunner")
     runner = RUNNERS.build(cfg)
     if args.out:
-        # Written whole or not at all, as everything that MMEngine writes here: compat/local_files.py.
+        # Written whole or not at all, as everything that MMEngine writes here: patches.py.
         runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
     metrics = runner.test()
     if args.report and is_main_process():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mmdet.models.backbones.pvt import PyramidVisionTransformer, pvt_convert
@@ -29,27 +30,27 @@ _BIAS, _INDEX = "relative_position_bias_table", "relative_position_index"  # the
 KINDS = (SwinTransformer, PyramidVisionTransformer)
 
 
-def install() -> None:
-    """Lets MMDetection's Swin and PVT start from any published file; doing so again changes nothing."""
-    for kind in KINDS:
-        if not hasattr(kind.init_weights, "__wrapped__"):
-            kind.init_weights = _or_published(kind.init_weights)
+@contextmanager
+def published_weights(model: nn.Module) -> Iterator[None]:
+    """Let `init_weights` load any published file into the Swin and PVT of MMDetection in a model, within the block."""
+    backbones = [part for part in model.modules() if isinstance(part, KINDS)]
+    backbones = [part for part in backbones if isinstance(part.init_cfg, Mapping) and part.init_cfg.get("checkpoint")]
+    for backbone in backbones:
+        vars(backbone)["init_weights"] = functools.partial(_init_weights, backbone)
+    try:
+        yield
+    finally:
+        for backbone in backbones:
+            del vars(backbone)["init_weights"]
 
 
-def _or_published(original: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
-    @functools.wraps(original)
-    def init_weights(self: nn.Module) -> None:
-        init = self.init_cfg
-        if isinstance(init, Mapping) and init.get("checkpoint"):
-            content = CheckpointLoader.load_checkpoint(init["checkpoint"], map_location="cpu")
-            facts = {"source": init["checkpoint"], **label_of(weights_in(content) or {})}
-            report = load_published(self, content, facts["source"])
-            report.choice = facts.get("choice", "")
-            print_log(str(report), "current")
-        else:
-            original(self)
-
-    return init_weights
+def _init_weights(backbone: nn.Module) -> None:
+    source = backbone.init_cfg["checkpoint"]
+    content = CheckpointLoader.load_checkpoint(source, map_location="cpu")
+    facts = {"source": source, **label_of(weights_in(content) or {})}
+    report = load_published(backbone, content, facts["source"])
+    report.choice = facts.get("choice", "")
+    print_log(str(report), "current")
 
 
 def load_published(backbone: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:

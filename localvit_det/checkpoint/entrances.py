@@ -1,21 +1,21 @@
 """Where MMEngine brings weights in: by an address, by an `init_cfg`, by `load_from`; and what they may lack there.
 
 Since PyTorch 2.6 its own `torch.load`, one for each kind of address, cannot read its own checkpoints, and with
-TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD set it runs whatever a pickle says. Here all addresses lead to `load_weights_only`.
+TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD set it runs whatever a pickle says. Here all addresses lead to `load_weights_only`;
+`patches` puts the loaders in place.
 """
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit as MMEnginePretrainedInit
 from mmengine.model import update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
@@ -35,15 +35,14 @@ _ALIASES = {
 }
 
 
-def install() -> None:
-    """Makes every address that MMEngine knows load through `load_weights_only`."""
-    loaders = {
+def loaders() -> dict[str, Callable[..., dict]]:
+    """Return what loads each kind of address that MMEngine knows, by patterns of its beginning."""
+    remote = ("http://", "https://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
+    return {
         "": load_from_local,
-        ("http://", "https://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://"): load_from_remote,
-        tuple(f"{alias}://" for alias in _ALIASES): load_from_alias,
+        **dict.fromkeys(remote, load_from_remote),
+        **dict.fromkeys((f"{alias}://" for alias in _ALIASES), load_from_alias),
     }
-    for prefixes, loader in loaders.items():
-        mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes, loader, force=True)
 
 
 def label(state: Mapping[str, Any], **facts: str) -> OrderedDict[str, Any]:
@@ -120,7 +119,6 @@ def under_prefix(state: Mapping[str, Any], prefix: str, source: str) -> dict[str
     )
 
 
-@WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
 class PretrainedInit(MMEnginePretrainedInit):
     """MMEngine's `dict(type='Pretrained', ...)`, with two more keys and sentences instead of assertions.
 

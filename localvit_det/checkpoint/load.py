@@ -1,7 +1,7 @@
 """The one gate that weights pass on their way into a model: convert, report, and refuse what does not fit.
 
 MMEngine's own `load_state_dict` only warns where names or shapes differ, and training goes on from random
-weights. Everything in OpenMMLab that loads ends there, so it is the function that :func:`install` replaces.
+weights. Everything in OpenMMLab that loads ends there, so it is the function that `patches` replaces.
 Models without a backbone of this package load as ever, with the report in addition.
 """
 
@@ -23,11 +23,6 @@ from .layouts import plain_names
 from .report import LoadReport
 
 _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
-
-
-def install() -> None:
-    """Put the gate into MMEngine; doing so again changes nothing."""
-    mmengine_checkpoint.load_state_dict = load_state_dict
 
 
 def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None) -> None:

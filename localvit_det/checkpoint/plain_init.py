@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from ..backbones.base import LocalViT
@@ -30,8 +29,3 @@ class PlainPretrainedInit(PretrainedInit):
         print_log(str(load_backbone(module, self.checkpoint, self.prefix or "backbone.")), "current")
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
-
-
-def install() -> None:
-    """Puts it in the place of MMEngine's."""
-    WEIGHT_INITIALIZERS.register_module(name="Pretrained", module=PlainPretrainedInit, force=True)

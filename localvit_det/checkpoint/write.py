@@ -1,63 +1,55 @@
-"""Checkpoints reach the disk whole or not at all, whoever saves them.
+"""MMEngine's local files are there whole or not at all: checkpoints, predictions, drawn images, dumped configs.
 
-MMEngine writes straight under the final name: a kill or a full disk in the middle leaves a torn file there.
-Related: https://github.com/open-mmlab/mmengine/issues/1519 asks the same for interrupted downloads.
+Its backend writes straight under the final name: a kill or a full disk in the middle leaves a torn file there.
 """
 
-import io
+from __future__ import annotations
+
 import os
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
-import mmengine.runner
-import torch
-from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 
 from ..errors import OutputError
 from ..files import atomic_file
+from .publish import CHECKPOINT_SUFFIXES
 
-_mmengine_save_checkpoint = mmengine_checkpoint.save_checkpoint
-
-
-def install() -> None:
-    """Puts `save_checkpoint` in the place of MMEngine's; doing so again changes nothing."""
-    for module in (mmengine_checkpoint, mmengine.runner, sys.modules["mmengine.runner.runner"]):
-        module.save_checkpoint = save_checkpoint
+_mmengine_dump = Config.dump
 
 
-def save_checkpoint(
-    checkpoint: dict[str, Any],
-    filename: str,
-    file_client_args: dict | None = None,
-    backend_args: dict | None = None,
-) -> None:
-    """Writes a checkpoint, with MMEngine's signature; files elsewhere than on a local disk go MMEngine's way.
+def put(self: LocalBackend, obj: bytes, filepath: str | os.PathLike) -> None:
+    """Write bytes; folders are made.
 
     Raises:
-        OutputError: The disk is full, or the place cannot be written; an older file of the name is left as it was.
+        OutputError: A checkpoint cannot be written; an older file of the name is left as it was.
     """
-    remote = "://" in str(filename) or file_client_args is not None
-    if remote or not isinstance(get_file_backend(filename, backend_args=backend_args), LocalBackend):
-        _mmengine_save_checkpoint(checkpoint, filename, file_client_args, backend_args)
-        return
-    # Through memory: PyTorch's own writer turns a full disk into an internal assertion.
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    path = Path(filename)
+    path = Path(filepath)
+    is_checkpoint = path.suffix in CHECKPOINT_SUFFIXES
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(content.getbuffer())
+        with atomic_file(path, flush=is_checkpoint) as file:
+            file.write(obj)
     except OSError as error:
-        raise OutputError(_sentence(path, content.getbuffer().nbytes, error)) from error
+        if not is_checkpoint:
+            raise
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise OutputError(
+            f"The checkpoint {path} of {len(obj) / 1e6:,.1f} MB could not be written ({error.strerror or error}; "
+            f"{free / 1e6:,.1f} MB are free there): earlier checkpoints are intact; make room, then go on with "
+            "--resume."
+        ) from error
 
 
-def _sentence(path: Path, size: int, error: OSError) -> str:
-    free = shutil.disk_usage(path.parent).free if os.path.isdir(path.parent) else 0
-    return (
-        f"The checkpoint {path} of {size / 1e6:,.1f} MB could not be written ({error.strerror or error}; "
-        f"{free / 1e6:,.1f} MB are free there): earlier checkpoints are intact; make room, then go on with --resume."
-    )
+def dump(self: Config, file: str | os.PathLike | None = None) -> str | None:
+    """Write or return a config as MMEngine does; of its files only those with the ending .py bypass the backend."""
+    if not str(file).endswith(".py"):
+        return _mmengine_dump(self, file)
+    LocalBackend().put_text(self.pretty_text, file)
+    return None
+
+
+def put_text(self: LocalBackend, obj: str, filepath: str | os.PathLike, encoding: str = "utf-8") -> None:
+    """Write text; folders are made."""
+    put(self, obj.encode(encoding), filepath)

@@ -13,8 +13,8 @@ from ..checkpoint.exported_info import is_exported, read_info
 from ..checkpoint.find import newest_for_test
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only, split_key
-from ..compat.extras import require_named
 from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
+from ..requirements import require_named
 from .packaged import config_folder, config_names, find_config
 from .parts import find_datasets, walk
 from .run import run_config

@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from ..checkpoint.embedded_config import parse
 from ..checkpoint.fit import POLICIES
 from ..checkpoint.official import OFFICIAL, official_address
-from ..compat.data_files import allow_pickles
 from ..datasets.annotations import read_annotations
+from ..datasets.data_files import check_hierarchy, read_data_safely
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
@@ -61,6 +61,7 @@ def load_config(
         DataError: `classes='auto'` and the annotation file is missing or unreadable.
     """
     options = options or {}
+    read_data_safely()
     cfg = read_config_file(Path(path), trusted)
     if cfg.get("default_scope"):
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
@@ -77,7 +78,7 @@ def load_config(
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
-    allow_pickles(cfg.get("allow_pickle") is True)
+    use_safe_data(cfg)
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), old_root)
     else:
@@ -98,6 +99,19 @@ def load_config(
     use_load_policy(cfg)
     use_broken_images(cfg)
     return cfg
+
+
+def use_safe_data(cfg: Config) -> None:
+    """Refuse pickles among the data, unless the top-level `allow_pickle` is set.
+
+    Raises:
+        DataError: A file that MMDetection unpickles by itself is a pickle.
+    """
+    allowed = cfg.get("allow_pickle") is True
+    read_data_safely(allowed)
+    for split in () if allowed else SPLITS:
+        for _, dataset in find_datasets(cfg, split):
+            check_hierarchy(dataset)
 
 
 def set_data_root(cfg: Config, root: str, old: str | None) -> None:

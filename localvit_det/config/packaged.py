@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from mmengine.config import Config
-
 _PACKAGE = Path(__file__).parent.parent
-_PREFIX = f"{_PACKAGE.name}::"
+PREFIX = f"{_PACKAGE.name}::"
 
 
 def config_folder() -> Path:
@@ -30,23 +28,8 @@ def find_config(path: str | Path) -> Path:
         A path, which may not exist.
     """
     name = str(path)
-    if not name.startswith(_PREFIX) and Path(path).exists():
+    if not name.startswith(PREFIX) and Path(path).exists():
         return Path(path)
-    name = name.removeprefix(_PREFIX)
+    name = name.removeprefix(PREFIX)
     packaged = config_folder() / (name if name.endswith(".py") else f"{name}.py")
     return packaged if packaged.is_file() else Path(path)
-
-
-def install() -> None:
-    """Lets MMEngine find `localvit_det::NAME` as a `_base_`; of its own it knows OpenMMLab's packages only."""
-    original = Config._get_cfg_path
-    if hasattr(original, "__wrapped__"):
-        return
-
-    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        if cfg_path.startswith(_PREFIX):
-            return str(find_config(cfg_path)), None
-        return original(cfg_path, filename)
-
-    get_cfg_path.__wrapped__ = original
-    Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -17,12 +17,11 @@ from mmdet.registry import HOOKS
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, save_checkpoint
 from torch import Tensor
 
 from ..checkpoint.layouts import weights_in
 from ..checkpoint.read import load_weights_only
-from ..checkpoint.write import save_checkpoint
 from ..datasets.annotations import MAX_PIXELS
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import MAX_BROKEN, LoadImageFromFile

@@ -22,6 +22,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..checkpoint.baselines import published_weights
 from ..checkpoint.find import nothing_to_resume, search
 from ..checkpoint.read import load_weights_only
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
@@ -406,6 +407,10 @@ class ReliableRunner(Runner):
             if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
                 metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
         return built
+
+    def _init_model_weights(self) -> None:
+        with published_weights(self.model):
+            super()._init_model_weights()
 
     def test(self) -> dict:
         """Test; all processes with the same running statistics."""

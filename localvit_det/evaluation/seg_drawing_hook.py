@@ -8,7 +8,7 @@ from mmseg.registry import HOOKS
 from .drawing_hook import UniqueDrawings
 
 
-@HOOKS.register_module(force=True)
+@HOOKS.register_module()
 class SegDrawingHook(UniqueDrawings, SegVisualizationHook):
     """MMSegmentation's hook that draws.
 

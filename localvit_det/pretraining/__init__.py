@@ -2,7 +2,7 @@
 
 import warnings
 
-from ..compat.extras import require
+from ..requirements import require
 
 require("mmpretrain")
 # MMPretrain's ColorJitter makes MMCV warn of an argument that nobody here has given, in every data worker.

@@ -13,7 +13,7 @@ from ..datasets.drawing import CLASSES
 from ..datasets.load_image import LoadImageFromFile
 from ..datasets.shapes_dataset import ShapesDataset
 
-# Broken images are skipped and named here as well.
+# Broken images are skipped and named here as well. MMPretrain has registered MMCV's under the name.
 TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, force=True)
 
 

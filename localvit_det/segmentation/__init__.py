@@ -1,6 +1,6 @@
 """Semantic segmentation with MMSegmentation (the extra `seg`); configs name this package in `custom_imports`."""
 
-from ..compat.extras import require
+from ..requirements import require
 
 require("mmseg")
 

@@ -10,7 +10,7 @@ from ..datasets.load_image import LoadImageFromFile
 from ..datasets.shapes_dataset import ShapesDataset
 
 # Broken images are skipped and named here as well.
-TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, force=True)
+TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile)
 
 
 @DATASETS.register_module()

@@ -313,15 +313,18 @@ def test_pickles_are_read_where_the_user_says_so(tmp_path):
 
 def test_class_hierarchy_of_open_images(tmp_path, marker):
     import numpy as np
-    from mmdet.datasets.openimages import OpenImagesChallengeDataset
 
-    load_config("mask_rcnn_shuffle_nano_shapes")
     np.save(tmp_path / "plain.npy", np.eye(3))
     np.save(tmp_path / "hostile.npy", np.array([Runs(exec, f"open({str(marker)!r}, 'w')")], dtype=object))
-    read = OpenImagesChallengeDataset._get_relation_matrix
-    assert read(None, tmp_path / "plain.npy").tolist() == np.eye(2).tolist()
-    with pytest.raises(ValueError, match="allow_pickle"):
-        read(None, tmp_path / "hostile.npy")
+    config = tmp_path / "config.py"
+    for name, options in (("plain", {}), ("hostile", {"allow_pickle": True}), ("hostile", {})):
+        dataset = {"type": "OpenImagesChallengeDataset", "data_root": str(tmp_path), "hierarchy_file": f"{name}.npy"}
+        config.write_text(f"train_dataloader = dict(dataset={dataset})\n")
+        if options or name == "plain":
+            load_config(config, options)
+        else:
+            with pytest.raises(DataError, match=r"hostile\.npy is a pickle.*allow_pickle=True"):
+                load_config(config)
     assert not marker.exists()
 
 

@@ -8,7 +8,7 @@ from official_layouts import hugging_face_swin, pvt, pvt_v2, swin
 from torch import nn
 
 from localvit_det.checkpoint import baselines
-from localvit_det.checkpoint.baselines import load_published
+from localvit_det.checkpoint.baselines import load_published, published_weights
 from localvit_det.errors import CheckpointError
 
 SWIN = {"type": "SwinTransformer", "embed_dims": 24, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
@@ -29,7 +29,8 @@ def test_swin_of_others_computes_the_same(layout, tmp_path):
     saved = hugging_face_swin(official) if layout == "hugging_face" else {"model": official}
     torch.save(saved, tmp_path / "swin.pth")
     net = MODELS.build({**SWIN, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "swin.pth")}})
-    net.init_weights()
+    with published_weights(net):
+        net.init_weights()
     for stage, channels in ((0, 24), (1, 48)):
         x = torch.randn(2, 6, 8, channels)
         merged, _ = net.stages[stage].downsample(x.flatten(1, 2), (6, 8))
@@ -118,7 +119,8 @@ def test_pvt_v2_computes_the_same(tmp_path):
     official = {name: 0.1 * tensor for name, tensor in pvt_v2().items()}
     torch.save(official, tmp_path / "pvt_v2_b0.pth")
     net = MODELS.build({**PVT_V2, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "pvt_v2_b0.pth")}})
-    net.init_weights()
+    with published_weights(net):
+        net.init_weights()
     net.eval()
     x = torch.randn(2, 12, 256)
     expected = official_pvt_v2_block(official, "block4.0", x, (3, 4), heads=8)

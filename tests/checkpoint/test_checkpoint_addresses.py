@@ -6,16 +6,11 @@ from io import BytesIO
 
 import pytest
 import torch
+from checkpoint_cases import refusal
+from mmengine.runner import CheckpointLoader
 
-from localvit_det import compat
-
-compat.apply()
-
-from checkpoint_cases import refusal  # noqa: E402
-from mmengine.runner import CheckpointLoader  # noqa: E402
-
-from localvit_det.checkpoint import entrances  # noqa: E402
-from localvit_det.checkpoint.read import load_weights_only  # noqa: E402
+from localvit_det.checkpoint import entrances
+from localvit_det.checkpoint.read import load_weights_only
 
 
 @pytest.fixture

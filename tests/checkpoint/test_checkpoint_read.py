@@ -11,19 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_cases import Runs, refusal
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel, BaseModule
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from torch import nn
 
-from localvit_det import compat
-
-compat.apply()
-
-from checkpoint_cases import Runs, refusal  # noqa: E402
-from mmengine.logging import HistoryBuffer  # noqa: E402
-from mmengine.model import BaseModel, BaseModule  # noqa: E402
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint  # noqa: E402
-from torch import nn  # noqa: E402
-
-from localvit_det.checkpoint.read import load_weights_only  # noqa: E402
-from localvit_det.errors import RequirementError  # noqa: E402
+from localvit_det.checkpoint.read import load_weights_only
+from localvit_det.errors import RequirementError
 
 
 def write_torch(obj, path, **settings):

@@ -1,6 +1,6 @@
 """Writes mmcv_ops_golden.npz: results of the operators of a compiled mmcv 2.1.0, on the CPU.
 
-Run it from any folder with an interpreter that has a compiled mmcv; `tests/compat/test_compat_ops.py` then compares
+Run it from any folder with an interpreter that has a compiled mmcv; `tests/ops/test_mmcv_ops.py` then compares
 `results` under whichever mmcv is installed with the file.
 """
 

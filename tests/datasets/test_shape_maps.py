@@ -10,10 +10,10 @@ import pytest
 from mmdet.registry import DATASETS
 from pycocotools.coco import COCO
 
-from localvit_det.compat.panoptic import rgb2id
 from localvit_det.datasets.shape_maps import make_panoptic_maps, make_semantic_maps
 from localvit_det.datasets.shapes import annotation_file, make_shapes
 from localvit_det.errors import DataError
+from localvit_det.ops.panopticapi import rgb2id
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import save_checkpoint
 from toy_training import toy_runner
 
 from localvit_det import files
-from localvit_det.checkpoint import write
 from localvit_det.checkpoint.find import newest_for_test, search
 from localvit_det.errors import CheckpointError, NonFiniteError, OutputError
 
@@ -42,7 +42,7 @@ class TestWriting:
     @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
     def test_interrupted_write_leaves_the_old_file(self, tmp_path, monkeypatch, failing):
         target = tmp_path / "epoch_1.pth"
-        write.save_checkpoint({"a": 1}, str(target))
+        save_checkpoint({"a": 1}, str(target))
         before = target.read_bytes()
 
         def fail(*args: object) -> None:
@@ -53,7 +53,7 @@ class TestWriting:
         else:
             monkeypatch.setattr(files.os, failing, fail)
         with pytest.raises(OutputError, match=r"epoch_1\.pth of 0\.0 MB could not be written \(No space left"):
-            write.save_checkpoint({"a": 2}, str(target))
+            save_checkpoint({"a": 2}, str(target))
         assert target.read_bytes() == before
         assert os.listdir(tmp_path) == ["epoch_1.pth"]
 

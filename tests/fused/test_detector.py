@@ -12,10 +12,10 @@ from small_detectors import DETECTORS, build_detector
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localvit_det.compat.requirements import has_compiled_operators
 from localvit_det.fused import fuse_detector
 from localvit_det.fused.dense import FusedFPN, FusedResidualBlock, best_of
 from localvit_det.fused.roi_heads import paste_masks
+from localvit_det.requirements import has_compiled_operators
 
 SIZE = (160, 224)
 META = {"img_shape": SIZE, "ori_shape": (80, 112), "scale_factor": (2.0, 2.0), "batch_input_shape": SIZE}

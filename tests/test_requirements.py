@@ -5,13 +5,9 @@ from types import ModuleType
 
 import pytest
 
-from localvit_det import compat
-
-compat.apply()
-
-from localvit_det.compat import requirements  # noqa: E402
-from localvit_det.compat.requirements import check_requirements, has_compiled_operators  # noqa: E402
-from localvit_det.errors import RequirementError  # noqa: E402
+from localvit_det import requirements
+from localvit_det.errors import RequirementError
+from localvit_det.requirements import check_requirements, has_compiled_operators
 
 
 def refusal() -> str:

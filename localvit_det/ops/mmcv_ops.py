@@ -1,46 +1,41 @@
-"""A stand-in for `mmcv._ext`, the compiled operators that `mmcv-lite` does not have.
+"""Operators in the place of `mmcv._ext`, the compiled ones that `mmcv-lite` does not have.
 
-Operators of the detectors here come from torchvision or plain PyTorch, with the signatures of mmcv 2.1's C++
-(`mmcv/ops/csrc/pytorch/pybind.cpp`); any other one raises when it is called.
+Those that the detectors here need come from torchvision or plain PyTorch, with the signatures of mmcv 2.1's C++
+(`mmcv/ops/csrc/pytorch/pybind.cpp`); any other one raises when it is called. `patches` puts the module in place.
 """
 
-import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import RequirementError
-from ..ops import roi_align as on_cpu
-from .deformable_attention import ms_deform_attn_backward, ms_deform_attn_forward
-from .requirements import has_compiled_operators, is_onedl
+from ..requirements import is_onedl
+from . import roi_align as on_cpu
 
 NAME = "mmcv._ext"
 # NMS takes boxes that lie apart in groups of at least about so many.
 _NMS_GROUP = 256
 
 
-def install() -> None:
-    """Registers the stand-in as `mmcv._ext`, unless mmcv has compiled operators."""
-    if has_compiled_operators() or NAME in sys.modules:
-        return
-    import mmcv
+def make_module() -> ModuleType:
+    """Return a module with all operators."""
     import torchvision  # noqa: F401 - registers torch.ops.torchvision
 
     module = ModuleType(NAME, __doc__)
     # A spec without a loader tells `mmcv.utils` and `has_compiled_operators` that nothing is compiled.
     module.__spec__ = ModuleSpec(NAME, loader=None)
-    module.__getattr__ = _missing
-    for operator in OPERATORS:
-        setattr(module, operator.__name__, operator)
-    sys.modules[NAME] = mmcv._ext = module
+    vars(module)["__getattr__"] = _missing
+    vars(module).update({operator.__name__: operator for operator in OPERATORS})
+    return module
 
 
 def _missing(name: str) -> Callable[..., None]:
-    """Answers for every other operator: mmcv asks at import whether the names exist."""
+    """Return an operator that raises, for every other name: mmcv asks at import whether the names exist."""
     if name.startswith("_"):
         raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
 
@@ -60,7 +55,7 @@ def _missing(name: str) -> Callable[..., None]:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices (K,) of the kept boxes, best first, of `boxes` (N, 4) with `scores` (N,).
+    """Return indices (K,) of the kept boxes, best first, of `boxes` (N, 4) with `scores` (N,).
 
     A width is x2 - x1 + `offset`. Equal scores keep their order, which mmcv leaves to chance.
     """
@@ -78,7 +73,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def _apart(boxes: Tensor) -> list[Tensor]:
-    """Indices of groups of boxes that lie apart in x, each in the order given; none where they cannot be told apart.
+    """Return indices of groups of boxes that lie apart in x, each in the order given; none where there is one.
 
     `batched_nms` moves classes or levels apart, so that they do not meet. All pairs inside groups are many fewer.
     """
@@ -103,7 +98,7 @@ def softnms(
 ) -> Tensor:
     """Soft-NMS on the CPU; methods 0 (naive), 1 (linear), 2 (gaussian).
 
-    Writes boxes and lowered scores to the first K rows of `dets` (N, 5) and returns their indices (K,).
+    Write boxes and lowered scores to the first K rows of `dets` (N, 5) and returns their indices (K,).
     Of equal scores the order is mmcv's, which fills the place of a dropped box with the last one.
     """
     x1, y1, x2, y2 = boxes.detach().float().numpy().T.copy()
@@ -145,7 +140,7 @@ def softnms(
 
 
 def _drop(items: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Removes items by moving the last remaining one into each gap."""
+    """Remove items by moving the last remaining one into each gap."""
     count = int((~dropped).sum())
     remaining = items[:count].copy()
     remaining[dropped[:count]] = items[count:][~dropped[count:]][::-1]
@@ -165,7 +160,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fills `output` (R, C, height, width) from `input` (N, C, H, W) and `rois` (R, 5)."""
+    """Fill `output` (R, C, height, width) from `input` (N, C, H, W) and `rois` (R, 5)."""
     _need_average(pool_mode)
     values = _at_least_float32(input)
     size = (aligned_height, aligned_width)
@@ -191,7 +186,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fills `grad_input` (N, C, H, W) from `grad_output` (R, C, height, width)."""
+    """Fill `grad_input` (N, C, H, W) from `grad_output` (R, C, height, width)."""
     _need_average(pool_mode)
     grads = _at_least_float32(grad_output)
     size = (aligned_height, aligned_width)
@@ -208,7 +203,7 @@ def roi_align_backward(
 
 @torch.no_grad()
 def _give(target: Tensor, result: Tensor) -> None:
-    """Puts a result into the tensor that mmcv made for it: without a copy, and channels-last."""
+    """Put a result into the tensor that mmcv made for it: without a copy, and channels-last."""
     target.set_(result.to(target.dtype))
 
 
@@ -225,7 +220,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fills `output` (N, C) with the loss of logits `input` (N, C) and classes `target` (N,).
+    """Fill `output` (N, C) with the loss of logits `input` (N, C) and classes `target` (N,).
 
     A target outside 0 … C-1 is background; `weight` is empty or has one factor for each class.
     """
@@ -237,7 +232,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fills `grad_input` (N, C) with the derivative of the loss by the logits."""
+    """Fill `grad_input` (N, C) with the derivative of the loss by the logits."""
     positive, p, q, log_p, log_q = _focal_terms(input, target)
     grad = torch.where(
         positive,
@@ -248,7 +243,7 @@ def sigmoid_focal_loss_backward(
 
 
 def _focal_terms(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Which logits are positives, then p, 1 - p and their logarithms, with mmcv's floor inside the latter."""
+    """Return which logits are positives, then p, 1 - p and their logarithms, with mmcv's floor inside the latter."""
     logits = _at_least_float32(input)
     positive = target[:, None] == torch.arange(logits.shape[1], device=target.device)
     p = logits.sigmoid()
@@ -261,13 +256,72 @@ def _class_weighted(values: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return values * weight[target, None] if weight.numel() else values
 
 
+def ms_deform_attn_forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Return weighted sums of values at sampled places: multi-scale deformable attention, of DINO and Mask2Former.
+
+    Args:
+        value: Of all levels in a row, (B, keys, heads, d).
+        spatial_shapes: Height and width of each level, (levels, 2).
+        level_start_index: Where each level begins among the keys, (levels,); not needed.
+        sampling_locations: Relative places (x, y) in [0, 1], (B, queries, heads, levels, points, 2).
+        attention_weights: Of the same places, (B, queries, heads, levels, points).
+        im2col_step: Images at a time in the compiled form; not needed.
+
+    Returns:
+        Tensor of shape (B, queries, heads·d).
+    """
+    batch, _, heads, width = value.shape
+    queries, levels, points = attention_weights.shape[1], *attention_weights.shape[3:]
+    sizes = [(height, width) for height, width in spatial_shapes.tolist()]
+    maps = value.split([height * width for height, width in sizes], dim=1)
+    grids = 2 * sampling_locations - 1
+    sampled = []
+    for level, (height_of_map, width_of_map) in enumerate(sizes):
+        # B, keys, heads, d -> B·heads, d, H, W
+        image = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, width, height_of_map, width_of_map)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # B·heads, queries, points, 2
+        sampled.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    # B, queries, heads, levels, points -> B·heads, 1, queries, levels·points
+    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
+    mixed = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # B·heads, d, queries
+    return mixed.view(batch, heads * width, queries).transpose(1, 2).contiguous()
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Fill the three gradients; arguments as of :func:`ms_deform_attn_forward`."""
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
+        output = ms_deform_attn_forward(inputs[0], spatial_shapes, level_start_index, *inputs[1:], im2col_step)
+        grads = torch.autograd.grad(output, inputs, grad_output)
+    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
+        target.copy_(grad)
+
+
 def get_compiler_version() -> str:
-    """What environment reports print for mmcv's compiler."""
+    """Return what environment reports print for mmcv's compiler."""
     return "none (operators of torchvision)"
 
 
 def get_compiling_cuda_version() -> str:
-    """What environment reports print for mmcv's CUDA."""
+    """Return what environment reports print for mmcv's CUDA."""
     return "none (operators of torchvision)"
 
 

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from localvit_det.compat import panoptic
-from localvit_det.compat.panoptic import PQStat, id2rgb, rgb2id
+from localvit_det.ops.panopticapi import PQStat, id2rgb, rgb2id
 
 THINGS = {1: {"isthing": 1}, 2: {"isthing": 1}, 3: {"isthing": 0}}
 
@@ -38,16 +37,3 @@ def test_mmdetection_finds_it():
     from mmdet.evaluation.metrics import coco_panoptic_metric
 
     assert coco_panoptic_metric.PQStat is sys.modules["panopticapi.evaluation"].PQStat
-
-
-def test_an_installed_one_wins(monkeypatch, tmp_path):
-    (tmp_path / "panopticapi").mkdir()
-    (tmp_path / "panopticapi/__init__.py").write_text("mine = True")
-    for name in [name for name in sys.modules if name.startswith("panopticapi")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(tmp_path)
-    panoptic.install()
-    import panopticapi
-
-    assert panopticapi.mine
-    monkeypatch.delitem(sys.modules, "panopticapi")

@@ -1,4 +1,4 @@
-"""Finds a missing or unfitting package at import and names the command that mends it.
+"""Check the installed packages, and name the command that installs what is missing or does not fit.
 
 MMDetection itself only raises bare assertions, and some mismatches surface as C++ symbols.
 """
@@ -11,7 +11,7 @@ from types import ModuleType
 
 from packaging.version import Version
 
-from ..errors import RequirementError, first_line
+from .errors import RequirementError, first_line
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,23 @@ ONEDL = (
 
 
 def is_onedl() -> bool:
-    """Tells whether the installed MMDetection is the fork."""
+    """Return whether the installed MMDetection is the fork."""
     return bool(list(importlib.metadata.Distribution.discover(name="onedl-mmdetection")))
 
 
 def requirements() -> tuple[Requirement, ...]:
-    """What the installed MMDetection, or its fork, has to find beside itself."""
+    """Return what the installed MMDetection, or its fork, needs."""
     return ONEDL if is_onedl() else OPENMMLAB
 
 
 def check_requirements() -> None:
-    """Checks every package that `localvit_det` stands on.
+    """Check every package that `localvit_det` depends on.
 
-    torchvision is asked for only where mmcv has no compiled operators: MMEngine, mmcv and MMDetection
-    import it in rare corners only.
+    torchvision is needed only where mmcv has no compiled operators: MMEngine, mmcv and MMDetection import it in rare
+    cases only.
 
     Raises:
-        RequirementError: with the first package that does not fit and the command that mends it.
+        RequirementError: A package is missing or does not fit; the message names the command to run.
     """
     for requirement in requirements():
         _check(requirement)
@@ -84,7 +84,7 @@ def check_requirements() -> None:
 
 
 def check_networks() -> None:
-    """Checks the two packages that the networks alone stand on.
+    """Check the two packages that the networks alone depend on.
 
     Raises:
         RequirementError: PyTorch or MMEngine does not fit.
@@ -95,10 +95,10 @@ def check_networks() -> None:
 
 
 def has_compiled_operators() -> bool:
-    """Tells whether mmcv brings its own compiled operators; our stand-in does not count.
+    """Return whether mmcv brings its own compiled operators; `ops.mmcv_ops` does not count.
 
     Raises:
-        RequirementError: they are there but do not load, because they were built for another PyTorch.
+        RequirementError: They are there but do not load, because they were built for another PyTorch.
     """
     spec = importlib.util.find_spec("mmcv._ext")
     if spec is None or spec.loader is None:
@@ -163,3 +163,55 @@ def _check_torchvision() -> None:
             f"The operators of torchvision do not load with torch {torch.__version__} ({first_line(error)}): "
             "run `pip install --force-reinstall torch torchvision` to get two that match."
         ) from error
+
+
+# Optional libraries: their packages on the index, and the extra of this package that installs them with all that they
+# forget to require (mmseg 1.2.2 imports ftfy and regex).
+EXTRAS = {"mmseg": ("mmsegmentation", "seg"), "mmpretrain": ("mmpretrain", "pretrain")}
+
+
+def distribution(module: str) -> tuple[str, str]:
+    """Return the package on the index and our extra that install a key of `EXTRAS`; OneDL has its own."""
+    prefix = "onedl-" if is_onedl() else ""
+    package, extra = EXTRAS[module]
+    return prefix + package, prefix + extra
+
+
+def require(module: str) -> None:
+    """Import an optional library.
+
+    Args:
+        module: Key of `EXTRAS`.
+
+    Raises:
+        RequirementError: It or something that it needs is missing, or does not fit what is installed.
+    """
+    package, extra = distribution(module)
+    command = f"run `pip install '.[{extra}]'` in the folder of localvit_det"
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            raise RequirementError(f"{package} is not installed, which this config needs: {command}.") from error
+        raise RequirementError(
+            f"{package} is installed, but {error.name}, which it needs, is not: run `pip install {error.name}`, or "
+            f"{command}."
+        ) from error
+    except (ImportError, AssertionError) as error:
+        raise RequirementError(f"{package} cannot be imported ({first_line(error)}): {command}.") from error
+
+
+def require_named(message: str) -> None:
+    """Import the optional library that MMEngine's message names as not installed; do nothing where it names none.
+
+    Raises:
+        RequirementError: As of :func:`require`.
+    """
+    for module, (package, _) in EXTRAS.items():
+        if message.startswith(f"{package} is not installed"):
+            require(module)
+
+
+def has_mmdetection() -> bool:
+    """Return whether MMDetection and mmcv are installed, in whatever version."""
+    return all(importlib.util.find_spec(name) is not None for name in ("mmdet", "mmcv"))

@@ -2,11 +2,11 @@
 
 bfloat16 counts pixels in steps of eight at 1000 and float16 in halves, but MMDetection gives boxes, priors and sampling
 points the type of the feature maps: boxes of RoI features were up to 4 px off in bfloat16, and so were the proposals.
-Each class here runs its own code as before, on coordinates and maps that are at least fp32.
+Each class here runs its own code as before, on coordinates and feature maps that are at least fp32.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def install() -> None:
-    """Put the wrappers into MMDetection and MMCV; doing so again changes nothing."""
+def replacements() -> Iterator[tuple[type, str, Any]]:
+    """Yield classes of MMDetection and MMCV, the name of a method, and what takes its place."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
     from mmdet.models import dense_heads
     from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
@@ -24,23 +24,18 @@ def install() -> None:
 
     for generator in (AnchorGenerator, MlvlPointGenerator):
         for name in ("single_level_grid_priors", "sparse_priors"):
-            _wrap(generator, name, _priors_in_fp32)
+            yield generator, name, _priors_in_fp32(vars(generator)[name])
     for extractor in (SingleRoIExtractor, GenericRoIExtractor):
-        _wrap(extractor, "forward", _features_in_fp32)
-    # Its first layer reads how far a pixel lies from the object.
-    _wrap(dense_heads.RTMDetInsHead, "_mask_predict_by_feat_single", _without_autocast)
-    for head in ("ConditionalDETRHead", "DABDETRHead", "DDQDETRHead", "DeformableDETRHead"):
-        # They add reference points into what a layer returned, in place and so in its type.
-        _wrap(getattr(dense_heads, head), "forward", _without_autocast)
-    apply = MultiScaleDeformableAttnFunction.apply
-    if not hasattr(apply, "__wrapped__"):
-        MultiScaleDeformableAttnFunction.apply = staticmethod(_sampled_in_fp32(apply))
-
-
-def _wrap(owner: type, name: str, wrapper: Callable[[Callable], Callable]) -> None:
-    method = vars(owner)[name]
-    if not hasattr(method, "__wrapped__"):
-        setattr(owner, name, wrapper(method))
+        yield extractor, "forward", _features_in_fp32(vars(extractor)["forward"])
+    # Its first layer reads how far a pixel is from the object.
+    masks = "_mask_predict_by_feat_single"
+    yield dense_heads.RTMDetInsHead, masks, _without_autocast(vars(dense_heads.RTMDetInsHead)[masks])
+    for name in ("ConditionalDETRHead", "DABDETRHead", "DDQDETRHead", "DeformableDETRHead"):
+        # They add reference points to what a layer returned, in place and so in its type.
+        head = getattr(dense_heads, name)
+        yield head, "forward", _without_autocast(vars(head)["forward"])
+    sample = _sampled_in_fp32(MultiScaleDeformableAttnFunction.apply)
+    yield MultiScaleDeformableAttnFunction, "apply", staticmethod(sample)
 
 
 def _in_fp32(x: Any) -> Any:
@@ -63,7 +58,7 @@ def _priors_in_fp32(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _features_in_fp32(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Extract from fp32 maps; under autocast features stay fp32, and the next layer rounds them."""
+    """Extract from fp32 feature maps; under autocast features stay fp32, and the next layer rounds them."""
 
     @functools.wraps(method)
     def forward(self: Any, feats: tuple[Tensor, ...], rois: Tensor, *args: Any, **settings: Any) -> Tensor:

@@ -1,17 +1,13 @@
-"""The stand-ins of deformable attention give what mmcv's own PyTorch form gives, gradients included."""
+"""Our operators of deformable attention give what mmcv's own PyTorch form gives, gradients included."""
 
 import pytest
 import torch
-
-from localvit_det import compat
-from localvit_det.compat.requirements import has_compiled_operators
-
-compat.apply()
-
-from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402 - needs the stand-in
+from mmcv.ops.multi_scale_deform_attn import (
     MultiScaleDeformableAttnFunction,
     multi_scale_deformable_attn_pytorch,
 )
+
+from localvit_det.requirements import has_compiled_operators
 
 SHAPES = torch.tensor([[6, 4], [3, 2], [1, 5]])
 STARTS = torch.tensor([0, 24, 30])

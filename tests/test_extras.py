@@ -6,9 +6,9 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from localvit_det.compat.extras import EXTRAS, distribution, require
 from localvit_det.config import load_config
 from localvit_det.errors import RequirementError
+from localvit_det.requirements import EXTRAS, distribution, require
 
 
 @pytest.fixture

@@ -8,16 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmcv import ops
+from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 
-from localvit_det import compat
-from localvit_det.compat import mmcv_ops
-from localvit_det.compat.requirements import has_compiled_operators
 from localvit_det.errors import RequirementError
-
-compat.apply()
-
-from mmcv import ops  # noqa: E402 - needs the stand-in
-from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss  # noqa: E402
+from localvit_det.requirements import has_compiled_operators
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = np.load(DATA / "mmcv_ops_golden.npz")
@@ -92,7 +87,7 @@ def test_roi_align_without_rois(features):
 
 
 def test_roi_align_of_channels_last_features(features, rois):
-    """A compiled mmcv reads them as if they were contiguous, unless `compat` stands between."""
+    """A compiled mmcv reads them as if they were contiguous, unless `patches` has been applied."""
     expected = ops.roi_align(features, rois, (5, 3), 0.25, 2, "avg", True)
     channels_last = features.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ops.roi_align(channels_last, rois, (5, 3), 0.25, 2, "avg", True), expected)
@@ -150,11 +145,11 @@ def test_focal_loss_with_class_weights_and_saturated_logits():
 @stand_in_only
 @pytest.mark.parametrize("name", ["deform_conv_forward", "nms_rotated", "carafe_forward"])
 def test_other_operators_say_what_to_install_when_called(monkeypatch, name):
-    monkeypatch.setattr("localvit_det.compat.mmcv_ops.is_onedl", lambda: False)
+    monkeypatch.setattr("localvit_det.ops.mmcv_ops.is_onedl", lambda: False)
     operator = getattr(sys.modules["mmcv._ext"], name)  # looking is allowed
     with pytest.raises(RequirementError, match=rf"'{name}'.*pip install.* mmcv==2.1.0`"):
         operator(torch.zeros(1))
-    monkeypatch.setattr("localvit_det.compat.mmcv_ops.is_onedl", lambda: True)
+    monkeypatch.setattr("localvit_det.ops.mmcv_ops.is_onedl", lambda: True)
     with pytest.raises(RequirementError, match=rf"'{name}'.*pip install.* onedl-mmcv==2.3.6`"):
         operator(torch.zeros(1))
 
@@ -171,19 +166,6 @@ def test_environment_report_and_unknown_attributes():
     module = sys.modules["mmcv._ext"]
     assert not hasattr(module, "__path__")
     assert importlib.util.find_spec("mmcv._ext").loader is None
-
-
-def test_a_compiled_mmcv_wins(monkeypatch):
-    monkeypatch.setattr(mmcv_ops, "has_compiled_operators", lambda: True)
-    monkeypatch.delitem(sys.modules, "mmcv._ext", raising=False)
-    mmcv_ops.install()
-    assert "mmcv._ext" not in sys.modules
-
-
-def test_applying_twice_changes_nothing():
-    before = sys.modules["mmcv._ext"], sys.modules["mmcv._ext"].roi_align_forward
-    compat.apply()
-    assert (sys.modules["mmcv._ext"], sys.modules["mmcv._ext"].roi_align_forward) == before
 
 
 @needs_cuda

@@ -1,11 +1,9 @@
-"""A stand-in for `panopticapi`, which MMDetection needs to read panoptic maps and to compute PQ.
+"""The part of `panopticapi` with which MMDetection reads panoptic maps and computes PQ.
 
 It has no release on package indexes, only a repository (https://github.com/cocodataset/panopticapi), so that a plain
 `pip install` cannot bring it. Written from the definitions at https://cocodataset.org/#panoptic-eval.
 """
 
-import importlib.util
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
@@ -18,27 +16,26 @@ VOID = 0  # the id of pixels that belong to no segment
 OFFSET = 256**3  # above all ids
 
 
-def install() -> None:
-    """Registers the stand-in as `panopticapi`, unless the package is there."""
-    if NAME in sys.modules or importlib.util.find_spec(NAME) is not None:
-        return
+def make_modules() -> dict[str, ModuleType]:
+    """Return the package and its two modules by their names."""
     package = _module(NAME, {})
     package.__path__ = []
-    package.utils = _module(f"{NAME}.utils", {"rgb2id": rgb2id, "id2rgb": id2rgb})
+    utils = _module(f"{NAME}.utils", {"rgb2id": rgb2id, "id2rgb": id2rgb})
     names = {"VOID": VOID, "OFFSET": OFFSET, "PQStat": PQStat, "PQStatCat": PQStatCat}
-    package.evaluation = _module(f"{NAME}.evaluation", names)
+    evaluation = _module(f"{NAME}.evaluation", names)
+    vars(package).update(utils=utils, evaluation=evaluation)
+    return {module.__name__: module for module in (package, utils, evaluation)}
 
 
 def _module(name: str, content: Mapping[str, object]) -> ModuleType:
     module = ModuleType(name, __doc__)
     module.__spec__ = ModuleSpec(name, loader=None)
     vars(module).update(content)
-    sys.modules[name] = module
     return module
 
 
 def rgb2id(color: np.ndarray | tuple[int, int, int] | list[int]) -> np.ndarray | int:
-    """Segment ids of a map whose colors spell them, (H, W, 3) -> (H, W); or the id of one color."""
+    """Return the segment ids of a map whose colors spell them, (H, W, 3) -> (H, W); or the id of one color."""
     if isinstance(color, np.ndarray) and color.ndim == 3:
         red, green, blue = (color[..., channel].astype(np.int32) for channel in range(3))
         return red + 256 * green + 256**2 * blue
@@ -46,7 +43,7 @@ def rgb2id(color: np.ndarray | tuple[int, int, int] | list[int]) -> np.ndarray |
 
 
 def id2rgb(segment: np.ndarray | int) -> np.ndarray | list[int]:
-    """Colors of a map of segment ids, (H, W) -> (H, W, 3), uint8; or the color of one id."""
+    """Return the colors of a map of segment ids, (H, W) -> (H, W, 3), uint8; or the color of one id."""
     if isinstance(segment, np.ndarray):
         ids = segment.astype(np.int64)
         return np.stack([ids // 256**channel % 256 for channel in range(3)], axis=-1).astype(np.uint8)
@@ -68,7 +65,7 @@ class PQStatCat:
 
     @property
     def quality(self) -> dict[str, float]:
-        """Panoptic, segmentation and recognition quality: pq = sq · rq; zeros where nothing was to be found."""
+        """Return panoptic, segmentation and recognition quality: pq = sq · rq; zeros where nothing was to be found."""
         weight = self.tp + (self.fp + self.fn) / 2
         return {
             "pq": self.iou / weight if weight else 0.0,
@@ -92,7 +89,7 @@ class PQStat:
         return self
 
     def pq_average(self, categories: Mapping[int, dict], isthing: bool | None) -> tuple[dict, dict]:
-        """Means over the categories that occur.
+        """Return means over the categories that occur.
 
         Args:
             categories: COCO's entries of categories by their ids.
