@@ -115,3 +115,34 @@ def test_links_lead_somewhere(page: Path):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+WORDS = {  # as the field writes it: what it does not write
+    "dataset": r"data sets?",
+    "MACs, explained once as multiply-adds (MACs) or MACs (multiply-adds)": r"(?<!MACs \()multiply-adds?(?! \(MACs)",
+    "bitwise identical": r"to the bit",
+    "synthetic shapes": r"drawn (shapes|images|ones)",
+    "not reproduced here": r"nobody|not repeated here",
+    "downsampling": r"steps? down",
+    "INT8": r"integers of 8 bits",
+    "N problems found": r"(has|have) to be mended",
+    "fix": r"mend(s|ed|ing)?",
+    "reported": r"told",
+    "next to, with": r"besides?",
+    "mismatches": r"strays?",
+    "by descending score": r"surest( first)?",
+    "data flow": r"roads?",
+    "space; subpackage": r"rooms?",
+    "thin wrapper": r"doors?",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_words_are_those_of_the_field(page: Path):
+    """Quoted output and code may say otherwise."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = " ".join(prose.split())
+    found = {
+        better: m[0] for better, word in WORDS.items() if (m := re.search(rf"\b(?:{word})\b", prose, re.IGNORECASE))
+    }
+    assert found == {}

@@ -7,17 +7,17 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TORCHES = ("2.6", "2.8", "2.10", "2.12", "2.14", "2.15")
 LIBRARIES = ("mmdet", "onedl")
 ITERATIONS = 10
-HEAD = """# Stacks
+HEAD = """# Tested versions
 
-What the tests of `make quick` and {iterations} training iterations of the demo came to on combinations of Python,
+Results of `make quick` and of {iterations} training iterations of the demo on combinations of Python,
 PyTorch, MMDetection and mmcv, whose operators come from torchvision and PyTorch (no compiler) or are compiled. On
-Linux, x86-64, without a GPU, with all extras but int8; tests of what a stack lacks are skipped.
+Linux, x86-64, without a GPU, with all extras but int8; tests of libraries that are not installed are skipped.
 "Passed in part": only the tests that are named were run there. CI runs the whole suite on the versions of
-constraints.txt. Losses depend on the commit, which stands in stacks.json, and on PyTorch, whose `trunc_normal_` draws
+constraints.txt. Losses depend on the commit, which is in stacks.json, and on PyTorch, whose `trunc_normal_` draws
 other numbers from 2.12 on.
 
-`make matrix` wrote this. It skips what was run, goes on where a stack fails, and removes each environment again. It
-finds `python3.X` by itself, or is told where it is:
+`make matrix` writes this page. It skips finished combinations, continues after failures, and removes each environment.
+It finds `python3.X` on the path, or takes it by an option:
 
 ```bash
 python tools/matrix.py --python 3.12=/path/to/python3.12 --only py3.12-torch2.6
