@@ -9,6 +9,7 @@ from torch import nn
 
 from localvit_det.checkpoint import baselines
 from localvit_det.checkpoint.baselines import load_published, published_weights
+from localvit_det.engine import ReliableRunner
 from localvit_det.errors import CheckpointError
 
 SWIN = {"type": "SwinTransformer", "embed_dims": 24, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
@@ -62,8 +63,21 @@ def test_the_log_says_which_of_several_weights_are_taken(tmp_path, monkeypatch):
     net = MODELS.build({**SWIN, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "swin.pth")}})
     lines: list[str] = []
     monkeypatch.setattr(baselines, "print_log", lambda text, *_: lines.append(text))
-    net.init_weights()
+    with published_weights(net):
+        net.init_weights()
     assert "model is taken, not model_ema" in lines[0]
+
+
+def test_the_runner_loads_published_files(tmp_path):
+    official = swin()
+    torch.save({"model": official}, tmp_path / "swin.pth")
+    runner = ReliableRunner.__new__(ReliableRunner)
+    init = {"type": "Pretrained", "checkpoint": str(tmp_path / "swin.pth")}
+    runner.model = net = nn.Sequential(MODELS.build({**SWIN, "init_cfg": init}))
+    runner.model.init_weights = lambda: net[0].init_weights()
+    runner._init_model_weights()
+    assert torch.equal(net[0].patch_embed.projection.weight, official["patch_embed.proj.weight"])
+    assert "init_weights" not in vars(net[0])  # MMDetection's own again
 
 
 def test_norms_of_hugging_face_swin_backbones():
