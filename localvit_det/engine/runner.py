@@ -31,6 +31,7 @@ from ..evaluation.no_detections import explain_no_detections
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
+from .fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
 from .hooks import FreeMemoryHook
 from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableIterLoop
@@ -249,6 +250,14 @@ class ReliableRunner(Runner):
                 kind = _LOOPS[kind.removeprefix("mmengine.")]
                 return kind(runner=self, dataloader=self._train_dataloader, **settings)
         return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop; on a fused copy of the model where FusedEvaluationHook asks for it."""
+        return super().build_val_loop(fused_loop(loop, FusedValLoop, self.hooks))
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop; on a fused copy of the model where FusedEvaluationHook asks for it."""
+        return super().build_test_loop(fused_loop(loop, FusedTestLoop, self.hooks))
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer's wrapper, with the guard before its steps."""
