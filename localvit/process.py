@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import select
 import sys
 import warnings
 
@@ -46,7 +47,9 @@ class _LossyFile(io.FileIO):
     def write(self, data: bytes) -> int:
         """Write what can be written; after an error all goes to the null device."""
         try:
-            return super().write(data)
+            while (written := super().write(data)) is None:  # full, and set not to block, as other programs may do
+                select.select([], [self], [])
+            return written
         except OSError as error:  # EIO of a closed terminal, EPIPE of a pipe without a reader, ENOSPC
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())  # C libraries and child processes write there, too
@@ -59,6 +62,7 @@ class _LossyFile(io.FileIO):
 def survive_closed_streams() -> None:
     """Let no print, log line or progress bar raise because there is no reader: a notice never ends the work.
 
+    Characters that the stream cannot encode are written as escapes.
     A stream that a test or a notebook has put in the place of the process's own is left alone.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
@@ -76,7 +80,8 @@ def survive_closed_streams() -> None:
             continue
         if stream is not None:
             stream.flush()
-        encoding, errors = (stream.encoding, stream.errors) if stream is not None else ("utf-8", "replace")
+        encoding, errors = (stream.encoding, stream.errors) if stream is not None else ("utf-8", "strict")
+        errors = "backslashreplace" if errors == "strict" else errors
         raw = _LossyFile(descriptor, "w", closefd=False)
         lossy = io.TextIOWrapper(
             io.BufferedWriter(raw), encoding, errors, line_buffering=name == "stderr" or raw.isatty()

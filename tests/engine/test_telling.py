@@ -120,6 +120,28 @@ def test_closed_streams(redirection):
     assert "Error" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_stream_that_does_not_block(name):
+    """Another program on the same terminal has set it so; its reader is slow."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    code = f"from localvit.process import *; survive_closed_streams(); sys.{name}.write('x' * 99999); sys.exit(7)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, **{name: writer}) as process:
+        os.close(writer)
+        time.sleep(0.2)
+        with open(reader, "rb") as lines:
+            assert len(lines.read()) == 99999
+    assert process.returncode == 7
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", "\\xe9 \\ud800"), ("utf-8", "é \\ud800")])
+def test_characters_that_cannot_be_encoded(encoding, written, monkeypatch):
+    """Names of classes and files in a terminal of another language."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    done = run(r'from localvit.process import *; survive_closed_streams(); print("\u00e9 \ud800")', "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{written}\n", "")
+
+
 def test_full_disk_under_standard_output():
     done = run(PRINTS, "> /dev/full")
     assert done.returncode == 7
