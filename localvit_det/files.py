@@ -83,8 +83,8 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file in UTF-8 as `atomic_file` does."""
-    write_bytes(path, text.encode())
+    """Write a text file in UTF-8 as `atomic_file` does; what UTF-8 cannot hold is written as an escape."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def sha256(file: Path) -> str:

@@ -21,6 +21,12 @@ def check_work_dir(cfg: Config) -> None:
     if cfg.get("work_dir") is None:
         return
     existing = work_dir = Path(cfg.work_dir).absolute()
+    try:
+        str(work_dir).encode()
+    except UnicodeEncodeError:  # PyTorch reads and writes no such paths; a training would end at its first checkpoint
+        raise ConfigError(
+            f"The name of the work-dir {work_dir} is not in UTF-8: name another one by --work-dir."
+        ) from None
     while not existing.exists():
         existing = existing.parent
     try:

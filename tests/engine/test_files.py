@@ -5,7 +5,7 @@ import os
 import pytest
 from mmengine.config import Config
 
-from localvit_det.files import atomic_folder, move_with_parts
+from localvit_det.files import atomic_folder, move_with_parts, write_text
 
 
 def test_folder_gets_its_name_in_one_step(tmp_path):
@@ -16,6 +16,12 @@ def test_folder_gets_its_name_in_one_step(tmp_path):
     with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "new/set") as draft:
         (draft / "b").write_text("b")
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "set", "a"]
+
+
+def test_names_that_are_not_in_utf_8(tmp_path):
+    """Of files and classes, in pages and tables."""
+    write_text(tmp_path / "page.html", "caf\udce9 é")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "caf\\udce9 é"
 
 
 def test_file_never_stands_next_to_parts_of_another(tmp_path, monkeypatch):

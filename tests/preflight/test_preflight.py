@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -344,6 +345,8 @@ def test_work_dir_that_cannot_be_written(load, tmp_path):
     (tmp_path / "file").touch()
     cfg.work_dir = str(tmp_path / "file/run")
     fails(cfg, ConfigError, f"work-dir {tmp_path / 'file/run'}", "--work-dir")
+    cfg.work_dir = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    fails(cfg, ConfigError, "not in UTF-8", "--work-dir")
 
 
 def test_missing_checkpoints(load, tmp_path):
