@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import CheckpointError, RequirementError, first_line
+from .limits import check_openvino
 
 NOTE = "localvit_det"  # its key
 SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
@@ -60,6 +61,7 @@ def read_note(path: Path) -> str:
         if path.suffix == ".xml":
             import openvino
 
+            check_openvino(path)
             model = openvino.Core().read_model(os.fspath(path))
             return model.get_rt_info(NOTE).value if model.has_rt_info(NOTE) else ""
         with zipfile.ZipFile(path) as archive:

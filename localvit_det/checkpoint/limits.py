@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+from xml.parsers import expat
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ _LEGACY_PICKLES = 5  # of the format before torch 1.6: magic, protocol, system, 
 _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ")  # that hold what they take from the stack
 
 
-_SMALLEST = 1 << 14  # what a tensor counts at least, with its module: millions of small ones take minutes
+_SMALLEST = 1 << 17  # what a tensor counts at least, with its module: thousands of small ones take seconds
+_ROWS = (torch.ops.aten.arange, torch.ops.aten.linspace, torch.ops.aten.logspace)  # as many as their largest argument
 _TIMES_BUILT, _BUILT_SLACK = 8, 256 << 20  # weights may be kept in half precision, and only a backbone's
 
 
@@ -114,6 +116,39 @@ def check_safetensors(file: Path) -> None:
         raise TooLarge(f"announces a header of {length:,} bytes")
 
 
+def check_openvino(file: Path) -> None:
+    """Check what constants of an OpenVINO file take of the weights next to it, which many may share.
+
+    Raises:
+        TooLarge: They lie outside of the weights, or are much larger together.
+        ValueError: A place or a shape is no number.
+    """
+    weights = file.with_suffix(".bin")
+    if weights.exists() and not weights.is_file():  # reading a pipe may never end
+        raise TooLarge(f"has {weights.name} for its weights, which is no file")
+    size = weights.stat().st_size if weights.exists() else 0
+    total = 0
+
+    def note(name: str, values: dict[str, str]) -> None:
+        nonlocal total
+        if name != "data" or not {"offset", "size"} <= values.keys():
+            return
+        first, count = int(values["offset"]), int(values["size"])
+        numbers = math.prod(int(side) for side in values.get("shape", "").split(",") if side.strip())
+        if first < 0 or count < 0 or first + count > size or numbers > 8 * count:  # of one bit each
+            raise TooLarge(
+                f"has a constant of {numbers:,} numbers in {count:,} bytes from {first:,} on, where {weights.name} has "
+                f"{size:,} bytes"
+            )
+        total += count
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = note
+    with file.open("rb") as stream:
+        parser.ParseFile(stream)
+    _check_total(total, size, "holds constants of")
+
+
 class BuildLimit(TorchDispatchMode):
     """Ends the building of a model that has much larger tensors than its file of `size` bytes: it may say any width.
 
@@ -128,9 +163,14 @@ class BuildLimit(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Count what factories such as `torch.empty` are asked for."""
+        """Count what factories such as `torch.empty` and `torch.arange` are asked for."""
+        shape: Sequence[Any] = ()
         if args and isinstance(args[0], (list, tuple)) and all(isinstance(side, int) for side in args[0]):
-            self.left -= max(4 * math.prod(args[0]), _SMALLEST)
+            shape = args[0] or (1,)
+        elif func.overloadpacket in _ROWS:
+            shape = [max(int(abs(one)) for one in args if isinstance(one, (int, float)) and math.isfinite(one))]
+        if shape:
+            self.left -= max(4 * math.prod(shape), _SMALLEST)
             if self.left < 0:
                 raise TooLarge("describes a model that is many times larger than its weights")
         return func(*args, **(kwargs or {}))

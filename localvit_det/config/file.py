@@ -4,13 +4,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.registry import MODELS
 from mmengine.utils import import_modules_from_strings
 
 from ..checkpoint.embedded_config import as_text, read_config
 from ..checkpoint.exported_info import is_exported, read_info
 from ..checkpoint.find import newest_for_test
+from ..checkpoint.limits import BuildLimit, TooLarge
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
 from ..checkpoint.read import load_weights_only, split_key
 from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
@@ -68,9 +71,40 @@ def read_config_file(path: Path, trusted: bool) -> Config:
 
 
 def _read_embedded(path: Path, trusted: bool) -> Config:
-    content = {"meta": {"cfg": read_info(path).config}} if is_exported(path) else load_weights_only(path)
+    exported = is_exported(path)
+    content = {"meta": {"cfg": read_info(path).config}} if exported else load_weights_only(path)
     values = read_config(content, path, trusted)
+    if not exported and not trusted:
+        _check_model(values, path)
     return _imported(values) if trusted else _completed(values, path)
+
+
+def _check_model(values: dict[str, Any], path: Path) -> None:
+    """Check that a model is not much larger than the weights which it came with, before memory is taken for it.
+
+    One that cannot be built is not looked at: what builds it says why.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    for device in ("meta", "cpu"):  # some parts ask a tensor for its value while they are built
+        try:
+            with (
+                BuildLimit(path.stat().st_size),
+                torch.device(device),
+                torch.random.fork_rng(devices=[]),
+                MODELS.switch_scope_and_registry(values.get("default_scope") or "mmdet") as registry,
+            ):
+                registry.build(copy.deepcopy(values["model"]))
+            return
+        except TooLarge as error:
+            raise CheckpointError(
+                f"The config in {path} is refused: it describes a model that is many times larger than its weights; "
+                "give a config file of your own instead of it."
+            ) from error
+        # Another package's model may raise anything.
+        except Exception:
+            continue
 
 
 def _read_run(folder: Path, trusted: bool) -> Config:

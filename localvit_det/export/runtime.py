@@ -18,6 +18,7 @@ from ..checkpoint.exported_info import Info, read_info
 from ..checkpoint.exported_notes import check_trusted
 from ..config.parts import find_datasets
 from ..config.test_pipeline import fitting
+from ..errors import CheckpointError, UserError, first_line
 from ..fused.roi_heads import paste_masks
 from .formats import Run, find_format
 
@@ -41,7 +42,13 @@ class ExportedDetector(nn.Module):
         if not (trusted or callable(file)):
             check_trusted(file)
         self.info = info or read_info(file)
-        self.program = file if callable(file) else find_format(None, file).open(Path(file))
+        try:
+            self.program = file if callable(file) else find_format(None, file).open(Path(file))
+        except UserError:
+            raise
+        # Each runtime has errors of its own.
+        except Exception as error:
+            raise CheckpointError(f"{file} cannot be opened ({first_line(error)}): export it again.") from error
         self.test_cfg = {"score_thr": self.info.score}  # where detectors have theirs
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,7 +22,6 @@ from torch import nn
 
 from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
-from ..checkpoint.limits import BuildLimit
 from ..checkpoint.read import classes_in
 from ..config import load_config
 from ..config.parts import find_datasets, heads_with_classes, walk
@@ -248,9 +247,7 @@ def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict
     for _, node in walk(cfg.model):
         if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
             node["init_cfg"] = None  # the checkpoint has the weights: nothing else is read or downloaded
-    limit = BuildLimit(os.path.getsize(file)) if os.path.isfile(file) else nullcontext()
-    with limit:
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):
         raise ConfigError(f"The config's model is a {type(model).__name__}, which finds no objects: name a detector's.")
     content = load_checkpoint(model, file, map_location="cpu", logger=_LOG)

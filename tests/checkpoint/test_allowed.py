@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import Registry
 
-from localvit.commands import predict
+from localvit.commands import export, predict, train
 from localvit.commands import test as test_command
 from localvit_det import Detector
 from localvit_det.checkpoint.allowed import OPERATORS, TYPES, metainfo_of, take
@@ -351,9 +351,22 @@ def test_folder_of_a_file_counts_where_the_training_was_started(tmp_path):
 )
 def test_model_of_another_size_than_its_weights(backbone, tmp_path):
     model = Config.fromfile(REPOSITORY / "configs/mask_rcnn_dwnet_nano_shapes.py").model.to_dict()
-    file = saved(tmp_path / "file.pth", config(model={**model, "backbone": backbone}))
-    with pytest.raises(ConfigError, match="many times larger than its weights"):
+    file = str(saved(tmp_path / "file.pth", config(model={**model, "backbone": backbone})))
+    with pytest.raises(CheckpointError, match="many times larger than its weights"):
         Detector(file, device="cpu")
+
+
+ARCH = {"depths": (2, 2, 6, 2), "drop_path_rate": 0.0}
+
+
+def test_commands_refuse_such_a_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = str(saved(tmp_path / "file.pth", config(model={"type": "DWNet", "arch": {**ARCH, "embed_dims": 60_000}})))
+    for command, arguments in ((test_command, [file]), (export, [file, "--out", "x.onnx"]), (train, [file])):
+        with pytest.raises(SystemExit) as stop:
+            command.main(arguments)
+        assert stop.value.code == 1
+        assert "many times larger than its weights; give a config" in capsys.readouterr().err
 
 
 def test_arguments_that_fit_no_constructor(tmp_path):

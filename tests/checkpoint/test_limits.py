@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import resource
 import struct
@@ -13,8 +14,8 @@ import pytest
 import torch
 from checkpoint_cases import Runs
 
-from localvit_det.checkpoint.exported_notes import is_exported
-from localvit_det.checkpoint.limits import TooLarge, check_pickle
+from localvit_det.checkpoint.exported_notes import is_exported, read_note
+from localvit_det.checkpoint.limits import BuildLimit, TooLarge, check_pickle
 from localvit_det.checkpoint.publish import publish
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.checkpoint.records import restore
@@ -172,6 +173,51 @@ def test_what_checkpoints_hold_is_no_bomb(tmp_path):
     assert loaded["meta"]["classes"] == names
     assert loaded["state_dict"]["view"].equal(content["state_dict"]["view"])
     assert loaded["state_dict"]["w49"].equal(weight)
+
+
+def test_rows_of_numbers_count_before_they_are_made():
+    for make in (lambda: torch.arange(10**12), lambda: torch.linspace(0, 1, 10**12), lambda: torch.empty(10**6, 10**6)):
+        with BuildLimit(1000), pytest.raises(TooLarge):
+            make()
+    with BuildLimit(1000):
+        assert torch.linspace(0, 1, 10**6)[-1] == 1
+        assert torch.full((), 10.0**12) == 10.0**12
+
+
+LAYER = '<layer id="1" name="c" type="Const"><data element_type="f32" offset="{}" size="{}" shape="{}" /></layer>'
+GOOD = LAYER.format(0, 32, "2, 4")
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (LAYER.format(0, 4 << 20, "1000"), "1,000 numbers in 4,194,304 bytes from 0 on, where net.bin has 1,048,576"),
+        (LAYER.format(1 << 20, 4, "1"), "1 numbers in 4 bytes from 1,048,576 on"),
+        (LAYER.format(-32, 32, "8"), "in 32 bytes from -32 on"),
+        (LAYER.format(2**64 - 16, 32, "8"), "from 18,446,744,073,709,551,600 on"),
+        (LAYER.format(0, -4, "1"), "in -4 bytes"),
+        (LAYER.format(0, 16, f"2, {2**61 + 1}"), "4,611,686,018,427,387,906 numbers in 16 bytes"),  # 2 * 8 in 64 bits
+        (LAYER.format("x", 4, "1"), "invalid literal for int"),
+        (LAYER.format(0, 1 << 20, "262144") * 70, "holds constants of 73,400,320 bytes, and has 1,048,576"),
+        (f"{GOOD}<layer>", "mismatched tag"),
+    ],
+)
+def test_openvino_files_that_take_more_than_their_weights(layers, words, tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "net.bin").write_bytes(bytes(1 << 20))
+    (tmp_path / "net.xml").write_text(f"<net><layers>{layers}</layers></net>")
+    with pytest.raises(CheckpointError, match=words):
+        read_note(tmp_path / "net.xml")
+
+
+def test_weights_of_openvino_that_are_no_file(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "net.xml").write_text(f"<net><layers>{GOOD}</layers></net>")
+    with pytest.raises(CheckpointError, match=r"8 numbers in 32 bytes from 0 on, where net\.bin has 0 bytes"):
+        read_note(tmp_path / "net.xml")
+    os.mkfifo(tmp_path / "net.bin")
+    with pytest.raises(CheckpointError, match=r"net\.bin for its weights, which is no file"):
+        read_note(tmp_path / "net.xml")
 
 
 def test_tuples_are_restored_once():
