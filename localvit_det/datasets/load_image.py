@@ -64,6 +64,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             DataError: The image is broken, and is to stop the run or is one too many.
         """
         try:
+            self._check_map(results)
             image = self._load(results)
         except BrokenImageError as error:
             self._tell(results["img_path"], str(error))
@@ -78,6 +79,23 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         results["img"] = image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
+
+    def _check_map(self, results: dict) -> None:
+        """Check the size of a map of labels, which MMDetection decodes after the image, whatever it holds.
+
+        Raises:
+            BrokenImageError: It is too large, or damaged.
+            DataError: Likewise in an evaluation, which cannot do without it.
+        """
+        path = results.get("seg_map_path")
+        if not isinstance(path, str) or not os.path.exists(path):
+            return
+        try:
+            read_header(path, self.max_pixels)
+        except BrokenImageError as error:
+            if self.evaluates:
+                raise DataError(f"The map {path} {error}: correct or remove it.") from error
+            raise BrokenImageError(f"has the map {path}, which {error}") from error
 
     def _load(self, results: dict) -> np.ndarray:
         path = results["img_path"]

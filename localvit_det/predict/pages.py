@@ -43,11 +43,12 @@ def read_pages(
     if count < 2:
         yield 0, None, _decode(content, max_pixels, pixel_range)
         return
-    for index in itertools.islice(range(0, count, every), limit):
-        try:
-            yield index, rate, _page(content, index, max_pixels, pixel_range)
-        except BrokenImageError as error:
-            raise BrokenImageError(f"ends at page {index + 1} of {count}, which {error}") from error
+    with Image.open(io.BytesIO(content)) as image:  # one for all: a page of an animation builds on those before it
+        for index in itertools.islice(range(0, count, every), limit):
+            try:
+                yield index, rate, _page(image, content, index, max_pixels, pixel_range)
+            except BrokenImageError as error:
+                raise BrokenImageError(f"ends at page {index + 1} of {count}, which {error}") from error
 
 
 def _count(content: bytes, max_pixels: float) -> tuple[int, float]:
@@ -67,18 +68,17 @@ def _count(content: bytes, max_pixels: float) -> tuple[int, float]:
     return count, 1000 / duration if duration > 1 else 1.0
 
 
-def _page(content: bytes, index: int, max_pixels: float, pixel_range: PixelRange | None) -> np.ndarray:
+def _page(
+    image: Image.Image, content: bytes, index: int, max_pixels: float, pixel_range: PixelRange | None
+) -> np.ndarray:
     if index == 0:
         return _decode(content, max_pixels, pixel_range)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.seek(index)
-            if image.width * image.height > max_pixels:
-                raise BrokenImageError(
-                    f"has {image.width} x {image.height} pixels, over the limit of {max_pixels:,.0f}"
-                )
-            if image.format != "TIFF":
-                return _bgr(image)
+        image.seek(index)
+        if image.width * image.height > max_pixels:
+            raise BrokenImageError(f"has {image.width} x {image.height} pixels, over the limit of {max_pixels:,.0f}")
+        if image.format != "TIFF":
+            return _bgr(image)
         # As the first one is read.
         flag = cv2.IMREAD_COLOR if pixel_range is None else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         there, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), flag, range=(index, index + 1))

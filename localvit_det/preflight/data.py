@@ -20,7 +20,7 @@ from ..datasets.layouts import absent_images
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
 from .images import check_sample
-from .semantic import check_maps
+from .semantic import check_maps, check_panoptic_maps
 
 ClassCheck = Callable[[str, dict, Annotations], None]
 
@@ -46,6 +46,7 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
     scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
     segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
     listed: dict = {}
+    limit = cfg.get("max_pixels", MAX_PIXELS)
     for path, dataset in find_datasets(cfg, split):
         try:
             found = _annotations(path, dataset, cfg.get("draw", False))
@@ -53,13 +54,12 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
             yield mistake
             continue
         if found is None:
-            if is_semantic(dataset):
-                yield from _raised([partial(check_maps, path, dataset)])
+            check = check_maps if is_semantic(dataset) else check_panoptic_maps
+            yield from _raised([partial(check, path, dataset, limit)])
             continue
         listed |= {identity: name for identity, (name, _, _) in found.images.items()}
         image_dir = dataset_paths(dataset)[1]
         masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
-        limit = cfg.get("max_pixels", MAX_PIXELS)
         pixel_range = pixel_range_of(cfg.get("pixel_range"))
         checks = [partial(_check_sizes, found, limit)]
         checks.append(partial(_check_images, path, found, image_dir, limit, pixel_range))

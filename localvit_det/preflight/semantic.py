@@ -11,18 +11,32 @@ from mmdet.registry import DATASETS
 
 from ..config.parts import registered
 from ..datasets.annotations import what_is_there
+from ..datasets.images import BrokenImageError, read_header
 from ..errors import DataError
 from .classes import dataset_classes
 
 _SAMPLE = 16  # maps that are read
 
 
-def check_maps(path: str, dataset: dict) -> None:
+def check_panoptic_maps(path: str, dataset: dict, max_pixels: float) -> None:
+    """Check the sizes of a sample of the maps of a panoptic dataset.
+
+    Raises:
+        DataError: One is too large, or damaged.
+    """
+    maps = (dataset.get("data_prefix") or {}).get("seg")
+    files = sorted(Path(dataset.get("data_root") or "", maps).glob("*.png")) if maps else []
+    for file in files[:: max(1, -(-len(files) // _SAMPLE))]:
+        _check_size(file, path, max_pixels)
+
+
+def check_maps(path: str, dataset: dict, max_pixels: float) -> None:
     """Checks that there are images, that each has a map, and that a sample of maps holds known labels.
 
     Args:
         path: Dotted path of the data set in the config.
         dataset: Its config; other than local files are not looked at.
+        max_pixels: Larger maps are not decoded.
 
     Raises:
         DataError: They do not.
@@ -55,7 +69,15 @@ def check_maps(path: str, dataset: dict) -> None:
         return
     shifted = bool(_setting(dataset, "reduce_zero_label"))  # 0 means unlabeled, and 1 the first class
     for file in expected[:: -(-len(expected) // _SAMPLE)]:
+        _check_size(file, path, max_pixels)
         _check_labels(file, len(classes) + shifted, _setting(dataset, "ignore_index"), path)
+
+
+def _check_size(file: Path, path: str, max_pixels: float) -> None:
+    try:
+        read_header(file, max_pixels)
+    except BrokenImageError as error:
+        raise DataError(f"The label map {file} of {path} {error}: correct or remove it.") from error
 
 
 def _check_labels(file: Path, count: int, ignored: int, path: str) -> None:

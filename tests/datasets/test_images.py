@@ -209,6 +209,21 @@ def test_all_backends_keep_the_limit_of_pixels(tmp_path, told):
         assert "over the limit" in told[-1][1]
 
 
+def test_maps_of_labels_keep_the_limit_of_pixels(tmp_path, told):
+    Image.new("RGB", (10, 10)).save(tmp_path / "good.png")
+    Image.new("RGB", (200, 100)).save(tmp_path / "map.png")
+    load = LoadImageFromFile()
+    load.max_pixels = 5000
+    results = {"img_path": str(tmp_path / "good.png"), "seg_map_path": str(tmp_path / "good.png")}
+    assert load(dict(results))["img"].shape == (10, 10, 3)
+    results["seg_map_path"] = str(tmp_path / "map.png")
+    assert load(dict(results)) is None
+    assert "map.png, which has 200 x 100 pixels, over the limit of 5,000" in told[0][1]
+    load.evaluates = True  # where no gray image would keep it from being decoded
+    with pytest.raises(DataError, match=r"The map .*map\.png has 200 x 100 pixels, over the limit"):
+        load(dict(results))
+
+
 def test_transforms_are_found_in_wrappers():
     class Box:
         def __init__(self, **parts) -> None:

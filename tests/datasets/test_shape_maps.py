@@ -14,6 +14,7 @@ from localvit_det.datasets.shape_maps import make_panoptic_maps, make_semantic_m
 from localvit_det.datasets.shapes import annotation_file, make_shapes
 from localvit_det.errors import DataError
 from localvit_det.ops.panopticapi import rgb2id
+from localvit_det.preflight.semantic import check_panoptic_maps
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +86,11 @@ def test_a_folder_without_a_set(tmp_path):
     with pytest.raises(DataError, match="semantic maps of the drawn shapes cannot be made"):
         make_semantic_maps(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_panoptic_map_is_found_before_a_run(root):
+    dataset = {"data_root": str(root), "data_prefix": {"seg": "panoptic/val2017/"}}
+    make_panoptic_maps(root)
+    check_panoptic_maps("val_dataloader.dataset", dataset, 96 * 96)
+    with pytest.raises(DataError, match=r"The label map .*png of val_dataloader.dataset has 96 x 96 pixels, over the"):
+        check_panoptic_maps("val_dataloader.dataset", dataset, 96 * 96 - 1)

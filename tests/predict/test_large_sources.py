@@ -93,3 +93,15 @@ def test_pages_are_counted_after_the_size_is_known(kind, monkeypatch):
     with pytest.raises(BrokenImageError, match="has 40 x 40 pixels"):
         list(read_pages(stream.getvalue(), 1599))
     assert loaded == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_each_page_of_an_animation_is_decoded_once(kind, monkeypatch):
+    """A page builds on the ones before it: to begin anew for each takes the square of their number."""
+    pages = [Image.new("RGB", (8, 8), (10 * index, 0, 0)) for index in range(20)]
+    pages[0].save(stream := io.BytesIO(), kind, save_all=True, append_images=pages[1:], lossless=True)
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda file, open=Image.open: opened.append(file) or open(file))
+    found = [page[0, 0, 2] for _, _, page in read_pages(stream.getvalue(), 64)]
+    assert found == [10 * index for index in range(20)]
+    assert len(opened) < 8

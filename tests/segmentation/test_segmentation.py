@@ -112,6 +112,8 @@ def test_mistakes_in_maps(shapes):
     cv2.imwrite(str(first), np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(DataError, match="has 3 channels"):
         checked(shapes)
+    with pytest.raises(DataError, match="has 64 x 64 pixels, over the limit of 4,000"):
+        checked(shapes, max_pixels=4000)
     first.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be decoded"):
         checked(shapes)
