@@ -256,14 +256,18 @@ class LocalViT(BaseModule):
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         """Make block ``index`` of ``stage``: (B, C, H, W) -> (B, C, H, W)."""
+        return Block(**self.make_branches(stage, index, drop_path_rate))
+
+    def make_branches(self, stage: int, index: int, drop_path_rate: float) -> dict[str, Any]:
+        """Make what :class:`Block` takes."""
         channels = self.channels[stage]
-        return Block(
-            norm1=self.make_mixer_norm(channels),
-            mixer=self.make_mixer(channels, stage, index),
-            norm2=build_norm(self.norm_cfg, channels),
-            mlp=self.make_mlp(channels, stage),
-            drop_path_rate=drop_path_rate,
-        )
+        return {
+            "norm1": self.make_mixer_norm(channels),
+            "mixer": self.make_mixer(channels, stage, index),
+            "norm2": build_norm(self.norm_cfg, channels),
+            "mlp": self.make_mlp(channels, stage),
+            "drop_path_rate": drop_path_rate,
+        }
 
     def make_mixer_norm(self, channels: int) -> nn.Module:
         """Make the norm before a mixer."""

@@ -335,15 +335,7 @@ class MSGTransformer(LocalViT):
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         """Make a block whose messengers exchange channels: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
-        channels = self.channels[stage]
-        return MessengerBlock(
-            self.shuffle_size[stage],
-            norm1=self.make_mixer_norm(channels),
-            mixer=self.make_mixer(channels, stage, index),
-            norm2=build_norm(self.norm_cfg, channels),
-            mlp=self.make_mlp(channels, stage),
-            drop_path_rate=drop_path_rate,
-        )
+        return MessengerBlock(self.shuffle_size[stage], **self.make_branches(stage, index, drop_path_rate))
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Make attention in windows of neighbours with their messenger."""

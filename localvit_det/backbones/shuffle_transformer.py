@@ -119,17 +119,8 @@ class ShuffleTransformer(LocalViT):
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         """Make a block of three branches instead of two: (B, C, H, W) -> (B, C, H, W)."""
-        channels = self.channels[stage]
-        return ShuffleBlock(
-            channels,
-            self.window_size,
-            norm_cfg=self.norm_cfg,
-            norm1=build_norm(self.norm_cfg, channels),
-            mixer=self.make_mixer(channels, stage, index),
-            norm2=build_norm(self.norm_cfg, channels),
-            mlp=self.make_mlp(channels, stage),
-            drop_path_rate=drop_path_rate,
-        )
+        branches = self.make_branches(stage, index, drop_path_rate)
+        return ShuffleBlock(self.channels[stage], self.window_size, self.norm_cfg, **branches)
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Make window attention, in every second block on shuffled windows: (B, C, H, W) -> (B, C, H, W)."""

@@ -173,15 +173,8 @@ class Twins(LocalViT):
 
     def make_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         """Make a block, (B, C, H, W) -> (B, C, H, W); the first one of each stage encodes positions."""
-        channels = self.channels[stage]
-        branches = {
-            "norm1": build_norm(self.norm_cfg, channels),
-            "mixer": self.make_mixer(channels, stage, index),
-            "norm2": build_norm(self.norm_cfg, channels),
-            "mlp": self.make_mlp(channels, stage),
-            "drop_path_rate": drop_path_rate,
-        }
-        return Block(**branches) if index else PositionBlock(channels, **branches)
+        branches = self.make_branches(stage, index, drop_path_rate)
+        return Block(**branches) if index else PositionBlock(self.channels[stage], **branches)
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Make attention to the subsampled feature map: (B, C, H, W) -> (B, C, H, W)."""

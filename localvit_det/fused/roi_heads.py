@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..heads import MemoryEfficientFCNMaskHead
-from ..heads.mask_head import ends_usually
+from ..heads.mask_head import ends_usually, merge_cells, upsample_matrix
 from ..layers import register_fused
 from ..ops import cpu_inference
 from ..ops.roi_align import roi_align_levels
@@ -135,12 +135,9 @@ class PackedUpsample(PackedWeightCache, nn.ConvTranspose2d):
         rows, dtype = x.permute(0, 2, 3, 1), product_dtype(x)
         bias = None if self.bias is None else self.bias.detach().repeat(4).to(dtype or self.bias.dtype)
         if dtype is None:
-            return nn.functional.linear(rows, self._matrix(), bias).relu_()
-        weight = self.packed(dtype, lambda: pack_matrix(self._matrix(), dtype))
+            return nn.functional.linear(rows, upsample_matrix(self).detach(), bias).relu_()
+        weight = self.packed(dtype, lambda: pack_matrix(upsample_matrix(self).detach(), dtype))
         return torch.ops.mkldnn._linear_pointwise(rows.to(dtype), weight, bias, "relu", [], "")
-
-    def _matrix(self) -> Tensor:
-        return self.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)  # 4·C', C
 
 
 class FusedMaskHead(Variant, FCNMaskHead):
@@ -169,10 +166,8 @@ class FusedMaskHead(Variant, FCNMaskHead):
         chosen = torch.zeros_like(labels) if self.class_agnostic else labels
         weight = self.conv_logits.weight.detach().flatten(1)[chosen]  # R, C
         bias = 0 if self.conv_logits.bias is None else self.conv_logits.bias.detach()[chosen][:, None]
-        height, width = x.shape[2:]
         logits = torch.cat([self._logits(rois, w) for rois, w in zip(x.split(_ROIS), weight.split(_ROIS), strict=True)])
-        logits = (at_least_fp32(logits) + bias).view(-1, height, width, 2, 2)  # R, h·w·4 -> R, h, w, 2, 2
-        return logits.permute(0, 1, 3, 2, 4).reshape(-1, 2 * height, 2 * width)  # R, h, 2, w, 2 -> R, 2h, 2w
+        return merge_cells(at_least_fp32(logits) + bias, *x.shape[2:])
 
     def _logits(self, x: Tensor, weight: Tensor) -> Tensor:
         """Compute the four cells that each cell becomes after each other: (R, C, h, w), (R, C) -> (R, h·w·4)."""

@@ -88,17 +88,14 @@ class MemoryEfficientFCNMaskHead(FCNMaskHead):
         )
         if self.conv_logits.bias is not None:
             logits = logits + self.conv_logits.bias[labels][:, None]
-        height, width = x.shape[2:]
-        logits = logits.view(-1, height, width, 2, 2).permute(0, 1, 3, 2, 4)  # R, h, 2, w, 2
-        return logits.reshape(-1, 1, 2 * height, 2 * width)
+        return merge_cells(logits, *x.shape[2:])[:, None]
 
     def _cells(self, x: Tensor, weight: Tensor) -> Tensor:
         """Compute the four cells that each cell becomes after each other: (R, C', h, w), (R, C'') -> (R, h·w·4)."""
-        up = self.upsample
-        matrix = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4·C'', C'
-        bias = None if up.bias is None else up.bias.repeat(4)
-        cells = F.linear(x.permute(0, 2, 3, 1).flatten(1, 2), matrix, bias).relu_()  # R, h·w, 4·C''
-        return (cells.view(len(x), -1, weight.shape[1]) @ weight[:, :, None])[:, :, 0]
+        bias = None if self.upsample.bias is None else self.upsample.bias.repeat(4)
+        rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # R, h·w, C'
+        cells = F.linear(rows, upsample_matrix(self.upsample), bias).relu_()  # R, h·w, 4·C''
+        return (cells.view(len(x), -1, weight.shape[1]) @ weight[:, :, None])[:, :, 0]  # R, h·w·4, C'' -> R, h·w·4
 
     def _usual(self) -> bool:
         loss = self.loss_mask
@@ -113,6 +110,17 @@ def _cut(masks: BitmapMasks, boxes: Tensor, owners: Tensor, size: tuple[int, int
     limits = boxes.new_tensor([masks.width, masks.height]).repeat(2)
     rois = torch.cat((owners[:, None].to(boxes.dtype), torch.minimum(boxes.clamp(min=0), limits)), dim=1)
     return (roi_align(bitmaps, rois, size, 1.0, 0, "avg", True)[:, 0] >= 0.5).to(boxes.dtype)
+
+
+def upsample_matrix(conv: nn.ConvTranspose2d) -> Tensor:
+    """Return a 2×2 transposed convolution as a matrix (4·C', C): its product is what one cell becomes."""
+    return conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # C, C', 2, 2 -> 4·C', C
+
+
+def merge_cells(cells: Tensor, height: int, width: int) -> Tensor:
+    """Put the four cells that each cell becomes in their places: (R, h·w·4) -> (R, 2h, 2w)."""
+    cells = cells.view(-1, height, width, 2, 2).permute(0, 1, 3, 2, 4)  # R, h, 2, w, 2
+    return cells.reshape(-1, 2 * height, 2 * width)
 
 
 def ends_usually(head: FCNMaskHead) -> bool:
