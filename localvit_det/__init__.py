@@ -18,7 +18,7 @@ from . import requirements
 
 requirements.check_networks()  # before anything that imports them
 
-from . import backbones, fused, patches  # noqa: E402
+from . import backbones, fused, inference, patches  # noqa: E402, F401
 from .registration import register  # noqa: E402
 
 if requirements.has_mmdetection():
