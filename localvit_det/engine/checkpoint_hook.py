@@ -37,6 +37,9 @@ class SafeCheckpointHook(CheckpointHook):
         settings: Arguments of `CheckpointHook`.
     """
 
+    file_backend: Any
+    last_ckpt: str | None
+
     def __init__(self, every_minutes: float | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self._given = self.out_dir

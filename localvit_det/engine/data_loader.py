@@ -134,7 +134,7 @@ class ResumableBatchSampler:
 
 def batch_size_of(loader: DataLoader) -> int:
     """Return the batch size of a process; with a batch sampler (MMDetection's default) a loader's own is None."""
-    return getattr(loader.batch_sampler, "batch_size", loader.batch_size)
+    return getattr(loader.batch_sampler, "batch_size", loader.batch_size) or 1
 
 
 def make_resumable(loader: DataLoader) -> ResumableBatchSampler | None:
@@ -145,11 +145,13 @@ def make_resumable(loader: DataLoader) -> ResumableBatchSampler | None:
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return None
-    if not isinstance(loader.batch_sampler, ResumableBatchSampler):
+    sampler: Any = loader.batch_sampler
+    if not isinstance(sampler, ResumableBatchSampler):
+        sampler = ResumableBatchSampler(sampler)
         # A loader refuses a new batch sampler, since its other settings might not agree; here they do.
-        object.__setattr__(loader, "batch_sampler", ResumableBatchSampler(loader.batch_sampler))
-        loader.dataset.__getitems__ = SeededFetch(loader.dataset)
-    return loader.batch_sampler
+        object.__setattr__(loader, "batch_sampler", sampler)
+        loader.dataset.__getitems__ = SeededFetch(loader.dataset)  # type: ignore[attr-defined]
+    return sampler
 
 
 # ---- workers
@@ -222,7 +224,7 @@ class WorkerGuard:
         end_with_parent(self.parent)
         leave_signals_to_parent(self.parent)
         # Python drops a batch that cannot be handed over (no room in /dev/shm), and the training would wait forever.
-        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
+        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
         if self.then is not None:
             self.then(worker_id)
 

@@ -239,7 +239,7 @@ class MLflowBackend(MLflowVisBackend):
         if self._failures < _GIVEN_UP:
             self._try(lambda: experiment.log_metrics(scalar_dict, step))
 
-    def _try(self, record: Callable[[], None]) -> None:
+    def _try(self, record: Callable[[], object]) -> None:
         try:
             record()
             self._failures = 0

@@ -226,7 +226,7 @@ class GuardHook(Hook):
         """End a validation early where a signal asks for it; all processes together, as long as all have images."""
         signals = runner._signals
         loader = runner.val_dataloader
-        if signals is None or batch_idx >= len(loader.dataset) // ((batch_size_of(loader) or 1) * runner.world_size):
+        if signals is None or batch_idx >= len(loader.dataset) // (batch_size_of(loader) * runner.world_size):
             return
         if all_reduce_max(signals.received)[0]:
             raise StopValidation
@@ -271,7 +271,7 @@ def first_non_finite(model: nn.Module) -> str | None:
             tensors.append(tensor.detach())
     # The sum of absolute values is NaN or infinite where one of them is: one reading of the weights, one number each.
     # In float64, because half precision overflows.
-    norms = torch._foreach_norm(tensors, 1, dtype=torch.float64) if tensors else []
+    norms = list(torch._foreach_norm(tensors, 1, dtype=torch.float64)) if tensors else []
     if not norms or torch.isfinite(torch.stack(norms)).all():
         return None
     return next(name for name, norm in zip(names, norms, strict=True) if not torch.isfinite(norm))
@@ -284,7 +284,7 @@ def first_layer(runner: Any, data_batch: Any) -> str:
         Half a sentence with the first layer whose output is not finite, or with what else is known; empty where all
         outputs are finite.
     """
-    model = unwrapped(runner.model)
+    model: Any = unwrapped(runner.model)
     weight = first_non_finite(model)
     if weight is not None:
         return f"the weight {weight} is not finite"

@@ -81,14 +81,11 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix or not self.paramwise_cfg.get("exempt", True):
             return  # called by itself for each child; the names are whole only at the top
-        free = {}
+        free: dict[int, str] = {}
         for prefix, backbone in _backbones(module).items():
-            if hasattr(backbone, "no_weight_decay"):
-                names = backbone.no_weight_decay()
-            else:
-                names = parameters_without_decay(backbone, _EXEMPT_IN_SWIN)
-            own = {id(parameter): name for name, parameter in backbone.named_parameters() if name in names}
-            free |= {key: f"{prefix}.{name}" for key, name in own.items()}
+            of_family = getattr(backbone, "no_weight_decay", None)
+            names = of_family() if of_family else parameters_without_decay(backbone, _EXEMPT_IN_SWIN)
+            free |= {id(value): f"{prefix}.{name}" for name, value in backbone.named_parameters() if name in names}
         for group in params:
             if name := free.get(id(group["params"][0])):
                 group["weight_decay"] = 0.0
@@ -124,7 +121,8 @@ class LayerDecayConstructor(BackboneConstructor):
                     f"optim_wrapper.paramwise_cfg.{key} is {value!r}: LayerDecayConstructor needs a number above 0 and "
                     "up to 1, for example layer_decay=0.9."
                 )
-        self.decay, self.backbone_rate = (1.0 if value is None else value for value in given.values())
+        self.decay = float(given["layer_decay"] or 1.0)
+        self.backbone_rate = float(given["backbone_rate"] or 1.0)
 
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: int | float | None = None
@@ -137,7 +135,7 @@ class LayerDecayConstructor(BackboneConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
-        factors = {}
+        factors: dict[int, float] = {}
         for name, backbone in _backbones(module).items():
             parameters = dict(backbone.named_parameters())
             layers, depth = layers_of(parameters, downsample_first=hasattr(backbone, "out_norms"))
@@ -152,7 +150,7 @@ class LayerDecayConstructor(BackboneConstructor):
         for group in params:
             factor = factors.get(id(group["params"][0]))
             if factor is not None:
-                group["lr"] = group.get("lr", self.base_lr) * factor
+                group["lr"] = factor * (group["lr"] if "lr" in group else self.base_lr)
 
 
 def _backbones(model: nn.Module) -> dict[str, nn.Module]:
@@ -286,7 +284,7 @@ def stretch_schedules(schedulers: Sequence[Mapping[str, Any]], old: int, new: in
     def scaled(value: int) -> int:
         return value if value <= kept else max(1, round(new * value / old))
 
-    options = {}
+    options: dict[str, Any] = {}
     for index, one in own:
         for key in ("begin", "end", "T_max", "total_steps", "milestones"):
             if value := one.get(key):

@@ -48,7 +48,7 @@ class SignalWatch:
     def __init__(self) -> None:
         self.received: int = 0  # the signal's number, 0 for none
         self._at = 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> SignalWatch:
         self.received = 0
@@ -126,7 +126,8 @@ def unlock_work_dir(folder: str | os.PathLike) -> None:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside the wrapper for several processes, if there is one."""
-    return model.module if is_model_wrapper(model) else model
+    inner: nn.Module = model.module if is_model_wrapper(model) else model  # type: ignore[assignment]
+    return inner
 
 
 def all_reduce_max(*numbers: int) -> list[int]:

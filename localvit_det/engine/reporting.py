@@ -271,8 +271,8 @@ def _mean_aps(validations: list[dict]) -> dict[str, Line]:
     tasks = dict.fromkeys(task for point in validations for task in point if task != "iteration")
     lines = {}
     for task in tasks:
-        points = [(point["iteration"], point[task]) for point in validations if task in point]
-        lines[task] = tuple(np.array(column) for column in zip(*points, strict=True))
+        points = [point for point in validations if task in point]
+        lines[task] = np.array([point["iteration"] for point in points]), np.array([point[task] for point in points])
     return lines
 
 

@@ -64,6 +64,7 @@ class ReliableRunner(Runner):
     docs/training.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
     """
 
+    _load_from: str | None
     _signals: SignalWatch | None = None
     configured: ConfiguredState | None = None  # optimizer and schedules, before a checkpoint is loaded
 
@@ -171,13 +172,15 @@ class ReliableRunner(Runner):
             Stopped: A signal has asked for it, in any process.
         """
         hook = self.checkpoint_hook
-        received = self._signals.received if self._signals else 0
-        received, due = all_reduce_max(received, int(hook is not None and hook.is_due()))
+        received, due = all_reduce_max(self._received(), int(hook is not None and hook.is_due()))
         if received:
             self.stop(received)
         if due and hook is not None:
             path = hook.save_interim(self, self.epoch, self.iter)
             self.logger.info("Saved %s: %g minutes have passed.", path.name, hook.every_minutes)
+
+    def _received(self) -> int:
+        return self._signals.received if self._signals else 0
 
     def stop(self, received: int | None = None) -> None:
         """Save what there is and end; all processes call it together.
@@ -189,7 +192,7 @@ class ReliableRunner(Runner):
             Stopped: Always.
         """
         if received is None:
-            received = all_reduce_max(self._signals.received)[0]
+            received = all_reduce_max(self._received())[0]
         saved = self._save_interim()
         # A signal to torchrun ends all processes as soon as one has: none may go while the first one still saves.
         dist.barrier()
@@ -268,7 +271,7 @@ class ReliableRunner(Runner):
 
     def scale_lr(self, optim_wrapper: OptimWrapper | OptimWrapperDict, auto_scale_lr: dict | None = None) -> None:
         """Scale learning rates with the batch of an optimizer's step; MMEngine forgets accumulated ones."""
-        if not (auto_scale_lr or {}).get("enable"):
+        if not auto_scale_lr or not auto_scale_lr.get("enable"):
             return
         loader, base = self._train_dataloader, auto_scale_lr["base_batch_size"]
         size = batch_size_of(loader) if isinstance(loader, DataLoader) else loader["batch_size"]
