@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runner import make_runner  # noqa: F401 - a fixture
 from made_results import evaluation, results  # noqa: F401 - fixtures
 from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils

@@ -1,12 +1,15 @@
 """A training of a few thousand numbers in which everything is random that can be: images, dropout, the order."""
 
+import os
 import random
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -74,6 +77,35 @@ class MeanMetric(BaseMetric):
         return {"mAP": float(np.mean(results)), "images": len(results)}
 
 
+class Do(Hook):
+    """Call a function with the runner at a point of a training, such as 'after_train_iter'."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, point: str, function: Callable[[Runner], object]) -> None:
+        setattr(self, point, lambda runner, *_, **__: function(runner))
+
+
+def signal_at(iteration: int, number: int = signal.SIGTERM) -> Do:
+    """A hook that sends this process a signal in the middle of an iteration."""
+    return Do("after_train_iter", lambda runner: runner.iter + 1 == iteration and os.kill(os.getpid(), number))
+
+
+class Scores(Hook):
+    """Puts written numbers in the place of what was measured, validation by validation; the last ones stay."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, *scores: dict, every: int = 6) -> None:
+        self.scores, self.every = scores, every
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        metrics.clear()
+        metrics.update(self.scores[min(max(runner.iter // self.every, 1), len(self.scores)) - 1])
+
+    after_test_epoch = after_val_epoch
+
+
 def toy_runner(
     work_dir: Path,
     *,
@@ -90,6 +122,7 @@ def toy_runner(
     loader: dict | None = None,
     runner_class: type[Runner] = ReliableRunner,
     schedule: list | None = None,
+    hooks: dict | None = None,
     **options: object,
 ) -> Runner:
     """Builds a runner; its records in MMEngine get a name of their own, as in a new process."""
@@ -104,12 +137,10 @@ def toy_runner(
         **(loader or {}),
     }
     if validate:
-        options |= {
-            "val_dataloader": {**loader, "dataset": NoisyImages(7, noise=False), "num_workers": 0}
-            | {"persistent_workers": False, "sampler": {"type": "DefaultSampler", "shuffle": False}},
-            "val_cfg": {},
-            "val_evaluator": {"type": MeanMetric},
-        }
+        own = {"dataset": NoisyImages(7, noise=False), "sampler": {"type": "DefaultSampler", "shuffle": False}}
+        for split in ("val", "test"):
+            options[f"{split}_dataloader"] = {**loader, **own, "num_workers": 0, "persistent_workers": False}
+            options |= {f"{split}_cfg": {}, f"{split}_evaluator": {"type": MeanMetric}}
     return runner_class(
         model or ToyModel(),
         str(work_dir),
@@ -126,12 +157,32 @@ def toy_runner(
         ]
         if schedule is None
         else schedule,
-        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, **(checkpoint or {})}},
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, **(checkpoint or {})}, **(hooks or {})},
         randomness={"seed": 3, **options.pop("randomness", {})},
         default_scope="mmdet",
         experiment_name=f"toy-{_count}",
         **options,
     )
+
+
+def log_of(runner: Runner) -> str:
+    """The log file of a runner."""
+    return (Path(runner.log_dir) / f"{runner.timestamp}.log").read_text()
+
+
+def names(folder: Path) -> list[str]:
+    """The checkpoints of a folder."""
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def final(folder: Path) -> Path:
+    """The last checkpoint of a training."""
+    return folder / Path((folder / "last_checkpoint").read_text()).name
+
+
+def begun(folder: Path) -> bool:
+    """Whether a training in another process has logged an iteration."""
+    return any("Epoch(train)" in log.read_text() for log in folder.glob("*/*.log"))
 
 
 def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -153,6 +204,6 @@ def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors that are not equal to the bit."""
+    """Names of the tensors that are not bitwise identical."""
     assert first.keys() == second.keys()
     return [name for name in first if not torch.equal(first[name], second[name])]

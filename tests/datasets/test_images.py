@@ -6,7 +6,6 @@ import logging
 import numpy as np
 import pytest
 from coco_folder import NAMES, annotations, write_coco
-from engine_runner import make_runner  # noqa: F401 - a fixture
 from mmdet.registry import DATASETS, TRANSFORMS
 from PIL import Image
 

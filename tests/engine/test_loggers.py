@@ -1,11 +1,14 @@
-"""W&B and MLflow, offline and for real; skipped where they are not installed (they are large)."""
+"""The progress bar; W&B and MLflow, offline and for real, skipped where they are not installed (they are large)."""
 
+import io
+import logging
+import re
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from test_resume import log_of
-from toy_training import toy_runner
+from mmengine.runner import Runner
+from toy_training import log_of, toy_runner
 
 from localvit_det.engine import MLflowBackend, loggers
 from localvit_det.errors import ConfigError
@@ -17,6 +20,40 @@ CONFIG = Config(
         "randomness": {"seed": 3},
     }
 )
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_bar_at_a_terminal(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    runner = toy_runner(tmp_path, validate=True, custom_hooks=[{"type": "ProgressBarHook"}], runner_class=Runner)
+    handlers = list(runner.logger.handlers)
+    runner.train()
+    runner.test()
+    screen = terminal.getvalue()
+    for title in ("train:", "val:", "test:"):
+        assert title in screen
+    assert "| 0/18 [" in screen
+    assert "| 6/18 [" in screen  # comes back after a validation where it was
+    logged = [line.split("\r")[-1] for line in screen.split("\n") if "mmengine" in line and "INFO" in line]
+    assert len(logged) > 10
+    assert all(re.match(r"(\x1b\[[\d;]*[mK])*\d\d/\d\d ", line) for line in logged)  # nothing before the date
+    assert runner.logger.handlers == handlers
+
+
+def test_no_progress_bar_without_a_terminal(tmp_path, capsys):
+    hooks = {"logger": {"type": "LoggerHook", "interval": 4}}
+    runner = toy_runner(tmp_path, validate=True, custom_hooks=[{"type": "ProgressBarHook"}], hooks=hooks)
+    runner.train()
+    assert "|" not in capsys.readouterr().err
+    assert any(type(handler) is logging.StreamHandler for handler in runner.logger.handlers)
+    steps = re.findall(r"train: step (\d+) is done", log_of(runner))
+    assert steps == ["1", "2"]  # then the log has its own lines
 
 
 def trained(folder: Path, backend: dict):

@@ -1,234 +1,259 @@
-"""A training that was stopped and resumed is the one that never was, to the bit."""
+"""A resumed training whose config has changed: rates of one that had these settings from the start, or a refusal."""
 
-import os
-import signal
-from functools import partial
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from toy_training import NoisyImages, different, tensors_of, toy_runner
+from torch import nn
+from toy_training import NoisyImages, ToyModel, log_of, signal_at, toy_runner
 
-from localvit_det.engine import checkpoint_hook
+from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine.processes import Stopped
-from localvit_det.errors import CheckpointError
+from localvit_det.errors import CheckpointError, ConfigError, UserError
+
+WARM_UP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 4}
+# Of the recipes: a warm-up by iterations, then a cosine over the epochs that falls with every iteration.
+COSINE = {"type": "CosineAnnealingLR", "begin": 0, "end": 3, "eta_min_ratio": 0.01, "convert_to_iter_based": True}
+COSINE = [WARM_UP, {**COSINE, "by_epoch": True}]
+LONGER = [WARM_UP, {**COSINE[1], "end": 5}]
+STEPS = [WARM_UP, {"type": "MultiStepLR", "by_epoch": True, "end": 3, "milestones": [1, 2]}]
+POLY = [{"type": "PolyLR", "by_epoch": False, "end": 18, "power": 0.9, "eta_min": 1e-5}]
 
 
-class SignalAt(Hook):
-    """Sends this process a signal in the middle of an iteration."""
+class Rates(Hook):
+    """Notes learning rate and weight decay of each iteration, by the number of epochs done."""
 
-    priority = "VERY_HIGH"
+    def __init__(self) -> None:
+        self.seen: dict[float, tuple[float, float]] = {}
 
-    def __init__(self, iteration: int, number: int = signal.SIGTERM) -> None:
-        self.iteration, self.number = iteration, number
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if runner.iter + 1 == self.iteration:
-            os.kill(os.getpid(), self.number)
-
-
-def stopped_and_resumed(folder: Path, iteration: int, ema: bool | dict = False, **options) -> dict[str, torch.Tensor]:
-    first = toy_runner(folder, custom_hooks=[SignalAt(iteration), *hooks(ema)], **options)
-    with pytest.raises(Stopped) as stop:
-        first.train()
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert first.iter == iteration
-    second = toy_runner(folder, resume=True, custom_hooks=hooks(ema), **options)
-    second.train()
-    assert f"iteration {iteration}), the newest" in log_of(second)
-    return tensors_of(final(folder))
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        group = runner.optim_wrapper.param_groups[0]
+        done = runner.epoch + batch_idx / len(runner.train_dataloader)
+        self.seen[round(done, 6)] = (group["lr"], group.get("weight_decay", 0.0))
 
 
-def uninterrupted(folder: Path, ema: bool | dict = False, **options) -> dict[str, torch.Tensor]:
-    toy_runner(folder, custom_hooks=hooks(ema), **options).train()
-    return tensors_of(final(folder))
-
-
-def hooks(ema: bool | dict) -> list:
-    return [{"type": "EMAHook", "momentum": 0.2, **(ema if isinstance(ema, dict) else {})}] if ema else []
-
-
-def log_of(runner: Runner) -> str:
-    return (Path(runner.log_dir) / f"{runner.timestamp}.log").read_text()
-
-
-def final(folder: Path) -> Path:
-    return folder / Path((folder / "last_checkpoint").read_text()).name
-
-
-def test_averages_need_their_hook(tmp_path):
-    """Without it the averages would be trained, with the optimizer of the other weights."""
-    toy_runner(tmp_path, epochs=1, custom_hooks=hooks(True)).train()
-    runner = toy_runner(tmp_path, epochs=2, resume=True)
-    with pytest.raises(CheckpointError, match=r"Give --ema again \(without `--without ema`\)"):
+def train(folder: Path, stop: int = 0, **options: object) -> tuple[Runner, dict[float, tuple[float, float]]]:
+    rates = Rates()
+    hooks = [rates, *([signal_at(stop)] if stop else [])]
+    runner = toy_runner(folder, custom_hooks=[*hooks, *options.pop("hooks", [])], **options)
+    if stop:
+        with pytest.raises(Stopped):
+            runner.train()
+    else:
         runner.train()
-    assert "Settings that have changed" not in log_of(runner)  # none is applied
+    return runner, rates.seen
 
 
-CASES = {
-    "plain": {},
-    "ema": {"ema": True},
-    "ema of --ema": {"ema": {"ema_type": "ExpMomentumEMA", "momentum": 2e-4, "update_buffers": True}},
-    "accumulation": {"accumulation": 4},
-    "validation": {"validate": True},
-    "last batch smaller": {"batch_size": 5},
-    "by iteration": {"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 18}},
-    "interval of iterations": {"checkpoint": {"by_epoch": False, "interval": 4, "max_keep_ckpts": 1}},
+def adam(**settings: object) -> dict:
+    return {"optimizer": {"type": "AdamW", "lr": 0.02, "weight_decay": 0.01, **settings}}
+
+
+OLD = {"schedule": COSINE, "optim": adam()}
+CHANGES = {
+    "longer": {"schedule": LONGER, "epochs": 5},
+    "other schedule": {"schedule": STEPS},
+    "one schedule less": {"schedule": COSINE[1:]},
+    "no schedule": {"schedule": []},
+    "learning rate": {"optim": adam(lr=0.005)},
+    "weight decay": {"optim": adam(weight_decay=0.3)},
+    "batch size": {"batch_size": 4},
+    "scaled with the batch": {"auto_scale_lr": {"enable": True, "base_batch_size": 8}},
+    "four at once": {"schedule": LONGER, "epochs": 5, "optim": adam(lr=0.1, weight_decay=0.2), "batch_size": 3},
 }
 
 
-@pytest.mark.parametrize("iteration", [1, 6, 9])
-@pytest.mark.parametrize("case", CASES)
-def test_stopped_anywhere(case, iteration, tmp_path):
-    options = partial(dict, **CASES[case])
-    expected = uninterrupted(tmp_path / "whole", **options())
-    assert not different(expected, stopped_and_resumed(tmp_path / "stopped", iteration, **options()))
+def cases():
+    """Each change between two epochs, and in one; all at once and what differs most in the quick tests."""
+    quick = {("four at once", 9), ("other schedule", 6)}
+    for case in CHANGES:
+        for stop in (6, 9):
+            yield pytest.param(case, stop, id=f"{case}-{stop}", marks=[] if (case, stop) in quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("iteration", [4, 6])
-def test_workers_change_nothing(iteration, tmp_path):
-    """The same weights from no worker, two workers, and two that are stopped and go on as one."""
-    expected = uninterrupted(tmp_path / "none")
-    assert not different(expected, uninterrupted(tmp_path / "two", workers=2))
-    with pytest.raises(Stopped):
-        toy_runner(tmp_path / "stopped", workers=2, custom_hooks=[SignalAt(iteration)]).train()
-    toy_runner(tmp_path / "stopped", workers=1, resume=True).train()
-    assert not different(expected, tensors_of(final(tmp_path / "stopped")))
+@pytest.mark.parametrize(("case", "stop"), cases())
+def test_rates_are_those_of_an_uninterrupted_training(case, stop, tmp_path):
+    new = {**OLD, **CHANGES[case]}
+    train(tmp_path / "run", stop=stop, **OLD)
+    runner, resumed = train(tmp_path / "run", resume=True, **new)
+    whole = train(tmp_path / "whole", **new)[1]
+    assert resumed == {done: whole[done] for done in resumed}
+    assert len(resumed) == len([done for done in whole if done >= stop / 6 - 1e-9])
+    # Every iteration that is left is counted, so that the last step takes what has been accumulated.
+    assert runner.iter == runner.max_iters == stop + len(resumed)
+    moments = load_weights_only(runner.message_hub.get_info("last_ckpt"))["optimizer"]["state"]
+    assert all(one["step"] == runner.iter for one in moments.values())
 
 
-def test_random_numbers_differ_where_they_should(tmp_path):
-    """Another seed, another epoch and another image draw other numbers."""
-    expected = uninterrupted(tmp_path / "3")
-    assert different(expected, uninterrupted(tmp_path / "4", randomness={"seed": 4}))
-    runner = toy_runner(tmp_path / "data")
-    loop = runner.train_loop
-    seen = []
-    for epoch in (0, 1):
-        loop.batches.seek(3, epoch, 0)
-        seen += [float(image[0, 0, 0]) for batch in loop.dataloader for image in batch["inputs"]]
-    assert len(set(seen)) == len(seen) == 24
-    loop.batches.seek(3, 1, 4)
-    again = [float(image[0, 0, 0]) for batch in loop.dataloader for image in batch["inputs"]]
-    assert again == seen[-4:]
+@pytest.mark.slow
+def test_iterations(tmp_path):
+    loop = {"type": "IterBasedTrainLoop", "max_iters": 18}
+    train(tmp_path / "run", stop=7, schedule=POLY, train_cfg=loop)
+    new = {"schedule": [{**POLY[0], "end": 24}], "train_cfg": {**loop, "max_iters": 24}}
+    resumed = train(tmp_path / "run", resume=True, **new)[1]
+    whole = train(tmp_path / "whole", **new)[1]
+    assert list(resumed.values()) == list(whole.values())[7:]
 
 
-def test_skipping_loads_nothing(tmp_path):
-    seen = []
+def test_groups_of_their_own(tmp_path):
+    """Several groups with other rates, as every recipe has them."""
+    custom = {"paramwise_cfg": {"custom_keys": {"head": {"lr_mult": 0.1, "decay_mult": 0.0}}}}
 
-    class Watched(NoisyImages):
+    def groups(folder: Path, **options: object) -> list:
+        runner = train(folder, **options)[0]
+        return [
+            (group["lr"], group["initial_lr"], group["weight_decay"]) for group in runner.optim_wrapper.param_groups
+        ]
+
+    groups(tmp_path / "run", stop=9, schedule=COSINE, optim=adam() | custom)
+    new = {"schedule": LONGER, "epochs": 5, "optim": adam(lr=0.1) | custom}
+    assert groups(tmp_path / "run", resume=True, **new) == groups(tmp_path / "whole", **new)
+
+
+def test_returns_are_kept(tmp_path):
+    """A rate that a return has lowered stays so: as it was, and where other settings are run anew."""
+    back = {"cfg": {"non_finite": {"action": "go_back", "patience": 1, "lower_lr": 0.3}}}
+
+    class Once(NoisyImages):
+        spoilt = 0
+
         def __getitem__(self, index):
-            seen.append(index)
-            return super().__getitem__(index)
+            item = super().__getitem__(index)
+            Once.spoilt += 1
+            if Once.spoilt == 16:  # in the second epoch
+                item["inputs"] = item["inputs"] * float("nan")
+            return item
 
-    with pytest.raises(Stopped):
-        toy_runner(tmp_path, epochs=1, custom_hooks=[SignalAt(4)]).train()
-    toy_runner(tmp_path, epochs=1, resume=True, dataset=Watched()).train()
-    assert len(seen) == 4
-
-
-class ByShape(NoisyImages):
-    """Portraits and landscapes in turn, for MMDetection's batch sampler."""
-
-    def get_data_info(self, index: int) -> dict:
-        return {"width": 1 + index % 2, "height": 1 + (index + 1) % 2}
-
-
-def test_batches_by_aspect_ratio(tmp_path):
-    options = {"dataset": ByShape(11), "loader": {"batch_sampler": {"type": "AspectRatioBatchSampler"}}}
-    expected = uninterrupted(tmp_path / "whole", **options)
-    assert not different(expected, stopped_and_resumed(tmp_path / "stopped", 8, **options))
+    first, _ = train(tmp_path / "run", stop=10, dataset=Once(), **OLD, **back)
+    assert first.guard.lr_factor == 0.3
+    same = train(tmp_path / "same", **OLD)[1]
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    as_it_was = train(tmp_path / "copy", resume=True, **OLD)[1]
+    for done, (rate, _) in as_it_was.items():
+        assert rate == pytest.approx(0.3 * same[done][0], rel=0.05)
+    new = {**OLD, "optim": adam(lr=0.04)}
+    runner, changed = train(tmp_path / "run", resume=True, **new)
+    assert runner.guard.lr_factor == 0.3
+    for done, (rate, _) in changed.items():
+        assert rate == pytest.approx(2 * as_it_was[done][0], rel=0.05)
 
 
-class Fetching(torch.utils.data.Subset):
-    """A data set that loads whole batches by itself."""
+def wider() -> ToyModel:
+    model = ToyModel()
+    model.head = nn.Linear(8, 3)
+    return model
 
 
-def test_data_set_that_loads_batches(tmp_path):
-    dataset = Fetching(NoisyImages(), range(12))
-    dataset.metainfo = NoisyImages.metainfo
-    expected = uninterrupted(tmp_path / "whole", dataset=dataset)
-    assert not different(expected, stopped_and_resumed(tmp_path / "stopped", 8, dataset=dataset))
+REFUSED = {
+    "model": ({"model": wider()}, r"head.weight has the shape .2, 8. in the training to resume, and .3, 8. by the"),
+    "seed": ({"randomness": {"seed": 4}}, "seed of the training to resume is 3, and 4 is given"),
+    "optimizer": ({"optim": {"optimizer": {"type": "SGD", "lr": 0.02}}}, "is another one .*optimizer.type as it"),
+    "groups": ({"optim": adam() | {"paramwise_cfg": {"bias_decay_mult": 0.0}}}, "has 1 groups .* makes 6: leave"),
+    "amsgrad": ({"optim": adam(amsgrad=True)}, "needs a state .amsgrad"),
+    "loop": (
+        {"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 18}},
+        "counts epochs, and train_cfg counts iterations now",
+    ),
+}
 
 
-def test_loss_scaler(tmp_path, monkeypatch):
-    """Mixed precision needs a GPU in MMEngine; its scaler also counts on a CPU."""
-    from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in ("seed", "groups") else pytest.mark.slow) for case in REFUSED]
+)
+def test_what_cannot_be_gone_on_with_is_refused(case, tmp_path):
+    change, sentence = REFUSED[case]
+    train(tmp_path, epochs=1, **OLD)
+    before = sorted(path.name for path in tmp_path.rglob("*.p*"))
+    with pytest.raises(ConfigError, match=sentence):
+        train(tmp_path, resume=True, **{**OLD, **change})
+    assert sorted(path.name for path in tmp_path.rglob("*.p*")) == before
 
-    monkeypatch.setattr(amp, "is_cuda_available", lambda: True)
-    monkeypatch.setattr(amp, "GradScaler", partial(torch.amp.GradScaler, "cpu", growth_interval=3))
-    options = {"optim": {"type": "AmpOptimWrapper", "dtype": "bfloat16"}, "accumulation": 2, "ema": True}
-    expected = uninterrupted(tmp_path / "whole", **options)
-    assert expected[".optimizer.loss_scaler.scale"] > 65536
-    assert not different(expected, stopped_and_resumed(tmp_path / "stopped", 9, **options))
+
+@pytest.mark.slow
+def test_plateau_stays_as_it_was(tmp_path):
+    plateau = {"type": "ReduceOnPlateauLR", "monitor": "mAP", "by_epoch": True, "patience": 0, "rule": "greater"}
+    options = {"validate": True, "optim": adam()}
+    train(tmp_path, epochs=2, schedule=[plateau], **options)
+    with pytest.raises(ConfigError, match="its ReduceOnPlateau stands where the validations so far have brought it"):
+        train(tmp_path, epochs=3, resume=True, schedule=[{**plateau, "patience": 3}], **options)
+    train(tmp_path, epochs=3, resume=True, schedule=[plateau], **options)
 
 
-@pytest.mark.parametrize("at", ["end of epoch", "validation"])
-def test_validation_is_made_up_for(at, tmp_path):
-    """What was saved but not validated is validated first; what was validated is not again."""
-    options = {"validate": True, "checkpoint": {"save_best": "mAP", "rule": "greater"}, "ema": True}
-    expected = uninterrupted(tmp_path / "whole", **options)
-    folder = tmp_path / "stopped"
-    hook = SignalAt(6) if at == "end of epoch" else SignalInValidation(2)
-    options.pop("ema")
-    with pytest.raises(Stopped):
-        toy_runner(folder, custom_hooks=[hook, *hooks(True)], **options).train()
-    second = toy_runner(folder, resume=True, custom_hooks=hooks(True), **options)
+def test_a_checkpoint_without_optimizer(tmp_path):
+    train(tmp_path, epochs=1, checkpoint={"save_optimizer": False}, **OLD)
+    with pytest.raises(CheckpointError, match="has no optimizer, as best ones have none"):
+        train(tmp_path, resume=True, load_from=str(tmp_path / "epoch_1.pth"), **OLD)
+
+
+def test_accumulated_gradients_of_another_count_are_dropped(tmp_path):
+    train(tmp_path, stop=7, accumulation=4, **OLD)
+    runner, _ = train(tmp_path, resume=True, accumulation=2, **OLD)
+    assert "accumulated over 4 iterations, and are over 2 now: those that wait" in log_of(runner)
+
+
+def test_best_of_another_number_begins_anew(tmp_path):
+    save = {"save_best": "mAP", "rule": "greater"}
+    train(tmp_path, epochs=1, validate=True, checkpoint=save, **OLD)
+    runner, _ = train(tmp_path, epochs=2, validate=True, resume=True, checkpoint={**save, "save_best": "images"}, **OLD)
+    assert runner.message_hub.get_info("best_score") == 7
+
+
+def test_wrapper_and_averages_are_the_configs(tmp_path):
+    """Mixed precision, clipping and the momentum of averaged weights come and go with the config."""
+    ema = [{"type": "EMAHook", "momentum": 0.2}]
+    train(tmp_path, stop=3, hooks=ema, schedule=COSINE, optim=adam())
+    mixed = adam() | {"type": "CpuBf16OptimWrapper", "clip_grad": {"max_norm": 0.1}}
+    runner, _ = train(tmp_path, stop=7, resume=True, hooks=[{**ema[0], "momentum": 0.1}], schedule=COSINE, optim=mixed)
+    assert type(runner.optim_wrapper).__name__ == "CpuBf16OptimWrapper"
+    assert runner.optim_wrapper.clip_grad_kwargs == {"max_norm": 0.1}
+    averaged = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook")
+    assert averaged.ema_model.momentum == 0.1
+    assert averaged.ema_model.steps == 7
+    runner, _ = train(tmp_path, resume=True, hooks=ema, schedule=COSINE, optim=adam())
+    assert type(runner.optim_wrapper).__name__ == "OptimWrapper"
+
+
+def test_table(tmp_path):
+    """One line for each setting that has changed, and none of what decides nothing."""
+    cfg = {
+        "model": {"type": "ToyModel"},
+        "train_cfg": {"max_epochs": 2},
+        "optim_wrapper": {"optimizer": {"lr": 0.02}, "clip_grad": {"max_norm": 1}},
+        "custom_hooks": [{"type": "EMAHook", "momentum": 0.2}],
+        "train_dataloader": {"num_workers": 0, "batch_size": 2},
+        "log_level": "INFO",
+        "work_dir": "a",
+    }
+    first = toy_runner(tmp_path, epochs=1, cfg=cfg, optim=adam(), schedule=COSINE)
+    first.train()
+    new = {**cfg, "train_cfg": {"max_epochs": 3}, "train_dataloader": {"num_workers": 2, "batch_size": 2}}
+    new |= {"optim_wrapper": {"optimizer": {"lr": 0.01}}, "custom_hooks": [{"type": "EMAHook", "momentum": 0.1}]}
+    second = toy_runner(tmp_path, epochs=2, cfg=new, optim=adam(lr=0.01), schedule=COSINE, resume=True)
     second.train()
-    assert not different(expected, tensors_of(final(folder)))
     log = log_of(second)
-    assert [f"Epoch(val) [{epoch}]" in log for epoch in (1, 2, 3)] == [True, True, True]
-    assert ("was not finished: running it" in log) == (at == "validation")
-    assert sorted(path.name for path in folder.glob("*.pth")) == sorted(
-        path.name for path in (tmp_path / "whole").glob("*.pth")
-    )
-    again = SignalInValidation(0)
-    toy_runner(folder, resume=True, custom_hooks=[again, *hooks(True)], **options).train()
-    assert not again.sent
+    table = log.partition("Settings that have changed:\n")[2].partition("\n20")[0].splitlines()
+    rows = [tuple(cell.strip() for cell in row.split("|")) for row in table if row.count("|") == 3]
+    assert rows == [
+        ("setting", "was", "now", "applied"),
+        ("custom_hooks.0.momentum", "0.2", "0.1", "yes, from iteration 7 on"),
+        ("optim_wrapper.clip_grad.max_norm", "1", "-", "yes, from iteration 7 on"),
+        ("optim_wrapper.optimizer.lr", "0.02", "0.01", "yes, schedule rebuilt at iteration 6"),
+        ("train_cfg.max_epochs", "2", "3", "yes, schedule rebuilt at iteration 6"),
+        ("train_dataloader.num_workers", "0", "2", "yes, from iteration 7 on"),
+    ]
+    third = toy_runner(tmp_path, epochs=2, cfg=new, optim=adam(lr=0.01), schedule=COSINE, resume=True)
+    third.train()
+    # Two that start in the same second share a file.
+    assert "Settings that have changed" not in log_of(third).removeprefix(log)
 
 
-class SignalInValidation(Hook):
-    def __init__(self, batch: int) -> None:
-        self.batch, self.sent = batch, False
-
-    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if batch_idx == self.batch:
-            self.sent = True
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-
-def test_mmengines_own_checkpoint(tmp_path):
-    """Also one from the middle of an epoch, where MMEngine's loop would begin the epoch anew."""
-    by_iteration = {"by_epoch": False, "interval": 9}
-    toy_runner(tmp_path, epochs=2, checkpoint=by_iteration, runner_class=Runner).train()
-    (tmp_path / "iter_12.pth").unlink()
-    second = toy_runner(tmp_path, epochs=2, resume=True, checkpoint=by_iteration)
-    second.train()
-    assert second.iter == 12
-    assert "Epoch(train) [2][6/6]" in log_of(second)
-
-
-def test_other_batch_size_goes_on_at_the_same_share(tmp_path):
-    with pytest.raises(Stopped):
-        toy_runner(tmp_path, epochs=1, custom_hooks=[SignalAt(3)]).train()
-    second = toy_runner(tmp_path, epochs=1, resume=True, batch_size=4)
-    second.train()
-    assert "had 6 batches when the checkpoint was saved and has 3 now: going on after batch 2" in log_of(second)
-    assert second.iter == 3 + 1
-
-
-def test_every_few_minutes(tmp_path, monkeypatch):
-    clock = iter(range(0, 10**6, 13))
-    monkeypatch.setattr(checkpoint_hook, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    seen = []
-
-    class Look(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            seen.append(sorted(path.name for path in tmp_path.glob("*.pth")))
-
-    toy_runner(tmp_path, epochs=1, custom_hooks=[Look()], checkpoint={"every_minutes": 0.5}).train()
-    assert ["interim_iter_3.pth"] in seen
-    assert all(len(names) <= 1 for names in seen)
-    assert [path.name for path in tmp_path.glob("*.pth")] == ["epoch_1.pth"]
+def test_a_refused_start_changes_nothing(tmp_path):
+    """The config in the work dir is that of the last training that has really begun, and no test's."""
+    cfg = {"randomness": {"seed": 3}}
+    toy_runner(tmp_path, epochs=1, cfg=cfg, **OLD).train()
+    (dump,) = tmp_path.glob("*.py")
+    before = dump.read_text()
+    with pytest.raises(UserError):
+        toy_runner(tmp_path, epochs=1, cfg={}, resume=True, randomness={"seed": 4}, **OLD).train()
+    assert [path.read_text() for path in tmp_path.glob("*.py")] == [before]

@@ -4,24 +4,17 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from mmengine.runner import save_checkpoint
-from toy_training import toy_runner
+from toy_training import Do, final, log_of, names, toy_runner
 
 from localvit_det import files
 from localvit_det.checkpoint.find import newest_for_test, search
+from localvit_det.engine import checkpoint_hook
 from localvit_det.errors import CheckpointError, NonFiniteError, OutputError
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.pth"))
-
-
-def log_of(runner) -> str:
-    return (Path(runner.log_dir) / f"{runner.timestamp}.log").read_text()
 
 
 def resumed(work_dir: Path, **options):
@@ -83,7 +76,9 @@ class TestWriting:
         """The old checkpoint goes after the new one and the pointer are in place."""
         seen = []
         original = Path.unlink
-        monkeypatch.setattr(os, "remove", lambda path: (seen.append(state(tmp_path)), original(Path(path))))
+        monkeypatch.setattr(
+            os, "remove", lambda path: (seen.append((names(tmp_path), final(tmp_path).name)), original(Path(path)))
+        )
         toy_runner(tmp_path, checkpoint={"max_keep_ckpts": 1}).train()
         assert names(tmp_path) == ["epoch_3.pth"]
         assert seen == [
@@ -123,12 +118,11 @@ class TestWriting:
     def test_other_outputs_on_a_full_disk(self, tmp_path):
         """What is not a checkpoint, as MMEngine's log of numbers."""
 
-        class Fills(Hook):
-            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-                raise OSError(errno.ENOSPC, "No space left on device", "scalars.json")
+        def fill(runner) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "scalars.json")
 
         with pytest.raises(OutputError, match=r"cannot write to scalars\.json \(No space left .*--resume goes on"):
-            toy_runner(tmp_path, custom_hooks=[Fills()]).train()
+            toy_runner(tmp_path, custom_hooks=[Do("after_train_iter", fill)]).train()
 
     def test_weights_that_are_not_finite_are_not_saved(self, trained):
         runner = toy_runner(trained, resume=True, epochs=4)
@@ -138,10 +132,6 @@ class TestWriting:
         with pytest.raises(NonFiniteError, match=r"first: norm\.running_var"):
             runner.train()
         assert names(trained) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
-
-
-def state(folder: Path) -> tuple[list[str], str]:
-    return names(folder), Path((folder / "last_checkpoint").read_text()).name
 
 
 class _Full:
@@ -222,7 +212,7 @@ class TestFinding:
         assert names(copy) == ["epoch_4.pth"]
         assert len(names(trained)) == 3
 
-    def test_pointer_elsewhere_is_told_not_followed(self, trained, tmp_path_factory):
+    def test_pointer_elsewhere_is_named_not_followed(self, trained, tmp_path_factory):
         empty = tmp_path_factory.mktemp("empty")
         shutil.copy(trained / "last_checkpoint", empty)
         with pytest.raises(CheckpointError, match=r"points to .*epoch_3\.pth"):
@@ -260,3 +250,14 @@ class TestFinding:
     def test_killed_before_the_old_one_went(self, trained):
         resumed(trained, epochs=3, checkpoint={"max_keep_ckpts": 1})
         assert names(trained) == ["epoch_3.pth"]
+
+
+def test_every_few_minutes(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 13))
+    monkeypatch.setattr(checkpoint_hook, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    seen = []
+    look = Do("before_train_iter", lambda runner: seen.append(names(tmp_path)))
+    toy_runner(tmp_path, epochs=1, custom_hooks=[look], checkpoint={"every_minutes": 0.5}).train()
+    assert ["interim_iter_3.pth"] in seen
+    assert all(len(found) <= 1 for found in seen)
+    assert names(tmp_path) == ["epoch_1.pth"]

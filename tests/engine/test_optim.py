@@ -1,19 +1,113 @@
-"""Warm-ups and schedules that fit the length of a training."""
+"""Learning rates by layer in every family; warm-ups and schedules that fit the length of a training."""
 
 import pytest
+from families import FAMILIES, build
+from mmdet.registry import MODELS
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
-from toy_training import toy_runner
+from toy_training import log_of, toy_runner
 
 from localvit_det.config import load_config
 from localvit_det.engine.optim import explain_unfit_epochs, fit_warm_up, stretch_schedules, stretch_switches
+from localvit_det.errors import ConfigError
 
+DECAY = 0.5
+BASE = 1.0
 COCO = load_config("mask_rcnn_shuffle_t_coco").param_scheduler
 NANO = load_config("mask_rcnn_shuffle_nano_shapes").param_scheduler
 
 
-def rates(schedulers: list[dict], iterations: int, epoch_length: int) -> list[float]:
+class Detector(nn.Module):
+    """A backbone and something behind it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(2, 2)
+
+
+def rates(model: nn.Module, **paramwise) -> dict[int, float]:
+    wrapper = build_optim_wrapper(
+        model,
+        {
+            "type": "OptimWrapper",
+            "constructor": "LayerDecayConstructor",
+            "optimizer": {"type": "AdamW", "lr": BASE, "weight_decay": 0.05},
+            "paramwise_cfg": {"layer_decay": DECAY, **paramwise},
+        },
+    )
+    groups = wrapper.optimizer.param_groups
+    assert all(len(group["params"]) == 1 for group in groups)
+    return {id(group["params"][0]): group["lr"] for group in groups}
+
+
+def rate_of(module: nn.Module, found: dict[int, float]) -> float:
+    values = {found[id(parameter)] for parameter in module.parameters()}
+    assert len(values) == 1
+    return values.pop()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rates_rise_with_the_depth(family):
+    model = Detector(build(family))
+    found = rates(model)
+    assert set(found) == {id(parameter) for parameter in model.parameters()}
+    depth = sum(model.backbone.depths)
+    layers = [model.backbone.stem, *(block for stage in model.backbone.stages for block in stage.blocks)]
+    expected = [BASE * DECAY ** (depth + 1 - layer) for layer in range(depth + 1)]
+    for layer, rate in zip(layers, expected, strict=True):
+        if list(layer.parameters()):  # a family may begin with a step down instead of a stem
+            assert rate_of(layer, found) == pytest.approx(rate)
+    last = 0  # the layer before a stage
+    for stage in model.backbone.stages:
+        if list(stage.downsample.parameters()):
+            assert rate_of(stage.downsample, found) == pytest.approx(expected[last])
+        last += len(stage.blocks)
+    assert rate_of(model.head, found) == BASE
+    if list(model.backbone.out_norms.parameters()):
+        assert rate_of(model.backbone.out_norms, found) == BASE
+
+
+def test_rates_of_swin():
+    settings = {"embed_dims": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 3}
+    model = Detector(MODELS.build({"type": "SwinTransformer", **settings}))
+    found = rates(model)
+    stages = model.backbone.stages
+    assert rate_of(model.backbone.patch_embed, found) == DECAY**6
+    assert [rate_of(block, found) for stage in stages for block in stage.blocks] == [DECAY**n for n in (5, 4, 3, 2, 1)]
+    assert [rate_of(stage.downsample, found) for stage in stages[:3]] == [DECAY**n for n in (5, 3, 2)]
+    assert rate_of(model.backbone.norm3, found) == BASE
+
+
+def test_other_rules_hold_as_well():
+    model = Detector(build(FAMILIES[0]))
+    found = rates(model, custom_keys={"stem": {"lr_mult": 0.1}}, norm_decay_mult=0.0)
+    assert rate_of(model.backbone.stem, found) == pytest.approx(0.1 * DECAY ** (sum(model.backbone.depths) + 1))
+
+
+def test_the_rate_of_a_whole_backbone():
+    model = Detector(build(FAMILIES[0]))
+    found = rates(model, layer_decay=None, backbone_rate=0.1)
+    assert rate_of(model.backbone, found) == pytest.approx(0.1)
+    assert rate_of(model.head, found) == BASE
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1.5, True, "0.9"])
+def test_a_decay_that_is_none(wrong):
+    with pytest.raises(ConfigError, match="layer_decay is"):
+        rates(Detector(build(FAMILIES[0])), layer_decay=wrong)
+
+
+def test_a_backbone_without_blocks():
+    with pytest.raises(ConfigError, match="ResNet has none"):
+        rates(Detector(MODELS.build({"type": "ResNet", "depth": 18})))
+
+
+# ---- schedules
+
+
+def factors(schedulers: list[dict], iterations: int, epoch_length: int) -> list[float]:
     """The factor of the learning rate in each iteration."""
     wrapper = build_optim_wrapper(nn.Linear(1, 1), {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1.0}})
     assert isinstance(wrapper, OptimWrapper)
@@ -39,9 +133,9 @@ def rates(schedulers: list[dict], iterations: int, epoch_length: int) -> list[fl
 
 def test_short_training_leaves_the_warm_up():
     """80 images in batches of 2, 12 epochs: with COCO's warm-up of 1000 iterations the rate never came to its own."""
-    assert max(rates(COCO[:1], 480, 40)) < 0.5
+    assert max(factors(COCO[:1], 480, 40)) < 0.5
     fitted, told = fit_warm_up(COCO, 480)
-    assert max(rates(fitted[:1], 480, 40)) == 1
+    assert max(factors(fitted[:1], 480, 40)) == 1
     assert fitted[0]["end"] == 48
     assert fitted[1] == dict(COCO[1])
     assert (
@@ -66,14 +160,14 @@ def test_what_follows_the_warm_up_begins_earlier():
     ]
     fitted, _ = fit_warm_up(schedulers, 100)
     assert (fitted[0]["end"], fitted[1]["begin"], fitted[1]["T_max"], fitted[1]["end"]) == (10, 10, 90, 100)
-    found = rates(fitted, 100, 100)
+    found = factors(fitted, 100, 100)
     assert found[10] == pytest.approx(1)
     assert found[-1] < 0.01
 
 
 def test_shortest():
     fitted, _ = fit_warm_up(COCO, 3)
-    assert rates(fitted[:1], 3, 3) == pytest.approx([0.001, 1, 1])
+    assert factors(fitted[:1], 3, 3) == pytest.approx([0.001, 1, 1])
 
 
 def test_epochs_that_do_not_fit_are_named():
@@ -121,9 +215,9 @@ def test_schedules_follow_another_length():
 
 
 @pytest.mark.parametrize(("settings", "end"), [({}, 2), ({"cfg": {"fit_warmup": False}}, 10)])
-def test_in_a_training(tmp_path, settings, end):
+def test_warm_up_in_a_training(tmp_path, settings, end):
     runner = toy_runner(tmp_path, epochs=1, **settings)  # 6 iterations, and a warm-up of 10
     runner.train()
     assert runner.param_schedulers[0].end == end
-    log = "".join(path.read_text() for path in tmp_path.glob("*/*.log"))
-    assert ("The warm-up of 10 iterations would fill most of this training of 6: it is cut to 2" in log) is (end == 2)
+    cut = "The warm-up of 10 iterations would fill most of this training of 6: it is cut to 2"
+    assert (cut in log_of(runner)) is (end == 2)

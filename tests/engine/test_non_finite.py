@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from toy_training import NoisyImages, ToyModel, different, tensors_of, toy_runner
+from toy_training import Do, NoisyImages, ToyModel, different, log_of, names, tensors_of, toy_runner
 
 from localvit_det.errors import ConfigError, NonFiniteError
 
 
 class Spoilt(ToyModel):
-    """Goes wrong in the iterations it is told, in the way it is told."""
+    """Goes wrong in the given iterations, in the given way."""
 
     def __init__(self, iterations: range | tuple[int, ...], how: str) -> None:
         super().__init__()
@@ -42,10 +42,6 @@ class Count(Hook):
         self.before = {name: value.clone() for name, value in runner.model.state_dict().items()}
 
 
-def log_of(runner) -> str:
-    return (Path(runner.log_dir) / f"{runner.timestamp}.log").read_text()
-
-
 def spoilt(folder: Path, iterations, how: str, **options):
     count = Count()
     settings = options.pop("non_finite", {})
@@ -60,17 +56,17 @@ def test_stopped_and_named(how, tmp_path):
     runner, count = spoilt(tmp_path, range(14, 99), how)
     with pytest.raises(NonFiniteError) as stop:
         runner.train()
-    told = {
+    start = {
         "nan": "Iteration 17: loss_cls is NaN (images image_",
         "gradients": "Iteration 17: the gradients are not finite (images image_",
         "runaway": "Iteration 17: loss_bbox is ",
     }[how]
-    assert str(stop.value).startswith(told)
+    assert str(stop.value).startswith(start)
     assert "for the 3rd time in a row: no such step was taken" in str(stop.value)
     assert not different(count.before, runner.model.state_dict())
     assert "Iteration 15: " in log_of(runner)
     assert "The step is skipped (1 of at most 2 in a row)" in log_of(runner)
-    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["epoch_1.pth", "epoch_2.pth"]
+    assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth"]
 
 
 def test_a_single_one_is_skipped(tmp_path):
@@ -103,14 +99,10 @@ def test_layer_is_named(tmp_path):
     runner.model.norm.register_forward_hook(spoil)
     with pytest.raises(NonFiniteError, match=r"first in the output of norm \(BatchNorm2d\)"):
         runner.train()
-    weights = toy_runner(tmp_path / "weights", cfg={"non_finite": {"patience": 1}}, custom_hooks=[Poison()])
+    poison = Do("before_train_epoch", lambda runner: runner.model.head.bias.data[0].fill_(float("nan")))
+    weights = toy_runner(tmp_path / "weights", cfg={"non_finite": {"patience": 1}}, custom_hooks=[poison])
     with pytest.raises(NonFiniteError, match=r"the weight head\.bias is not finite"):
         weights.train()
-
-
-class Poison(Hook):
-    def before_train_epoch(self, runner) -> None:
-        runner.model.head.bias.data[0] = float("nan")
 
 
 def test_accumulated_gradients_are_dropped(tmp_path):
@@ -125,13 +117,12 @@ def test_going_back(tmp_path):
     runner, _ = spoilt(tmp_path, range(14, 99), "nan", non_finite={"action": "go_back", "returns": 2, "lower_lr": 0.1})
     rates = []
 
-    class Rates(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-            rates.append((runner.iter, runner.optim_wrapper.get_lr()["lr"][0]))
-            if len([i for i, _ in rates if i == 14]) == 3:
-                runner.model.iterations = ()
+    def rate(runner) -> None:
+        rates.append((runner.iter, runner.optim_wrapper.get_lr()["lr"][0]))
+        if len([i for i, _ in rates if i == 14]) == 3:
+            runner.model.iterations = ()
 
-    runner.register_hook(Rates())
+    runner.register_hook(Do("before_train_iter", rate), priority="LOWEST")
     runner.train()
     at_12 = [rate for iteration, rate in rates if iteration == 12]
     assert at_12[1:] == pytest.approx([at_12[0] * 0.1, at_12[0] * 0.01])

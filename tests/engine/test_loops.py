@@ -1,0 +1,123 @@
+"""A training that was stopped and resumed is bitwise identical to the one that never was."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from toy_training import different, final, log_of, names, signal_at, tensors_of, toy_runner
+
+from localvit_det.engine.processes import Stopped
+from localvit_det.errors import CheckpointError
+
+EMA = {"type": "EMAHook", "momentum": 0.2}
+
+
+def train(folder: Path, *hooks: object, ema: dict | None = None, **options) -> Runner:
+    runner = toy_runner(folder, custom_hooks=[*hooks, *([ema] if ema else [])], **options)
+    runner.train()
+    return runner
+
+
+def stop_and_resume(folder: Path, iteration: int, **options) -> Runner:
+    with pytest.raises(Stopped) as stop:
+        train(folder, signal_at(iteration), **options)
+    assert stop.value.code == 128 + signal.SIGTERM
+    second = train(folder, resume=True, **options)
+    assert f"iteration {iteration}), the newest" in log_of(second)
+    return second
+
+
+def differences(tmp_path: Path, iteration: int, make_options) -> list[str]:
+    train(tmp_path / "whole", **make_options())
+    stop_and_resume(tmp_path / "stopped", iteration, **make_options())
+    return different(tensors_of(final(tmp_path / "whole")), tensors_of(final(tmp_path / "stopped")))
+
+
+CASES = {
+    "plain": {},
+    "ema": {"ema": EMA},
+    "ema of --ema": {"ema": {**EMA, "ema_type": "ExpMomentumEMA", "momentum": 2e-4, "update_buffers": True}},
+    "accumulation": {"accumulation": 4},
+    "validation": {"validate": True},
+    "last batch smaller": {"batch_size": 5},
+    "by iteration": {"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 18}},
+    "interval of iterations": {"checkpoint": {"by_epoch": False, "interval": 4, "max_keep_ckpts": 1}},
+}
+
+
+@pytest.mark.parametrize("iteration", [1, 6, 9])
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_anywhere(case, iteration, tmp_path):
+    assert not differences(tmp_path, iteration, partial(dict, **CASES[case]))
+
+
+def test_loss_scaler(tmp_path, monkeypatch):
+    """Mixed precision needs a GPU in MMEngine; its scaler also counts on a CPU."""
+    from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
+
+    monkeypatch.setattr(amp, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(amp, "GradScaler", partial(torch.amp.GradScaler, "cpu", growth_interval=3))
+    optim = {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
+    assert not differences(tmp_path, 9, lambda: {"optim": optim, "accumulation": 2, "ema": EMA})
+    assert tensors_of(final(tmp_path / "whole"))[".optimizer.loss_scaler.scale"] > 65536
+
+
+def test_averages_need_their_hook(tmp_path):
+    """Without it the averages would be trained, with the optimizer of the other weights."""
+    train(tmp_path, ema=EMA, epochs=1)
+    runner = toy_runner(tmp_path, epochs=2, resume=True)
+    with pytest.raises(CheckpointError, match=r"Give --ema again \(without `--without ema`\)"):
+        runner.train()
+    assert "Settings that have changed" not in log_of(runner)  # none is applied
+
+
+class SignalInValidation(Hook):
+    def __init__(self, batch: int) -> None:
+        self.batch, self.sent = batch, False
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if batch_idx == self.batch:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("at", ["end of epoch", "validation"])
+def test_validation_is_made_up_for(at, tmp_path):
+    """What was saved but not validated is validated first; what was validated is not again."""
+    options = {"validate": True, "checkpoint": {"save_best": "mAP", "rule": "greater"}, "ema": EMA}
+    train(tmp_path / "whole", **options)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stopped):
+        train(folder, signal_at(6) if at == "end of epoch" else SignalInValidation(2), **options)
+    second = train(folder, resume=True, **options)
+    assert not different(tensors_of(final(tmp_path / "whole")), tensors_of(final(folder)))
+    log = log_of(second)
+    assert [f"Epoch(val) [{epoch}]" in log for epoch in (1, 2, 3)] == [True, True, True]
+    assert ("was not finished: running it" in log) == (at == "validation")
+    assert names(folder) == names(tmp_path / "whole")
+    again = SignalInValidation(0)
+    train(folder, again, resume=True, **options)
+    assert not again.sent
+
+
+def test_mmengines_own_checkpoint(tmp_path):
+    """Also one from the middle of an epoch, where MMEngine's loop would begin the epoch anew."""
+    by_iteration = {"by_epoch": False, "interval": 9}
+    train(tmp_path, epochs=2, checkpoint=by_iteration, runner_class=Runner)
+    (tmp_path / "iter_12.pth").unlink()
+    second = train(tmp_path, epochs=2, resume=True, checkpoint=by_iteration)
+    assert second.iter == 12
+    assert "Epoch(train) [2][6/6]" in log_of(second)
+
+
+def test_other_batch_size_goes_on_at_the_same_share(tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path, signal_at(3), epochs=1)
+    second = train(tmp_path, epochs=1, resume=True, batch_size=4)
+    assert "had 6 batches when the checkpoint was saved and has 3 now: going on after batch 2" in log_of(second)
+    assert second.iter == 3 + 1
