@@ -150,7 +150,8 @@ class LayerDecayConstructor(BackboneConstructor):
         for group in params:
             factor = factors.get(id(group["params"][0]))
             if factor is not None:
-                group["lr"] = factor * (group["lr"] if "lr" in group else self.base_lr)
+                rate: Any = group.get("lr", self.base_lr)
+                group["lr"] = rate * factor
 
 
 def _backbones(model: nn.Module) -> dict[str, nn.Module]:

@@ -13,13 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mmengine import dist
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from ..checkpoint.find import nothing_to_resume, search
 from ..config.run import as_table, changes, run_config
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UserError
 from .non_finite import scale_learning_rates
 from .processes import unwrapped
 
@@ -28,6 +30,46 @@ _OF_THE_SCALER = ("growth_factor", "backoff_factor", "growth_interval")
 _STATEFUL = ("amsgrad", "centered")  # an optimizer with one of them needs a state that one without has not kept
 _INSTEAD = "begin anew in another work dir, from these weights with --load-from"
 _RATES = ("optim_wrapper.optimizer", "param_scheduler", "train_cfg.max", "auto_scale_lr", "train_dataloader.batch_size")
+
+
+def newest_checkpoint(runner: Any) -> str | None:
+    """Return the newest usable checkpoint of a run, None where it has none yet.
+
+    The first process decides for all: they may see a shared disk differently.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none can be used.
+    """
+    answer: list[Any] = [None]
+    if dist.is_main_process():
+        try:
+            answer[0] = _search(runner)
+        except UserError as error:
+            answer[0] = error
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], UserError):
+        raise answer[0]
+    return answer[0]
+
+
+def _search(runner: Any) -> str | None:
+    hook = runner.checkpoint_hook
+    found = search(hook.folder(runner) if hook else runner.work_dir)
+    newest = found.newest(resumable=True)
+    if newest is not None:
+        ignored = found.complaints()
+        runner.logger.info(
+            f"Going on from {newest.path.name} ({newest.place}), the newest usable checkpoint of {found.folder}"
+            f"{f'; {ignored}' if ignored else ''}."
+        )
+        return str(newest.path)
+    if found.found or found.damaged:
+        raise nothing_to_resume(found)
+    runner.logger.warning(
+        f"There is no checkpoint in {found.folder} to resume from, so the training starts from the beginning: if there "
+        "should be one, correct --work-dir."
+    )
+    return None
 
 
 class ConfiguredState:

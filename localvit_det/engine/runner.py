@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint.baselines import published_weights
-from ..checkpoint.find import nothing_to_resume, search
 from ..checkpoint.read import load_weights_only
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.exact_metrics import exact_metrics
@@ -49,7 +48,7 @@ from .processes import (
     unlock_work_dir,
 )
 from .reporting import CurvesHook, TrainingReportHook
-from .resume import ConfiguredState
+from .resume import ConfiguredState, newest_checkpoint
 
 _REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)
 START = "start.json"  # in the folder of a log: after which iteration this start has gone on
@@ -120,7 +119,7 @@ class ReliableRunner(Runner):
     # ---- losses that are not finite
 
     def _roll_back(self, reason: str) -> None:
-        checkpoint = self._newest_checkpoint()
+        checkpoint = newest_checkpoint(self)
         if checkpoint is None:
             raise NonFiniteError(
                 f"{reason}, and there is no checkpoint yet to go back to: lower the learning rate, or look at these "
@@ -309,6 +308,10 @@ class ReliableRunner(Runner):
         """Return the hook that saves, None where the config has switched it off."""
         return next((hook for hook in self.hooks if isinstance(hook, SafeCheckpointHook)), None)
 
+    def _init_model_weights(self) -> None:
+        with published_weights(self.model):
+            super()._init_model_weights()
+
     def load_or_resume(self) -> None:
         """Load what was asked for; `resume` without a file finds the newest usable checkpoint.
 
@@ -316,7 +319,7 @@ class ReliableRunner(Runner):
             CheckpointError: There are checkpoints in the work dir, and none can be used.
         """
         if not self._has_loaded and self._resume and self._load_from is None:
-            self._load_from = self._newest_checkpoint()
+            self._load_from = newest_checkpoint(self)
             self._resume = self._load_from is not None
         training = isinstance(self._train_loop, BaseLoop)
         if training and self.configured is None:
@@ -340,50 +343,14 @@ class ReliableRunner(Runner):
     def dump_config(self) -> None:
         """Leave the work dir's config alone, which is the training's: tests have one in the folder of their log."""
 
-    def _newest_checkpoint(self) -> str | None:
-        """Let the first process decide for all: they may see a shared disk differently."""
-        answer: list[str | UserError | None] = [None]
-        if dist.is_main_process():
-            try:
-                answer[0] = self._search_newest()
-            except UserError as error:
-                answer[0] = error
-        dist.broadcast_object_list(answer)
-        if isinstance(answer[0], UserError):
-            raise answer[0]
-        return answer[0]
-
-    def _search_newest(self) -> str | None:
-        hook = self.checkpoint_hook
-        found = search(hook.folder(self) if hook else self.work_dir)
-        newest = found.newest(resumable=True)
-        if newest is not None:
-            ignored = found.complaints()
-            self.logger.info(
-                "Going on from %s (%s), the newest usable checkpoint of %s%s.",
-                newest.path.name,
-                newest.place,
-                found.folder,
-                f"; {ignored}" if ignored else "",
-            )
-            return str(newest.path)
-        if found.found or found.damaged:
-            raise nothing_to_resume(found)
-        self.logger.warning(
-            "There is no checkpoint in %s to resume from, so the training starts from the beginning: if there should "
-            "be one, correct --work-dir.",
-            found.folder,
-        )
-        return None
-
     # ---- several processes
 
     def setup_env(self, env_cfg: dict) -> None:
         """Connect the processes, on CPUs by gloo."""
         if self.distributed and is_cpu_run() and not dist.is_distributed():
-            timeout = env_cfg.get("dist_cfg", {}).get("timeout")
-            limit = timedelta(seconds=timeout) if timeout is not None else None
-            torch.distributed.init_process_group("gloo", timeout=limit)  # MMEngine insists on GPUs
+            seconds = env_cfg.get("dist_cfg", {}).get("timeout")
+            timeout = timedelta(seconds=seconds) if seconds is not None else None
+            torch.distributed.init_process_group("gloo", timeout=timeout)  # MMEngine insists on GPUs
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -419,10 +386,6 @@ class ReliableRunner(Runner):
             if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
                 metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
         return built
-
-    def _init_model_weights(self) -> None:
-        with published_weights(self.model):
-            super()._init_model_weights()
 
     def test(self) -> dict:
         """Test; all processes with the same running statistics."""
