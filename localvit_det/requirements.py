@@ -132,15 +132,12 @@ def _import(requirement: Requirement) -> ModuleType:
     name = requirement.module
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            raise RequirementError(f"{name} is not installed: run `{requirement.install}`.") from error
-        reason, cause = first_line(error), error
     except (ImportError, AssertionError, OSError, RuntimeError) as error:
-        reason, cause = first_line(error), error
-    raise RequirementError(
-        f"{name} is installed but cannot be imported ({reason}): run `{requirement.replace}`."
-    ) from cause
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise RequirementError(f"{name} is not installed: run `{requirement.install}`.") from error
+        raise RequirementError(
+            f"{name} is installed but cannot be imported ({first_line(error)}): run `{requirement.replace}`."
+        ) from error
 
 
 def _check_torchvision() -> None:

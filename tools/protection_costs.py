@@ -10,7 +10,6 @@ import _process  # noqa: F401 - settings that must stand before PyTorch starts
 # isort: split
 import argparse
 import functools
-import importlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from localvit_det.checkpoint import write
+from localvit_det import patches
 from localvit_det.cli import make_config_parser, read_arguments, tells_mistakes
 from localvit_det.engine import data_loader, non_finite, runner
 from localvit_det.engine.hooks import FreeMemoryHook
@@ -130,12 +129,8 @@ def saves(running: Runner, save: Callable[[int], object]) -> float:
 
 def stock_save(running: Runner, folder: Path, number: int) -> None:
     """Saves as MMEngine does: straight under the final name, not flushed."""
-    module = importlib.import_module("mmengine.runner.runner")
-    ours, module.save_checkpoint = module.save_checkpoint, write._mmengine_save_checkpoint
-    try:
+    with patches.without("whole_files"):
         running.save_checkpoint(str(folder), f"stock_{number}.pth")
-    finally:
-        module.save_checkpoint = ours
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Published weights of MMDetection's own Swin and PVT load as they are, with the report that ours have.
 
 MMDetection takes Swin's official files only with `convert_weights=True`, timm's not at all, and its own only out of a
-detector; whatever is missing then it does not tell.
+detector; what is missing then is not reported.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ KINDS = (SwinTransformer, PyramidVisionTransformer)
 def published_weights(model: nn.Module) -> Iterator[None]:
     """Let `init_weights` load any published file into the Swin and PVT of MMDetection in a model, within the block."""
     backbones = [part for part in model.modules() if isinstance(part, KINDS)]
-    backbones = [part for part in backbones if isinstance(part.init_cfg, Mapping) and part.init_cfg.get("checkpoint")]
     for backbone in backbones:
-        vars(backbone)["init_weights"] = functools.partial(_init_weights, backbone)
+        init = backbone.init_cfg
+        if isinstance(init, Mapping) and init.get("checkpoint"):
+            vars(backbone)["init_weights"] = functools.partial(_init_weights, backbone, init["checkpoint"])
     try:
         yield
     finally:
         for backbone in backbones:
-            del vars(backbone)["init_weights"]
+            vars(backbone).pop("init_weights", None)
 
 
-def _init_weights(backbone: nn.Module) -> None:
-    source = backbone.init_cfg["checkpoint"]
+def _init_weights(backbone: nn.Module, source: str) -> None:
     content = CheckpointLoader.load_checkpoint(source, map_location="cpu")
     facts = {"source": source, **label_of(weights_in(content) or {})}
     report = load_published(backbone, content, facts["source"])

@@ -191,7 +191,9 @@ def roi_align_backward(
     grads = _at_least_float32(grad_output)
     size = (aligned_height, aligned_width)
     if grads.is_cpu:
-        result = on_cpu.roi_align_backward(grads, rois, tuple(grad_input.shape), spatial_scale, sampling_ratio, aligned)
+        batch, channels, height, width = grad_input.shape
+        shape = (batch, channels, height, width)
+        result = on_cpu.roi_align_backward(grads, rois, shape, spatial_scale, sampling_ratio, aligned)
         _give(grad_input, result)
         return
     grad_input.copy_(
@@ -204,7 +206,7 @@ def roi_align_backward(
 @torch.no_grad()
 def _give(target: Tensor, result: Tensor) -> None:
     """Put a result into the tensor that mmcv made for it: without a copy, and channels-last."""
-    target.set_(result.to(target.dtype))
+    target.set_(result.to(target.dtype))  # type: ignore[call-overload] # PyTorch's stubs lack this form
 
 
 def _need_average(pool_mode: int) -> None:
@@ -309,7 +311,8 @@ def ms_deform_attn_backward(
     """Fill the three gradients; arguments as of :func:`ms_deform_attn_forward`."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
-        output = ms_deform_attn_forward(inputs[0], spatial_shapes, level_start_index, *inputs[1:], im2col_step)
+        values, places, weights = inputs
+        output = ms_deform_attn_forward(values, spatial_shapes, level_start_index, places, weights, im2col_step)
         grads = torch.autograd.grad(output, inputs, grad_output)
     for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         target.copy_(grad)
