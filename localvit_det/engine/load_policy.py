@@ -20,7 +20,7 @@ from torch import Size, Tensor, nn
 from ..checkpoint.entrances import label, label_of
 from ..checkpoint.layouts import plain_names, weights_in
 from ..checkpoint.read import classes_in
-from ..config.parts import heads_with_classes
+from ..config.parts import heads_with_classes, walk
 from ..errors import CheckpointError, shortened
 from .processes import unwrapped
 
@@ -68,7 +68,9 @@ class LoadPolicyHook(Hook):
         if saved == wanted:
             return
         model = unwrapped(runner.model)
-        rows = class_rows(model, runner.cfg.model)
+        # Things and stuff have rows in orders of their own.
+        stuff = "thing_classes" in runner.train_dataloader.dataset.metainfo
+        rows = class_rows(model, runner.cfg.model, stuff)
         if saved is None:
             shapes = model.state_dict()
             if any(name in weights and weights[name].shape == shapes[name].shape for name in rows):
@@ -79,7 +81,7 @@ class LoadPolicyHook(Hook):
                     logging.WARNING,
                 )
             return
-        if policy == "strict" and {*saved} != {*wanted}:
+        if policy == "strict" and (stuff or {*saved} != {*wanted}):
             if len(saved) != len(wanted):
                 return  # the loading says so
             raise CheckpointError(
@@ -87,6 +89,15 @@ class LoadPolicyHook(Hook):
                 "fine-tune it by --load-from (in a config: load_policy='finetune'), which keeps the rows of classes of "
                 "the same names."
             )
+        if stuff:
+            anew = exchange_rows(weights, model, rows, (), wanted).anew
+            print_log(
+                f"{source} has other classes, or in another order, and rows of panoptic heads are not mapped by name: "
+                f"tensors that start as initialised: {len(anew)} ({shortened(anew, 10)}).",
+                "current",
+                logging.WARNING,
+            )
+            return
         print_log(f"{source}: {exchange_rows(weights, model, rows, saved, wanted)}", "current")
 
 
@@ -94,7 +105,7 @@ def _classes(runner: Runner) -> tuple[str, ...] | None:
     """Return the classes that the heads of a model are trained on, in order; None where they are not known."""
     names = getattr(runner.train_dataloader.dataset, "metainfo", {})
     classes: str | Sequence[str] | None = names.get("classes")
-    if not classes or "thing_classes" in names:  # heads of panoptic models have things and stuff in orders of their own
+    if not classes:
         return None
     return (classes,) if isinstance(classes, str) else tuple(map(str, classes))
 
@@ -151,7 +162,7 @@ class Exchange:
         return f"Heads by class name, in {len(self.tensors)} tensors: {'; '.join(parts)}."
 
 
-def class_rows(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Rows | None]:
+def class_rows(model: nn.Module, config: Mapping[str, Any], stuff: bool = False) -> dict[str, Rows | None]:
     """Find the tensors of a model that depend on the number of classes.
 
     The model is built with one class more, on the meta device, where nothing is allocated: what has another shape then
@@ -160,6 +171,7 @@ def class_rows(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Rows | 
     Args:
         model: The model.
         config: What it was built from.
+        stuff: Find those that depend on the number of stuff classes as well.
 
     Returns:
         The layout of rows of each such tensor, by name; None where it is not known.
@@ -170,6 +182,9 @@ def class_rows(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Rows | 
         weights = (head.get("loss_cls") or {}).get("class_weight")
         if isinstance(weights, (list, tuple)):
             head["loss_cls"]["class_weight"] = [weights[0], *weights]
+    for _, head in walk(larger) if stuff else ():
+        if "num_stuff_classes" in head:
+            head["num_stuff_classes"] += 1
     try:
         grown = _built("meta", larger)
     except Exception:  # some parts ask a tensor for its value while they are built

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdet.evaluation import CocoMetric, CocoPanopticMetric
+from mmdet.evaluation import CocoMetric, CocoPanopticMetric, LVISMetric
 from mmdet.registry import METRICS
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
@@ -18,12 +18,14 @@ from .truth import GroundTruth
 
 
 class _ChecksImages:
-    """What both metrics do with their annotation file: it is kept, and has to have the images of each batch."""
+    """What the metrics do with their annotation file: it is kept, and has to have the images of each batch."""
+
+    _api = "_coco_api"  # the attribute that has its content
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._ann_file = settings.get("ann_file")
-        self._whole = self._coco_api
+        self._whole = getattr(self, self._api)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch.
@@ -127,6 +129,26 @@ class ExactPanopticMetric(_ChecksImages, CocoPanopticMetric):
         return super().compute_metrics(results)
 
 
+@METRICS.register_module()
+class ExactLVISMetric(_ChecksImages, LVISMetric):
+    """MMDetection's `LVISMetric` on the images that were evaluated; what that one sets is nothing that lvis reads.
+
+    Args:
+        settings: Arguments of `LVISMetric`.
+    """
+
+    _api = "_lvis_api"
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Evaluate the predictions of all images."""
+        self.img_ids = [truth["img_id"] for truth, _ in results]
+        if self._whole is not None:
+            self._lvis_api = copy.copy(self._whole)
+            self._lvis_api.imgs = {identity: self._whole.imgs[identity] for identity in self.img_ids}
+            self._lvis_api.dataset = {**self._whole.dataset, "images": list(self._lvis_api.imgs.values())}
+        return super().compute_metrics(results)
+
+
 def check_images(images: Mapping[object, dict], samples: Sequence[dict], ann_file: str | None) -> None:
     """Check that the annotation file of a metric has the images of samples, under the same ids and names.
 
@@ -158,7 +180,8 @@ def exact_metrics(evaluator: Any) -> Any:
         return evaluator
     kind = evaluator.get("type")
     name = kind.removeprefix("mmdet.") if isinstance(kind, str) else kind
-    for ours, theirs in ((ExactCocoMetric, CocoMetric), (ExactPanopticMetric, CocoPanopticMetric)):
+    for ours in (ExactCocoMetric, ExactPanopticMetric, ExactLVISMetric):
+        theirs = ours.__bases__[1]
         if name in (theirs, theirs.__name__):
             return {**evaluator, "type": ours}
     return {key: exact_metrics(value) if key == "metrics" else value for key, value in evaluator.items()}

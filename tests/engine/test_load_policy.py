@@ -204,6 +204,34 @@ class TestLoading:
         assert "classes that start as initialised: 2 (cup, tree)" in line
         assert "classes of the checkpoint alone: 1 (dog)" in line
 
+    def test_heads_of_things_and_stuff_start_new(self, monkeypatch):
+        """Their rows are in orders of their own; left alone they would be taken for other classes."""
+        lines: list[str] = []
+        monkeypatch.setattr(load_policy, "print_log", lambda message, *_: lines.append(message))
+        config = model_of("panoptic_fpn_shuffle_nano_shapes")
+        source, model = built(config, 0), built(config, 1)
+        before = copy.deepcopy(model.state_dict())
+        weights = label(dict(source.state_dict()), source="x.pth")
+        names = {
+            "classes": ("cat", "dog", "bus", "sky"),
+            "thing_classes": ("cat", "dog", "bus"),
+            "stuff_classes": ("sky",),
+        }
+        loop = BaseLoop.__new__(type("Loop", (BaseLoop,), {"run": None, "__abstractmethods__": frozenset()}))
+        runner = SimpleNamespace(
+            _resume=False, _train_loop=loop, model=model,
+            train_dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=names)),
+            cfg=Config({"model": config, "load_policy": "finetune"}),
+        )  # fmt: skip
+        checkpoint = {"state_dict": weights, "meta": {"dataset_meta": {"classes": ("dog", "cat", "bus", "sky")}}}
+        LoadPolicyHook().after_load_checkpoint(runner, checkpoint)
+        loaded = checkpoint["state_dict"]
+        for name in ("roi_head.bbox_head.fc_cls.weight", "semantic_head.conv_logits.weight"):
+            assert torch.equal(loaded[name], before[name])
+            assert not torch.equal(loaded[name], source.state_dict()[name])
+        assert torch.equal(loaded["rpn_head.rpn_cls.weight"], source.state_dict()["rpn_head.rpn_cls.weight"])
+        assert "rows of panoptic heads are not mapped by name: tensors that start as initialised: 8" in lines[0]
+
     def test_other_names_of_the_same_number_start_new(self, load):
         source, before, after, lines, _ = load(("cat", "dog", "bus"), ("a", "b", "c"))
         heads = [name for name in after if ".fc_cls." in name or ".fc_reg." in name or ".conv_logits." in name]

@@ -5,10 +5,12 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from made_results import write_shapes
+from mmdet.evaluation import LVISMetric
 from scoring import exact_predictions, reference, sample, scored
 
 from localvit_det.analysis.coco import average_precision, evaluate
@@ -16,6 +18,7 @@ from localvit_det.datasets.annotations import read_annotations
 from localvit_det.datasets.drawing import CLASSES
 from localvit_det.errors import DataError
 from localvit_det.evaluation import ExactCocoMetric, FastCocoMetric
+from localvit_det.evaluation.exact_metrics import exact_metrics
 
 FILE = "annotations/instances_val2017.json"
 METRICS = [ExactCocoMetric] + [FastCocoMetric] * (importlib.util.find_spec("faster_coco_eval") is not None)
@@ -298,3 +301,24 @@ def test_nothing_found_is_ap_0(root, content, metric):
     numbers = built.evaluate(len(content["images"]))
     assert numbers["coco/bbox_mAP"] == numbers["coco/segm_mAP_50"] == 0
     assert built.detections == 0
+
+
+def test_lvis_scores_the_images_that_were_evaluated(monkeypatch):
+    """Its package takes the images of the ground truth, not those that MMDetection names."""
+    seen = []
+    monkeypatch.setattr(LVISMetric, "__init__", lambda self, ann_file: setattr(self, "_lvis_api", whole))
+    monkeypatch.setattr(LVISMetric, "process", lambda *_: None)
+    monkeypatch.setattr(LVISMetric, "compute_metrics", lambda self, results: seen.append(self._lvis_api) or {})
+    images = {number: {"id": number} for number in (1, 2, 3, 4)}
+    whole = SimpleNamespace(imgs=images, dataset={"images": [*images.values()], "annotations": []})
+    config = exact_metrics([{"type": "LVISMetric", "ann_file": "x.json"}])[0]
+    metric = config.pop("type")(**config)
+    metric.process({}, [{"img_id": 3}])
+    metric.compute_metrics([({"img_id": 3}, {}), ({"img_id": 2}, {})])
+    assert set(seen[0].imgs) == {2, 3}
+    assert seen[0].dataset["images"] == [{"id": 3}, {"id": 2}]
+    assert len(whole.dataset["images"]) == len(whole.imgs) == 4
+    with pytest.raises(
+        DataError, match=r"image_id 9\) was evaluated, but the evaluator's ann_file x\.json has no such"
+    ):
+        metric.process({}, [{"img_id": 9}])
