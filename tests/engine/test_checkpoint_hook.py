@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.config import config as config_module
 from mmengine.runner import save_checkpoint
 from toy_training import Do, final, log_of, names, toy_runner
 
@@ -261,3 +263,15 @@ def test_every_few_minutes(tmp_path, monkeypatch):
     assert ["interim_iter_3.pth"] in seen
     assert all(len(found) <= 1 for found in seen)
     assert names(tmp_path) == ["epoch_1.pth"]
+
+
+@pytest.mark.skipif(not hasattr(config_module, "FormatCode"), reason="OneDL's MMEngine formats elsewhere")
+def test_the_text_of_the_config_is_formatted_for_readers_alone(tmp_path, monkeypatch):
+    """In the log and the work dir's file; a checkpoint has the same values."""
+    formatted = []
+    monkeypatch.setattr(config_module, "FormatCode", lambda text, **_: (formatted.append(text) or text, True))
+    runner = toy_runner(tmp_path)
+    runner.train()
+    assert len(names(tmp_path)) == 3 > len(formatted)
+    saved = torch.load(tmp_path / "epoch_3.pth", weights_only=False)["meta"]["cfg"]
+    assert Config.fromstring(saved, ".py").to_dict() == runner.cfg.to_dict()
