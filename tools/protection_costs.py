@@ -108,7 +108,8 @@ def measure(cfg: Config, folder: Path, warmup: int, count: int) -> str:
         running.train()
     except _Enough as found:
         iteration, protections = found.seconds / count, found.protections / count
-    ours = saves(running, lambda number: running.checkpoint_hook.save_interim(running, 0, number))
+    hook = running.checkpoint_hook
+    ours = saves(running, lambda number: hook._save(running, f"{number}.pth", {"epoch": 0, "iter": number}))
     stock = saves(running, lambda number: stock_save(running, folder, number))
     size = max(file.stat().st_size for file in folder.glob("*.pth")) / 1e6
     return (

@@ -91,30 +91,29 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _move_best_paths(self, runner: Runner) -> None:
         """Correct the absolute paths that a checkpoint remembers: after a move they lead to the original's files."""
-        keys = ["best_ckpt", *(f"best_ckpt_{key}" for key in self.key_indicators)]
-        for key in keys:
-            if key in runner.message_hub.runtime_info:
-                here = Path(self.out_dir, Path(runner.message_hub.get_info(key)).name)
-                runner.message_hub.update_info(key, str(here))
-                if len(self.key_indicators) == 1:
-                    self.best_ckpt_path = str(here)
-                else:
-                    self.best_ckpt_path_dict[key.removeprefix("best_ckpt_")] = str(here)
+        info = runner.message_hub
+        for key in self._best_paths():
+            name = f"best_ckpt_{key}" if key else "best_ckpt"
+            if name in info.runtime_info:
+                here = str(Path(self.out_dir, Path(info.get_info(name)).name))
+                info.update_info(name, here)
+                self._set_best_path(key, here)
+
+    def _best_paths(self) -> dict[str, str | None]:
+        """Return the best checkpoints by metric; where there is one metric, MMEngine keeps no name for it."""
+        return {"": self.best_ckpt_path} if len(self.key_indicators) == 1 else dict(self.best_ckpt_path_dict)
+
+    def _set_best_path(self, key: str, path: str | None) -> None:
+        if key:
+            self.best_ckpt_path_dict[key] = path
+        else:
+            self.best_ckpt_path = path
 
     # ---- saving
 
-    def save_interim(self, runner: Runner, epoch: int, iteration: int) -> Path:
-        """Save between two regular checkpoints; all processes call it together.
-
-        Args:
-            runner: The runner.
-            epoch: Whole epochs seen so far.
-            iteration: Iterations seen so far.
-
-        Returns:
-            The file.
-        """
-        return self._save(runner, INTERIM.format(iteration), {"epoch": epoch, "iter": iteration})
+    def save_interim(self, runner: Runner) -> Path:
+        """Save between two regular checkpoints, and return the file; all processes call it together."""
+        return self._save(runner, INTERIM.format(runner.iter), {"epoch": runner.epoch, "iter": runner.iter})
 
     def save_final(self, runner: Runner) -> None:
         """Save where a training ends early, under a regular name, unless that has been done after this iteration."""
@@ -170,24 +169,32 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _remove_old(self) -> None:
         while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
-            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
-            if dist.is_main_process():
-                _remove(self.file_backend, path)
+            name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+            self._remove(self.file_backend.join_path(self.out_dir, name))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        # MMEngine removes the previous best checkpoint before it writes the new one: here the removals come last.
-        backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        if not self.save_best:
+            return
+        # MMEngine removes the previous best checkpoint before it writes the new one: not one that it does not know of.
+        before = self._best_paths()
+        for key in before:
+            self._set_best_path(key, None)
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.file_backend = backend
-        if not later.removals:
-            return
-        best = {self.best_ckpt_path} if len(self.key_indicators) == 1 else set(self.best_ckpt_path_dict.values())
-        for path in later.removals:
-            if path not in best and Path(path).parent == Path(self.out_dir):
-                _remove(backend, path)
+            now = self._best_paths()
+            for key in [key for key in before if now[key] is None]:
+                self._set_best_path(key, before[key])
+        for key, path in before.items():
+            if path and now[key] not in (None, path) and Path(path).parent == Path(self.out_dir):
+                self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        if dist.is_main_process():
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints
+                self.file_backend.rmtree(path)
 
     # ---- what goes into a checkpoint next to MMEngine's
 
@@ -202,7 +209,7 @@ class SafeCheckpointHook(CheckpointHook):
             checkpoint["meta"]["accumulative_counts"] = accumulative_counts(runner.optim_wrapper)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put back what `before_save_checkpoint` has added, where a training goes on."""
+        """Put back what `before_save_checkpoint` has added, where a training is resumed."""
         if not runner._resume:
             return
         if hasattr(runner.train_loop, "resume_position"):
@@ -257,26 +264,3 @@ def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], 
         if name in own:
             parameter.grad = own[name].to(parameter.device, parameter.dtype)
     runner.logger.info("Gradients that wait for further iterations are restored with the checkpoint.")
-
-
-class _RemovesLater:
-    """A file backend that notes what to remove instead of doing so."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.removals: list[str] = []
-
-    def remove(self, path: str) -> None:
-        self.removals.append(path)
-
-    rmtree = remove
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-
-def _remove(backend: Any, path: str) -> None:
-    if backend.isfile(path):
-        backend.remove(path)
-    elif backend.isdir(path):  # DeepSpeed's checkpoints
-        backend.rmtree(path)

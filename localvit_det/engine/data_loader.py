@@ -106,7 +106,7 @@ class ResumableBatchSampler:
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
         if isinstance(sampler, InfiniteSampler):
-            sampler.indices = sampler._indices_of_rank()  # else it goes on where it was
+            sampler.indices = sampler._indices_of_rank()  # else it continues where it was
         if hasattr(self.inner, "_aspect_ratio_buckets"):
             self.inner._aspect_ratio_buckets = [[], []]  # leftovers of a pass that was not finished
 

@@ -31,7 +31,7 @@ from .checkpoint_hook import SafeCheckpointHook
 
 BACKBONE_FILE = "backbone.pth"
 # The last norm of a classifier, norm3 in Swin; a detector has one on each of its feature maps, and starts them anew.
-# Where more stages have one, norms stand in the trunk (Twins-SVT) and the detector goes on with all.
+# Where more stages have one, norms stand in the trunk (Twins-SVT) and the detector keeps all.
 _OUT_NORM = re.compile(r"(out_norms\.|norm)\d\.")
 _SEEN = ".early_stop.json"  # the validations so far: checkpoints lack the one that follows them
 _PAUSE = 120.0  # seconds from one return of free memory to the next
@@ -102,7 +102,7 @@ class EarlyStopHook(Hook):
         )
 
     def after_train(self, runner: Runner) -> None:
-        """Leave later validations out: they are no part of the training."""
+        """Leave out later validations, which are no part of the training."""
         self._training = False
 
     def _best(self) -> tuple[int, float]:

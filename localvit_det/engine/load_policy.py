@@ -38,7 +38,7 @@ class LoadPolicyHook(Hook):
         """Label the weights on their way into the model, and bring the rows of heads into the order of its classes.
 
         Raises:
-            CheckpointError: A training cannot go on from what is no training's checkpoint, or the checkpoint is of
+            CheckpointError: A training cannot be resumed from what is no training's checkpoint, or the checkpoint is of
                 other classes, where everything has to fit.
         """
         if runner._resume and not {"message_hub", "meta"} <= set(checkpoint):

@@ -1,4 +1,4 @@
-"""MMEngine's training loops, able to go on from the middle of an epoch."""
+"""MMEngine's training loops, able to resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _ResumableLoop(BaseLoop):
         return self.runner.seed - (dist.get_rank() if own else 0)
 
     def position(self, meta: dict[str, Any]) -> dict[str, int]:
-        """Return where in the data a training goes on from a checkpoint with this `meta`."""
+        """Return where in the data a training resumes from a checkpoint with this `meta`."""
         data = {"pass": self._pass, "batch": self._batch + meta["iter"] - self._iter}
         if meta["epoch"] > self._epoch:  # saved at the end of an epoch, before the loop has counted it
             data = {"pass": self._pass + 1, "batch": 0}

@@ -26,7 +26,7 @@ _MOST_IMAGES = 8  # that are named
 
 
 class Rollback(Exception):
-    """The training is to go on from its last good checkpoint."""
+    """The training has to return to its last good checkpoint."""
 
 
 class StopValidation(Exception):
@@ -195,7 +195,7 @@ class FiniteGuard:
 
     # ---- going back
 
-    def go_back(self, checkpoint: str) -> float:
+    def count_rollback(self, checkpoint: str) -> float:
         """Count a return to a checkpoint.
 
         Returns:

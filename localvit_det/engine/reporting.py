@@ -104,7 +104,7 @@ class TrainingReportHook(Hook):
     def after_run(self, runner: Runner) -> None:
         """Log one table, and after a training where everything is."""
         metrics, trained = self._metrics, self._trained
-        self._metrics, self._trained = {}, False  # the same runner may go on with a test
+        self._metrics, self._trained = {}, False  # the same runner may test next
         if not is_main_process():
             return
         if coco_rows(metrics):

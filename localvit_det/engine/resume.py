@@ -99,7 +99,7 @@ class ConfiguredState:
             file: Where it is.
 
         Raises:
-            ConfigError: A setting differs with which the training cannot go on.
+            ConfigError: A setting differs with which the training cannot be resumed.
             CheckpointError: The checkpoint has no optimizer, or averaged weights, which this training does not have.
         """
         if not {"meta", "message_hub"} <= checkpoint.keys():

@@ -125,7 +125,7 @@ class ReliableRunner(Runner):
                 f"{reason}, and there is no checkpoint yet to go back to: lower the learning rate, or look at these "
                 "images."
             )
-        factor = self.guard.go_back(checkpoint)
+        factor = self.guard.count_rollback(checkpoint)
         self._resume, self._load_from = True, checkpoint
         self.optim_wrapper.zero_grad()
         self.resume(checkpoint)
@@ -175,7 +175,7 @@ class ReliableRunner(Runner):
         if received:
             self.stop(received)
         if due and hook is not None:
-            path = hook.save_interim(self, self.epoch, self.iter)
+            path = hook.save_interim(self)
             self.logger.info("Saved %s: %g minutes have passed.", path.name, hook.every_minutes)
 
     def _received(self) -> int:
@@ -214,10 +214,8 @@ class ReliableRunner(Runner):
         hook = self.checkpoint_hook
         if hook is None:
             return "no checkpoint could be saved, since the config has no CheckpointHook"
-        if hook.saved_iteration == self.iter:
-            saved = f"{hook.last_ckpt} has it"
-        else:
-            saved = f"saved {hook.save_interim(self, self.epoch, self.iter)}"
+        done = hook.saved_iteration == self.iter
+        saved = f"{hook.last_ckpt} has it" if done else f"saved {hook.save_interim(self)}"
         return f"{saved}; --resume goes on from there"
 
     # ---- what takes the place of MMEngine's parts
