@@ -141,7 +141,11 @@ class LocalViT(BaseModule):
         self.norm_cfg = norm_cfg or self.default_norm_cfg
         self.act_cfg = act_cfg or self.default_act_cfg
         self.out_indices = tuple(sorted(out_indices))
-        self.out_norm_cfg = self.norm_cfg if out_norm_cfg == "default" else out_norm_cfg
+        if isinstance(out_norm_cfg, str):
+            if out_norm_cfg != "default":
+                raise ValueError(f"out_norm_cfg={out_norm_cfg!r} must be a dict, None or 'default'.")
+            out_norm_cfg = self.norm_cfg
+        self.out_norm_cfg = out_norm_cfg
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.recompute_activations = recompute_activations
@@ -228,8 +232,10 @@ class LocalViT(BaseModule):
             downsample = self.make_downsample(stage) if stage else nn.Identity()
             blocks = [self.make_block(stage, index, rate) for index, rate in enumerate(rates)]
             self.stages.append(Stage(downsample, blocks, self.with_cp))
-        normed = () if self.out_norm_cfg is None else self.normed_stages()
-        self.out_norms = nn.ModuleDict({str(i): build_norm(self.out_norm_cfg, self.channels[i]) for i in normed})
+        self.out_norms = nn.ModuleDict()
+        if self.out_norm_cfg is not None:
+            for stage in self.normed_stages():
+                self.out_norms[str(stage)] = build_norm(self.out_norm_cfg, self.channels[stage])
         self.reset_parameters()
         self.to(memory_format=torch.channels_last)
         self._freeze()

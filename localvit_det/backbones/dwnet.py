@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,8 @@ class InhomogeneousDWConv(Fusible):
         # A 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in one
         # run, where a channels-last convolution would scatter it and the operator would have to copy.
         weight = self.generate.weight.flatten(1).expand(len(reduced), -1, -1)  # B, G·k², C/4
-        kernels = torch.baddbmm(self.generate.bias[None, :, None], weight, reduced.flatten(2))  # B, G·k², rows·W
+        bias = cast(Tensor, self.generate.bias)[None, :, None]  # 1, G·k², 1
+        kernels = torch.baddbmm(bias, weight, reduced.flatten(2))  # B, G·k², rows·W
         return kernels.unflatten(2, reduced.shape[2:])  # B, G·k², rows, W
 
 

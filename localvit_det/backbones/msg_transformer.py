@@ -9,7 +9,7 @@ messenger.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tenso
     return torch.cat((leaders, tokens), dim=2).permute(0, 3, 1, 2)
 
 
-def split_windows(tokens: Tensor, size: tuple[int, int], window_size: int) -> WithMessengers:
+def split_windows(tokens: Tensor, size: Sequence[int], window_size: int) -> WithMessengers:
     """Undo :func:`join_windows`.
 
     Args:
@@ -201,7 +201,7 @@ class MessengerAttention(WindowAttention):
         bias = torch.empty(num_heads, 2, 1, 1)  # the official shape
         self.rel_pos_msg = nn.Parameter(trunc_normal_(bias))
 
-    def forward(self, x: WithMessengers) -> WithMessengers:
+    def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
         """(B, C, H, W) and (B, C, hh, ww), both normed -> the same shapes."""
         patches, messengers = x
         qkv = self.qkv(join_windows(patches, messengers, self.window_size))  # 1, 3C, B·windows, 1 + ws²
@@ -219,7 +219,8 @@ class MessengerAttention(WindowAttention):
 
     def position_bias(self) -> Tensor:
         """Return the position bias by query and key: (1, heads, 1 + ws², 1 + ws²)."""
-        tokens = self.relative_position_bias_table[self.relative_position_index]  # ws², ws², heads
+        table = cast(Tensor, self.relative_position_bias_table)  # MSG always has one
+        tokens = table[self.relative_position_index]  # ws², ws², heads
         as_key, as_query = self.rel_pos_msg.unbind(1)  # heads, 1, 1
         count = len(tokens)
         bias = torch.cat((as_key.expand(-1, count, 1), tokens.permute(2, 0, 1)), dim=2)  # heads, ws², 1 + ws²
@@ -241,7 +242,7 @@ class MessengerBlock(Block):
         super().__init__(**branches)
         self.region = region
 
-    def forward(self, x: WithMessengers) -> WithMessengers:
+    def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
         """(B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         patches, messengers = x
         scale = drop_scale(patches, self.drop_path)

@@ -55,6 +55,8 @@ class SubsampledAttention(Fusible):
         self.proj = nn.Conv2d(channels, channels, 1)
         self.proj_drop = nn.Dropout(drop_rate)
         init_trunc_normal(self.query, self.key_value, self.proj)
+        self.reduce: nn.Module
+        self.norm: nn.Module
         if ratio > 1:
             self.reduce = nn.Conv2d(channels, channels, ratio, stride=ratio)
             self.norm = build_norm({"type": "LN2d"}, channels)
@@ -165,7 +167,8 @@ class Twins(LocalViT):
                 height, width = module.kernel_size
                 fan_out = height * width * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def make_downsample(self, stage: int) -> nn.Module:
         """Make patches of 2×2 tokens and a norm: (B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉)."""

@@ -37,9 +37,8 @@ class Banded(Fused):
         """
         return (x,)
 
-    def mix_rows(self, *maps: Tensor) -> Tensor:
-        """Compute the rest for any rows of what :meth:`mix_whole` returned -> (B, C, rows, W), padded or not."""
-        raise NotImplementedError(f"{type(self).__name__} must define mix_rows().")
+    # Compute the rest for any rows of what `mix_whole` returned -> (B, C, rows, W), padded or not.
+    mix_rows: Callable[..., Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -90,7 +89,7 @@ def add_in_bands(
     if len(bands) < 2:
         return x + crop(branch(*maps), x.shape[-2:])
     fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
-    out = workspace if fits else torch.empty_like(x)
+    out = workspace if workspace is not None and fits else torch.empty_like(x)
     for base, target, *image in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
         for slices in bands:
             band = branch(*(_rows(m, slices) for m in image))  # 1, C, rows, W

@@ -38,6 +38,8 @@ class FusedWindowAttention(Banded):
         mixer: The attention.
     """
 
+    position_bias: Tensor | None
+
     def __init__(self, mixer: WindowAttention) -> None:
         super().__init__()
         self.num_heads, self.window_size, self.split = mixer.num_heads, mixer.window_size, mixer.split
@@ -104,9 +106,8 @@ class FusedGlanceGaze(FusedWindowAttention):
     def __init__(self, mixer: GlanceGazeAttention) -> None:
         super().__init__(mixer)
         channels = mixer.proj.in_channels
-        self.query_key, self.value = (
-            PackedConv1x1(part) for part in split_outputs(mixer.qkv, (2 * channels, channels))
-        )
+        query_key, value = split_outputs(mixer.qkv, (2 * channels, channels))
+        self.query_key, self.value = pack(query_key), pack(value)
         del self.qkv
         self.gaze = mixer.gaze
 
@@ -122,7 +123,7 @@ class FusedGlanceGaze(FusedWindowAttention):
         value = self.value(x)
         return x, value, self.gaze(value)
 
-    def mix_rows(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:
+    def mix_rows(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:  # type: ignore[override]
         """Glance and project: three times (B, C, rows, W) -> (B, C, rows, W)."""
         padded = pad_to_multiple(x, self.window_size)  # B, C, rows', W'
         query, key = self.project(padded, self.query_key, parts=2)  # each B·windows, heads, ws², d

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import wrappers
@@ -25,10 +27,11 @@ PLAIN_CONVS = (nn.Conv2d, wrappers.Conv2d)
 PLAIN_LINEARS = (nn.Linear, wrappers.Linear)
 
 
-def can_pack(conv: nn.Module) -> bool:
+def can_pack(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether :func:`pack_conv` takes this layer."""
-    plain = type(conv) in PLAIN_CONVS and conv.groups == 1 and conv.padding_mode == "zeros"
-    return plain and not isinstance(conv.padding, str)
+    if not isinstance(conv, nn.Conv2d) or type(conv) not in PLAIN_CONVS:
+        return False
+    return conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 class FusedConvModule(ConvModule):
@@ -94,7 +97,7 @@ class FusedResidualBlock(Fused):
         return y.add_(identity).relu_() if cpu_inference(x) else (y + identity).relu()
 
 
-def _packed(conv: nn.Module, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
+def _packed(conv: nn.Conv2d, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
     return pack_conv(fuse_conv_bn(conv, norm)[0], act)
 
 
@@ -207,9 +210,9 @@ class FusedRPNHead(Variant, RPNHead):
                 best = best_of(scores, nms_pre)
                 scores, deltas, priors = scores[best], deltas[best], priors[best]
             levels.append((scores, deltas, priors, torch.full_like(scores, level, dtype=torch.long)))
-        scores, deltas, priors, level_ids = zip(*levels, strict=True)
-        boxes = self.bbox_coder.decode(cat_boxes(priors), torch.cat(deltas), max_shape=img_meta["img_shape"])
-        results = InstanceData(bboxes=boxes, scores=torch.cat(scores), level_ids=torch.cat(level_ids))
+        all_scores, all_deltas, all_priors, level_ids = zip(*levels, strict=True)
+        boxes = self.bbox_coder.decode(cat_boxes(all_priors), torch.cat(all_deltas), max_shape=img_meta["img_shape"])
+        results = InstanceData(bboxes=boxes, scores=torch.cat(all_scores), level_ids=torch.cat(level_ids))
         return self._bbox_post_process(results=results, cfg=cfg, rescale=rescale, img_meta=img_meta)
 
 

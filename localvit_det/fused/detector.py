@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def fuse_detector(model: Module) -> Module:
     return model
 
 
-def fused_copy(model: Module) -> Module:
+def fused_copy(model: nn.Module) -> nn.Module:
     """Make a fused copy of a model that stays as it is.
 
     Both share their parameters and buffers; only what fusing computes from them is new, and does not follow when they
@@ -67,18 +67,23 @@ class Variant(Fused):
     def __init__(self, original: nn.Module) -> None:
         nn.Module.__init__(self)
         vars(self).update(_shared_state(original))
-        self._modules = {name: _fused_part(part) for name, part in original._modules.items()}
+        for name, part in original._modules.items():
+            self._modules[name] = None if part is None else _fused_part(part)
+
+    if TYPE_CHECKING:  # of MMDetection's classes, which have no types
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
-def _fused_part(part: nn.Module | None) -> nn.Module | None:
-    if part is None or not isinstance(part, (nn.ModuleList, nn.Sequential)):
-        return None if part is None else fused(part)
+def _fused_part(part: nn.Module) -> nn.Module:
+    if not isinstance(part, (nn.ModuleList, nn.Sequential)):
+        return fused(part)
     container = _shallow_copy(part)  # not in place: the original keeps its own
-    container._modules = {name: _fused_part(child) for name, child in part._modules.items()}
+    container._modules.update({name: _fused_part(child) for name, child in part._modules.items()})
     return container
 
 
-def _copy_tree(module: Module, copies: dict[int, nn.Module]) -> Module:
+def _copy_tree(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     """Copy all modules inside a module, but no tensor."""
     if id(module) not in copies:
         copies[id(module)] = duplicate = _shallow_copy(module)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.dwnet import ConvMixer, DynamicDWConv, InhomogeneousDWConv
 from ..layers import Fused, fused, pad_to_multiple, register_fused
 from ..ops import DepthwiseConv2d, cpu_inference, inhomogeneous_conv_by_rows
 from .bands import Banded
-from .folding import fuse_conv_bn, scale_and_shift
+from .folding import fuse_conv_bn, has_statistics, scale_and_shift
 from .packed import PackedConv1x1, pack
 
 
@@ -31,6 +32,7 @@ class FusedConvMixer(Banded):
         alone = isinstance(self.norm1, nn.Identity)
         self.expand = PackedConv1x1(expand, mixer.act if alone else None)
         self.act = nn.Identity() if alone else mixer.act
+        self.conv: nn.Module
         if type(mixer.conv) is DepthwiseConv2d:
             self.conv, self.norm2 = fuse_conv_bn(mixer.conv, mixer.norm2)
         else:
@@ -69,13 +71,13 @@ class FusedDynamicDWConv(Fused, DynamicDWConv):
     @torch.no_grad()
     def fold_output_norm(self, norm: nn.Module) -> nn.Module:
         """Fold a BatchNorm that follows into the generated kernels; return what is left to apply."""
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+        if not has_statistics(norm):
             return norm
         scale, shift = scale_and_shift(norm)
         per_kernel = scale.repeat_interleave(self.kernel_size**2)  # C·k²
         generate = nn.Conv2d(self.generate.in_channels, self.generate.out_channels, 1).to(self.generate.weight)
         generate.weight.copy_(self.generate.weight * per_kernel[:, None, None, None])
-        generate.bias.copy_(self.generate.bias * per_kernel)
+        cast(Tensor, generate.bias).copy_(cast(Tensor, self.generate.bias) * per_kernel)
         self.generate = generate.requires_grad_(False)
         self.bias = nn.Parameter(self.bias * scale + shift, requires_grad=False)
         return nn.Identity()
@@ -92,8 +94,8 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
     def __init__(self, conv: InhomogeneousDWConv) -> None:
         nn.Module.__init__(self)
         self.kernel_size = conv.kernel_size
-        self.reduce, self.norm = fuse_conv_bn(conv.reduce, conv.norm)
-        self.reduce = pack(self.reduce)
+        reduce, self.norm = fuse_conv_bn(conv.reduce, conv.norm)
+        self.reduce = pack(reduce)
         self.generate = conv.generate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,6 +105,7 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
         reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
         groups = self.generate.out_channels // self.kernel_size**2
         weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
+        bias = cast(Tensor, self.generate.bias)[None, :, None]  # 1, G·k², 1
         workspace = reduced.new_empty(0)  # for all bands: new memory costs page faults
 
         def kernels(start: int, stop: int) -> Tensor:
@@ -110,7 +113,7 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
             if rows.dtype != weight.dtype:  # autocast
                 return self.kernels(rows)
             out = workspace.resize_(len(x), weight.shape[1], rows[0, 0].numel())
-            torch.baddbmm(self.generate.bias[None, :, None], weight, rows.flatten(2), out=out)
+            torch.baddbmm(bias, weight, rows.flatten(2), out=out)
             return out.unflatten(2, rows.shape[2:])  # B, G·k², rows, W
 
         return inhomogeneous_conv_by_rows(x, kernels, groups, self.kernel_size)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TypeGuard, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -29,11 +30,13 @@ def fuse_conv_bn(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module
         The convolution with the norm in its weights, and an identity; or both as they are, if the norm is no
         BatchNorm with running statistics.
     """
-    if not _has_statistics(norm):
+    if not has_statistics(norm):
         return conv, norm
     folded = copy.deepcopy(conv).requires_grad_(False)
-    statistics = norm.running_mean, norm.running_var, norm.eps
-    folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    folded.weight, folded.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
+    )
     return folded.requires_grad_(False).eval(), nn.Identity()
 
 
@@ -57,7 +60,7 @@ def fuse_bn_conv(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d
     """
     if conv.kernel_size != (1, 1) or conv.groups != 1:
         raise ValueError(f"{conv} is not a 1x1 convolution in one group.")
-    if not _has_statistics(norm):
+    if not has_statistics(norm):
         return norm, conv
     scale, shift = scale_and_shift(norm)
     weight = conv.weight[:, :, 0, 0]  # out, in
@@ -65,7 +68,7 @@ def fuse_bn_conv(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d
     fused = nn.Conv2d(conv.in_channels, conv.out_channels, 1, device=conv.weight.device, dtype=conv.weight.dtype)
     fused.requires_grad_(False)
     fused.weight.copy_(conv.weight * scale[None, :, None, None])
-    fused.bias.copy_(bias)
+    cast(Tensor, fused.bias).copy_(bias)
     return nn.Identity(), fused.eval()
 
 
@@ -88,16 +91,17 @@ def fold_into_residual(mixer: nn.Module, norm: nn.Module, conv: nn.Conv2d) -> tu
         if the mixer has no such layer.
     """
     proj = getattr(mixer, "proj", None)
-    if not _has_statistics(norm) or not isinstance(proj, nn.Conv2d) or proj.bias is None:
+    if not has_statistics(norm) or not isinstance(proj, nn.Conv2d) or proj.bias is None:
         return norm, conv
     if norm.affine and not (norm.bias.abs() < _LARGEST_MEAN * norm.weight.abs()).all():
         return norm, conv
     scale, shift = scale_and_shift(norm)
     offset = shift / scale
-    mixer.proj, conv = copy.deepcopy(proj).requires_grad_(False), copy.deepcopy(conv).requires_grad_(False)
-    mixer.proj.bias.add_(offset)
+    proj, conv = copy.deepcopy(proj).requires_grad_(False), copy.deepcopy(conv).requires_grad_(False)
+    cast(Tensor, proj.bias).add_(offset)
     conv.weight.mul_(scale[:, None, None, None])
-    conv.bias.sub_(offset)
+    cast(Tensor, conv.bias).sub_(offset)
+    mixer.proj = proj
     return nn.Identity(), conv
 
 
@@ -108,21 +112,23 @@ def split_outputs(conv: nn.Conv2d, sizes: Sequence[int]) -> list[nn.Conv2d]:
     for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
         part = nn.Conv2d(conv.in_channels, size, 1, bias=conv.bias is not None).to(conv.weight).requires_grad_(False)
         part.weight.copy_(conv.weight[start : start + size])
-        if conv.bias is not None:
+        if conv.bias is not None and part.bias is not None:
             part.bias.copy_(conv.bias[start : start + size])
         parts.append(part.eval())
     return parts
 
 
 @torch.no_grad()
-def scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a BatchNorm does at inference: y = scale·x + shift, both of shape (C,)."""
-    scale = (norm.running_var + norm.eps).rsqrt()
+def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return what a BatchNorm with running statistics does at inference: y = scale·x + shift, both of shape (C,)."""
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = (variance + norm.eps).rsqrt()
     if norm.affine:
         scale = scale * norm.weight
-    shift = -norm.running_mean * scale
+    shift = -mean * scale
     return scale, shift + norm.bias if norm.affine else shift
 
 
-def _has_statistics(norm: nn.Module) -> bool:
+def has_statistics(norm: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a norm is a BatchNorm with running statistics, which can be folded."""
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None

@@ -31,6 +31,8 @@ class FusedMessengerAttention(Fused):
         mixer: The attention.
     """
 
+    position_bias: Tensor
+
     def __init__(self, mixer: MessengerAttention) -> None:
         super().__init__()
         self.num_heads, self.window_size = mixer.num_heads, mixer.window_size
@@ -86,11 +88,13 @@ class FusedMessengerBlock(FusedBlock):
         block: The block.
     """
 
+    mixer: FusedMessengerAttention
+
     def __init__(self, block: MessengerBlock) -> None:
         super().__init__(block)
         self.region = block.region
 
-    def forward(self, x: WithMessengers) -> WithMessengers:
+    def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
         """(B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         patches, messengers = self.attend(*x)
         messengers = shuffle_messengers(messengers, self.region)

@@ -67,7 +67,7 @@ class PackedConv1x1(PackedWeightCache, nn.Conv2d):
         if not _inside(self.act, self.in_channels):
             activation = None
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
-        bias = None if self.bias is None else self.bias.to(dtype)
+        bias = _cast(self.bias, dtype)
         weight = self.packed(dtype, lambda: pack_matrix(self.weight.detach().flatten(1), dtype))  # C', C
         y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *(activation or NO_ACTIVATION))
         y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
@@ -88,8 +88,9 @@ class PackedConv2d(PackedWeightCache, nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
-        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        super().__init__(conv.in_channels, conv.out_channels, *geometry, bias=conv.bias is not None, device="meta")
+        names = ("kernel_size", "stride", "padding", "dilation")
+        geometry: dict[str, Any] = {name: getattr(conv, name) for name in names}
+        super().__init__(conv.in_channels, conv.out_channels, **geometry, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.act = in_place(act or nn.Identity())
         self.train(conv.training)
@@ -109,7 +110,7 @@ class PackedConv2d(PackedWeightCache, nn.Conv2d):
                 relu = type(self.act) is nn.ReLU
                 y = winograd_conv(x, self.weight, transformed, self.bias, uneven, relu)
                 return y if relu else self.act(y)
-        bias = None if self.bias is None else self.bias.to(dtype)
+        bias = _cast(self.bias, dtype)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.packed(dtype, lambda: self._reorder(x))
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *(activation or NO_ACTIVATION))
@@ -145,7 +146,7 @@ class PackedLinear(PackedWeightCache, nn.Linear):
         if dtype is None or self.weight.dtype != torch.float32 or not len(x) or (self.area > 1 and not by_position):
             return self.act(super().forward(x.flatten(1)))
         rows = (x.permute(0, 2, 3, 1) if by_position else x).flatten(1).to(dtype)  # R, h·w·C or R, C
-        bias = None if self.bias is None else self.bias.to(dtype)
+        bias = _cast(self.bias, dtype)
         weight = self.packed(dtype, lambda: pack_matrix(self._by_position(), dtype))
         y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *(activation or NO_ACTIVATION))
         return y if activation else self.act(y)
@@ -156,13 +157,13 @@ class PackedLinear(PackedWeightCache, nn.Linear):
 
 
 @register_fused(nn.Conv2d)
-def pack(conv: nn.Module) -> nn.Module:
+def pack(conv: nn.Conv2d) -> nn.Conv2d:
     """Return a packed layer for a 1×1 convolution in one group; anything else as it is."""
     plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding == (0, 0)
     return PackedConv1x1(conv) if plain and conv.kernel_size == conv.stride == (1, 1) else conv
 
 
-def pack_conv(conv: nn.Conv2d, act: nn.Module | None = None) -> nn.Module:
+def pack_conv(conv: nn.Conv2d, act: nn.Module | None = None) -> nn.Conv2d:
     """Pack a convolution and the activation after it."""
     pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
     return PackedConv1x1(conv, act) if pointwise else PackedConv2d(conv, act)
@@ -226,6 +227,10 @@ def _available() -> bool:
     """Whether this PyTorch has oneDNN's fused products, and the processor is one they are made for."""
     vector = torch.backends.cpu.get_cpu_capability()
     return torch.backends.mkldnn.is_available() and vector in ("AVX2", "AVX512", "AMX")
+
+
+def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.to(dtype)
 
 
 def _count_tiles(x: Tensor) -> int:

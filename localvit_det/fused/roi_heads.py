@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from mmcv.ops import RoIAlign
@@ -215,9 +217,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     canvas = torch.zeros(len(masks), height, width, dtype=torch.bool if threshold >= 0 else torch.uint8)
     corners = torch.cat((boxes[:, :2].floor() - 1, boxes[:, 2:].ceil() + 1), dim=1)
     limits = torch.tensor([width, height, width, height])
-    corners = torch.minimum(corners.nan_to_num(0).clamp(min=0), limits).long().tolist()
+    places = torch.minimum(corners.nan_to_num(0).clamp(min=0), limits).long().tolist()
     edges = boxes.tolist()
-    for image, mask, (left, top, right, bottom), (x1, y1, x2, y2) in zip(canvas, masks, corners, edges, strict=True):
+    for image, mask, (left, top, right, bottom), (x1, y1, x2, y2) in zip(canvas, masks, places, edges, strict=True):
         right, bottom = max(left, right), max(top, bottom)
         rows = _bilinear(top, bottom, y1, y2, mask.shape[0]).to(mask)
         columns = _bilinear(left, right, x1, x2, mask.shape[1]).to(mask)
@@ -233,8 +235,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
 def _bilinear(start: int, stop: int, low: float, high: float, count: int) -> Tensor:
     """Compute a mask's weights (pixels, count) in the pixels from ``start`` to ``stop``; zeros beyond its border."""
     pixels = torch.arange(start, stop, dtype=torch.float32) + 0.5
-    low, high = torch.tensor(low), torch.tensor(high)
-    place = (pixels - low) / (high - low) * 2 - 1  # of the box, from -1 to 1
+    first, last = torch.tensor(low), torch.tensor(high)
+    place = (pixels - first) / (last - first) * 2 - 1  # of the box, from -1 to 1
     place = torch.where(place.isinf(), 0, place)
     place = ((place + 1) * count - 1) / 2  # in cells
     return (1 - (place[:, None] - torch.arange(count)).abs()).clamp_(min=0)
@@ -295,7 +297,7 @@ class FusedCascadeRoIHead(Variant, CascadeRoIHead):
             masks = head.masks_of(features, labels).sigmoid_()
             total = masks if total is None else total.add_(masks)
         return heads[-1].predict_by_feat(
-            mask_preds=total.div_(len(heads))[:, None].split(counts),
+            mask_preds=cast(Tensor, total).div_(len(heads))[:, None].split(counts),
             results_list=results_list,
             batch_img_metas=batch_img_metas,
             rcnn_test_cfg=self.test_cfg,

@@ -107,17 +107,19 @@ def winograd_conv(
             size = count * high * across
             band = _padded_band(source[some], padded[:count, : 4 * high + 2], 4 * row - 1)
             tile = _front(first, (6, 6, count, high, across, channels)).copy_(_tiles(band, high, across))
+            direct: tuple[Tensor, Tensor] | None = None  # which tiles, and their outputs 4, 4, n, C'
             if some_uneven:
                 chosen = uneven[some, row : row + high].flatten().nonzero()[:, 0]
                 patches = tile.view(6, 6, size, channels)[:, :, chosen].permute(2, 3, 0, 1)  # n, C, 6, 6
+                direct = chosen, F.conv2d(patches, weight, bias).permute(2, 3, 0, 1)
             moved = torch.mm(to_tiles, tile.view(36, -1), out=_front(second, (36, size * channels)))
             product = _front(first, (36, size, outputs))
             torch.bmm(moved.view(36, size, channels), transformed, out=product)
             if bias is not None:
                 product[_CONSTANT] += bias
             back = torch.mm(from_tiles, product.view(36, -1), out=_front(second, (16, size * outputs)))
-            if some_uneven:
-                back.view(4, 4, size, outputs)[:, :, chosen] = F.conv2d(patches, weight, bias).permute(2, 3, 0, 1)
+            if direct is not None:
+                back.view(4, 4, size, outputs)[:, :, direct[0]] = direct[1]
             back = back.view(4, 4, count, high, across, outputs).permute(2, 3, 0, 4, 1, 5)
             _untile(back, y[some, 4 * row : 4 * (row + high)], relu)
     return y.permute(0, 3, 1, 2)

@@ -33,6 +33,9 @@ class WindowAttention(Fusible):
         ValueError: If ``num_heads`` does not divide ``channels``.
     """
 
+    relative_position_bias_table: nn.Parameter | None
+    relative_position_index: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -10,6 +10,7 @@ Two splits of an H×W feature map into hh×ww windows of ws×ws tokens (hh = H/w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -43,7 +44,7 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return x if _nothing(bottom, right) else F.pad(x, (0, right, 0, bottom))
 
 
-def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """Undo :func:`pad_to_multiple`: (B, C, H', W') -> (B, C, *size), a view."""
     # As lengths, which exporters believe; of the ends of slices they keep the smaller of two sizes.
     return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
@@ -74,7 +75,7 @@ def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int =
     )
 
 
-def window_reverse(windows: Tensor, size: tuple[int, int], window_size: int, split: Split) -> Tensor:
+def window_reverse(windows: Tensor, size: Sequence[int], window_size: int, split: Split) -> Tensor:
     """Merge windows to a feature map: the inverse of :func:`window_partition` for one part.
 
     Args:
@@ -124,6 +125,6 @@ def _padding(x: Tensor, divisor: int) -> tuple[int, int]:
     return ceil_div(height, divisor) * divisor - height, ceil_div(width, divisor) * divisor - width
 
 
-def _nothing(*amounts: int) -> bool:
+def _nothing(*amounts: int | torch.SymInt) -> bool:
     """Whether all are zero for sure: what stands for any size, in an exported model, is no plain number."""
     return all(isinstance(amount, int) and amount == 0 for amount in amounts)

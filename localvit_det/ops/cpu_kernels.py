@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from .modes import cpu_inference, exported, traced
 
@@ -30,7 +31,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise_conv(x, self.weight, self.bias)
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depth-wise convolution of stride 1, zeros beyond the border.
 
     PyTorch leaves the gradient of depth-wise kernels on CPUs to an operator that took 12 to 52 times as long as the
@@ -41,7 +42,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Args:
         x: Feature map of shape (B, C, H, W).
         weight: Kernels of shape (C, 1, k, k), k odd.
-        bias: Of shape (C,).
+        bias: Of shape (C,), or None.
 
     Returns:
         Feature map of shape (B, C, H, W).
@@ -56,15 +57,15 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class _DepthwiseConv(torch.autograd.Function):
     # Backward is made of differentiable functions, so that it can be differentiated again.
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         pad, groups = weight.shape[-1] // 2, len(weight)
         grad = grad.contiguous(memory_format=torch.channels_last)
@@ -77,7 +78,7 @@ class _DepthwiseConv(torch.autograd.Function):
                 rows = image[:, :, start : start + kernel.shape[2] + 2 * pad]  # 1, C, rows + 2·pad, W
                 band = F.conv2d(rows, kernel, padding=(0, pad), groups=groups)  # 1, C, k, k
                 grad_weight = grad_weight + band.transpose(0, 1)
-        return grad_x, grad_weight, grad.sum((0, 2, 3))
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, drop_rate: float = 0.0) -> Tensor:

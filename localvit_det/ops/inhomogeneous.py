@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from .modes import exported
 
@@ -44,14 +45,15 @@ def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     groups, pad = int(kernels.shape[1]) // kernel_size**2, kernel_size // 2
     padded = F.pad(_exact(x), (pad, pad, pad, pad)).unflatten(1, (groups, -1))  # B, G, C/G, H + 2·pad, W + 2·pad
     taps = kernels.to(padded.dtype).unflatten(1, (groups, -1))  # B, G, k², H, W
-    out = None
+    out: Tensor | None = None
     for i in range(kernel_size):
         rows = padded[..., i : i + height, :]
         for j in range(kernel_size):
             window, index = rows[..., j : j + width], i * kernel_size + j
             tap = taps[:, :, index : index + 1]  # B, G, 1, H, W
             out = window * tap if out is None else torch.addcmul(out, window, tap)
-    return out.flatten(1, 2).to(x.dtype)
+    assert out is not None  # kernels have at least one tap
+    return out.flatten(1, 2).to(x.dtype)  # B, G, C/G, H, W -> B, C, H, W
 
 
 def inhomogeneous_conv_by_rows(
@@ -123,7 +125,7 @@ def _add_taps(out: Tensor, padded: Tensor, kernels: Tensor, kernel_size: int) ->
 
 class _InhomogeneousConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
         batch, channels, height, width = x.shape
         groups = kernels.shape[1] // kernel_size**2
         ctx.kernel_size, ctx.groups = kernel_size, groups
@@ -135,7 +137,7 @@ class _InhomogeneousConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         x, kernels = ctx.saved_tensors
         kernel_size, groups = ctx.kernel_size, ctx.groups
         batch, channels, height, width = x.shape

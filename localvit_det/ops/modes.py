@@ -8,13 +8,14 @@ from torch import Tensor
 
 def traced() -> bool:
     """Whether a compiler, an exporter or a tracer records what runs, which should be plain operators."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def exported() -> bool:
     """Whether what is recorded becomes a model for other runtimes, which may know plain operators only."""
     # Before PyTorch 2.7 an exporter says that it is a compiler.
-    return torch.jit.is_tracing() or getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing or getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def cpu_inference(x: Tensor) -> bool:

@@ -132,13 +132,15 @@ def _second_run(module: nn.Module) -> Iterator[None]:
     # With momentum 0 the same tensors are saved for backward as in the first run, which checkpointing demands.
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() for norm in norms]
+    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    counts = [counter.clone() for counter in counters]
     for norm in norms:
         norm.momentum = 0.0
     try:
         with _without_recomputing():
             yield
     finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+        for counter, count in zip(counters, counts, strict=True):
+            counter.copy_(count)
