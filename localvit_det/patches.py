@@ -37,7 +37,7 @@ class Patch:
         what: What is changed.
         why: The fault without it.
         source: The issue or the source of the fault.
-        versions: Where the fault is.
+        versions: Where the fault was seen; others that this package supports are not excluded.
         until: When the row can go.
         replacements: Yields what takes the place of what.
         needs_mmdetection: Whether it concerns MMDetection or MMCV, which may not be installed.
@@ -87,7 +87,7 @@ def without(name: str) -> Iterator[None]:
 def table() -> str:
     """Return the table in Markdown."""
     rows = [(f"`{p.name}`", p.what, p.why, p.source, p.versions, p.until) for p in PATCHES]
-    head = ("name", "what is changed", "what happens without it", "source", "versions", "goes when")
+    head = ("name", "what is changed", "what happens without it", "source", "seen in", "can go when")
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 
 
@@ -228,7 +228,7 @@ PATCHES = (
         "`mmdet` cannot be imported with `mmcv-lite`; a compiled RoIAlign reads channels-last feature maps wrongly",
         "[mmdetection#10619](https://github.com/open-mmlab/mmdetection/issues/10619), "
         "[mmcv#2203](https://github.com/open-mmlab/mmcv/issues/2203)",
-        "mmcv 2.0 to 2.3",
+        "mmcv 2.1",
         "MMDetection imports without compiled operators, and MMCV's RoIAlign checks strides",
         _operators,
     ),
@@ -237,7 +237,7 @@ PATCHES = (
         "`panopticapi`: ids, colors and PQ, where the package is not installed",
         "no panoptic dataset or metric: the package is on no index",
         "`mmdet/evaluation/metrics/coco_panoptic_metric.py`, first lines",
-        "mmdet 3.0 to 3.5",
+        "mmdet 3.3",
         "`panopticapi` is on PyPI, or MMDetection does not need it",
         _panopticapi,
     ),
@@ -247,7 +247,7 @@ PATCHES = (
         "in fp32",
         "under mixed precision boxes are up to 4 px off",
         "`base_roi_extractor.py`, `anchor_generator.py`, `point_generator.py` of MMDetection",
-        "mmdet 3.0 to 3.5",
+        "mmdet 3.3",
         "MMDetection leaves boxes and priors in fp32",
         _coordinates,
     ),
@@ -257,7 +257,7 @@ PATCHES = (
         "PyTorch 2.6 and later refuse MMEngine's own checkpoints; with `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD` a file runs "
         "code",
         "[mmengine#1655](https://github.com/open-mmlab/mmengine/issues/1655)",
-        "mmengine 0.7 to 0.10",
+        "mmengine 0.10",
         "MMEngine loads with `weights_only=True` and an allow-list",
         _checkpoint_files,
     ),
@@ -266,7 +266,7 @@ PATCHES = (
         "`mmengine.runner.checkpoint.load_state_dict`: converts, reports, and refuses what does not fit",
         "weights that fit nothing are a warning, and training starts from random ones",
         "`mmengine/runner/checkpoint.py`, `load_state_dict`",
-        "mmengine 0.7 to 0.10",
+        "mmengine 0.10",
         "MMEngine has a hook between file and model",
         _checkpoint_fit,
     ),
@@ -275,7 +275,7 @@ PATCHES = (
         "`init_cfg=dict(type='Pretrained')`: the keys `partial` and `warm_start`; official files of our networks",
         "the keys are refused; where MMDetection is not installed, official files do not fit",
         "`mmengine/model/weight_init.py`, `PretrainedInit`; `BaseModule.init_weights` knows it by this name",
-        "mmengine 0.7 to 0.10",
+        "mmengine 0.10",
         "`BaseModule.init_weights` lets other initializers load files",
         _pretrained,
         needs_mmdetection=False,
@@ -285,7 +285,7 @@ PATCHES = (
         "`LocalBackend.put` and `put_text`, `Config.dump`: a file appears whole or not at all",
         "a kill or a full disk leaves torn checkpoints and predictions under their final names",
         "[mmengine#1519](https://github.com/open-mmlab/mmengine/issues/1519) (the same for downloads)",
-        "mmengine 0.7 to 0.10",
+        "mmengine 0.10",
         "MMEngine writes to a temporary file and renames it",
         _whole_files,
     ),
@@ -294,7 +294,7 @@ PATCHES = (
         "`Config._get_cfg_path`: `localvit_det::NAME` in `_base_`; with OneDL also `mmseg::` and `mmpretrain::`",
         "MMEngine knows OpenMMLab's packages only, and OneDL's by names that they do not have",
         "`mmengine/config/utils.py`, `MODULE2PACKAGE`",
-        "mmengine 0.7 to 0.10",
+        "mmengine 0.10",
         "packages can register their configs",
         _config_names,
     ),
