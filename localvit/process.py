@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import warnings
+from typing import Any
 
 # At the end of every parallel region PyTorch's threads wait for each other. GNU OpenMP lets them spin for that, by
 # default for milliseconds: where cores are shared, often on the very core that the awaited thread needs. With one other
@@ -44,7 +45,7 @@ def keep_memory() -> None:
 class _LossyFile(io.FileIO):
     """A descriptor that may be written to after its reader has gone."""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any, /) -> int:  # all that has a buffer, as of the class above
         """Write what can be written; after an error all goes to the null device."""
         try:
             while (written := super().write(data)) is None:  # full, and set not to block, as other programs may do

@@ -158,7 +158,9 @@ def _backbones(cfg: Config) -> Iterator[tuple[str, dict]]:
 
 def _takes(cls: type, argument: str) -> bool:
     return (issubclass(cls, LocalViT) and argument in cls.accepted_arguments()) or any(
-        argument in inspect.signature(base.__init__).parameters for base in cls.__mro__ if "__init__" in vars(base)
+        argument in inspect.signature(vars(base)["__init__"]).parameters
+        for base in cls.__mro__
+        if "__init__" in vars(base)
     )
 
 
@@ -174,6 +176,7 @@ def _stages(cls: type, backbone: dict) -> int:
 
 def _default(cls: type, argument: str) -> object:
     for base in cls.__mro__:
-        if "__init__" in vars(base) and argument in (parameters := inspect.signature(base.__init__).parameters):
+        constructor = vars(base).get("__init__")
+        if constructor and argument in (parameters := inspect.signature(constructor).parameters):
             return parameters[argument].default
     return None

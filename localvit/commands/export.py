@@ -49,11 +49,11 @@ def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
         yield from (f"{one.size[0]}×{one.size[1]}: maps differ by {one.error:.0e} of their norm" for one in found)  # noqa: RUF001
     elif args.int8:
         images = Sources(args.calibration, **reading)
-        found = quantize(detector, args.out, images, args.size)
-        yield f"calibrated on {found.images} images; {found.again} of {found.objects} objects are found again"
+        done = quantize(detector, args.out, images, args.size)
+        yield f"calibrated on {done.images} images; {done.again} of {done.objects} objects are found again"
     else:
-        images = [frame.image for frame in Sources(args.images, **reading)] if args.images else []
-        yield from map(str, export_detector(detector, args.out, args.format, args.size, images))
+        compared = [frame.image for frame in Sources(args.images, **reading)] if args.images else []
+        yield from map(str, export_detector(detector, args.out, args.format, args.size, compared))
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import cv2
+import numpy as np
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
@@ -107,7 +108,7 @@ def interruptible(results: Iterable[Result]) -> Iterator[Result]:
         sys.stderr.write("\nStopped; what was found until here is kept.\n")
 
 
-def show(image: object) -> bool:
+def show(image: np.ndarray) -> bool:
     """Shows an image; says whether to go on."""
     cv2.imshow(WINDOW, image)
     return cv2.waitKey(1) & 0xFF not in (27, ord("q"))

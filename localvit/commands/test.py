@@ -133,9 +133,9 @@ def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run |
     # The option, or what a config in MMDetection's way says at the dataset.
     named = (dataset_classes(path, dataset) for path, dataset in find_datasets(cfg, "test"))
     classes = cfg.get("classes") or next(named, None)
-    saved = None
-    if classes:
-        saved = read_info(file).classes if is_exported(file) else saved_classes(file)
+    if not classes:
+        return cfg
+    saved = read_info(file).classes if is_exported(file) else saved_classes(file)
     if not saved or saved == tuple(classes) or len(saved) != len(classes):  # other numbers: the loading tells it
         return cfg
     if set(saved) == set(classes) and orders_classes(cfg):

@@ -47,7 +47,7 @@ SWITCHES = ("amp", "auto_scale_lr", "seed", "deterministic", "ema", "early_stop"
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the arguments, checks everything that can be checked, trains."""
     parser = make_parser(__doc__)
-    on = {"action": "store_const", "const": True}
+    on: dict[str, Any] = {"action": "store_const", "const": True}
     parser.add_argument("--amp", **on, help="mixed precision: float16 on GPUs, bfloat16 on CPUs")
     parser.add_argument("--auto-scale-lr", **on, help="scale the learning rate with the batch size")
     parser.add_argument("--seed", type=int, metavar="N", help="the same random numbers in each run")

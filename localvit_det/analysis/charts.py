@@ -23,7 +23,8 @@ _SHADES = LinearSegmentedColormap.from_list(
 
 def rgb(label: int) -> tuple[float, float, float]:
     """The color of a class in pictures, as matplotlib wants it."""
-    return tuple(part / 255 for part in class_color(label)[::-1])
+    blue, green, red = class_color(label)
+    return red / 255, green / 255, blue / 255
 
 
 @styled
@@ -86,8 +87,8 @@ def lines(
         if smoothed and len(y) > 1:
             axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
             x, y = smooth(x, y)
-        few = {"marker": "o", "markersize": 4} if len(y) < 40 and not smoothed else {}
-        axes.plot(x, y, style, color=color, label=name, linewidth=1.6, **few)
+        marker = "o" if len(y) < 40 and not smoothed else None
+        axes.plot(x, y, style, color=color, label=name, linewidth=1.6, marker=marker, markersize=4)
     axes.set(xlabel="iteration", ylabel=ylabel, xlim=(0, None))
     if log:
         axes.set_yscale("log")

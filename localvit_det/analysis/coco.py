@@ -47,7 +47,7 @@ class Evaluation:
     @property
     def main_task(self) -> str:
         """The task whose overlaps decide what is right and wrong: masks where there are any."""
-        return next(reversed(self.tasks))
+        return list(self.tasks)[-1]
 
 
 def evaluate(
@@ -80,8 +80,8 @@ def evaluate(
     with_masks = bool(content) and all("segmentation" in one for one in content)
     with_masks &= listed.without_mask < listed.boxes
     names = tuple(classes or listed.categories)
-    tasks: dict[str, COCOeval] = {}
-    for task in ("bbox", "segm") if with_masks else ("bbox",):
+
+    def evaluated(task: str) -> tuple[GroundTruth, COCO, COCOeval]:
         # The area of a detection is that of its box for boxes, and that of its mask for masks.
         left_out = "segmentation" if task == "bbox" else "bbox"
         truth = GroundTruth(truths, image_ids, names, masks=task == "segm", source=annotations)
@@ -93,7 +93,12 @@ def evaluate(
         # Images by themselves, of no more use: gigabytes for COCO's validation set, once for each task.
         evaluator.evalImgs, evaluator.ious, evaluator._gts, evaluator._dts = [], {}, {}, {}
         evaluator.cocoDt = None
-        tasks[task] = evaluator
+        return truth, found, evaluator
+
+    truth, found, of_boxes = evaluated("bbox")
+    tasks = {"bbox": of_boxes}
+    if with_masks:
+        truth, found, tasks["segm"] = evaluated("segm")
     return Evaluation(truth, found, dict(enumerate(names, 1)), tasks, Path(images) if images else None, pixels)
 
 

@@ -21,7 +21,7 @@ from ..datasets.images import PixelRange, pixel_range_of
 from ..errors import DataError, shortened
 from ..preflight.classes import dataset_classes
 from . import charts
-from .page import Cell, Chart, Section, Table
+from .page import Cell, Chart, Part, Section, Table
 from .pictures import browser_pictures
 
 _ASPECTS = np.geomspace(1 / 8, 8, 31)  # what is flatter or steeper counts as the last
@@ -157,7 +157,7 @@ def _classes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Sect
         for name, count in zip(names, row, strict=True)
         if not count
     ]
-    parts = [Chart("class_shares", charts.class_shares(counts, names), "The most frequent classes.")]
+    parts: list[Part] = [Chart("class_shares", charts.class_shares(counts, names), "The most frequent classes.")]
     if absent:
         parts.append(f"Classes without any object: {shortened(absent, _LISTED)}.")
     return Section("Classes", [*parts, Table("class_counts", head, rows)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -43,19 +43,20 @@ class TrainingLog:
     def line(self, key: str) -> Line | None:
         """A logged number over the iterations, None where there is none."""
         points = [(i, step[key]) for i, step in sorted(self.steps.items()) if key in step]
-        return tuple(map(np.array, zip(*points, strict=True))) if points else None
+        return _line(points) if points else None
 
     def losses(self) -> dict[str, Line]:
         """The total loss and its parts."""
         names = dict.fromkeys(key for step in self.steps.values() for key in step if "loss" in key)
-        return {name: self.line(name) for name in sorted(names, key=lambda name: name != "loss")}
+        lines = {name: self.line(name) for name in sorted(names, key=lambda name: name != "loss")}
+        return {name: line for name, line in lines.items() if line is not None}
 
     def scores(self) -> dict[str, Line]:
         """The number of each task (COCO's AP, PQ, mIoU, accuracy) over the iterations."""
         points = {one["iter"]: headline_metrics(one) for _, one in sorted(self.validations.items())}
         tasks = dict.fromkeys(task for point in points.values() for task in point)
         found = {task: [(i, point[task]) for i, point in points.items() if task in point] for task in tasks}
-        return {task: tuple(map(np.array, zip(*row, strict=True))) for task, row in found.items()}
+        return {task: _line(row) for task, row in found.items()}
 
     def forget_after(self, iteration: int) -> None:
         """Drop what was logged later: the training has gone on from there."""
@@ -107,6 +108,11 @@ def read_log(folder: str | os.PathLike) -> TrainingLog:
             f"No training has logged anything in {folder}: name a work dir, which holds */vis_data/scalars.json."
         )
     return log
+
+
+def _line(points: Iterable[tuple[int, float]]) -> Line:
+    iterations, values = zip(*points, strict=True)
+    return np.array(iterations), np.array(values)
 
 
 def _is_step(line: dict[str, Any]) -> bool:

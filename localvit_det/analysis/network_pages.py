@@ -51,7 +51,7 @@ def load_backbone(
         detector = Detector(model, device="cpu", fuse=False, options=options, trusted=trusted)
         if not hasattr(detector.model, "backbone"):
             raise ConfigError(f"The model in {model} has no backbone to look at.")
-        return detector.model.backbone, detector.config, True
+        return detector.model.get_submodule("backbone"), detector.config, True
     cfg = load_config(model, dict(options or {}), data=False)
     backbone = (cfg.get("model") or {}).get("backbone")
     if not backbone:
@@ -168,15 +168,16 @@ def window_sections(
     sections: dict[tuple[int, int], Section] = {}
     kinds: dict[tuple[int, int], list[Seen]] = {}
     for seen in seen_tokens(backbone, prepared(image, cfg), places):
-        size = tuple(seen.masks.shape[-2:])
+        height, width = seen.masks.shape[-2:]
+        size = height, width
         same = [one for one in kinds.setdefault(size, []) if torch.equal(one.masks, seen.masks)]
         if same:
             continue
         kinds[size].append(seen)
-        title = f"Map of {size[0]} x {size[1]} tokens"
+        title = f"Map of {height} x {width} tokens"
         section = sections.setdefault(size, Section(title))
         counts = ", ".join(str(int(mask.sum())) for mask in seen.masks)
-        caption = f"{seen.name}: the marked tokens see {counts} of {size[0] * size[1]} tokens."
+        caption = f"{seen.name}: the marked tokens see {counts} of {height * width} tokens."
         section.parts.append(Picture(f"windows_{seen.name.replace('.', '_')}", draw_seen(image, seen), caption))
     first = next(iter(sections.values()))
     first.parts.insert(

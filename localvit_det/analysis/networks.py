@@ -132,7 +132,7 @@ def _size(args: tuple, kwargs: dict) -> tuple[int, int] | None:
     if not isinstance(x, Tensor):
         return None
     if x.dim() == 4:
-        return tuple(x.shape[-2:])
+        return x.shape[-2], x.shape[-1]
     sizes = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, (tuple, list)) and len(value) == 2]
     fitting = [tuple(size) for size in sizes if x.dim() == 3 and size[0] * size[1] == x.shape[1]]
     return fitting[0] if fitting else None
@@ -146,7 +146,9 @@ def _first(args: tuple) -> Any:
 def _look(
     name: str, module: nn.Module, args: tuple, kwargs: dict, places: Sequence[tuple[float, float]]
 ) -> Seen | None:
-    height, width = _size(args, kwargs)
+    size = _size(args, kwargs)
+    assert size is not None  # of what `_chosen` lets pass
+    height, width = size
     given = _first(args).detach()
     tokens = [(min(int(y * height), height - 1), min(int(x * width), width - 1)) for y, x in places]
     masks = torch.zeros(len(tokens), height, width, dtype=torch.bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,12 @@ def worst_pictures(evaluation: Evaluation, worst: Iterable[Matches]) -> list[Pic
             objects_of(evaluation.truth, *_told(evaluation, image, truth=True, labels=labels)),
             objects_of(evaluation.found, *_told(evaluation, image, truth=False, labels=labels)),
         )
-        counts = {"missed": image.missed, "false": image.false, "confused": image.confused, "right": image.right}
+        counts: dict[str, Sized] = {
+            "missed": image.missed,
+            "false": image.false,
+            "confused": image.confused,
+            "right": image.right,
+        }
         told = ", ".join(f"{len(found)} {what}" for what, found in counts.items() if found)
         drawn = draw_pair(pixels, *sides, largest=_LARGEST)
         pictures.append(Picture(f"worst_{number:02d}", drawn, f"{entry['file_name']}: {told}"))

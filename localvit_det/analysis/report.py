@@ -19,7 +19,7 @@ from ..evaluation.record import EvaluationRecord, read_record
 from . import charts
 from .coco import TASKS, evaluate
 from .logs import TrainingLog, read_log
-from .page import Chart, Part, Section, Table, Tiles, write_page
+from .page import Cell, Chart, Part, Section, Table, Tiles, write_page
 from .results import result_sections
 
 REPORT = "report.html"
@@ -118,7 +118,7 @@ def _summary(record: EvaluationRecord | None, log: TrainingLog | None) -> Sectio
 def _settings(
     cfg: Config | None, model: Mapping[str, Any], record: EvaluationRecord | None, log: TrainingLog | None
 ) -> Section:
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, Any]] = []
     if record:
         rows += [("evaluated checkpoint", record.checkpoint), ("device of the evaluation", record.device)]
         rows.append(("versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())))
@@ -145,7 +145,8 @@ def _settings(
 
 def _changes(log: TrainingLog | None) -> list[Sequence[Any]]:
     """Return what the starts of a training have changed."""
-    found, before = [], None
+    found: list[Sequence[Any]] = []
+    before = None
     for start, iteration in log.starts.items() if log else ():
         cfg = _config(start)
         if before is not None and cfg is not None:
@@ -161,14 +162,15 @@ def _name(part: Mapping[str, Any]) -> str:
 
 def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:
     """What the annotation files hold that can still be found."""
-    files = {}
+    files: dict[str, list[str]] = {}
     for split in ("train", "val"):
         for _, dataset in find_datasets(cfg, split) if cfg else ():
             if file := dataset_paths(dataset)[0]:
                 files.setdefault(os.path.abspath(file), []).append(split)
     if record:
         files.setdefault(record.annotations, []).append("evaluated")
-    rows, absent = [], []
+    rows: list[list[Cell]] = []
+    absent = []
     for file, splits in files.items():
         try:
             found = read_annotations(file)

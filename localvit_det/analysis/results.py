@@ -9,7 +9,7 @@ import numpy as np
 from . import charts
 from .coco import RANGES, TASKS, Evaluation, average_precision, best_score
 from .matching import MEASURES, Matches, confusion_matrix, match, worst
-from .page import Cell, Chart, Section, Table
+from .page import Cell, Chart, Part, Section, Table
 from .pictures import worst_pictures
 
 _PAIRS = 20  # most frequent confusions that a table lists
@@ -42,14 +42,16 @@ def class_table(evaluation: Evaluation, task: str) -> Table:
     evaluator = evaluation.tasks[task]
     annotations = evaluation.truth.dataset.get("annotations", ())
     rows: list[list[Cell]] = []
+    total = 0
     for label, (category, name) in enumerate(evaluation.classes.items()):
         objects = [one for one in annotations if one["category_id"] == category and not one["iscrowd"]]
         images = len({one["image_id"] for one in objects})
         numbers = [average_precision(evaluator, column, label) for column in RANGES]
         score, f1 = best_score(evaluator, label) or (None, None)
         rows.append([name, images, len(objects), *numbers, f1, score])
+        total += len(objects)
     means = [average_precision(evaluator, column) for column in RANGES]
-    rows.append(["all", len(evaluation.truth.imgs), sum(row[2] for row in rows), *means, None, None])
+    rows.append(["all", len(evaluation.truth.imgs), total, *means, None, None])
     head = ["class", "images", "objects", *RANGES, "best F1", "at score"]
     return Table(f"classes_{task}", head, rows)
 
@@ -74,7 +76,7 @@ def class_section(evaluation: Evaluation) -> Section:
 def curve_section(evaluation: Evaluation) -> Section:
     """A chart for each task."""
     names = list(evaluation.classes.values())
-    found = [
+    found: list[Part] = [
         Chart(
             f"precision_recall_{task}",
             charts.precision_recall(evaluator, names),
@@ -98,7 +100,7 @@ def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: 
         if count := int(mistakes[row, column]):
             share = count / counts[row].sum() if row < len(names) else None
             rows.append([[*names, "background"][row], [*names, "nothing (missed)"][column], count, share])
-    parts = [
+    parts: list[Part] = [
         "Each prediction takes the free object of its class that it overlaps most, the surest first; what is left then "
         "takes objects of other classes. Rows are what is there, columns what it was taken for.",
         chart,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from . import charts
 from .logs import TrainingLog, read_log
-from .page import Cell, Chart, Section, Table
+from .page import Cell, Chart, Part, Section, Table
 
 
 def run_sections(folders: Sequence[str | os.PathLike]) -> list[Section]:
@@ -18,7 +18,7 @@ def run_sections(folders: Sequence[str | os.PathLike]) -> list[Section]:
     """
     logs = _named([read_log(folder) for folder in folders])
     tasks = list(dict.fromkeys(task for log in logs.values() for task in log.scores()))
-    parts = []
+    parts: list[Part] = []
     for task in tasks:
         curves = {name: log.scores()[task] for name, log in logs.items() if task in log.scores()}
         parts.append(Chart(f"validations_{task}", charts.lines(curves, task), f"Validations: {task}."))
@@ -43,6 +43,8 @@ def _table(logs: dict[str, TrainingLog], tasks: Sequence[str]) -> Table:
         numbers = [
             float(f(scores[task][1])) if task in scores else None for task in tasks for f in (max, lambda y: y[-1])
         ]
-        rows.append([name, max(log.steps), *numbers, float(log.line("loss")[1][-1]), log.seconds(), log.memory()])
+        loss = log.line("loss")
+        last = None if loss is None else float(loss[1][-1])
+        rows.append([name, max(log.steps), *numbers, last, log.seconds(), log.memory()])
     head = ["training", "iterations", *(f"{task}: {what}" for task in tasks for what in ("best", "last"))]
     return Table("runs", [*head, "last loss", "seconds an iteration", "memory of the GPU, MiB"], rows)

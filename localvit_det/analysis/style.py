@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ FONT = "system-ui, sans-serif"
 ACCENT = "#2f7fd0"  # can be read on white and on black
 COLORS = ("#2f7fd0", "#d9620f", "#2a9d63", "#b0479b", "#b8860b", "#6a5acd", "#c43c4c", "#3a9ca6")
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "localvit",  # the same page from the same numbers
     "text.parse_math": False,  # a class may be called "$"
@@ -33,11 +34,12 @@ _SETTINGS = {
     "grid.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def styled(function: Callable[P, R]) -> Callable[P, R]:

@@ -82,7 +82,7 @@ def fit_published(backbone: nn.Module, content: Mapping[str, Any], source: str) 
     weights = inside or weights
     state = {name: t for name, t in converted(backbone, weights).items() if not name.endswith(_INDEX)}
     target = backbone.state_dict()
-    resized = {}
+    resized: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(_BIAS) and name in target and tensor.shape != target[name].shape:
             table = resize_position_bias(tensor, target[name].shape)

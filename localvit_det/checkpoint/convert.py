@@ -13,11 +13,11 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, RequirementError
-from ..files import check_writable, write_bytes
+from ..files import check_writable, sha256, write_bytes
 from .fit import prepare
 from .identify import find_origin, official_names
 from .layouts import plain_names, weights_in
-from .read import load_weights_only, sha256, split_key
+from .read import load_weights_only, split_key
 from .report import LoadReport, no_weights
 
 

@@ -117,10 +117,11 @@ def parse(text: object) -> dict[str, Any]:
     for statement in body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a text without a name is a comment
-        target = statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
-        if not isinstance(target, ast.Name):
-            raise _refusal(statement)
-        values[target.id] = _value(statement.value, 0)
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                values[name] = _value(value, 0)
+            case _:
+                raise _refusal(statement)
     return values
 
 
@@ -192,8 +193,9 @@ def _value(node: ast.expr, depth: int) -> Any:
             return [_value(item, depth + 1) for item in items]
         case ast.Tuple(elts=items):
             return tuple(_value(item, depth + 1) for item in items)
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            return {_key(key): _value(value, depth + 1) for key, value in zip(keys, values, strict=True)}
+        case ast.Dict(keys=keys, values=values) if all(keys):  # None stands for `**`
+            pairs = zip(keys, values, strict=True)
+            return {_key(key): _value(value, depth + 1) for key, value in pairs if key is not None}
         case ast.Call(func=ast.Name(id="dict"), args=args, keywords=words) if all(word.arg for word in words):
             # MMEngine writes dict({...}) where a key is no name.
             if len(args) <= 1 and all(isinstance(arg, ast.Dict) for arg in args):
@@ -211,7 +213,7 @@ def _key(node: ast.expr) -> str | int:
     return key
 
 
-def _refusal(node: ast.AST) -> NotPlain:
+def _refusal(node: ast.expr | ast.stmt) -> NotPlain:
     said = " ".join(ast.unparse(node).split())[:60]
     match node:
         case ast.Call(func=function):

@@ -49,8 +49,8 @@ def label(state: Mapping[str, Any], **facts: str) -> OrderedDict[str, Any]:
     """A copy of a state dict that carries facts about itself, such as its file (`source`)."""
     metadata = getattr(state, "_metadata", {})
     labelled = OrderedDict(state)
-    labelled._metadata = OrderedDict(metadata)
-    labelled._metadata[_LABEL] = {**metadata.get(_LABEL, {}), **facts}
+    # Where PyTorch's own state dicts have the versions of their modules.
+    setattr(labelled, "_metadata", OrderedDict(metadata) | {_LABEL: {**metadata.get(_LABEL, {}), **facts}})  # noqa: B010
     return labelled
 
 

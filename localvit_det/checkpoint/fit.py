@@ -138,11 +138,12 @@ def _convert_backbone(
     for name, tensor in state.items():
         new_name = name
         if name in names:
-            if names[name] is None:
+            short = names[name]
+            if short is None:
                 report.unexpected.add(name)
                 report.allowed.add(name)
                 continue
-            new_name = prefix + names[name]
+            new_name = prefix + short
         converted[new_name] = tensor
         if new_name != name:
             report.converted.add(new_name)

@@ -68,7 +68,8 @@ def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
     for family in families():
         for official in (False, True) if family.official_layout else (False,):
             renamed = official_names(state, family) if official else state
-            names, wanted = _patterns(renamed), _patterns_of(family)
+            # The check takes the hash of the family's instances for its own.
+            names, wanted = _patterns(renamed), _patterns_of(family)  # type: ignore[arg-type]
             candidates.append((len(names & wanted) / len(names | wanted), family, official, renamed))
     # At equal scores the first, so our own layout before an official one that changes nothing.
     score, family, official, renamed = max(candidates, key=lambda candidate: candidate[0])
@@ -132,10 +133,11 @@ def _patterns_of(family: type[LocalViT]) -> set[str]:
 
 def _num_classes(module: nn.Module, name: str) -> int | None:
     """`num_classes` of the innermost head that a tensor belongs to."""
-    found = None
+    found: object = None
+    inner: object = module
     for child in name.split("."):
-        module = getattr(module, child, None)
-        if not isinstance(module, nn.Module):
+        inner = getattr(inner, child, None)
+        if not isinstance(inner, nn.Module):
             break
-        found = getattr(module, "num_classes", found)
+        found = getattr(inner, "num_classes", found)
     return found if isinstance(found, int) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -17,7 +17,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from .entrances import label_of
-from .fit import compare, prepare
+from .fit import Policy, compare, prepare
 from .identify import backbones_in
 from .layouts import plain_names
 from .report import LoadReport
@@ -38,7 +38,7 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
         CheckpointError: The weights do not fit a model with a backbone of this package.
     """
     if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
-        module = module.module
+        module = module.get_submodule("module")
     facts = label_of(state_dict)
     logger = logger or "current"
     if not backbones_in(module):
@@ -48,7 +48,8 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
         _say(report, facts, logger)
         _mmengine_load_state_dict(module, state_dict, strict, logger)
         return
-    state, report = prepare(module, state_dict, facts.get("policy", "strict"), facts.get("source", "a state dict"))
+    policy = cast(Policy, facts.get("policy", "strict"))
+    state, report = prepare(module, state_dict, policy, facts.get("source", "a state dict"))
     _say(report, facts, logger)
     module.load_state_dict(state, strict=False)
 

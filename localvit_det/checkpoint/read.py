@@ -212,7 +212,7 @@ def _only_allowed_globals() -> Iterator[None]:
     with _ALLOW_LIST_LOCK:
         others = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(ALLOWED_GLOBALS)
+        torch.serialization.add_safe_globals([*ALLOWED_GLOBALS])
         try:
             yield
         finally:
@@ -247,7 +247,7 @@ def _named_globals(file: Path) -> Iterator[str]:
             while True:  # the format before torch 1.6 is a row of pickles
                 for opcode, argument, _position in pickletools.genops(stream):
                     if opcode.name == "GLOBAL":
-                        yield argument.replace("__builtin__", "builtins").replace(" ", ".")
+                        yield str(argument).replace("__builtin__", "builtins").replace(" ", ".")
                     elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
                         yield ".".join(texts[-2:])
                     elif isinstance(argument, str):

@@ -11,6 +11,7 @@ import pickle
 import posixpath
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,7 @@ class ArrayRecord:
 
     def restore(self) -> np.ndarray:
         """The array, with memory of its own."""
-        order = "F" if self.fortran else "C"
-        return np.ndarray(self.shape, self.dtype.restore(), self.data, order=order).copy()
+        return np.ndarray(self.shape, self.dtype.restore(), self.data, order="F" if self.fortran else "C").copy()
 
 
 class HistoryBufferRecord:
@@ -98,7 +98,7 @@ def _path(*parts: str) -> str:
     return posixpath.join("", *map(str, parts))
 
 
-ALLOWED_GLOBALS = [
+ALLOWED_GLOBALS: list[tuple[Callable[..., Any], str]] = [
     (DtypeRecord, "numpy.dtype"),
     (ArrayRecord, "numpy.ndarray"),
     (_reconstruct, "numpy.core.multiarray._reconstruct"),  # NumPy 1
@@ -132,6 +132,7 @@ def restore(value: Any, _seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
         seen[id(value)] = value, result
         return result
     seen[id(value)] = value, value
+    container: Any = value  # either kind is written to by its keys
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        value[key] = restore(item, seen)
+        container[key] = restore(item, seen)
     return value

@@ -21,7 +21,7 @@ from ..backbones.gg_transformer import GGTransformer
 from ..backbones.msg_transformer import MSGTransformer
 from ..errors import CheckpointError, did_you_mean, shortened
 from .fit import compare
-from .layouts import official_swin, rename_key
+from .layouts import official_swin, rename_key, rename_keys
 from .report import LoadReport
 
 if TYPE_CHECKING:
@@ -107,12 +107,14 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
     official = _swin(weights, source)
     if recipe.split_qkv:
         official = _split_qkv(official)
-    renamed = {key: rename_key(key, recipe.rules) for key in official}
     target = module.state_dict()
-    left_out = {
-        key for key, new in renamed.items() if new is None or (new not in target and re.search(recipe.surplus, key))
-    }
-    state = {new: _as_target(official[key], target.get(new)) for key, new in renamed.items() if key not in left_out}
+    state, left_out = {}, set()
+    for key, tensor in official.items():
+        new = rename_key(key, recipe.rules)
+        if new is None or (new not in target and re.search(recipe.surplus, key)):
+            left_out.add(key)
+        else:
+            state[new] = _as_target(tensor, target.get(new))
     report, state = compare(module, state, source)
     report.unexpected |= left_out
     report.allowed |= left_out | report.missing
@@ -145,7 +147,7 @@ def _swin(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
     )
     if openmmlab:
-        weights = {rename_key(key, rules): tensor for key, tensor in weights.items()}
+        weights = rename_keys(weights, rules)
         # Its unfold puts the four neighbors inside each channel, and columns first.
         weights = {key: _official_order(tensor) if ".downsample." in key else tensor for key, tensor in weights.items()}
     else:

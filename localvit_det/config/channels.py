@@ -32,7 +32,7 @@ def match_channels(cfg: Config, typed: Sequence[str] = ()) -> None:
             part["in_channels"] = wanted
 
 
-def readers(node: Mapping) -> Iterator[tuple[str, dict]]:
+def readers(node: dict) -> Iterator[tuple[str, dict]]:
     """Yields (key, config) of the parts of a model that read the backbone's maps."""
     if node.get("neck"):
         neck = first_neck(node)
@@ -44,10 +44,9 @@ def readers(node: Mapping) -> Iterator[tuple[str, dict]]:
         return
     for key in _HEADS:
         heads = node.get(key)
-        several = isinstance(heads, (list, tuple))
-        for index, head in enumerate(heads if several else [heads]):
+        for index, head in enumerate(heads if isinstance(heads, (list, tuple)) else [heads]):
             if isinstance(head, dict) and "in_channels" in head:
-                yield f"{key}.{index}" if several else key, head
+                yield key if head is heads else f"{key}.{index}", head
 
 
 def _is_pooling(node: Mapping) -> bool:

@@ -63,8 +63,9 @@ def use_image_size(cfg: Config, typed: Sequence[str], as_in_tests: bool = False)
             several |= _scale_training(pipeline, size, padded)
         else:
             _insert_resize(pipeline, size)
-    for pad in pads:
-        _scale_fixed(pad, padded, size)
+    if padded:
+        for pad in pads:
+            _scale_fixed(pad, padded, size)
     cfg.image_size = size
     more = ", and to smaller sizes in training, as the config has several" if several else ""
     print_log(f"Images are scaled to fit into {size[0]}x{size[1]}, ratio kept{more}{why}.", "current")

@@ -99,8 +99,9 @@ def class_order(cfg: Config, dataset: dict | None) -> tuple[str, ...]:
 
 
 def _categories(dataset: dict) -> tuple[str, ...]:
+    path = dataset_paths(dataset)[0]
     try:
-        return read_annotations(dataset_paths(dataset)[0]).categories
+        return read_annotations(path).categories if path else ()
     except DataError:
         return ()
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -124,7 +125,7 @@ def set_data_root(cfg: Config, root: str, old: str | None) -> None:
         ConfigError: It is unclear which folder to replace.
     """
     if not old:
-        roots = {d.get("data_root") for split in SPLITS for _, d in find_datasets(cfg, split)} - {None, ""}
+        roots = {d.get("data_root") or "" for split in SPLITS for _, d in find_datasets(cfg, split)} - {""}
         if len(roots) != 1:
             raise ConfigError(
                 f"The option data_root={root} has no effect: the config names no data_root and its data sets "
@@ -133,7 +134,7 @@ def set_data_root(cfg: Config, root: str, old: str | None) -> None:
         old = roots.pop()
     old, root = old.rstrip("/"), os.path.expanduser(root).rstrip("/")
 
-    def moved(node):
+    def moved(node: Any) -> Any:
         if isinstance(node, dict):
             return type(node)({key: moved(value) for key, value in node.items()})
         if isinstance(node, (list, tuple)):
@@ -150,7 +151,7 @@ def set_data_root(cfg: Config, root: str, old: str | None) -> None:
 
 def _follow_own_root(cfg: Config) -> None:
     """Lets data sets follow a `data_root` that a config has set over its parent's, whose data sets name the default."""
-    roots = {dataset.get("data_root") for split in SPLITS for _, dataset in find_datasets(cfg, split)} - {None, ""}
+    roots = {dataset.get("data_root") or "" for split in SPLITS for _, dataset in find_datasets(cfg, split)} - {""}
     root = cfg.get("data_root")
     old = roots.pop() if len(roots) == 1 else ""
     if isinstance(root, str) and old.rstrip("/") in _DEFAULT_ROOTS and root.rstrip("/") != old.rstrip("/"):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
@@ -140,13 +141,13 @@ def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
     return None
 
 
-def registered(registry: Registry, config: dict) -> object | None:
+def registered(registry: Registry, config: dict) -> type[Any] | None:
     """The class that `config['type']` means in the scope at hand, None if no registry has it."""
     kind = config.get("type")
     return find_registered(registry, kind) if isinstance(kind, str) else kind
 
 
-def find_registered(registry: Registry, name: str) -> object | None:
+def find_registered(registry: Registry, name: str) -> type[Any] | None:
     """What a name means: in a config of MMSegmentation its own registries are asked first, and not MMDetection's."""
     with registry.switch_scope_and_registry(None) as of_scope:
         return of_scope.get(name)

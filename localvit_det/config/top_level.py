@@ -141,11 +141,18 @@ def _assigned(tree: ast.Module) -> dict[str, object]:
     """Return the names that are assigned at the top level; their values where these are literals, else an ellipsis."""
     found: dict[str, object] = {}
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        targets: list[ast.expr] = []
+        value: ast.expr | None = None
+        if isinstance(node, ast.Assign):
+            targets, value = node.targets, node.value
+        elif isinstance(node, ast.AnnAssign):
+            targets, value = [node.target], node.value
+        elif isinstance(node, (ast.AugAssign, ast.For)):
+            targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Name):
                 try:
-                    found[target.id] = ast.literal_eval(node.value)
+                    found[target.id] = ast.literal_eval(value) if value else ...
                 except (ValueError, TypeError):
                     found[target.id] = ...
     return found

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, shortened
 from .plain_polygons import PLAIN, without_plain_polygons
@@ -149,13 +150,13 @@ def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
     found = Annotations(Path(content[COPY_OF]) if isinstance(content, dict) and COPY_OF in content else path)
     path = found.path
     section = "images"
-    item: object = None
+    item: Any = None  # of JSON
     try:
         # COCO's files of test images have no annotations
         content.setdefault("annotations", [])
         _read_images(content["images"], found)
         section = "categories"
-        names = {}
+        names: dict[Any, str] = {}
         for item in content["categories"]:
             if item["name"] in names.values() or item["id"] in names:
                 raise DataError(f"The annotation file {path} has the category {item} twice: remove one.")

@@ -86,7 +86,8 @@ def draw_image(
 def _scene(rng: np.random.Generator, size: int, classes: Sequence[str]) -> list[tuple[int, np.ndarray, list[Polygon]]]:
     """Places objects; returns (label, outline, visible parts) from back to front."""
     count = int(rng.integers(1, _MAX_OBJECTS + 1))
-    sides = np.maximum(_MIN_SIDE, size * np.exp(rng.uniform(*np.log(_SCALES), count)))
+    low, high = np.log(_SCALES)
+    sides = np.maximum(_MIN_SIDE, size * np.exp(rng.uniform(low, high, count)))
     # Big objects tend to lie at the back, else they would hide the small ones.
     sides = sides[np.argsort(sides * np.exp(rng.normal(0, 0.4, count)))]
 

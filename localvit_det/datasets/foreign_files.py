@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import DataError, shortened
 from .layouts import IMAGE_SUFFIXES, split_of, walk
 
 YOLO, VOC = "YOLO", "Pascal VOC"
 WITHOUT_SPLIT = "default"
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass
@@ -93,9 +95,9 @@ def images_in(folder: Path) -> list[Path]:
     return files_in(folder, IMAGE_SUFFIXES)
 
 
-def grouped(files: Iterable[Path], key: Callable[[Path], Hashable]) -> dict[Hashable, list[Path]]:
+def grouped(files: Iterable[Path], key: Callable[[Path], _Key]) -> dict[_Key, list[Path]]:
     """Files by what a key makes of them."""
-    result: dict[Hashable, list[Path]] = {}
+    result: dict[_Key, list[Path]] = {}
     for file in files:
         result.setdefault(key(file), []).append(file)
     return result

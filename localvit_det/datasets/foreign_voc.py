@@ -20,8 +20,8 @@ from .foreign_files import (
 from .layouts import IMAGE_SUFFIXES, TEST, TRAIN, VAL
 
 _LISTS = "ImageSets/Main"  # the stems of each split
-_CONTENTS = ("image", "images", "img", "imgs", "jpegimages", "data")  # names of folders
-_CONTENTS += ("label", "labels", "annotation", "annotations", "xml", "xmls")
+_IMAGE_FOLDERS = ("image", "images", "img", "imgs", "jpegimages", "data")
+_CONTENTS = (*_IMAGE_FOLDERS, "label", "labels", "annotation", "annotations", "xml", "xmls")  # names of folders
 _DRAWN = ("SegmentationClass", "SegmentationObject")  # masks, which are images under the images' names
 
 

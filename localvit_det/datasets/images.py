@@ -57,27 +57,26 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     Raises:
         BrokenImageError: The file is empty, or has more than `limit` pixels.
     """
-    if isinstance(file, bytes):
-        file = io.BytesIO(file)
-    elif os.path.exists(file) and not os.path.isfile(file):  # reading a pipe may never end
-        raise BrokenImageError("is no file")
+    if not isinstance(file, bytes) and os.path.exists(file) and not os.path.isfile(file):
+        raise BrokenImageError("is no file")  # reading a pipe may never end
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         # PIL takes the memory of a WebP when it opens it.
-        if (stored := _webp_size(file)) and stored[0] * stored[1] > limit:
+        if (stored := _webp_size(source)) and stored[0] * stored[1] > limit:
             raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {over(limit)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of large images; the limit is ours
-            with Image.open(file) as image:
+            with Image.open(source) as image:
                 stored = image.size
                 # Without this, PIL looks for EXIF behind the pixels of a PNG, and decodes them on its way.
                 has_exif = "exif" in image.info or image.format == "TIFF"
                 orientation = image.getexif().get(0x0112, 1) if has_exif else 1
     except UnidentifiedImageError:
         orientation = 1
-        if (stored := _tiff_size(file)) is None:
+        if (stored := _tiff_size(source)) is None:
             return None
     except Image.DecompressionBombError as error:  # PIL has a limit, too
-        pixels = int(re.search(r"\d+", str(error))[0])
+        pixels = int(re.findall(r"\d+", str(error))[0])
         if pixels > limit:
             raise BrokenImageError(f"has {pixels:,} pixels, {over(limit)}") from error
         return None

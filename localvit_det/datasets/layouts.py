@@ -75,8 +75,9 @@ def walk(root: str | os.PathLike, depth: int | None = None) -> Iterator[tuple[Pa
     """
     times: Counter[tuple[int, int]] = Counter()
     status = os.stat(root)
-    above = {os.fspath(root): {(status.st_dev, status.st_ino)}}  # a folder and those it lies in, wherever links lead
-    for folder, folders, files in os.walk(root, followlinks=True):
+    top = os.fspath(root)
+    above = {top: {(status.st_dev, status.st_ino)}}  # a folder and those it lies in, wherever links lead
+    for folder, folders, files in os.walk(top, followlinks=True):
         if len(above) > _MAX_FOLDERS:
             raise DataError(f"{Path(root).absolute()} has over {_MAX_FOLDERS:,} folders: name one with a dataset.")
         names = [name for name in sorted(folders) if not name.startswith(".")]
@@ -267,7 +268,10 @@ def _matched(
     groups: dict[tuple, list[set[str]]] = {}
     for name in own:
         groups.setdefault(name.origin, []).append(set(name.folders))
-    telling = {origin: set.union(*parts) - set.intersection(*parts) for origin, parts in groups.items()}
+    telling = {
+        origin: {folder for folder in set[str]().union(*parts) if not all(folder in part for part in parts)}
+        for origin, parts in groups.items()
+    }
     # A folder that has files of the same names as those found in another one holds other images.
     homes: dict[str, set[str]] = {}
     for path in there.values():
@@ -278,13 +282,14 @@ def _matched(
         for folder, files in found.images.items()
         if any(folder not in homes.get(_folded(file), {folder}) for file in files)
     }
-    paths, contradicted = {}, {}
+    paths: dict[str, str] = {}
+    contradicted: dict[str, str] = {}
     for text in missing:
         for name in (_Name.of(text), _Name.of(unquote(text))):
             candidates = index.get(_folded(name.base), [])
             fitting = [path for path in candidates if name.agrees(path, telling.get(name.origin, set()), parallel)]
-            if path := _nearest(name, fitting, split):
-                paths[text] = path
+            if nearest := _nearest(name, fitting, split):
+                paths[text] = nearest
                 contradicted.pop(text, None)
                 break
             if candidates and not fitting and name.folders:

@@ -34,7 +34,7 @@ def unscorable(box: Box, width: float, height: float) -> str | None:
     return OUTSIDE if x + w <= 0 or y + h <= 0 or x >= width or y >= height else None
 
 
-def readable_mask(mask: object, width: float, height: float) -> object | None:
+def readable_mask(mask: Any, width: float, height: float) -> dict | list | None:
     """Return a segmentation without what stops pycocotools, None if nothing is left.
 
     pycocotools takes a first polygon of two points for a box and raises at one of a single point; such polygons cover
@@ -47,7 +47,7 @@ def readable_mask(mask: object, width: float, height: float) -> object | None:
 
 
 def scored_content(
-    content: Item, numbers: Mapping[object, int], classes: Sequence[str], masks: bool
+    content: Mapping[str, Any], numbers: Mapping[object, int], classes: Sequence[str], masks: bool
 ) -> tuple[Item, Counter]:
     """Return the part of a COCO-format file that is scored, everything numbered from 1.
 
@@ -78,7 +78,7 @@ def scored_content(
         if one["image_id"] not in numbers or one["category_id"] not in labels:
             continue
         reason = unscorable(one["bbox"], image["width"], image["height"])
-        changed = {"iscrowd": int(bool(one.get("iscrowd") or one.get("ignore")))}
+        changed: Item = {"iscrowd": int(bool(one.get("iscrowd") or one.get("ignore")))}
         if masks and not reason:
             changed["segmentation"] = readable_mask(one.get("segmentation"), image["width"], image["height"])
             reason = None if changed["segmentation"] else MASKLESS

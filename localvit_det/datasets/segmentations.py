@@ -31,7 +31,7 @@ def mask_fault(mask: object, width: float, height: float) -> tuple[str, bool] | 
         return None
     if isinstance(mask, dict):
         reason = _rle_fault(mask, width, height)
-        return reason and (reason, True)
+        return (reason, True) if reason else None
     if not isinstance(mask, list):
         return NO_MASK, True
     if not isinstance(mask[0], list):

@@ -114,7 +114,8 @@ def _already_there(root: Path, settings: dict) -> bool:
 def _write_split(root: Path, split: str, settings: dict, first_id: int) -> None:
     folder = root / f"{split}2017"
     folder.mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in range(settings[f"num_{split}"]):
         image_id = first_id + index
         rng = np.random.default_rng([settings["seed"], ("train", "val").index(split), index])

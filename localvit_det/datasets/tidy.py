@@ -133,12 +133,11 @@ def _content(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
         sections = [content["images"], content["categories"], content.setdefault("annotations", [])]
-        good = all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in sections)
+        if all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in sections):
+            return content
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
-        good = False
-    if not good:
-        raise _malformed(path, "images or others are no list of objects")
-    return content
+        pass  # as where the sections are something else
+    raise _malformed(path, "images or others are no list of objects")
 
 
 def _malformed(path: Path, reason: str) -> DataError:
@@ -158,7 +157,7 @@ def _keep(content: dict, names: set[str]) -> list[str]:
 
 
 def _rename(content: dict, renames: Mapping[str, str]) -> list[str]:
-    count, kinds = 0, Counter()
+    count, kinds = 0, Counter[str]()
     for image in content["images"]:
         name = image["file_name"]
         image["file_name"] = renames.get(name, name)
@@ -186,7 +185,7 @@ def _in_order(categories: list[dict], order: Sequence[str]) -> tuple[list[dict],
     free = 1 + max((one["id"] for one in categories if isinstance(one.get("id"), int)), default=0)
     categories = categories + [{"id": free + index, "name": name} for index, name in enumerate(missing)]
     rank = {name: index for index, name in enumerate(order)}
-    ordered = sorted(categories, key=lambda category: rank.get(category.get("name"), len(rank)))
+    ordered = sorted(categories, key=lambda category: rank.get(category.get("name", ""), len(rank)))
     changes = [f"with the empty category '{name}'" for name in missing]
     if [one.get("name") for one in ordered] != [one.get("name") for one in categories]:
         changes.append("categories in the order of the classes")

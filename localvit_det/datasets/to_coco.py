@@ -91,7 +91,9 @@ def _split(
         names: All classes; those that only labels name are added.
         left_out: Images that cannot be used are added, each with the reason.
     """
-    images, annotations, counts = [], [], Counter()
+    images: list[dict] = []
+    annotations: list[dict] = []
+    counts: Counter[str] = Counter()
     files = _names([image for image, _ in found.images[split]], found.root, split)
     for number, ((image, label), name) in enumerate(zip(found.images[split], files, strict=True), start=1):
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmdet.evaluation import CocoMetric, CocoPanopticMetric, LVISMetric
 from mmdet.registry import METRICS
+from mmengine.evaluator import BaseMetric
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
 
@@ -17,7 +18,7 @@ from ..errors import DataError
 from .truth import GroundTruth
 
 
-class _ChecksImages:
+class _ChecksImages(BaseMetric):
     """What the metrics do with their annotation file: it is kept, and has to have the images of each batch."""
 
     _api = "_coco_api"  # the attribute that has its content
@@ -50,6 +51,9 @@ class ExactCocoMetric(_ChecksImages, CocoMetric):
         image_ids: Ids of the images that were scored last, None if they are all of the annotation file.
     """
 
+    outfile_prefix: str | None  # of `CocoMetric`, like the next
+    cat_ids: Any
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._truths: dict[bool, GroundTruth] = {}
@@ -74,7 +78,7 @@ class ExactCocoMetric(_ChecksImages, CocoMetric):
                     self.metrics = [metric]
                     numbers |= super().compute_metrics(results)
             finally:
-                vars(self).update(settings, cat_ids=None, img_ids=None, _written=None)
+                self.__dict__.update(settings, cat_ids=None, img_ids=None, _written=None)
         return numbers
 
     def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:

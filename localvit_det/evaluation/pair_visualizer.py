@@ -42,8 +42,8 @@ class PairVisualizer(DetLocalVisualizer):
         sample = data_sample.cpu()
         found = sample.pred_instances
         classes = self.dataset_meta.get("classes")
-        sides = [_objects(one, classes) for one in (sample.gt_instances, found[found.scores > pred_score_thr])]
-        drawn = draw_pair(image[..., ::-1].clip(0, 255).astype(np.uint8), *sides)
+        left, right = (_objects(one, classes) for one in (sample.gt_instances, found[found.scores > pred_score_thr]))
+        drawn = draw_pair(image[..., ::-1].clip(0, 255).astype(np.uint8), left, right)
         # The rest of MMDetection's: into a window, a file, or what the visualizer writes to.
         super().add_datasample(
             name, drawn[..., ::-1], None, show=show, wait_time=wait_time, out_file=out_file, step=step
@@ -61,7 +61,7 @@ def _objects(instances: Any, classes: Sequence[str] | None) -> Objects:
     if "scores" in instances:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, instances.scores.tolist(), strict=True)]
     boxes = instances.bboxes
-    masks = instances.masks if "masks" in instances else None
+    masks: Any = instances.masks if "masks" in instances else None  # of MMDetection, or a tensor
     if hasattr(masks, "to_ndarray"):
         masks = masks.to_ndarray()
     return Objects(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmdet.datasets.api_wrappers import COCO
@@ -37,7 +37,7 @@ class GroundTruth(COCO):
     def __init__(
         self,
         content: Mapping[str, Any],
-        image_ids: Sequence[object] | None,
+        image_ids: Collection[object] | None,
         classes: Sequence[str],
         masks: bool,
         source: object = "the dataset",
@@ -82,7 +82,7 @@ class GroundTruth(COCO):
             return empty
 
 
-def _sorted(ids: Sequence[Any]) -> Sequence[Any]:
+def _sorted(ids: Collection[Any]) -> Collection[Any]:
     try:
         return sorted(ids)
     except TypeError:  # of several types

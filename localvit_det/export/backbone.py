@@ -54,7 +54,7 @@ def export_backbone(
     channels, window = model.in_channels, model.window_size
     # Followed at another size than all that are compared, at which each stage has more than one window along an axis:
     # exporters take a length of one for a constant.
-    example = (32 * window + 35, 32 * window + 67) if dynamic else tuple(size)
+    example = (32 * window + 35, 32 * window + 67) if dynamic else (size[0], size[1])
     outputs = [f"map{stage}" for stage in model.out_indices]
     axes = {name: {2: f"{name}_height", 3: f"{name}_width"} for name in outputs}
     program = Program(

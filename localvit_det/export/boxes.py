@@ -122,4 +122,5 @@ def align(
         rois = torch.cat((torch.zeros_like(boxes[:, :1]), torch.where(mine[:, None], boxes, 0.0)), 1)
         values = torch.ops.torchvision.roi_align(features, rois, 1 / stride, *output_size, sampling_ratio, aligned)
         found = values if found is None else torch.where(mine[:, None, None, None], values, found)
+    assert found is not None, "a pyramid has maps"
     return found

@@ -6,11 +6,13 @@ has found. The layers here are the detector's own; what lies between them is wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmdet.models.detectors import FasterRCNN, RetinaNet
+from mmdet.models.detectors import BaseDetector, FasterRCNN, RetinaNet
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import Tensor, nn
@@ -35,13 +37,15 @@ class ExportableDetector(nn.Module):
 
     settings: dict[str, Any]
     makes_masks = False
+    mean: Tensor | None
+    std: Tensor | None
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseDetector) -> None:
         super().__init__()
         self.backbone, self.neck = model.backbone, model.neck
         preprocessor = model.data_preprocessor
         self.swap = preprocessor._channel_conversion
-        self.fill = float(preprocessor.pad_value)
+        self.fill, self.divisor = float(preprocessor.pad_value), int(preprocessor.pad_size_divisor)
         self.register_buffer("mean", preprocessor.mean if preprocessor._enable_normalize else None)
         self.register_buffer("std", preprocessor.std if preprocessor._enable_normalize else None)
 
@@ -66,7 +70,7 @@ class ExportableDetector(nn.Module):
         x = image.to(torch.float32)
         if self.swap:
             x = x[:, [2, 1, 0]]
-        if self.mean is not None:
+        if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
         rows = torch.arange(x.shape[2], device=x.device)[:, None] < size[0]
         columns = torch.arange(x.shape[3], device=x.device)[None, :] < size[1]
@@ -153,32 +157,41 @@ class TwoStage(ExportableDetector):
 
     def classify(self, maps: tuple[Tensor, ...], rois: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (R, classes, 4) and scores (R, classes) of proposals (R, 4); scores of those not valid are 0."""
-        total: Tensor | None = None
-        last = len(self.box_heads) - 1
-        for stage, (head, extractor) in enumerate(zip(self.box_heads, self.box_extractors, strict=True)):
-            logits, deltas = head(extractor(maps, rois))  # R,classes+1 and R,4·classes or R,4
-            total = logits if total is None else total + logits
-            kinds = 1 if head.reg_class_agnostic else head.num_classes
-            deltas = deltas.reshape(-1, kinds, 4)
-            if stage < last:
-                surest = logits[:, :-1].argmax(1) if kinds > 1 else torch.zeros_like(logits[:, 0], dtype=torch.long)
-                chosen = deltas.gather(1, surest[:, None, None].expand(-1, 1, 4))[:, 0]  # R,4
-                rois = decode(head.bbox_coder, rois, chosen, size)
+        stages: list[tuple[BBoxHead, _Extractor]] = list(zip(self.box_heads, self.box_extractors, strict=True))
+        *earlier, (head, extractor) = stages
+        votes: list[Tensor] = []
+        for one, its_extractor in earlier:
+            logits, deltas, kinds = _apply(one, its_extractor(maps, rois))
+            votes.append(logits)
+            surest = logits[:, :-1].argmax(1) if kinds > 1 else torch.zeros_like(logits[:, 0], dtype=torch.long)
+            chosen = deltas.gather(1, surest[:, None, None].expand(-1, 1, 4))[:, 0]  # R,4
+            rois = decode(one.bbox_coder, rois, chosen, size)
+        logits, deltas, kinds = _apply(head, extractor(maps, rois))
         priors = rois[:, None].expand(-1, kinds, 4).reshape(-1, 4)
         boxes = decode(head.bbox_coder, priors, deltas.reshape(-1, 4), size).reshape(-1, kinds, 4)
-        scores = (total / len(self.box_heads)).softmax(1)[:, :-1]
+        scores = _mean([*votes, logits]).softmax(1)[:, :-1]
         return boxes.expand(-1, head.num_classes, 4), torch.where(valid[:, None], scores, NONE)
 
     def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
         """Probabilities (R, h, w) that a place in a box (R, 4) belongs to an object of its class (R,)."""
-        total: Tensor | None = None
+        votes: list[Tensor] = []
         for head, extractor in zip(self.mask_heads, self.mask_extractors, strict=True):
             logits = head(extractor(maps, boxes))  # R,classes,h,w
             kind = torch.zeros_like(labels) if head.class_agnostic else labels
             kind = kind[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
-            probabilities = logits.gather(1, kind)[:, 0].sigmoid()
-            total = probabilities if total is None else total + probabilities
-        return total / len(self.mask_heads)
+            votes.append(logits.gather(1, kind)[:, 0].sigmoid())
+        return _mean(votes)
+
+
+def _apply(head: BBoxHead, features: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Logits (R, classes + 1), deltas (R, kinds, 4), and kinds: 1 or the number of classes."""
+    logits, deltas = head(features)
+    kinds = 1 if head.reg_class_agnostic else head.num_classes
+    return logits, deltas.reshape(-1, kinds, 4), kinds
+
+
+def _mean(votes: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, votes) / len(votes)
 
 
 class _Anchors(nn.Module):
@@ -186,7 +199,7 @@ class _Anchors(nn.Module):
 
     def __init__(self, generator: AnchorGenerator) -> None:
         super().__init__()
-        self.strides = [tuple(map(int, stride)) for stride in generator.strides]
+        self.strides = [(int(down), int(right)) for down, right in generator.strides]
         for level, base in enumerate(generator.base_anchors):
             self.register_buffer(f"base{level}", base.detach().float())
 
@@ -210,7 +223,7 @@ class _Extractor:
         return align(maps, boxes, self.strides, self.size, self.finest, self.sampling_ratio, self.aligned)
 
 
-def exportable(model: nn.Module) -> ExportableDetector:
+def exportable(model: BaseDetector) -> ExportableDetector:
     """The traceable form of a detector, whose layers it shares.
 
     Raises:

@@ -28,6 +28,8 @@ from .formats import Program, find_format, written
 from .runtime import ExportedDetector
 
 if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
+
     from ..predict.detector import Detector
 
 # Heights and widths of the images that are drawn for the comparison, and of that which exporters follow.
@@ -124,11 +126,12 @@ def check(found: Sequence[Agreement]) -> None:
         )
 
 
-def _expected(model: nn.Module, info: Info, prepared: Sequence[dict[str, Any]]) -> tuple[list[InstanceData], float]:
+def _expected(model: BaseDetector, info: Info, prepared: Sequence[dict[str, Any]]) -> tuple[list[InstanceData], float]:
     """What the detector finds in each image, padded as the program sees it, and above which score."""
     settings = model.roi_head.test_cfg if hasattr(model, "roi_head") else model.bbox_head.test_cfg
     own = dict(settings)
     found: list[InstanceData] = []
+    score = info.score
     settings["mask_thr_binary"] = _BYTES
     try:
         # A detector that is sure of little is compared on what it is less sure of.
@@ -144,7 +147,7 @@ def _expected(model: nn.Module, info: Info, prepared: Sequence[dict[str, Any]]) 
 
 
 @torch.no_grad()
-def find(model: nn.Module, info: Info, one: dict[str, Any]) -> InstanceData:
+def find(model: BaseDetector, info: Info, one: dict[str, Any]) -> InstanceData:
     """Objects that a detector finds in an image as `prepare` gives it, padded as its program sees it."""
     data = model.data_preprocessor({"inputs": [one["inputs"]], "data_samples": [copy.deepcopy(one["data_samples"])]})
     batch, fill = data["inputs"], float(model.data_preprocessor.pad_value)
@@ -170,8 +173,7 @@ def info_of(detector: Detector, module: ExportableDetector, size: tuple[int, int
     Raises:
         ExportError: The size is no multiple of what the detector needs.
     """
-    preprocessor = detector.model.data_preprocessor
-    divisor = int(preprocessor.pad_size_divisor)
+    divisor = module.divisor
     if size is not None and (min(size) < divisor or any(side % divisor for side in size)):
         near = "x".join(str(max(1, round(side / divisor)) * divisor) for side in size)
         raise ExportError(f"The size {size[0]}x{size[1]} is no multiple of {divisor}: choose {near}, say.")
@@ -179,7 +181,7 @@ def info_of(detector: Detector, module: ExportableDetector, size: tuple[int, int
     return Info(
         classes=tuple(detector.classes),
         config=_config_text(detector.config.to_dict()),
-        size=size and tuple(size),
+        size=None if size is None else (size[0], size[1]),
         divisor=divisor,
         score=float(module.settings.get("score_thr", 0.0)),
         mask_threshold=float(module.settings.get("mask_thr_binary", 0.5)),

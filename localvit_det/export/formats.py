@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.fx.experimental._config
@@ -142,7 +143,8 @@ def _write_torch_export(program: Program, path: Path) -> None:
             f"torch.export of any size needs PyTorch 2.8 or later, and this is {torch.__version__}: choose another "
             "format, or a fixed size."
         )
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True) if ANY_SIZE else nullcontext():
+    config: Any = torch.fx.experimental._config  # gets its functions while it is imported
+    with config.patch(backed_size_oblivious=True) if ANY_SIZE else nullcontext():
         exported = torch.export.export(
             program.module, tuple(program.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,19 @@ class ExportedDetector(nn.Module):
 
     def __init__(self, file: str | os.PathLike | Run, info: Info | None = None, trusted: bool = False) -> None:
         super().__init__()
-        if not (trusted or callable(file)):
-            check_trusted(file)
-        self.info = info or read_info(file)
-        try:
-            self.program = file if callable(file) else find_format(None, file).open(Path(file))
-        except UserError:
-            raise
-        # Each runtime has errors of its own.
-        except Exception as error:
-            raise CheckpointError(f"{file} cannot be opened ({first_line(error)}): export it again.") from error
+        if isinstance(file, (str, os.PathLike)):
+            if not trusted:
+                check_trusted(file)
+            self.info = info or read_info(file)
+            self.program = _opened(file)
+        elif info is None:
+            raise TypeError("A program that is open already needs the info of its file.")
+        else:
+            self.info, self.program = info, file
         self.test_cfg = {"score_thr": self.info.score}  # where detectors have theirs
 
     @torch.no_grad()
-    def test_step(self, data: dict[str, Sequence[Any]]) -> list[DetDataSample]:
+    def test_step(self, data: Mapping[str, Sequence[Any]]) -> list[DetDataSample]:
         """Finds objects in images as a test pipeline gives them.
 
         Args:
@@ -101,3 +100,13 @@ def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) ->
 
 
 __all__ = ["ExportedDetector", "run_exported"]
+
+
+def _opened(file: str | os.PathLike) -> Run:
+    try:
+        return find_format(None, file).open(Path(file))
+    except UserError:
+        raise
+    # Each runtime has errors of its own.
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be opened ({first_line(error)}): export it again.") from error

@@ -7,13 +7,13 @@ from typing import Any
 
 from mmcv.ops import RoIAlign
 from mmdet.models.data_preprocessors import DetDataPreprocessor
-from mmdet.models.dense_heads import RetinaHead, RPNHead
-from mmdet.models.detectors import CascadeRCNN, FasterRCNN, MaskRCNN, RetinaNet
+from mmdet.models.dense_heads import AnchorHead, RetinaHead, RPNHead
+from mmdet.models.detectors import BaseDetector, CascadeRCNN, FasterRCNN, MaskRCNN, RetinaNet
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import nn
 
@@ -22,7 +22,7 @@ from ..errors import ConfigError
 ONE_STAGE, TWO_STAGE = (RetinaNet,), (FasterRCNN, MaskRCNN, CascadeRCNN)
 
 
-def check_supported(model: nn.Module) -> None:
+def check_supported(model: BaseDetector) -> None:
     """Looks at all parts of a detector.
 
     Raises:
@@ -36,7 +36,7 @@ def check_supported(model: nn.Module) -> None:
             )
 
 
-def _requirements(model: nn.Module) -> Iterator[tuple[bool, str]]:
+def _requirements(model: BaseDetector) -> Iterator[tuple[bool, str]]:
     """What has to hold, each with what the detector has instead."""
     kind = type(model)
     yield kind in ONE_STAGE + TWO_STAGE, f"the type {kind.__name__}"
@@ -68,7 +68,7 @@ def _requirements(model: nn.Module) -> Iterator[tuple[bool, str]]:
         yield _is(head, FCNMaskHead), f"a {_name(head)}"
 
 
-def _dense_requirements(head: nn.Module) -> Iterator[tuple[bool, str]]:
+def _dense_requirements(head: AnchorHead) -> Iterator[tuple[bool, str]]:
     yield head.use_sigmoid_cls, "softmax in its dense head"
     yield type(head.prior_generator) is AnchorGenerator, f"a {_name(head.prior_generator)}"
     yield _coder_is_plain(head.bbox_coder), f"a {_name(head.bbox_coder)}"
@@ -85,7 +85,7 @@ def _is(module: nn.Module, *kinds: type) -> bool:
     return next((base for base in type(module).__mro__ if base.__module__.startswith("mmdet.")), None) in kinds
 
 
-def _coder_is_plain(coder: object) -> bool:
+def _coder_is_plain(coder: BaseBBoxCoder) -> bool:
     return type(coder) is DeltaXYWHBBoxCoder and not coder.add_ctr_clamp
 
 
@@ -94,7 +94,7 @@ def _nms_is_plain(settings: Mapping[str, Any]) -> bool:
     return nms.get("type", "nms") == "nms" and nms.keys() <= {"type", "iou_threshold", "split_thr"}
 
 
-def several(part: nn.Module) -> list[nn.Module]:
+def several(part: nn.Module) -> list[Any]:
     """The heads of all stages, of which Cascade R-CNN has more than one."""
     return list(part) if isinstance(part, nn.ModuleList) else [part]
 

@@ -50,12 +50,16 @@ class CocoFile:
             OSError: It is not written, and nothing half of it.
         """
         height, width = result.image.shape[:2]
-        image = {"id": self._images + 1, "file_name": Path(result.frame.name).as_posix()}
-        image |= {"width": width, "height": height}
+        image = {
+            "id": self._images + 1,
+            "file_name": Path(result.frame.name).as_posix(),
+            "width": width,
+            "height": height,
+        }
         if result.frame.rate is not None:
             image["frame"] = result.frame.index
         objects = []
-        for index, one in enumerate(result.to_coco(image["id"])):
+        for index, one in enumerate(result.to_coco(self._images + 1)):
             area = result.masks[index].sum() if result.masks is not None else one["bbox"][2] * one["bbox"][3]
             identity = self._objects + index + 1
             objects.append({"id": identity, **one, "area": round(float(area), 2), "iscrowd": 0})

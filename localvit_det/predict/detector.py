@@ -15,10 +15,9 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
-from torch import nn
 
 from ..checkpoint.exported_notes import is_exported
 from ..checkpoint.find import newest_for_test
@@ -72,15 +71,16 @@ class Detector:
             run.check(self.config, given, ("model",))
         self.device = _device("cpu" if self.exported and device is None else device)
         init_default_scope(self.config.get("default_scope") or "mmdet")
-        self.classes: tuple[str, ...]
+        self.model: BaseModel | ExportedDetector
         if self.exported:
-            self.model, self.classes = _open(file, self.device, trusted)
+            self.model = program = _open(file, self.device, trusted)
+            self.classes, size = program.info.classes, program.info.size
         else:
             with _described_by(config or file, "model"):
                 self.model, meta = _load(self.config, os.fspath(file), self.device)
-            self.classes = _classes(meta, self.config)
+            self.classes, size = _classes(meta, self.config), None
         with _described_by(config or file, "test pipeline"):
-            self._pipeline = image_pipeline(self.config, self.model.info.size if self.exported else None)
+            self._pipeline = image_pipeline(self.config, size)
         self.fused = fuse or self.exported
         if fuse and not self.exported:
             fuse_detector(self.model)
@@ -234,15 +234,13 @@ def _described_by(file: object, part: str) -> Iterator[None]:
         ) from error
 
 
-def _open(file: str | os.PathLike, device: torch.device, trusted: bool) -> tuple[nn.Module, tuple[str, ...]]:
-    """The program in a file, and its classes."""
+def _open(file: str | os.PathLike, device: torch.device, trusted: bool) -> ExportedDetector:
     if device.type != "cpu":
         raise ConfigError(f"{file} is run on a CPU here: leave the device {device} out, or give the checkpoint.")
-    model = ExportedDetector(file, trusted=trusted)
-    return model, model.info.classes
+    return ExportedDetector(file, trusted=trusted)
 
 
-def _load(cfg: Config, file: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+def _load(cfg: Config, file: str, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
     """The model with its weights, in eval mode, and what the checkpoint says about itself."""
     for _, node in walk(cfg.model):
         if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":

@@ -34,7 +34,7 @@ def find_files(pattern: Path, suffixes: Sequence[str] | None = None) -> Found:
     Args:
         suffixes: In lower case; others are passed over.
     """
-    found, seen = Found(), set()
+    found, seen = Found(), set[tuple]()
     start = Path(pattern.anchor)
     parts = pattern.relative_to(start).parts
     parts += ("*",) if parts[-1] == "**" else ()

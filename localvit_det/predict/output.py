@@ -54,8 +54,9 @@ class Output:
         self._stems = _planned(self._stem_names, flat)
         labels = [(label, re.sub(r"[^\w -]", "_", label).strip(), "") for label in classes]
         self._class_folders = _planned(UniqueNames(), labels)
-        for place in filter(None, (folder, crops)):
-            check_writable_folder(place, "the output folder")
+        for place in (folder, crops):
+            if place:
+                check_writable_folder(place, "the output folder")
         self.json = CocoFile(json_file, classes) if json_file else None
         self.left_out: dict[str, str] = {}  # videos that could not be written, by the names of their frames, and why
         self._video: _VideoFile | None = None
@@ -84,9 +85,9 @@ class Output:
         """
         written: list[Path] = []
         try:
-            drawn = self._draw(result, written) if self.folder else None
+            drawn = self._draw(result, self.folder, written) if self.folder else None
             if self.crops:
-                self._cut(result, written)
+                self._cut(result, self.crops, written)
             if self.json:
                 self.json.add(result)
         except BaseException:
@@ -95,18 +96,17 @@ class Output:
             raise
         return drawn
 
-    def _draw(self, result: Result, written: list[Path]) -> np.ndarray:
-        drawn, name = result.plot(), result.frame.name
-        is_frame = result.frame.rate is not None
-        suffix = ".mp4" if is_frame else drawn_suffix(name)
+    def _draw(self, result: Result, folder: OutputFolder, written: list[Path]) -> np.ndarray:
+        drawn, name, rate = result.plot(), result.frame.name, result.frame.rate
+        suffix = drawn_suffix(name) if rate is None else ".mp4"
         if not self._drawn.get(name, "").endswith(suffix):  # of a source that was not known, or turned out a video
-            self._drawn[name] = self.folder.name(name, suffix)
-            self.folder.keep(result.path)
-        if not is_frame:
-            written.append(self.folder.write(self._drawn[name], _encoded(drawn, suffix)))
+            self._drawn[name] = folder.name(name, suffix)
+            folder.keep(result.path)
+        if rate is None:
+            written.append(folder.write(self._drawn[name], _encoded(drawn, suffix)))
         elif self._video is None or self._video.name != name:
             self._end_video()
-            self._video = _VideoFile(name, self.folder.path(self._drawn[name]), result.frame.rate, drawn)
+            self._video = _VideoFile(name, folder.path(self._drawn[name]), rate, drawn)
         else:
             self._video.write(drawn)
         return drawn
@@ -119,14 +119,14 @@ class Output:
             except (OutputError, OSError) as error:
                 self.left_out[video.name] = first_line(error)
 
-    def _cut(self, result: Result, written: list[Path]) -> None:
+    def _cut(self, result: Result, folder: OutputFolder, written: list[Path]) -> None:
         name = result.frame.name
         if name not in self._stems:
             self._stems[name] = self._stem_names.name("_".join(PurePath(name).parts), "")
         frame = "" if result.frame.rate is None else f"_{result.frame.index:06d}"
         for index, (label, crop) in enumerate(zip(result.names, result.crops(), strict=True)):
             wanted = f"{self._class_folders[label]}/{self._stems[name]}{frame}_{index:03d}.jpg"
-            written.append(self.crops.write(self.crops.name(wanted), _encoded(crop, ".jpg")))
+            written.append(folder.write(folder.name(wanted), _encoded(crop, ".jpg")))
 
 
 class _VideoFile:
@@ -136,7 +136,8 @@ class _VideoFile:
         self.name, self.path = name, path
         self._draft = path.with_name(f".{path.stem}.draft.mp4")  # what a killed run has left goes with the next
         self._size, self._count = first.shape[1::-1], 0
-        self._writer = cv2.VideoWriter(os.path.abspath(self._draft), cv2.VideoWriter_fourcc(*"mp4v"), rate, self._size)
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(os.path.abspath(self._draft), codec, rate, self._size)
         if not self._writer.isOpened():
             raise OutputError(f"The video {path} cannot be written: name another output folder.")
         self.write(first)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import IOBase
 from pathlib import Path
+from typing import TypeGuard, cast
 
 import numpy as np
 from mmengine.logging import print_log
@@ -95,9 +96,10 @@ class Sources:
         )
         # A tensor can be iterated over, too, and is refused as what it is.
         several = several and type(self.given).__module__.partition(".")[0] != "torch"
-        self._streamed = several and isinstance(self.given, Iterator)
-        if not self._streamed:
-            for one in self.given if several else [self.given]:
+        sources = cast("Iterable[Source]", self.given if several else [self.given])
+        self._stream = sources if isinstance(sources, Iterator) else None
+        if self._stream is None:
+            for one in sources:
                 self._items += [(item, self._unique(name)) for item, name in self._expand(one)]
 
     def __iter__(self) -> Iterator[Frame]:
@@ -145,7 +147,7 @@ class Sources:
     @property
     def single(self) -> bool:
         """Whether there is one source only, so that nothing is left without it."""
-        return not self._streamed and len(self._items) == 1
+        return self._stream is None and len(self._items) == 1
 
     @property
     def names(self) -> list[tuple[str, bool]]:
@@ -163,7 +165,7 @@ class Sources:
         counts: list[int | None] = [
             Video.count(item, self.every, self.limit) if _is_video(item) else 1 for item, _ in self._items
         ]
-        return None if self._streamed or None in counts else sum(filter(None, counts))
+        return None if self._stream or None in counts else sum(filter(None, counts))
 
     @property
     def live(self) -> bool:
@@ -172,7 +174,7 @@ class Sources:
 
     def _all_items(self) -> Iterator[tuple[_Item, str]]:
         yield from self._items
-        for number, one in enumerate(self.given if self._streamed else (), start=1):
+        for number, one in enumerate(self._stream or (), start=1):
             try:
                 found = [(item, self._unique(name)) for item, name in self._expand(one)]
             except DataError as error:
@@ -195,7 +197,7 @@ class Sources:
             yield Frame(item, "", name)
         elif isinstance(item, Image.Image):
             yield Frame(self._of_pil(ImageOps.exif_transpose(item)), "", name)
-        elif _is_video(item):
+        elif isinstance(item, int) or _is_video(item):
             with _local(item) as file, Video(file, limit) as video:
                 for index, image in video.frames(self.every, self.limit):
                     yield Frame(image, str(item), name, index, video.rate / self.every)
@@ -203,7 +205,7 @@ class Sources:
                     self.leave_out(name, f"{item} {video.lost}", "the rest")
         else:
             with _local(item) as file:
-                content = read_file(file, limit)
+                content = read_file(str(file), limit)
                 self._note_depth(item, content, limit)
                 pages = read_pages(content, limit, self.every, self.limit, pixel_range_of(self.pixel_range))
                 for index, rate, image in pages:
@@ -323,18 +325,18 @@ def _refusal(shown: str, error: Exception, doing: str = "cannot be used") -> Dat
     return DataError(f"{_what_is_wrong(shown, error, doing)}: give another file.")
 
 
-def _is_number(source: object) -> bool:
+def _is_number(source: object) -> TypeGuard[str | int]:
     """Whether a source is the number of a camera."""
     if isinstance(source, str):
         return source.isdecimal()
-    return isinstance(source, (int, np.integer)) and not isinstance(source, bool) and source >= 0
+    return isinstance(source, (int, np.integer)) and not isinstance(source, bool) and bool(source >= 0)
 
 
-def _is_address(item: object) -> bool:
+def _is_address(item: object) -> TypeGuard[str]:
     return isinstance(item, str) and item.startswith(("https://", "http://"))
 
 
-def _is_video(item: object) -> bool:
+def _is_video(item: object) -> TypeGuard[str | int]:
     if isinstance(item, int):
         return True
     if not isinstance(item, str):

@@ -23,8 +23,7 @@ def dataset_classes(path: str, dataset: dict) -> tuple[str, ...] | None:
 
     cls = registered(DATASETS, dataset)
     # Video sets name more than is tracked, panoptic ones more than the heads count.
-    known = isinstance(cls, type) and (issubclass(cls, BaseDetDataset) or is_semantic(dataset))
-    if not known or has_stuff(dataset):
+    if not isinstance(cls, type) or not (issubclass(cls, BaseDetDataset) or is_semantic(dataset)) or has_stuff(dataset):
         return None
     classes = (dataset.get("metainfo") or {}).get("classes", cls.METAINFO.get("classes"))
     if isinstance(classes, str):
@@ -60,7 +59,9 @@ def check_saved_classes(cfg: Config) -> None:
     """
     file = checkpoint_to_resume(cfg) or _whole_start(cfg)
     saved = saved_classes(file) if file and "://" not in file else None
-    for path, dataset in find_datasets(cfg, "train") if saved else ():
+    if not saved:
+        return
+    for path, dataset in find_datasets(cfg, "train"):
         classes = dataset_classes(path, dataset)
         if classes is not None and classes != saved:
             raise CheckpointError(

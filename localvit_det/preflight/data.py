@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from mmengine.logging import print_log
 from ..config.box_only import can_leave_masks
 from ..config.found_set import explain
 from ..config.parts import dataset_paths, find_datasets, is_plain_coco, is_semantic, prepare_dataset, registered, walk
-from ..datasets.annotations import IGNORED, MAX_PIXELS, NO_IMAGE, Annotations, read_annotations, what_is_there
+from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
+from ..datasets.scored import NO_IMAGE
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from .classes import dataset_classes
 from .images import check_sample
@@ -80,7 +81,7 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
     yield from _raised([partial(_check_evaluator, path, node, listed, files) for path, node in evaluators])
 
 
-def _raised(checks: list[Callable[[], None]]) -> Iterator[UserError]:
+def _raised(checks: Iterable[Callable[[], None]]) -> Iterator[UserError]:
     for check in checks:
         try:
             check()
@@ -92,9 +93,9 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
     """What the file of a data set says, once all is there; None where it is not read as COCO's or not local."""
     cls = registered(DATASETS, dataset)
     if cls is None:
-        name = dataset.get("type")
-        hint = did_you_mean(name, DATASETS.module_dict)
-        raise ConfigError(f"{path}.type '{name}' is not a registered data set{hint}: correct it.")
+        name = str(dataset.get("type"))
+        near = did_you_mean(name, DATASETS.module_dict)
+        raise ConfigError(f"{path}.type '{name}' is not a registered data set{near}: correct it.")
     prepare_dataset(dataset, consent)
     ann_file, image_dir = dataset_paths(dataset)
     hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_plain_coco(dataset) else {}
@@ -114,8 +115,8 @@ def _check_exists(path: str, what: str, place: str | None, root: str | None = No
     """
     if place is None or (os.path.isdir if what.endswith("folder") else os.path.isfile)(place):
         return
-    place = Path(place).absolute()
-    raise DataError(f"The {what} of {path} is missing at {place}; {what_is_there(place)}: {explain(root, name)}.")
+    full = Path(place).absolute()
+    raise DataError(f"The {what} of {path} is missing at {full}; {what_is_there(full)}: {explain(root, name)}.")
 
 
 def _check_sizes(found: Annotations, max_pixels: float) -> None:
@@ -162,10 +163,10 @@ def _check_boxes(found: Annotations, scored: bool) -> None:
             likely = "they look like [x1, y1, x2, y2]: COCO has [x, y, width, height]"
         else:
             likely = "correct the file: COCO has [x, y, width, height] in pixels of the image"
-        edge = f"{found.over_edge} run over the edge of their image"
+        edge = f"{found.over_edge} run over the edge of their image" if found.over_edge else ""
         raise DataError(
             f"Most of the {found.boxes} annotations in {found.path} are unusable "
-            f"({', '.join(filter(None, (unused.told(), found.over_edge and edge)))}); {likely}."
+            f"({', '.join(filter(None, (unused.told(), edge)))}); {likely}."
         )
     if found.errors:
         raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.told()}: {_MEND}.")
@@ -249,7 +250,7 @@ def _filter_of(dataset: dict) -> dict:
 
 def _tell_left_out(split: str, path: str, dataset: dict, found: Annotations) -> None:
     """Says which images MMDetection leaves out in silence; counts as `CocoDataset.filter_data` does."""
-    if registered(DATASETS, dataset).filter_data is not CocoDataset.filter_data:
+    if getattr(registered(DATASETS, dataset), "filter_data", None) is not CocoDataset.filter_data:
         return
     rules = _filter_of(dataset)
     least = rules.get("min_size", 0)

@@ -68,6 +68,6 @@ def check_checkpoints(cfg: Config, train: bool) -> None:
         if file.is_file():
             check_is_checkpoint(file)
             continue
-        path = file.absolute()
-        what = f"is a folder, not a file: {path}" if path.is_dir() else f"does not exist: {path}"
-        raise CheckpointError(f"The checkpoint of {key} {what} ({what_is_there(path)}).")
+        file = file.absolute()
+        what = f"is a folder, not a file: {file}" if file.is_dir() else f"does not exist: {file}"
+        raise CheckpointError(f"The checkpoint of {key} {what} ({what_is_there(file)}).")

@@ -50,7 +50,7 @@ def _parts(cfg: Config, train: bool) -> Iterator[Part]:
     for split in ("train", "val") if train else ("test",):
         loader, loop = cfg.get(f"{split}_dataloader"), cfg.get(f"{split}_cfg")
         if isinstance(loader, dict):
-            yield f"{split}_dataloader", loader, "a dataloader", _arguments(DataLoader) | _OF_LOADERS
+            yield f"{split}_dataloader", loader, "a dataloader", (_arguments(DataLoader) or set()) | _OF_LOADERS
             for key in ("sampler", "batch_sampler"):
                 yield from _part(DATA_SAMPLERS, f"{split}_dataloader.{key}", loader.get(key))
         if isinstance(loop, dict):
@@ -76,17 +76,18 @@ def _hooks(cfg: Config) -> Iterator[Part]:
 
 
 def _part(registry: Registry, path: str, node: object) -> Iterator[Part]:
-    cls = registered(registry, node) if isinstance(node, dict) else None
-    taken = _arguments(cls) if isinstance(cls, type) else None
-    if taken is not None:
-        yield path, node, cls.__name__, taken
+    if isinstance(node, dict) and isinstance(cls := registered(registry, node), type):
+        taken = _arguments(cls)
+        if taken is not None:
+            yield path, node, cls.__name__, taken
 
 
 def _arguments(cls: type) -> set[str] | None:
     """What a class takes; None where it hands on what it does not know."""
-    if cls.__init__ is object.__init__:  # whose signature says that it takes everything
+    constructor = next(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))
+    if constructor is object.__init__:  # whose signature says that it takes everything
         return set()
-    parameters = inspect.signature(cls.__init__).parameters
+    parameters = inspect.signature(constructor).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return set(parameters) - {"self"}
     if cls is CheckpointHook:  # hands it on to this, at the end of the first epoch

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import Any
 
 import mmdet.registry
 import torch
@@ -45,7 +46,7 @@ def check_keys(cfg: Config) -> None:
     for path, node in walk(cfg._cfg_dict.to_dict()):
         kind = node.get("type")
         cls = ours.get(kind.rpartition(".")[2]) if isinstance(kind, str) else kind
-        if cls not in ours.values():
+        if not isinstance(cls, type) or cls not in ours.values():
             continue
         taken = arguments(cls)
         unknown = [key for key in node if key not in taken | _NOT_ARGUMENTS]
@@ -65,15 +66,16 @@ def check_backbone(cfg: Config) -> None:
     """
     for path, node in walk(cfg.get("model"), "model"):
         backbone = node.get("backbone")
-        parts = list(readers(node)) if isinstance(backbone, dict) else []
-        if not parts:
+        if not isinstance(backbone, dict) or not (parts := list(readers(node))):
             continue
         channels = (
             _measured_channels(backbone, f"{path}.backbone", "meta")
             or known_channels(backbone)
             or _measured_channels(backbone, f"{path}.backbone", "cpu")
         )
-        for key, part in parts if channels is not None else ():
+        if channels is None:
+            continue
+        for key, part in parts:
             expected, wanted = plain(part["in_channels"]), wanted_channels(part, channels)
             # Sorted, because YOLOv3's neck counts from the deepest map.
             if wanted is not None and _sorted(wanted) != _sorted(expected):
@@ -83,7 +85,7 @@ def check_backbone(cfg: Config) -> None:
                 )
 
 
-def _sorted(channels: list[int] | int) -> list[int]:
+def _sorted(channels: Any) -> list[int]:
     return sorted(channels) if isinstance(channels, list) else [channels]
 
 
@@ -93,7 +95,7 @@ def arguments(cls: type) -> set[str]:
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
@@ -119,5 +121,5 @@ def _measured_channels(backbone: dict, path: str, device: str) -> tuple[int, ...
             return tuple(level.shape[1] for level in net(torch.zeros(1, 3, 128, 128)))
     except Exception as error:  # another package's model: whatever stops it here, the runner will say
         if isinstance(error, (TypeError, ValueError)) and getattr(cls, "__module__", "").startswith(_PACKAGE):
-            raise ConfigError(f"{path} {cls.__name__}: {error}") from error
+            raise ConfigError(f"{path} {getattr(cls, '__name__', cls)}: {error}") from error
         return None

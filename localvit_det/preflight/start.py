@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from ..backbones import LocalViT
 from ..checkpoint.baselines import KINDS, fit_published
 from ..checkpoint.entrances import under_prefix
-from ..checkpoint.fit import compare, prepare
+from ..checkpoint.fit import Policy, compare, prepare
 from ..checkpoint.identify import backbones_in
 from ..checkpoint.layouts import describe_choice, plain_names, weights_in
 from ..checkpoint.official import official_file
@@ -58,7 +58,7 @@ def check_start(cfg: Config) -> None:
         print_log(f"Starts from: all from {whole['checkpoint']}.", "current")
         return
     found = {name: _start_of(name, part) for name, part in _parts(model)}
-    backbone = model.get("backbone")
+    backbone = model.get("backbone") or {}
     kind = backbone.get("type") if isinstance(backbone, Mapping) else ""
     at_random = found.get("backbone") == _RANDOM
     texts = [f"backbone {kind} {_RANDOM}"] if at_random else []
@@ -106,8 +106,8 @@ def _start_of(name: str, part: Any) -> str:
         _local(source)
         return f"from {source} (warm start from {init['warm_start']})"
     cls = registered(MODELS, part)
-    ours = name == "backbone" and isinstance(cls, type) and issubclass(cls, (LocalViT, *KINDS))
-    if _is_alias(source) or not ours:
+    ours = isinstance(cls, type) and name == "backbone" and issubclass(cls, (LocalViT, *KINDS))
+    if _is_alias(source) or cls is None or not ours:
         return f"from {source}"
     # MMDetection's ask tensors for their values while they are built.
     with torch.device("meta" if issubclass(cls, LocalViT) else "cpu"), torch.random.fork_rng(devices=[]):
@@ -116,7 +116,7 @@ def _start_of(name: str, part: Any) -> str:
     weights = weights_in(content) or {}
     if isinstance(backbone, LocalViT):
         inside = under_prefix(weights, init["prefix"], source) if init.get("prefix") else content
-        policy = "partial" if init.get("partial") else "strict"
+        policy: Policy = "partial" if init.get("partial") else "strict"
         report = prepare(backbone, inside, policy, source)[1]
     else:
         report = fit_published(backbone, content, source)[0]
@@ -150,6 +150,7 @@ def _detector(cfg: Config) -> str:
     content = load_weights_only(_local(source), mmap=True)
     saved = classes_in(content)
     wanted = next((dataset_classes(path, dataset) for path, dataset in find_datasets(cfg, "train")), None)
+    saved, wanted = saved or (), wanted or ()
     by_name = bool(saved and wanted and saved != wanted)
     if backbones_in(model) and not by_name:
         report = prepare(model, content, cfg.get("load_policy") or "strict", source)[1]

@@ -77,6 +77,16 @@ def test_known_names_need_not_be_in_the_config(tmp_path):
     assert (cfg.randomness.seed, cfg.non_finite.patience) == (1, 3)
 
 
+def test_names_of_loops_and_annotations_at_the_top_level(tmp_path):
+    """A config is a Python program: what its statements assign without a literal value counts, too."""
+    path = write_config(tmp_path, "for width in (1, 2):\n    pass\nwidth += 1\nwidth: int\nresult: int = width")
+    assert load_config(path).width == 3
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = 'localvit_det::{PARENT}.py'\nfor batch_size in (1, 2):\n    pass\n")
+    with pytest.raises(ConfigError, match="sets batch_size, which nothing reads"):
+        load_config(path)
+
+
 def test_names_that_only_the_config_file_uses_are_told(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(top_level, "print_log", lambda message, *_: lines.append(message))
