@@ -14,7 +14,7 @@ CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 # make matrix: install and try on many versions of Python, PyTorch and MMDetection; docs/stacks.md. Takes hours.
 SECONDS ?= 60
 SEED ?= 0
-.PHONY: demo families chaos soak fuzz matrix test quick lint docs install clean
+.PHONY: demo families chaos soak fuzz matrix test quick lint docs package install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt pyproject.toml
@@ -52,9 +52,15 @@ quick: install
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 docs: install
 	$(RUN) -m mkdocs build --strict
 
+package: install
+	rm -rf dist
+	$(RUN) -m build --no-isolation
+	$(RUN) -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) work_dirs build site *.egg-info
+	rm -rf $(VENV) work_dirs build dist site .mypy_cache *.egg-info

@@ -26,7 +26,8 @@ from urllib.request import (
     UnknownHandler,
 )
 
-from torch.hub import tqdm  # a stand-in where it is not installed
+# A stand-in where it is not installed; not in what torch declares to export.
+from torch.hub import tqdm  # type: ignore[attr-defined]
 
 from .errors import DataError, UserError, first_line
 from .files import atomic_file, sha256

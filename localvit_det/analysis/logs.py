@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from ..engine.reporting import Line, headline_metrics
+from ..engine.reporting import Line, headline_metrics, line_of
 from ..engine.runner import START
 from ..errors import DataError
 
@@ -43,7 +41,7 @@ class TrainingLog:
     def line(self, key: str) -> Line | None:
         """A logged number over the iterations, None where there is none."""
         points = [(i, step[key]) for i, step in sorted(self.steps.items()) if key in step]
-        return _line(points) if points else None
+        return line_of(points) if points else None
 
     def losses(self) -> dict[str, Line]:
         """The total loss and its parts."""
@@ -56,7 +54,7 @@ class TrainingLog:
         points = {one["iter"]: headline_metrics(one) for _, one in sorted(self.validations.items())}
         tasks = dict.fromkeys(task for point in points.values() for task in point)
         found = {task: [(i, point[task]) for i, point in points.items() if task in point] for task in tasks}
-        return {task: _line(row) for task, row in found.items()}
+        return {task: line_of(row) for task, row in found.items()}
 
     def forget_after(self, iteration: int) -> None:
         """Drop what was logged later: the training has gone on from there."""
@@ -108,11 +106,6 @@ def read_log(folder: str | os.PathLike) -> TrainingLog:
             f"No training has logged anything in {folder}: name a work dir, which holds */vis_data/scalars.json."
         )
     return log
-
-
-def _line(points: Iterable[tuple[int, float]]) -> Line:
-    iterations, values = zip(*points, strict=True)
-    return np.array(iterations), np.array(values)
 
 
 def _is_step(line: dict[str, Any]) -> bool:

@@ -102,22 +102,6 @@ class TestNames:
             load_config("mask_rcnn_shufle_t_coco")
 
 
-@pytest.mark.slow
-def test_installed_without_the_checkout(tmp_path):
-    """What `pip install .` copies is enough to find configs by name, from any folder."""
-    built = tmp_path / "site"
-    done = python("setup.py", "-q", "build_py", "--build-lib", built)
-    assert done.returncode == 0, done.stderr
-    done = python("-m", "localvit", "configs", "--json", "nano_shapes", cwd=tmp_path, path=built)
-    assert done.returncode == 0, done.stderr
-    files = [one["file"] for one in json.loads(done.stdout)]
-    assert files
-    assert all(file.startswith(str(built)) and os.path.isfile(file) for file in files)
-    assert (built / "localvit_det/checkpoint/official_weights.json").is_file()
-    index = (built / "localvit_det/.mim/model-index.yml").read_text()
-    assert all((built / "localvit_det/.mim" / line[2:]).is_file() for line in index.splitlines() if line[:2] == "- ")
-
-
 @pytest.mark.parametrize("arguments", [[], ["on"], ["off"], ["status"]])
 def test_the_hook_is_gone(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -1,0 +1,102 @@
+"""Wheel and source distribution hold what an installation needs, and nothing of the checkout is needed beside them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from localvit_det.datasets.shapes import make_shapes
+
+pytestmark = pytest.mark.slow
+NAME = "mask_rcnn_shuffle_nano_shapes"
+QUICK = [
+    *(f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")),
+    *(f"{split}_dataloader.persistent_workers=False" for split in ("train", "val", "test")),
+    *("train_cfg.max_epochs=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=2", "image_size=96"),
+]
+
+
+def run(*command: object, cwd: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory) -> Path:
+    """Build both from a copy of the sources, the wheel from the source distribution, with the installed setuptools."""
+    pytest.importorskip("build", reason="the extra dev is not installed")
+    source = tmp_path_factory.mktemp("source") / "checkout"
+    left = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "work_dirs", "data", "dist", "build", "site")
+    shutil.copytree(REPOSITORY, source, ignore=left)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", source / "dist", cwd=source)
+    return source / "dist"
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def files_of(folder: str, *suffixes: str) -> set[str]:
+    found = (path for path in (REPOSITORY / folder).rglob("*") if path.suffix in suffixes)
+    return {path.relative_to(REPOSITORY).as_posix() for path in found}
+
+
+def test_files_of_both(dist):
+    with zipfile.ZipFile(only(dist, "*.whl")) as wheel:
+        packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    configs = files_of("configs", ".py", ".yml")
+    copies = {"model-index.yml", "tools/_process.py", "tools/train.py", "tools/test.py", *configs}
+    code = {
+        name for folder in ("localvit", "localvit_det") for name in files_of(folder, ".py", ".json", ".html", ".typed")
+    }
+    assert packed == code | {f"localvit_det/.mim/{name}" for name in copies}
+    with tarfile.open(only(dist, "*.tar.gz")) as archive:
+        sources = {name.partition("/")[2] for name in archive.getnames()}
+    assert code | copies | {"pyproject.toml", "setup.py", "README.md", "LICENSE", "constraints.txt"} <= sources
+
+
+def test_metadata_is_valid(dist):
+    pytest.importorskip("twine", reason="the extra dev is not installed")
+    run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir(), cwd=dist)
+
+
+def test_installed_wheel_runs_the_commands(dist, tmp_path):
+    """In an environment with nothing but the wheel, which finds the libraries where the tests have them.
+
+    Without `--no-deps` an installation takes gigabytes from an index; `make matrix` does that.
+    """
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", only(dist, "*.whl"), cwd=tmp_path)
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    libraries = [path for path in sys.path if path.endswith("-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    work = tmp_path / "work"
+    work.mkdir()
+    where = run(
+        python, "-c", "import localvit_det, localvit; print(localvit_det.__file__, localvit.__file__)", cwd=work
+    )
+    assert all(path.startswith(str(tmp_path)) for path in where.split())
+    localvit = tmp_path / "venv/bin/localvit"
+    files = [one["file"] for one in json.loads(run(localvit, "configs", "--json", "nano_shapes", cwd=work))]
+    assert files
+    assert all(file.startswith(str(site)) and os.path.isfile(file) for file in files)
+
+    shapes = make_shapes(work / "shapes", num_train=4, num_val=2, size=96)
+    options = ["--cfg-options", f"data_root={shapes}", *QUICK]
+    run(localvit, "check", NAME, *options, cwd=work)
+    run(localvit, "train", NAME, "--work-dir", "run", *options, cwd=work)
+    assert "bbox" in run(localvit, "test", NAME, "run", cwd=work)
+    run(localvit, "predict", "run", shapes / "val2017", "--out", "drawn", cwd=work)
+    assert len(list((work / "drawn").rglob("*.jpg"))) == 2
