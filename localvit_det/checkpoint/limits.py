@@ -6,13 +6,14 @@ import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from xml.parsers import expat
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Records of torch.save are not compressed, and each tensor has a place of its own; a few names may share one.
@@ -161,7 +162,7 @@ class BuildLimit(TorchDispatchMode):
         self.left = _TIMES_BUILT * size + _BUILT_SLACK
 
     def __torch_dispatch__(
-        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+        self, func: OpOverload, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Count what factories such as `torch.empty` and `torch.arange` are asked for."""
         shape: Sequence[Any] = ()

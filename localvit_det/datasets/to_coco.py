@@ -50,7 +50,8 @@ def convert_set(source: str | os.PathLike, target: str | os.PathLike, left_out: 
         raise OutputError(f"{target.absolute()} is there already: name a folder that is not.")
     left_out = {} if left_out is None else left_out
     found = read_foreign_set(source)
-    lines, names, doubts = [f"{found.kind}, {len(found.images)} splits: {target}"], list(found.names), Counter()
+    lines, names = [f"{found.kind}, {len(found.images)} splits: {target}"], list(found.names)
+    doubts: Counter[str] = Counter()
     try:
         with atomic_folder(target) as draft:
             contents = {split: _split(found, split, draft, names, left_out) for split in found.images}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +271,14 @@ def _mean_aps(validations: list[dict]) -> dict[str, Line]:
     tasks = dict.fromkeys(task for point in validations for task in point if task != "iteration")
     lines = {}
     for task in tasks:
-        points = [point for point in validations if task in point]
-        lines[task] = np.array([point["iteration"] for point in points]), np.array([point[task] for point in points])
+        lines[task] = line_of((point["iteration"], point[task]) for point in validations if task in point)
     return lines
+
+
+def line_of(points: Iterable[tuple[int, float]]) -> Line:
+    """Return pairs of an iteration and a value as two arrays."""
+    iterations, values = zip(*points, strict=True)
+    return np.array(iterations), np.array(values)
 
 
 def draw_curves(losses: dict[str, Line], mean_aps: dict[str, Line], path: Path) -> None:

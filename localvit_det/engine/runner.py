@@ -326,7 +326,7 @@ class ReliableRunner(Runner):
         if training:
             super().dump_config()  # only now is it certain that the training starts
             # Checkpoints have the same text, not laid out for readers: that takes 0.15 s each time.
-            vars(self.cfg)["_format_python_code"] = False
+            self.cfg.__dict__["_format_python_code"] = False
             if dist.is_main_process():
                 write_text(Path(self.log_dir, START), json.dumps({"iteration": self.iter}))
 
