@@ -11,7 +11,7 @@ CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 # make families: train every family's nano model under one budget; docs/families.md and .png.
 # make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
 # make fuzz: read files that were changed at random, SECONDS of each of five kinds.
-# make matrix: install and try on many versions of Python, PyTorch and MMDetection; docs/stacks.md. Takes hours.
+# make matrix: install and try on many versions of Python, PyTorch and MMDetection by nox. Takes hours.
 SECONDS ?= 60
 SEED ?= 0
 .PHONY: demo families chaos soak fuzz matrix test quick lint docs package install clean
@@ -29,7 +29,7 @@ demo: install
 	@echo "Predictions beside ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"
 
 families: install
-	$(RUN) tools/compare_families.py
+	$(RUN) -m benchmarks.families
 
 chaos: install
 	$(RUN) tools/chaos.py --kills 50 --seed 0
@@ -40,8 +40,8 @@ soak: install
 fuzz: install
 	$(RUN) tools/fuzz.py --seconds $(SECONDS) --seed $(SEED)
 
-matrix:
-	$(PYTHON) tools/matrix.py
+matrix: install
+	$(RUN) -m nox $(SESSIONS)
 
 test: install
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal

@@ -12,7 +12,7 @@ from localvit_det.analysis.networks import Seen, effective_fields, seen_tokens, 
 from localvit_det.errors import ConfigError
 
 PLACES = ((0.5, 0.5), (0.1, 0.9))
-WINDOWS = runpy.run_path(str(REPOSITORY / "tools/draw_windows.py"))["windows_of_tokens"]
+WINDOWS = runpy.run_path(str(REPOSITORY / "docs/draw_windows.py"))["windows_of_tokens"]
 SMALL = {"embed_dims": 16, "depths": (2, 2), "num_heads": (2, 2), "drop_path_rate": 0.0}
 
 

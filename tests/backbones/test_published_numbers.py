@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 
-from benchmarking.complexity import Complexity, backbone_complexity, detector_complexity
-from benchmarking.zoo import NOTHING, PUBLISHED_CLASSIFIERS, PUBLISHED_DETECTORS
+from benchmarks.complexity import Complexity, backbone_complexity, detector_complexity
+from benchmarks.model_zoo import NOTHING, published
 from localvit_det.config import load_config
 
 # The published parameter counts are exact; costs are published with two or three digits, which docs/model_zoo.md shows.
@@ -91,15 +91,15 @@ MEASURED_COSTS = {
     ("TwinsSVT", "large"): 15.112e9,
 }
 COSTS = [
-    pytest.param(kind, arch, cost, marks=pytest.mark.slow if arch in ("base", "large") else ())
-    for (kind, arch), (_, cost) in PUBLISHED_CLASSIFIERS.items()
-    if kind != "SwinTransformer" and cost != NOTHING
+    pytest.param(*model.split(), cost, marks=pytest.mark.slow if model.endswith(("base", "large")) else ())
+    for model, (_, cost, _) in published().items()
+    if " " in model and not model.startswith("SwinTransformer") and cost != NOTHING
 ]
 DETECTORS = [
     pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config or "_l_" in config else ())
-    for config, (parameters, cost, _) in PUBLISHED_DETECTORS.items()
+    for config, (parameters, cost, _) in published().items()
     # Else the model of the 1x recipe, or nothing but its AP is published.
-    if ("_3x" not in config or "cascade" in config) and not parameters == cost == NOTHING
+    if " " not in config and ("_3x" not in config or "cascade" in config) and not parameters == cost == NOTHING
 ]
 
 

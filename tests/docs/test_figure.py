@@ -11,7 +11,7 @@ from matplotlib import image
 
 @pytest.fixture(scope="module")
 def tool() -> dict:
-    return runpy.run_path(str(REPOSITORY / "tools/draw_windows.py"))
+    return runpy.run_path(str(REPOSITORY / "docs/draw_windows.py"))
 
 
 def test_numbers_of_windows_are_those_of_the_papers(tool):
@@ -25,9 +25,3 @@ def test_figure_is_current(tool, tmp_path):
     drawn, kept = image.imread(tmp_path / "windows.png"), image.imread(REPOSITORY / "docs/windows.png")
     assert drawn.shape == kept.shape
     assert np.abs(drawn - kept).mean() < 0.01  # other fonts may move a digit
-
-
-def test_side_that_windows_do_not_divide(tool, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        tool["main"](["--out", str(tmp_path / "windows.png"), "--side", "13"])
-    assert "--side 13 must be a multiple" in capsys.readouterr().err

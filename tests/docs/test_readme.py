@@ -101,7 +101,7 @@ def test_command_exists(command, parses):
 
 def test_commands_are_found():
     scripts = {word for command in commands() for word in command.split()[:2]}
-    assert {"tools/train.py", "tools/test.py", "tools/publish_model.py", "tools/benchmark.py", "demo"} <= scripts
+    assert {"tools/train.py", "tools/test.py", "tools/publish_model.py", "demo"} <= scripts
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

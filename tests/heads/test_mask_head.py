@@ -8,8 +8,8 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
+from benchmarks.measure import held_bytes
 from localvit_det.heads import MemoryEfficientFCNMaskHead
-from tools.benchmarking.memory import held_bytes
 
 SIZE, CHANNELS, CLASSES = 64, 16, 5
 TRAIN_CFG = ConfigDict(mask_size=28)

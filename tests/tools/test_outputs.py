@@ -29,9 +29,6 @@ NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
         ("test", [NANO, "missing.pth", "--show-dir", "FILE/x"], "--show-dir"),
         ("publish_model", ["BAD.pth", "--out-dir", "FILE/x"], "--out-dir"),
         ("convert_checkpoint", ["BAD.pth", "FILE/x.pth"], "The converted file"),
-        ("benchmark", ["no_such_row", "--out", "FILE/x"], "--out"),
-        ("compare_families", ["--out", "FILE/x"], "--out"),
-        ("draw_windows", ["--out", "FILE/x.png"], "--out"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -1,0 +1,133 @@
+"""Parameters and multiply-adds of backbones and detectors, counted on shapes alone, without computing anything.
+
+Convention: one multiply-add is one product that is added to a sum. Counted are convolutions (depth-wise,
+transposed and those with dynamic kernels too), matrix products and both products of attention; not counted are
+biases, norms, activations, softmax, pooling, resizing and RoIAlign. A two-stage detector is counted with 1000
+proposals in each box head and 100 in each mask head, as MMDetection does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from unittest import mock
+
+import torch
+from mmdet.models import TwoStageDetector
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+CLASSIFIER_SIZE = (224, 224)
+DETECTOR_SIZE = (800, 1280)
+BOX_PROPOSALS = 1000
+MASK_PROPOSALS = 100
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Size and cost of a network for one image."""
+
+    parameters: int
+    multiply_adds: int
+
+
+def count_macs(run: Callable[[], object]) -> int:
+    """Count the multiply-adds of everything that ``run`` does with PyTorch.
+
+    PyTorch's own counter does the work. It lacks ``addcmul_``, one multiply-add per element, of which the
+    inhomogeneous convolution is made, ``baddbmm_`` of our attention, and in some releases the attention kernels of
+    the CPU; the plain form of attention is two matrix products, which every release counts.
+    """
+
+    def addcmul(out: torch.Size, *factors: torch.Size, **_: object) -> int:
+        return 2 * prod(out)  # the counter takes a multiplication and an addition for two
+
+    def baddbmm(out: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
+        return 2 * prod(left) * right[-1]
+
+    missing = {torch.ops.aten.addcmul_: addcmul, torch.ops.aten.baddbmm_: baddbmm}
+    counter = FlopCounterMode(display=False, custom_mapping=missing)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        run()
+    return counter.get_total_flops() // 2
+
+
+def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> Complexity:
+    """Complexity of a backbone.
+
+    Args:
+        cfg: Its config.
+        size: Height and width of the image, in pixels.
+    """
+    return _of_backbone(_shapes_only(cfg), size)
+
+
+def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
+    """Complexity of a one-stage or two-stage detector.
+
+    Args:
+        cfg: Its config, ``model`` of a config file.
+        size: Height and width of the image, in pixels.
+
+    Returns:
+        That of its backbone alone, and of the whole detector.
+    """
+    return _of_detector(_shapes_only(cfg), size)
+
+
+def all_complexities(cfg: dict) -> tuple[Complexity, Complexity, Complexity]:
+    """Of a detector's backbone as a classifier's, and what :func:`detector_complexity` returns; built only once."""
+    model = _shapes_only(cfg)
+    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model, DETECTOR_SIZE)
+
+
+def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> Complexity:
+    return Complexity(_parameters(backbone), count_macs(lambda: backbone(_image(size))))
+
+
+def _of_detector(model: nn.Module, size: tuple[int, int]) -> tuple[Complexity, Complexity]:
+    maps: list[Tensor] = []
+    backbone = count_macs(lambda: maps.extend(model.backbone(_image(size))))
+    rest = count_macs(lambda: _run_heads(model, tuple(maps)))
+    return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
+
+
+def _shapes_only(cfg: dict) -> nn.Module:
+    with torch.device("meta"), mock.patch("torch.linspace", partial(torch.linspace, device="cpu")):
+        model = MODELS.build(cfg)  # drop path rates, linspaced in constructors, need values
+    model.eval()  # not chained: MMDetection's Swin returns None here
+    return model
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _image(size: tuple[int, int]) -> Tensor:
+    return torch.empty(1, 3, *size, device="meta")
+
+
+def _run_heads(model: nn.Module, maps: tuple[Tensor, ...]) -> None:
+    """Neck and heads without post-processing; RoI heads get features of the right shape instead of real ones."""
+    maps = model.neck(maps) if model.with_neck else maps
+    if not isinstance(model, TwoStageDetector):
+        model.bbox_head(maps)
+        return
+    model.rpn_head(maps)
+    roi_head = model.roi_head
+    parts = [(roi_head.bbox_head, roi_head.bbox_roi_extractor, BOX_PROPOSALS)]
+    if roi_head.with_mask:
+        parts.append((roi_head.mask_head, roi_head.mask_roi_extractor, MASK_PROPOSALS))
+    for heads, extractors, proposals in parts:
+        for head, extractor in zip(_stages(heads), _stages(extractors), strict=True):
+            side = extractor.roi_layers[0].output_size
+            head(maps[0].new_empty(proposals, extractor.out_channels, *side))
+
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """The stages of a cascade, or the only one."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
