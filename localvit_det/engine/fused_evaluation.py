@@ -7,11 +7,11 @@ from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
 from ..fused import fused_copy
+from .processes import unwrapped
 
 _OF_MMENGINE = ("ValLoop", "TestLoop", "mmengine.ValLoop", "mmengine.TestLoop", ValLoop, TestLoop)
 
@@ -74,7 +74,7 @@ def fused_loop(loop: Any, kind: type[BaseLoop], hooks: Sequence[Hook]) -> Any:
 
 
 def _to_evaluate(runner: Runner) -> nn.Module:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     heard = next((name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks), None)
     if heard is None:
         return fused_copy(model)

@@ -69,21 +69,20 @@ class _ResumableLoop(BaseLoop):
             done = self._pass * batches + self._batch
             self._max_iters = meta["iter"] + self._max_epochs * batches - done
 
-    def _seek(self) -> None:
-        if self.batches is not None:
-            self.batches.seek(self.base_seed, self._pass, self._batch)
-        elif self._batch:
-            self.runner.logger.warning("The data cannot be entered in the middle of an epoch: it begins anew.")
-
     def _batches_left(self) -> Iterator[Any]:
-        """Yield the batches of this pass that are left; start the data workers again where one was killed.
+        """Yield the batches of this pass that are left, each with the seed of its iteration set.
+
+        Data workers are started again where one was killed.
 
         Raises:
             ProcessError: They are killed again and again; what there is has been saved.
         """
         restarts = 0
         while True:
-            self._seek()
+            if self.batches is not None:
+                self.batches.seek(self.base_seed, self._pass, self._batch)
+            elif self._batch:
+                self.runner.logger.warning("The data cannot be entered in the middle of an epoch: it begins anew.")
             iterator = None
             while True:
                 try:
@@ -106,11 +105,9 @@ class _ResumableLoop(BaseLoop):
                     close_workers(self.dataloader, iterator)
                     break
                 restarts = 0
+                seed_iteration(self.base_seed, self._iter)
+                self.runner.guard.remember()
                 yield data_batch
-
-    def _begin_iteration(self) -> None:
-        seed_iteration(self.base_seed, self._iter)
-        self.runner.guard.remember()
 
     def _validate(self) -> None:
         broadcast_buffers(self.runner)
@@ -176,11 +173,6 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         self._epoch += 1
         self._pass, self._batch = self._epoch, 0
 
-    def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Train one batch."""
-        self._begin_iteration()
-        super().run_iter(idx, data_batch)
-
     def _validation_is_due(self) -> bool:
         if self.runner.val_loop is None or self._batch or self._epoch < max(1, self.val_begin):
             return False
@@ -218,11 +210,6 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
-
-    def run_iter(self, data_batch: Any) -> None:
-        """Train one batch."""
-        self._begin_iteration()
-        super().run_iter(data_batch)
 
     def _stream(self) -> Iterator[Any]:
         while True:
