@@ -30,7 +30,7 @@ class Spoilt(ToyModel):
 
 
 class Count(Hook):
-    """Tells the model the iteration, and keeps what it was before it."""
+    """Sets the iteration in the model, and keeps the state before it."""
 
     priority = "VERY_HIGH"
 

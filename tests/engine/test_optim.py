@@ -134,12 +134,13 @@ def factors(schedulers: list[dict], iterations: int, epoch_length: int) -> list[
 def test_short_training_leaves_the_warm_up():
     """80 images in batches of 2, 12 epochs: with COCO's warm-up of 1000 iterations the rate never came to its own."""
     assert max(factors(COCO[:1], 480, 40)) < 0.5
-    fitted, told = fit_warm_up(COCO, 480)
+    fitted, message = fit_warm_up(COCO, 480)
     assert max(factors(fitted[:1], 480, 40)) == 1
     assert fitted[0]["end"] == 48
     assert fitted[1] == dict(COCO[1])
     assert (
-        "warm-up of 1000 iterations would fill most of this training of 480: it is cut to 48 (fit_warmup=False" in told
+        "warm-up of 1000 iterations would fill most of this training of 480: it is cut to 48 (fit_warmup=False"
+        in message
     )
     assert COCO[0]["end"] == 1000
 
@@ -148,9 +149,9 @@ def test_short_training_leaves_the_warm_up():
     ("schedulers", "iterations"), [(COCO, 3000), (COCO, 90_000), (NANO, 400), (NANO, 150), ([], 9)]
 )
 def test_others_stay(schedulers, iterations):
-    fitted, told = fit_warm_up(schedulers, iterations)
+    fitted, message = fit_warm_up(schedulers, iterations)
     assert fitted == [dict(one) for one in schedulers]
-    assert told is None
+    assert message is None
 
 
 def test_what_follows_the_warm_up_begins_earlier():
@@ -172,9 +173,9 @@ def test_shortest():
 
 def test_epochs_that_do_not_fit_are_named():
     assert explain_unfit_epochs(COCO, 12) is None
-    told = explain_unfit_epochs(COCO, 24)
-    assert "made for 12 epochs, and the training has 24" in told
-    assert "param_scheduler.1.end=24 param_scheduler.1.milestones=[16,22]" in told
+    message = explain_unfit_epochs(COCO, 24)
+    assert "made for 12 epochs, and the training has 24" in message
+    assert "param_scheduler.1.end=24 param_scheduler.1.milestones=[16,22]" in message
     assert "param_scheduler.1.end=3" in explain_unfit_epochs(NANO, 3)
     assert explain_unfit_epochs([], 3) is None
 
