@@ -89,7 +89,7 @@ def test_the_first_loss_is_that_of_the_original_order(kind):
 
 
 # Tensors that depend on the classes, by the ends of their names; one of each kind.
-MAKE_UPS = {
+LAYOUTS = {
     "mask_rcnn_shuffle_nano_shapes": {
         "fc_cls.weight": Rows(1, 1, 1),
         "fc_reg.weight": Rows(1, 4, 0),
@@ -115,7 +115,7 @@ MAKE_UPS = {
 }
 
 
-@pytest.mark.parametrize("name", MAKE_UPS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_what_depends_on_the_classes(name):
     cfg = load_config(name, data=False)
     init_default_scope(cfg.get("default_scope") or "mmdet")
@@ -124,9 +124,9 @@ def test_what_depends_on_the_classes(name):
     rows = class_rows(model, cfg.model)
     init_default_scope("mmdet")
     assert None not in rows.values()
-    for end, expected in MAKE_UPS[name].items():
-        assert {make_up for key, make_up in rows.items() if key.endswith(end)} == {expected}, end
-    kinds = {end.rpartition(".")[0] for end in MAKE_UPS[name]}
+    for end, expected in LAYOUTS[name].items():
+        assert {layout for key, layout in rows.items() if key.endswith(end)} == {expected}, end
+    kinds = {end.rpartition(".")[0] for end in LAYOUTS[name]}
     assert all(key.rpartition(".")[0].endswith(tuple(kinds)) for key in rows)  # and nothing else
 
 
@@ -159,32 +159,38 @@ def test_rows(rows, old, expected):
     assert (result.kept, result.new, result.unused) == (["b"], ["c"], ["a"])
 
 
-class TestLoading:
-    """As a runner does it."""
+def load_by_hook(monkeypatch, source, model, config, meta, metainfo, policy, prefix="") -> tuple[dict, list[str]]:
+    """Let the hook prepare the checkpoint of a training as a runner does; the weights, and what is logged."""
+    lines: list[str] = []
+    monkeypatch.setattr(load_policy, "print_log", lambda message, *_: lines.append(message))
+    weights = label({prefix + name: tensor for name, tensor in source.state_dict().items()}, source="x.pth")
+    checkpoint = {"state_dict": weights, "meta": meta, "message_hub": {}}
+    runner = SimpleNamespace(
+        _resume=False,
+        _train_loop=BaseLoop.__new__(type("Loop", (BaseLoop,), {"run": None, "__abstractmethods__": frozenset()})),
+        train_dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=metainfo)),
+        model=model,
+        cfg=Config({"model": config, "load_policy": policy}),
+    )
+    LoadPolicyHook().after_load_checkpoint(runner, checkpoint)
+    return checkpoint["state_dict"], lines
 
+
+class TestLoading:
     @pytest.fixture
     def load(self, monkeypatch):
         """Loads a checkpoint of three classes into a model of others; the model before and after, and the lines."""
-        lines: list[str] = []
-        monkeypatch.setattr(load_policy, "print_log", lambda message, *_: lines.append(message))
         config = model_of("mask_rcnn_shuffle_nano_shapes")
 
         def run(saved: tuple[str, ...] | None, wanted: tuple[str, ...], policy: str = "finetune", old=False, prefix=""):
             source = built(with_classes(config, 3), 0)
-            model = built(with_classes(config, len(wanted)), 1)
+            own = with_classes(config, len(wanted))
+            model = built(own, 1)
             before = copy.deepcopy(model.state_dict())
             key = "CLASSES" if old else "dataset_meta"
             meta = {} if saved is None else {key: saved if old else {"classes": saved}}
-            weights = label({prefix + name: t for name, t in source.state_dict().items()}, source="x.pth")
-            checkpoint = {"state_dict": weights, "meta": meta, "message_hub": {}}
-            loader = SimpleNamespace(dataset=SimpleNamespace(metainfo={"classes": wanted}))
-            loop = BaseLoop.__new__(type("Loop", (BaseLoop,), {"run": None, "__abstractmethods__": frozenset()}))
-            runner = SimpleNamespace(
-                _resume=False, _train_loop=loop, train_dataloader=loader, model=model,
-                cfg=Config({"model": with_classes(config, len(wanted)), "load_policy": policy}),
-            )  # fmt: skip
-            LoadPolicyHook().after_load_checkpoint(runner, checkpoint)
-            state, report = prepare(model, checkpoint["state_dict"], policy)
+            weights, lines = load_by_hook(monkeypatch, source, model, own, meta, {"classes": wanted}, policy, prefix)
+            state, report = prepare(model, weights, policy)
             model.load_state_dict(state, strict=False)
             return source.state_dict(), before, model.state_dict(), lines, report
 
@@ -206,26 +212,12 @@ class TestLoading:
 
     def test_heads_of_things_and_stuff_start_new(self, monkeypatch):
         """Their rows are in orders of their own; left alone they would be taken for other classes."""
-        lines: list[str] = []
-        monkeypatch.setattr(load_policy, "print_log", lambda message, *_: lines.append(message))
         config = model_of("panoptic_fpn_shuffle_nano_shapes")
         source, model = built(config, 0), built(config, 1)
         before = copy.deepcopy(model.state_dict())
-        weights = label(dict(source.state_dict()), source="x.pth")
-        names = {
-            "classes": ("cat", "dog", "bus", "sky"),
-            "thing_classes": ("cat", "dog", "bus"),
-            "stuff_classes": ("sky",),
-        }
-        loop = BaseLoop.__new__(type("Loop", (BaseLoop,), {"run": None, "__abstractmethods__": frozenset()}))
-        runner = SimpleNamespace(
-            _resume=False, _train_loop=loop, model=model,
-            train_dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=names)),
-            cfg=Config({"model": config, "load_policy": "finetune"}),
-        )  # fmt: skip
-        checkpoint = {"state_dict": weights, "meta": {"dataset_meta": {"classes": ("dog", "cat", "bus", "sky")}}}
-        LoadPolicyHook().after_load_checkpoint(runner, checkpoint)
-        loaded = checkpoint["state_dict"]
+        classes = {"classes": ("cat", "dog", "bus", "sky"), "thing_classes": ("cat", "dog", "bus")}
+        meta = {"dataset_meta": {"classes": ("dog", "cat", "bus", "sky")}}
+        loaded, lines = load_by_hook(monkeypatch, source, model, config, meta, classes, "finetune")
         for name in ("roi_head.bbox_head.fc_cls.weight", "semantic_head.conv_logits.weight"):
             assert torch.equal(loaded[name], before[name])
             assert not torch.equal(loaded[name], source.state_dict()[name])
