@@ -6,9 +6,11 @@ import pytest
 import torch
 from families import build
 from mmdet.registry import MODELS
+from predict_cases import picture, published
 
 from localvit_det.config.run import Run, changes
 from localvit_det.errors import ConfigError
+from localvit_det.predict import Detector
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,22 @@ def test_former_names_in_configs():
     assert MODELS.get("LeanFCNMaskHead") is MODELS.get("MemoryEfficientFCNMaskHead")
     head = {"type": "LeanFCNMaskHead", "num_convs": 1, "in_channels": 8, "conv_out_channels": 8, "num_classes": 2}
     assert MODELS.build(head)(torch.zeros(1, 8, 4, 4)).shape == (1, 8, 4, 4)  # features, since it trains
+
+
+def test_a_published_file_of_the_last_release_loads(tmp_path):
+    path = published(tmp_path)
+    expected = Detector(path)(picture())
+    content = torch.load(path, weights_only=False)
+    text = content["meta"]["cfg"]
+    was = text.replace("MemoryEfficientFCNMaskHead", "LeanFCNMaskHead").replace(
+        "backbone=dict(", "backbone=dict(lean=True, "
+    )
+    assert was.count("Lean") == was.count("lean=") == 1
+    torch.save({**content, "meta": {**content["meta"], "cfg": was}}, path)
+    detector = Detector(path)
+    assert detector.model.roi_head.mask_head.num_classes == len(content["meta"]["dataset_meta"]["classes"])
+    found = detector(picture())
+    assert torch.equal(torch.as_tensor(found.scores), torch.as_tensor(expected.scores))
 
 
 @pytest.mark.parametrize("renamed", [True, False])
