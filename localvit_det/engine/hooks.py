@@ -62,7 +62,7 @@ class EarlyStopHook(Hook):
         self._training = True
         seen: list[Any] = [[]]
         if dist.is_main_process():
-            seen = [_read(Path(runner.work_dir, _SEEN), until=runner.iter)]
+            seen = [_read_scores(Path(runner.work_dir, _SEEN), until=runner.iter)]
         dist.broadcast_object_list(seen)
         self._seen = seen[0]
         if self._is_over():
@@ -127,7 +127,7 @@ def _metric_of(checkpoints: SafeCheckpointHook | None, metrics: dict[str, Any]) 
     return name, -1 if "loss" in name.lower() else 1
 
 
-def _read(file: Path, until: int) -> list[tuple[int, float]]:
+def _read_scores(file: Path, until: int) -> list[tuple[int, float]]:
     if until == 0 or not file.is_file():
         return []
     try:
@@ -221,13 +221,13 @@ class BrokenImagesHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         """Refuse a validation without an image."""
-        self._check(runner.val_loop, "_val_loop")
+        self._refuse_no_image(runner.val_loop, "_val_loop")
 
     def after_test_epoch(self, runner: Runner, metrics: Any = None) -> None:
         """Refuse a test without an image."""
-        self._check(runner.test_loop, "_test_loop")
+        self._refuse_no_image(runner.test_loop, "_test_loop")
 
-    def _check(self, loop: BaseLoop, name: str) -> None:
+    def _refuse_no_image(self, loop: BaseLoop, name: str) -> None:
         """Check that there was an image which could be used.
 
         Raises:

@@ -60,7 +60,7 @@ class LoadPolicyHook(Hook):
                 self._match_classes(runner, checkpoint, policy)
 
     def _match_classes(self, runner: Runner, checkpoint: dict[str, Any], policy: str) -> None:
-        wanted = _classes(runner)
+        wanted = _trained_classes(runner)
         if wanted is None or not isinstance(runner.cfg.get("model"), dict):
             return
         weights, saved = checkpoint["state_dict"], classes_in(checkpoint)
@@ -101,7 +101,7 @@ class LoadPolicyHook(Hook):
         print_log(f"{source}: {exchange_rows(weights, model, rows, saved, wanted)}", "current")
 
 
-def _classes(runner: Runner) -> tuple[str, ...] | None:
+def _trained_classes(runner: Runner) -> tuple[str, ...] | None:
     """Return the classes that the heads of a model are trained on, in order; None where they are not known."""
     names = getattr(runner.train_dataloader.dataset, "metainfo", {})
     classes: str | Sequence[str] | None = names.get("classes")
@@ -186,22 +186,22 @@ def class_rows(model: nn.Module, config: Mapping[str, Any], stuff: bool = False)
         if "num_stuff_classes" in head:
             head["num_stuff_classes"] += 1
     try:
-        grown = _built("meta", larger)
+        grown = _built_tensors("meta", larger)
     except Exception:  # some parts ask a tensor for its value while they are built
-        grown = _built("cpu", larger)
+        grown = _built_tensors("cpu", larger)
     return {
-        name: _rows(model, name, tensor.shape, grown[name].shape)
+        name: _layout_of(model, name, tensor.shape, grown[name].shape)
         for name, tensor in model.state_dict().items()
         if name in grown and grown[name].shape != tensor.shape
     }
 
 
-def _built(device: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def _built_tensors(device: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
     with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=[]):
         return MODELS.build(copy.deepcopy(config)).state_dict()
 
 
-def _rows(model: nn.Module, name: str, old: Size, new: Size) -> Rows | None:
+def _layout_of(model: nn.Module, name: str, old: Size, new: Size) -> Rows | None:
     """Return the layout of a tensor's rows, from its shapes with one class more and without it."""
     classes = None
     head: nn.Module = model

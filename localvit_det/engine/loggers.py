@@ -228,7 +228,7 @@ class MLflowBackend(MLflowVisBackend):
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
         """Record the config as a text, and as values what runs are compared by."""
-        self.experiment.log_params(_settings(config))
+        self.experiment.log_params(_compared_settings(config))
         self.experiment.log_text(config.pretty_text, "config.py")
 
     def add_scalars(
@@ -262,7 +262,7 @@ class MLflowBackend(MLflowVisBackend):
         del self._mlflow, self._env_initialized
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _compared_settings(config: Config) -> dict[str, Any]:
     """Return the few values of a config that runs are compared by."""
     values = {
         "model": "model.type",

@@ -97,7 +97,7 @@ class FiniteGuard:
     def _guarded(self, wrapper: OptimWrapper, update_params: Callable) -> Callable:
         def guarded(loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
             value = loss.item()
-            own = _name(value) if not math.isfinite(value) else "runaway" if self._runs_away(value) else ""
+            own = _format_value(value) if not math.isfinite(value) else "runaway" if self._runs_away(value) else ""
             if all_reduce_max(int(bool(own)))[0]:
                 self._what = own or "elsewhere"
                 self._drop(wrapper)
@@ -184,7 +184,9 @@ class FiniteGuard:
             bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
             if what == "runaway" and terms:
                 bad = dict([max(terms.items(), key=lambda item: item[1])])
-            cause = ", ".join(f"{name} is {_name(value)}" for name, value in bad.items()) or f"the loss is {what}"
+            cause = (
+                ", ".join(f"{name} is {_format_value(value)}" for name, value in bad.items()) or f"the loss is {what}"
+            )
             if what == "runaway":
                 cause += f", far above the usual (more than {self.runaway:g} times)"
             else:
@@ -339,7 +341,7 @@ def _running_statistics(model: nn.Module) -> Iterator[Tensor]:
             yield from (buffer for buffer in module.buffers(recurse=False))
 
 
-def _name(value: float) -> str:
+def _format_value(value: float) -> str:
     return "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.4g}"
 
 

@@ -82,7 +82,7 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
         if prefix or not self.paramwise_cfg.get("exempt", True):
             return  # called by itself for each child; the names are whole only at the top
         free: dict[int, str] = {}
-        for prefix, backbone in _backbones(module).items():
+        for prefix, backbone in _named_backbones(module).items():
             of_family = getattr(backbone, "no_weight_decay", None)
             names = of_family() if of_family else parameters_without_decay(backbone, _EXEMPT_IN_SWIN)
             free |= {id(value): f"{prefix}.{name}" for name, value in backbone.named_parameters() if name in names}
@@ -136,7 +136,7 @@ class LayerDecayConstructor(BackboneConstructor):
         if prefix:
             return
         factors: dict[int, float] = {}
-        for name, backbone in _backbones(module).items():
+        for name, backbone in _named_backbones(module).items():
             parameters = dict(backbone.named_parameters())
             layers, depth = layers_of(parameters, downsample_first=hasattr(backbone, "out_norms"))
             if not depth:
@@ -154,7 +154,7 @@ class LayerDecayConstructor(BackboneConstructor):
                 group["lr"] = rate * factor
 
 
-def _backbones(model: nn.Module) -> dict[str, nn.Module]:
+def _named_backbones(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] == "backbone"}
 
 

@@ -90,7 +90,7 @@ class TrainingReportHook(Hook):
         self._trained = True
         runner.model.train()  # MMDetection's ResNet and Swin freeze their first stages only then
         if is_main_process():
-            runner.logger.info("Training: %s", "\n  ".join(_settings(runner)))
+            runner.logger.info("Training: %s", "\n  ".join(_describe_settings(runner)))
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Keep the latest results."""
@@ -114,7 +114,7 @@ class TrainingReportHook(Hook):
             runner.logger.info("Saved:\n  %s", "\n  ".join(lines))
 
 
-def _settings(runner: Runner) -> list[str]:
+def _describe_settings(runner: Runner) -> list[str]:
     loader = runner.train_dataloader
     per_process = batch_size_of(loader)
     accumulated = accumulative_counts(runner.optim_wrapper)
@@ -137,7 +137,7 @@ def _settings(runner: Runner) -> list[str]:
         f"batch {batch} ({factors}), "
         f"learning rate {_lr_range(base_lrs)} (now {_lr_range([group['lr'] for group in groups])}{scaled})",
         f"{len(loader.dataset)} images, {length}, {trainable:,} of {sum(p.numel() for p in parameters):,} "
-        f"parameters trained{_frozen(runner)}",
+        f"parameters trained{_describe_frozen(runner)}",
     ]
     if not scaling.get("enable") and scaling.get("base_batch_size", batch) != batch:
         lines.append(
@@ -147,7 +147,7 @@ def _settings(runner: Runner) -> list[str]:
     return lines
 
 
-def _frozen(runner: Runner) -> str:
+def _describe_frozen(runner: Runner) -> str:
     """Return what of the backbone stays as it is, for a sentence's end."""
     stages = getattr(getattr(unwrapped(runner.model), "backbone", None), "frozen_stages", -1)
     if stages < 0:

@@ -77,7 +77,7 @@ class ConfiguredState:
 
     def __init__(self, runner: Any) -> None:
         self._parts: dict[str, tuple[list[dict], list[dict], dict]] = {}  # groups, schedules, loss scaler
-        for name, (wrapper, schedules) in _parts(runner).items():
+        for name, (wrapper, schedules) in _optimizers(runner).items():
             groups = [{key: value for key, value in one.items() if key != "params"} for one in wrapper.param_groups]
             scaler = wrapper.loss_scaler.state_dict() if hasattr(wrapper, "loss_scaler") else {}
             self._parts[name] = copy.deepcopy(
@@ -128,7 +128,7 @@ class ConfiguredState:
                 f"`--without ema`), or {_INSTEAD}."
             )
         _refuse_other_model(runner.model, checkpoint["state_dict"])
-        for name, (wrapper, _) in _parts(runner).items():
+        for name, (wrapper, _) in _optimizers(runner).items():
             _, states, _ = self._parts[name]
             _refuse_other_optimizer(wrapper, checkpoint["optimizer"][name] if name else checkpoint["optimizer"])
             was = checkpoint.get("param_schedulers") or []
@@ -144,12 +144,12 @@ class ConfiguredState:
             self._anew |= differ
         if not self._shown:
             self._shown = True
-            self._show(runner, meta["iter"], file)
+            self._log_changes(runner, meta["iter"], file)
 
     def apply(self, runner: Any) -> None:
         """Put the config's values over what has been loaded."""
         factor = runner.guard.lr_factor
-        for name, (wrapper, schedules) in _parts(runner).items():
+        for name, (wrapper, schedules) in _optimizers(runner).items():
             groups, states, scaler = self._parts[name]
             scheduled = {one.param_name for one in schedules}
             moving = {*scheduled, *(f"initial_{one}" for one in scheduled)}
@@ -166,7 +166,7 @@ class ConfiguredState:
         if self._anew and factor != 1:
             scale_learning_rates(runner, factor)
 
-    def _show(self, runner: Any, done: int, file: str) -> None:
+    def _log_changes(self, runner: Any, done: int, file: str) -> None:
         # A checkpoint's own config is not asked: see `find_run`.
         run = run_config(Path(file).parent)
         found = changes(run[1], runner.cfg) if run else {}
@@ -179,7 +179,7 @@ class ConfiguredState:
             runner.logger.info(f"The schedule has changed: it is rebuilt at iteration {done}.")
 
 
-def _parts(runner: Any) -> dict[str, tuple[Any, list]]:
+def _optimizers(runner: Any) -> dict[str, tuple[Any, list]]:
     """Return wrappers of optimizers and their schedules, by name; a single one has none."""
     optim, schedules = runner.optim_wrapper, runner.param_schedulers or []
     if not isinstance(optim, OptimWrapperDict):
