@@ -1,7 +1,7 @@
 """The quick tests and ten training iterations of the demo on versions of Python, PyTorch and MMDetection: `nox`.
 
 A session gets an environment of its own, with gigabytes of libraries: run single ones, such as
-`nox -s "stack(library='mmdet', torch='2.6')" --python 3.12`. What they came to is kept in docs/stacks.md.
+`nox -s "stack-3.12(library='mmdet', torch='2.6')"`. What they came to is kept in docs/stacks.md.
 """
 
 from pathlib import Path

@@ -1,9 +1,7 @@
-"""Parameters and multiply-adds of backbones and detectors, counted on shapes alone, without computing anything.
+"""Parameters and MACs of backbones and detectors, counted on shapes alone by PyTorch's FlopCounterMode.
 
-Convention: one multiply-add is one product that is added to a sum. Counted are convolutions (depth-wise,
-transposed and those with dynamic kernels too), matrix products and both products of attention; not counted are
-biases, norms, activations, softmax, pooling, resizing and RoIAlign. A two-stage detector is counted with 1000
-proposals in each box head and 100 in each mask head, as MMDetection does.
+docs/model_zoo.md has the convention. MMEngine's `get_model_complexity_info` traces a model on real memory, and has no
+rule for `scaled_dot_product_attention`, `baddbmm` and `addcmul`, which attention and dynamic convolutions consist of.
 """
 
 from __future__ import annotations
@@ -57,41 +55,28 @@ def count_macs(run: Callable[[], object]) -> int:
 
 
 def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> Complexity:
-    """Complexity of a backbone.
-
-    Args:
-        cfg: Its config.
-        size: Height and width of the image, in pixels.
-    """
+    """Return the complexity of a backbone at an image size (height, width)."""
     return _of_backbone(_shapes_only(cfg), size)
 
 
-def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
-    """Complexity of a one-stage or two-stage detector.
-
-    Args:
-        cfg: Its config, ``model`` of a config file.
-        size: Height and width of the image, in pixels.
-
-    Returns:
-        That of its backbone alone, and of the whole detector.
-    """
-    return _of_detector(_shapes_only(cfg), size)
+def detector_complexity(cfg: dict) -> tuple[Complexity, Complexity]:
+    """Return the complexity of a detector's backbone alone, and of the whole one- or two-stage detector."""
+    return _of_detector(_shapes_only(cfg))
 
 
 def all_complexities(cfg: dict) -> tuple[Complexity, Complexity, Complexity]:
-    """Of a detector's backbone as a classifier's, and what :func:`detector_complexity` returns; built only once."""
+    """Return that of a detector's backbone at a classifier's size, and what `detector_complexity` returns."""
     model = _shapes_only(cfg)
-    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model, DETECTOR_SIZE)
+    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model)
 
 
 def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> Complexity:
     return Complexity(_parameters(backbone), count_macs(lambda: backbone(_image(size))))
 
 
-def _of_detector(model: nn.Module, size: tuple[int, int]) -> tuple[Complexity, Complexity]:
+def _of_detector(model: nn.Module) -> tuple[Complexity, Complexity]:
     maps: list[Tensor] = []
-    backbone = count_macs(lambda: maps.extend(model.backbone(_image(size))))
+    backbone = count_macs(lambda: maps.extend(model.backbone(_image(DETECTOR_SIZE))))
     rest = count_macs(lambda: _run_heads(model, tuple(maps)))
     return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
 

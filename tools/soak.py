@@ -1,139 +1,143 @@
-"""Trains for long and watches the memory: `python tools/soak.py --iterations 2000`.
+"""Train for long and watch the memory: `python tools/soak.py --iterations 2000`.
 
-Resident memory of the training process after the first 200 iterations is compared with what it is in the end, ten
-validations and all saves included, beside what of it is in use. Ends with exit code 1 where it has grown by more than
+Resident memory of the training process soon after the first iterations is compared with that in the end, ten
+validations and all saves included, and so is the memory that C's allocator has given out. That grows only where
+something is kept for good; the rest of a resident process is free memory, which grows with the most that was ever
+needed at once, and with gaps between blocks. Ends with exit code 1 where resident memory has grown by more than
 --limit percent. Linux only.
 """
 
+from __future__ import annotations
+
 import argparse
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from localvit_det.cli import tells_mistakes
 from localvit_det.errors import ConfigError, UserError
 from localvit_det.files import check_writable_folder, write_text
-from reliability.memory_log import MEMORY_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = 375  # of the drawn set, those without objects left out
-ROWS = 9
-
+IMAGES = 375  # of the synthetic shapes, those without objects left out
+MEMORY_FILE = "memory.jsonl"
+PARTS = 9  # of the iterations that count; the first is compared with the last
 CONFIG = """_base_ = {base!r}
-custom_imports = dict(imports=["localvit_det", "reliability.memory_log"], allow_failed_imports=False)
+custom_imports = dict(imports=["localvit_det", "soak"], allow_failed_imports=False)
 train_dataloader = dict(batch_size={batch})
 train_cfg = dict(max_epochs={epochs}, val_interval={val_interval})
 default_hooks = dict(memory=dict(type="MemoryLogHook"))
 """
+_MALLINFO = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A part of the training: medians in bytes, and the most that was resident."""
-
-    first: int
-    last: int
-    resident: float
-    most: float
-    in_use: float
+class _MallInfo(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+def memory_now() -> dict[str, int]:
+    """Return the bytes that this process has (`resident`) and those that C's allocator has given out (`in_use`)."""
+    status = Path("/proc/self/status").read_text()
+    resident = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+    info = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if info is None:  # not glibc
+        return {"resident": resident, "in_use": 0}
+    info.restype = _MallInfo
+    numbers = info()
+    return {"resident": resident, "in_use": numbers.uordblks + numbers.hblkhd}
+
+
+@HOOKS.register_module(force=True)
+class MemoryLogHook(Hook):
+    """Append a line to `memory.jsonl` in the work dir every so many iterations, and after validations."""
+
+    priority = "LOWEST"
+
+    def __init__(self, interval: int = 5) -> None:
+        self.interval = interval
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
+    ) -> None:
+        """Write the line of a training iteration."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._write(runner, runner.iter + 1, "train")
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Write the line of a validation."""
+        self._write(runner, runner.iter, "val")
+
+    def _write(self, runner: Runner, iteration: int, mode: str) -> None:
+        if is_main_process():
+            with Path(runner.work_dir, MEMORY_FILE).open("a") as file:
+                file.write(json.dumps({"iteration": iteration, "mode": mode, **memory_now()}) + "\n")
+
+
+@tells_mistakes
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/soak"), help="default: %(default)s")
     parser.add_argument("--iterations", type=int, default=2000, help="about so many; default: %(default)s")
     parser.add_argument("--batch", type=int, default=4, help="images of an iteration; default: %(default)s")
     parser.add_argument("--warmup", type=int, default=200, help="iterations before those that count")
     parser.add_argument("--limit", type=float, default=3.0, help="percent of growth that is too much")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is in the work dir")
-    parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="more options of the config")
-    return parser.parse_args(argv)
-
-
-@tells_mistakes
-def main(argv: Sequence[str] | None = None) -> None:
-    """Trains, then reports."""
-    args = parse(argv)
+    args = parser.parse_args(argv)
     if sys.platform != "linux":
-        raise ConfigError("The memory of a process is read as Linux tells it: run this on Linux.")
+        raise ConfigError("The memory of a process is read from /proc: run this on Linux.")
     check_writable_folder(args.work_dir, "--work-dir")
-    if not args.report_only:
-        train(args)
-    samples = [json.loads(line) for line in (args.work_dir / MEMORY_FILE).read_text().splitlines()]
-    found = rows(samples, args.warmup)
-    print(report(found))
-    if (growth := 100 * (found[-1].resident / found[0].resident - 1)) > args.limit:
-        raise UserError(f"Resident memory has grown by {growth:.1f}%, more than {args.limit:g}%: see the table above.")
+    file = train(args.work_dir.absolute(), max(1, round(args.iterations * args.batch / IMAGES)), args.batch)
+    growth = report([json.loads(line) for line in file.read_text().splitlines()], args.warmup)
+    if growth > args.limit:
+        raise UserError(f"Resident memory has grown by {growth:.1f}%, more than {args.limit:g}%: see above.")
 
 
-def train(args: argparse.Namespace) -> None:
-    """Runs the training in a process of its own.
+def train(folder: Path, epochs: int, batch: int) -> Path:
+    """Run the training in a process of its own, and return its file of samples.
 
     Raises:
         UserError: It fails.
     """
-    epochs = max(1, round(args.iterations * args.batch / IMAGES))
     base = str(ROOT / "configs/mask_rcnn_shuffle_nano_shapes.py")
-    settings = {"base": base, "batch": args.batch, "epochs": epochs, "val_interval": max(1, epochs // 10)}
-    shutil.rmtree(args.work_dir / "run", ignore_errors=True)
-    config = args.work_dir.absolute() / "soak_nano.py"
-    write_text(config, CONFIG.format(**settings))
-    (args.work_dir / MEMORY_FILE).unlink(missing_ok=True)
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(config), "--work-dir", str(args.work_dir / "run")]
-    command += ["--draw", "--cfg-options", f"data_root={args.work_dir.absolute()}/data/"]
-    command += [f"param_scheduler.1.end={epochs}", *args.options]
+    settings = {"base": base, "batch": batch, "epochs": epochs, "val_interval": max(1, epochs // 10)}
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    write_text(folder / "soak_nano.py", CONFIG.format(**settings))
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(folder / "soak_nano.py"), "--draw"]
+    command += ["--work-dir", str(folder / "run")]
+    command += ["--cfg-options", f"data_root={folder}/data/", f"param_scheduler.1.end={epochs}"]
     paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code:
+    if code := subprocess.run(command, env=environment, check=False).returncode:
         raise UserError(f"The training ended with exit code {code}: what it printed last says why.")
-    shutil.copy(args.work_dir / "run" / MEMORY_FILE, args.work_dir / MEMORY_FILE)
+    return folder / "run" / MEMORY_FILE
 
 
-def rows(samples: list[dict], warmup: int) -> list[Row]:
-    """Parts of equal length after the warm-up.
+def report(samples: list[dict], warmup: int) -> float:
+    """Print medians of the first and the last part after the warm-up, and return the growth of the resident in percent.
 
     Raises:
         UserError: The training was too short for two parts.
     """
     counted = [sample for sample in samples if sample["iteration"] > warmup]
-    step = -(-len(counted) // ROWS)
-    parts = [counted[start : start + step] for start in range(0, len(counted), step or 1)]
-    if len(parts) < 2:
+    size = -(-len(counted) // PARTS)
+    if len(counted) < 2:
         raise UserError(f"There are not enough iterations after the first {warmup} to compare: take more.")
-    return [
-        Row(
-            part[0]["iteration"],
-            part[-1]["iteration"],
-            median(sample["resident"] for sample in part),
-            max(sample["resident"] for sample in part),
-            median(sample["in_use"] or 0 for sample in part),
-        )
-        for part in parts
-    ]
-
-
-def report(found: list[Row]) -> str:
-    """The table, in MB."""
-    lines = ["   iterations   resident: median     most   in use: median (MB)"]
-    for row in found:
-        numbers = f"{row.resident / 1e6:>18.0f} {row.most / 1e6:>8.0f} {row.in_use / 1e6:>16.0f}"
-        lines.append(f"{row.first:>6} to {row.last:>4} {numbers}")
-    first, last = found[0], found[-1]
-    for name, before, after in (
-        ("resident, median", first.resident, last.resident),
-        ("resident, most", first.most, last.most),
-        ("in use, median", first.in_use, last.in_use),
-    ):
-        lines.append(f"{name}: {100 * (after / before - 1):+.1f}%" if before else f"{name}: not told by this C library")
-    return "\n".join(lines)
+    for name in ("in_use", "resident"):
+        first, last = (median(sample[name] for sample in part) for part in (counted[:size], counted[-size:]))
+        growth = 100 * (last / first - 1) if first else 0.0
+        print(f"{name}, median: {first / 1e6:.0f} to {last / 1e6:.0f} MB ({growth:+.1f}%)")
+    return growth
 
 
 if __name__ == "__main__":
