@@ -66,7 +66,7 @@ class Variant(Fused):
 
     def __init__(self, original: nn.Module) -> None:
         nn.Module.__init__(self)
-        vars(self).update(_shared_state(original))
+        vars(self).update({**vars(original), **_own_registries(original)})
         for name, part in original._modules.items():
             self._modules[name] = None if part is None else _fused_part(part)
 
@@ -95,14 +95,13 @@ def _copy_tree(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
 def _shallow_copy(module: Module) -> Module:
     """Return another module with the same parameters, buffers and parts, which can be replaced in one of both."""
     duplicate = copy.copy(module)
-    vars(duplicate).update(_shared_state(module))
+    vars(duplicate).update(_own_registries(module))
     return duplicate
 
 
-def _shared_state(module: nn.Module) -> dict[str, object]:
-    """Return all attributes of a module, in registries of their own."""
-    registries = {name: dict(getattr(module, name)) for name in ("_parameters", "_buffers", "_modules")}
-    return {**vars(module), **registries}
+def _own_registries(module: nn.Module) -> dict[str, dict[str, object]]:
+    """Return new dicts of a module's parameters, buffers and parts, which are shared themselves."""
+    return {name: dict(getattr(module, name)) for name in ("_parameters", "_buffers", "_modules")}
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
