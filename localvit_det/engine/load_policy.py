@@ -1,4 +1,7 @@
-"""Weights of `load_from`: what of a checkpoint may fail to fit, and which rows of its heads belong to which class."""
+"""Weights of `load_from`: what of a checkpoint may fail to fit, and which rows of its heads belong to which class.
+
+MMEngine takes rows by their index, whatever the classes are, and only logs what does not fit.
+"""
 
 from __future__ import annotations
 

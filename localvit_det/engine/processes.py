@@ -1,4 +1,8 @@
-"""This process among others: signals that stop it, the lock of its work dir, and the other processes of a run."""
+"""This process among others: signals that stop it, the lock of its work dir, and the other processes of a run.
+
+MMEngine leaves all three to the launcher: a signal would end a training without a checkpoint, two trainings could write
+into one work dir, and a process whose partner is killed would end with a traceback of gloo or NCCL.
+"""
 
 from __future__ import annotations
 

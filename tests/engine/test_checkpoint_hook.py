@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.config import config as config_module
 from mmengine.runner import save_checkpoint
-from toy_training import Do, final, log_of, names, toy_runner
+from toy_training import Do, Scores, final, log_of, names, toy_runner
 
 from localvit_det import files
 from localvit_det.checkpoint.find import newest_for_test, search
@@ -31,6 +31,9 @@ def trained(tmp_path: Path) -> Path:
     toy_runner(tmp_path).train()
     assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
     return tmp_path
+
+
+RISING = [{"mAP": value, "images": 7} for value in (0.1, 0.2, 0.3)]
 
 
 class TestWriting:
@@ -88,15 +91,20 @@ class TestWriting:
             (["epoch_2.pth", "epoch_3.pth"], "epoch_3.pth"),
         ]
 
-    def test_order_of_best(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("metrics", [["mAP"], ["mAP", "images"]])
+    def test_order_of_best(self, metrics, tmp_path, monkeypatch):
+        """The previous best checkpoint goes after the new one is in place, of each metric by itself."""
         seen = []
         original = Path.unlink
-        monkeypatch.setattr(os, "remove", lambda path: (seen.append(names(tmp_path)), original(Path(path))))
-        toy_runner(tmp_path, validate=True, checkpoint={"save_best": "mAP", "rule": "greater"}).train()
-        assert len(seen) >= 1
-        for there in seen:
-            assert len([name for name in there if name.startswith("best_")]) == 2
-        assert len([name for name in names(tmp_path) if name.startswith("best_")]) == 1
+        monkeypatch.setattr(os, "remove", lambda path: (seen.append(best()), original(Path(path))))
+
+        def best() -> list[str]:
+            return [name for name in names(tmp_path) if name.startswith("best_")]
+
+        checkpoint = {"save_best": metrics, "rule": "greater"}
+        toy_runner(tmp_path, validate=True, checkpoint=checkpoint, custom_hooks=[Scores(*RISING)]).train()
+        assert [len(there) for there in seen] == [len(metrics) + 1] * 2
+        assert best() == sorted(f"best_{metric}_epoch_{3 if metric == 'mAP' else 1}.pth" for metric in metrics)
 
     def test_full_disk_ends_a_training_in_one_sentence(self, tmp_path, monkeypatch):
         """The checkpoint before it is intact, nothing else is left, and the training goes on when there is room."""
