@@ -65,6 +65,13 @@ class TestEarlyStop:
         train(tmp_path / "whole", 3)
         assert not different(tensors_of(final(tmp_path / "stopped")), tensors_of(final(tmp_path / "whole")))
 
+    def test_a_repeated_validation_counts_once(self, tmp_path):
+        train(tmp_path, 2, epochs=3)
+        (tmp_path / ".last_validation").unlink()  # as a kill in the middle of the third leaves the folder
+        second = train(tmp_path, 2, epochs=4, resume=True)
+        assert "The validation after iteration 18 was not finished" in log_of(second)
+        assert second.epoch == 4
+
     def test_smaller_losses_are_better_and_nothing_found_is_no_best(self, tmp_path):
         falling = {"save_best": "coco/bbox_mAP", "rule": "less"}
         assert train(tmp_path / "loss", 2, scores=[0.5, 0.4, 0.4, 0.4, 0.1], checkpoint=falling).epoch == 4
