@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from localvit_det.analysis.coco import Evaluation, evaluate
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 
 
 def write_shapes(root: Path, train: int = 3, val: int = 12) -> Path:

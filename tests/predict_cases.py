@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 
 from localvit.commands import predict
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import CLASSES
+from localvit_det.datasets.synthetic_shapes import CLASSES
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
 OPTIONS = ("--quiet", "--device", "cpu", "--score", 0, "--cfg-options", "model.test_cfg.rcnn.max_per_img=5")

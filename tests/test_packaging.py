@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 
 pytestmark = pytest.mark.slow
 NAME = "mask_rcnn_shuffle_nano_shapes"

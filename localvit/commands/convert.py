@@ -18,7 +18,7 @@ import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.checkpoint.convert import convert
 from localvit_det.cli import LEFT_OUT, tells_mistakes
 from localvit_det.config import load_config
-from localvit_det.datasets.to_coco import convert_set
+from localvit_det.datasets.converters import convert_dataset
 from localvit_det.errors import ConfigError, printable, shortened
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.config:
             raise ConfigError(f"--config belongs to checkpoints, and {args.source} is a folder: leave it out.")
         left_out: dict[str, str] = {}
-        print(convert_set(args.source, args.target, left_out))
+        print(convert_dataset(args.source, args.target, left_out))
         print(f"Use it with --cfg-options data_root={args.target} classes=auto")
         if left_out:
             print(f"left out: {len(left_out)} images ({printable(shortened(list(left_out), 5))})")

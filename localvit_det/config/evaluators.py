@@ -8,7 +8,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..datasets.tidy import is_copy
+from ..datasets.normalize import is_copy
 from .parts import dataset_paths, find_datasets, is_plain_coco, registered, walk
 
 _OF_COCO = ("CocoMetric", "FastCocoMetric", "ExactCocoMetric")

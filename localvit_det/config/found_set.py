@@ -10,10 +10,10 @@ from mmengine.logging import print_log
 
 from ..datasets import layouts
 from ..datasets.annotations import Annotations, read_annotations
-from ..datasets.foreign import foreign_set
+from ..datasets.converters import find_converter
 from ..datasets.layouts import TEST, TRAIN, VAL
-from ..datasets.shapes_dataset import is_shapes_set
-from ..datasets.tidy import file_names, held_out, is_copy, tidied
+from ..datasets.normalize import file_names, held_out, is_copy, normalized
+from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, shortened
 from .in_place import class_order, is_typed, originals, restore_files, tidy_in_place
 from .parts import dataset_paths, find_datasets, is_plain_coco, walk
@@ -146,10 +146,10 @@ def explain(root: str | None, ann_file: str | None = None) -> str:
 def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, dict[str, str]]:
     found = layouts.look_into(root)
     found.jsons = [name for name in found.jsons if name not in without]
-    if not found.jsons and (foreign := foreign_set(root)):
+    if not found.jsons and (converter := find_converter(root)):
         raise DataError(
-            f"{root.absolute()} is a set in {foreign}'s format: write it in COCO's with `localvit convert {root} "
-            f"{root}-coco`, and set data_root={root}-coco."
+            f"{root.absolute()} is a dataset in {converter.name}'s format: write it in COCO's with `localvit convert "
+            f"{root} {root}-coco`, and set data_root={root}-coco."
         )
     return found, layouts.assign(found)
 
@@ -210,7 +210,7 @@ def _leave_shapes(datasets: dict[str, dict]) -> bool:
     """Makes the data sets plain ones of COCO's format, where they were of drawn shapes and other images are there."""
     shapes = [dataset for dataset in datasets.values() if dataset.get("type") == _SHAPES]
     files = [file for dataset in shapes if (file := dataset_paths(dataset)[0]) and os.path.isfile(file)]
-    if not files or any(map(is_shapes_set, files)):
+    if not files or any(map(is_synthetic, files)):
         return False
     for dataset in shapes:
         dataset["type"] = "CocoDataset"
@@ -242,7 +242,7 @@ def _follow(
             copy, summary = same[2:]
         else:
             file = files[part[0]]
-            copy, changes = tidied(root / file, renames, part[1], order, bool(cfg.get("crowds_as_objects")))
+            copy, changes = normalized(root / file, renames, part[1], order, bool(cfg.get("crowds_as_objects")))
             summary = read_annotations(copy)
             changed = f" ({', '.join(changes)})" if changes else ""
             said[split] = f"{split}: {file}, {_counted(summary)}{changed}"

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from ..datasets.annotations import read_annotations
 from ..datasets.layouts import TRAIN, absent_images, find_images, look_into
-from ..datasets.tidy import file_names, is_copy, is_tidy, tidied
+from ..datasets.normalize import file_names, is_copy, is_normalized, normalized
 from ..errors import DataError
 from .parts import dataset_paths, walk
 
@@ -73,8 +73,8 @@ def tidy_in_place(cfg: Config, root: Path, datasets: Mapping[str, dict], typed: 
         old = {"ann_file": dataset["ann_file"], "img": (dataset.get("data_prefix") or {}).get("img") or ""}
         prefix, renames = _images(root, dataset, split, names, typed)
         told: list[str] = []
-        if renames or summary is None or not is_tidy(summary, order, objects):
-            copy, told = tidied(Path(file), renames, None, order, objects)
+        if renames or summary is None or not is_normalized(summary, order, objects):
+            copy, told = normalized(Path(file), renames, None, order, objects)
             if told:
                 dataset["ann_file"] = str(copy)
                 _let_evaluators_follow(cfg, split, file, str(copy))

@@ -1,6 +1,6 @@
-"""Data sets and loading that MMDetection does not have."""
+"""Datasets and loading that MMDetection does not have."""
 
 from .load_image import LoadImageFromFile
-from .shapes_dataset import ShapesDataset, ShapesPanopticDataset
+from .synthetic_shapes_datasets import ShapesDataset, ShapesPanopticDataset
 
 __all__ = ["LoadImageFromFile", "ShapesDataset", "ShapesPanopticDataset"]

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, shortened
-from .plain_polygons import PLAIN, without_plain_polygons
 from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
-from .segmentations import FAR, mask_fault
+from .segmentations import FAR, PLAIN, mask_fault, without_plain_polygons
 
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; more is a slip in a size, or an attack
@@ -30,7 +29,7 @@ NOT_FINITE = "have NaN or infinity in bbox or area"
 TOO_FAR = f"reach more than {FAR} sizes of their image beyond it"
 NOT_CROWD = "have an iscrowd other than 0 and 1"
 
-COPY_OF = "copy_of"  # name of the file that a tidy copy is of, which a user knows
+COPY_OF = "copy_of"  # name of the file that a normalized copy is of, which a user knows
 
 _NAMED = 5  # ids that a sentence names
 
@@ -52,8 +51,8 @@ class Faults(dict):
         """All of them."""
         return sum(map(len, self.values()))
 
-    def told(self) -> str:
-        """`3 have NaN … (ids 4, 7, 9), 1 …`, the most frequent reason first."""
+    def summary(self) -> str:
+        """Return `3 have NaN … (ids 4, 7, 9), 1 …`, the most frequent reason first."""
         rows = sorted(self.items(), key=lambda row: -len(row[1]))
         return ", ".join(f"{len(ids)} {reason} ({_ids(ids)})" for reason, ids in rows)
 

@@ -1,15 +1,23 @@
-"""What is wrong with a mask of a COCO-format file, found without drawing it."""
+"""Segmentations of a COCO-format file: what is wrong with a mask, found without drawing it.
 
-from collections.abc import Sequence
+Polygons are most of such a file. Parsed like everything else they triple the time and the memory of reading COCO, and
+none of their numbers is needed to know that they are numbers, come in pairs and lie near the image: those that are
+certainly good are taken out before the file is parsed, checked as text, many at a time.
+"""
 
-from .plain_polygons import PLAIN
+import itertools
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 # How far a polygon may reach outside its image, in sizes of the image, and how long it may be, in pixels.
 FAR = 10
 _MAX_LENGTH = 10_000_000
 
 NO_POLYGON = "have no polygon of three points or more"
-BAD_PART = "have polygons with under three points or an odd count of numbers beside good ones"
+BAD_PART = "have polygons with under three points or an odd count of numbers next to good ones"
 
 NOT_NUMBERS = "have something else than numbers in their polygons"
 NOT_FINITE = "have NaN or infinity in their polygons"
@@ -19,9 +27,24 @@ NO_MASK = "have a segmentation that is neither polygons nor RLE"
 BAD_RLE = "have an RLE mask with broken counts"
 OTHER_SIZE = "have an RLE mask of another size than their image"
 
+# What stands for a plain polygon; random, so that no file can hold it.
+PLAIN = secrets.token_hex(8)
+_REPLACEMENT = f'"segmentation":"{PLAIN}"'.encode()
+
+_POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[[\[\]\d\s.,-]+\])')
+_SPACE_IN_NUMBER = re.compile(rb"[\d.-]\s+[\d.]")
+_BATCH = 20_000  # annotations
+_LONGEST = 8000  # bytes; longer ones may take gigabytes when they are drawn, and are measured
+_LONG_NUMBER = 5  # digits before the point: a place outside of any image
+
+_CLASSES = "[],.-"
+_CLASS_OF = np.full(256, len(_CLASSES), np.uint8)
+_CLASS_OF[[ord(char) for char in _CLASSES]] = range(len(_CLASSES))
+_OPEN, _CLOSE, _COMMA, _POINT, _ = range(len(_CLASSES))
+
 
 def mask_fault(mask: object, width: float, height: float) -> tuple[str, bool] | None:
-    """What is wrong with a segmentation, and whether it stops a training; None for a good one.
+    """Return what is wrong with a segmentation, and whether it stops a training; None for a good one.
 
     Args:
         width: Of the image in pixels.
@@ -78,7 +101,7 @@ def _rle_fault(mask: dict, width: float, height: float) -> str | None:
 
 
 def _decoded(text: str) -> Sequence[int] | None:
-    """Counts of COCO's compressed RLE: five bits a character, each count from the third on as a difference."""
+    """Return the counts of COCO's compressed RLE: five bits a character, from the third on as differences."""
     counts: list[int] = []
     value = shift = 0
     for char in text:
@@ -96,3 +119,80 @@ def _decoded(text: str) -> Sequence[int] | None:
         counts.append(value)
         value = shift = 0
     return None if shift else counts
+
+
+def _allowed() -> np.ndarray:
+    """Return whether `before`, no (0), some (1) or many (2) digits, and `after` may follow each other, 6×3×6."""
+    table = np.zeros((6, 3, 6), bool)
+    for before, after in itertools.product("[,", "[-"):
+        table[_CLASSES.index(before), 0, _CLASSES.index(after)] = True
+    for after in ",]":
+        for before in "[,-.":
+            table[_CLASSES.index(before), 1, _CLASSES.index(after)] = True
+        table[_POINT, 2, _CLASSES.index(after)] = True
+        table[_CLOSE, 0, _CLASSES.index(after)] = True
+    for before in "[,-":
+        table[_CLASSES.index(before), 1, _POINT] = True
+    table[_CLOSE, 0, _OPEN] = True  # where the next annotation's polygons begin
+    return table
+
+
+_ALLOWED = _allowed()
+
+
+def without_plain_polygons(content: bytes) -> bytes:
+    """Return a JSON file with `PLAIN` in place of the polygons that are certainly good."""
+    return b"".join(_pieces(content))
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    end = 0
+    matches = _POLYGONS.finditer(content)
+    while batch := list(itertools.islice(matches, _BATCH)):
+        plain = _are_plain([match[1] for match in batch])
+        for match, is_plain in zip(batch, plain, strict=True):
+            start, stop = match.span()
+            yield content[end:start]
+            yield _REPLACEMENT if is_plain else content[start:stop]
+            end = stop
+    yield content[end:]
+
+
+def _are_plain(polygons: list[bytes]) -> np.ndarray:
+    """Return whether each is a list of lists of an even count of short numbers, six at least, bool (N,)."""
+    text = [one.replace(b", ", b",") for one in polygons]
+    joined = b"".join(text)
+    if len(joined.translate(None, b" \t\r\n")) < len(joined):
+        if _SPACE_IN_NUMBER.search(joined):
+            return np.zeros(len(text), bool)
+        text = [one.translate(None, b" \t\r\n") for one in text]
+        joined = b"".join(text)
+    lengths = np.array([len(one) for one in text])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    plain = lengths <= _LONGEST
+
+    data = np.frombuffer(joined, np.uint8)
+    places = np.flatnonzero((data < ord("0")) | (data > ord("9")))
+    kinds = _CLASS_OF[data[places]]
+    digits = np.diff(places) - 1
+    before, after = kinds[:-1], kinds[1:]
+    bad = ~_ALLOWED[before, (digits > 0).astype(np.uint8) + (digits >= _LONG_NUMBER), after]
+    bad |= (digits > 1) & (data[places[:-1] + 1] == ord("0")) & (before != _POINT)  # 007 is no number of JSON
+
+    brackets = np.flatnonzero(kinds <= _CLOSE)
+    opens = kinds[brackets] == _OPEN
+    depth = np.cumsum(np.where(opens, 1, -1))
+    commas = np.diff(np.cumsum(kinds == _COMMA)[brackets])
+    here, there = opens[:-1], opens[1:]
+    wrong = np.where(
+        here,
+        np.where(there, commas != 0, (depth[:-1] != 2) | (commas < 5) | (commas % 2 == 0)),
+        np.where(there, commas != depth[:-1], commas != 0),
+    )
+    wrong |= (depth[:-1] < 0) | (depth[:-1] > 2)
+
+    for spots in (places[:-1][bad], places[brackets[:-1][wrong]]):
+        plain[np.searchsorted(starts, spots, "right") - 1] = False
+    # Unbalanced brackets move the depth of all that follow.
+    ends = np.searchsorted(places[brackets], starts + lengths - 1)
+    return plain if (depth[np.minimum(ends, len(depth) - 1)] == 0).all() else np.zeros(len(text), bool)

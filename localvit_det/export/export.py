@@ -18,7 +18,7 @@ from ..checkpoint.embedded_config import as_text, to_json
 from ..checkpoint.exported_info import Info
 from ..checkpoint.publish import versions
 from ..config.test_pipeline import image_pipeline, prepare
-from ..datasets.drawing import CLASSES, draw_image
+from ..datasets.synthetic_shapes import CLASSES, draw_image
 from ..errors import ExportError, first_line
 from ..files import check_writable
 from ..fused import fused_copy

@@ -166,32 +166,32 @@ def _check_boxes(found: Annotations, scored: bool) -> None:
         edge = f"{found.over_edge} run over the edge of their image" if found.over_edge else ""
         raise DataError(
             f"Most of the {found.boxes} annotations in {found.path} are unusable "
-            f"({', '.join(filter(None, (unused.told(), edge)))}); {likely}."
+            f"({', '.join(filter(None, (unused.summary(), edge)))}); {likely}."
         )
     if found.errors:
-        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.told()}: {_MEND}.")
+        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.summary()}: {_MEND}.")
     parts = []
     if unused:
         what = "Scoring leaves out" if scored else "MMDetection will skip"
-        parts.append(f"{what} {unused.count()} of the {found.boxes} annotations in {found.path}: {unused.told()}")
+        parts.append(f"{what} {unused.count()} of the {found.boxes} annotations in {found.path}: {unused.summary()}")
     if scored and found.neutral:
         count, of = found.neutral.count(), f" of the {found.boxes} annotations in {found.path}" * (not unused)
-        parts.append(f"{count}{of} count neither as found nor as missed: {found.neutral.told()}")
+        parts.append(f"{count}{of} count neither as found nor as missed: {found.neutral.summary()}")
     if parts:
         print_log(f"{'; '.join(parts)}.", "current", logging.WARNING)
 
 
 def _check_masks(found: Annotations, used: bool, scored: bool, segm: bool) -> None:
     if found.mask_errors and used:
-        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.mask_errors.told()}: {_MEND}.")
+        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.mask_errors.summary()}: {_MEND}.")
     if segm and found.mask_unscored:
         count = found.mask_unscored.count()
         what = f"Scoring of masks leaves out {count} of the {found.boxes} annotations in {found.path}"
-        print_log(f"{what}: {found.mask_unscored.told()}.", "current", logging.WARNING)
+        print_log(f"{what}: {found.mask_unscored.summary()}.", "current", logging.WARNING)
     elif found.mask_faults and used and not scored:
         print_log(
             f"MMDetection will skip polygons of the {found.boxes} annotations in {found.path}: "
-            f"{found.mask_faults.told()}.",
+            f"{found.mask_faults.summary()}.",
             "current",
             logging.WARNING,
         )

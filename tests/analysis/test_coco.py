@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from localvit_det.analysis.coco import RANGES, average_precision, best_score, evaluate, precision_at_half
 from localvit_det.analysis.results import class_table
-from localvit_det.datasets.shapes import CLASSES
+from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.errors import DataError
 
 

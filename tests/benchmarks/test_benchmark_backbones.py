@@ -9,7 +9,7 @@ from benchmarks import backbones, detectors, operators
 from benchmarks.backbones import Case, Step, parse_row, relative_error
 from benchmarks.results import Benchmark, read
 from benchmarks.tables import GEMM
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError
 from localvit_det.ops import inhomogeneous_conv
 

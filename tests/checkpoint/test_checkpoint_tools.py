@@ -13,7 +13,7 @@ from official_layouts import dwnet, shuffle
 
 from localvit_det.checkpoint.read import load_weights_only, sha256
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import CLASSES, make_shapes
+from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 
 CONFIGS = {name: REPOSITORY / f"configs/mask_rcnn_{name}_nano_shapes.py" for name in ("dwnet", "gg", "shuffle")}
 NO_WORKERS = tuple(

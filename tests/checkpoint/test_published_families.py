@@ -16,7 +16,7 @@ from localvit_det import Detector
 from localvit_det.checkpoint.publish import publish
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import CLASSES, make_shapes
+from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 
 NANO = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_nano_shapes.py"))
 DETECTORS = [name for name in NANO if name.startswith("mask_rcnn")]

@@ -17,7 +17,7 @@ from pages import check_page
 
 from localvit.commands import analyze, test
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import CLASSES
+from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.evaluation.record import keep_predictions, read_record
 

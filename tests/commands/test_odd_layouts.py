@@ -12,7 +12,7 @@ from localvit_det.cli import config_from, make_parser
 from localvit_det.config import found_set, image_size
 from localvit_det.config.packaged import find_config
 from localvit_det.config.parts import dataset_paths, find_datasets
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import CheckpointError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"

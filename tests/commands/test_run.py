@@ -15,7 +15,7 @@ from localvit_det.analysis.logs import read_log
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import run as run_module
 from localvit_det.config.run import find_run
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 
 pytestmark = pytest.mark.slow
 CHANGED = ["train_cfg.max_epochs=4", "optim_wrapper.optimizer.lr=0.002", "optim_wrapper.optimizer.weight_decay=0.2",

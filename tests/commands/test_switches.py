@@ -15,7 +15,7 @@ from localvit.commands import publish, test, train
 from localvit_det import switches
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
 from localvit_det.evaluation.tta import augmented, use_tta
 

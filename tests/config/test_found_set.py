@@ -11,7 +11,7 @@ from odd_layouts import CLASSES, LAYOUTS
 
 from localvit_det.config import found_set, load_config
 from localvit_det.config.parts import dataset_paths, find_datasets
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config
 

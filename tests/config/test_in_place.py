@@ -14,7 +14,7 @@ from pycocotools import mask as coco_masks
 
 from localvit_det.config import evaluators, found_set, load_config
 from localvit_det.config.parts import dataset_paths, find_datasets
-from localvit_det.datasets.tidy import is_copy
+from localvit_det.datasets.normalize import is_copy
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
 

@@ -152,5 +152,5 @@ def test_the_most_frequent_reason_comes_first():
     for reason, number in (("are small", 1), ("have NaN", 4), ("are far", 2)):
         for identity in range(number):
             faults.add(reason, identity)
-    said = faults.told()
+    said = faults.summary()
     assert sorted(("are small", "have NaN", "are far"), key=said.index) == ["have NaN", "are far", "are small"]

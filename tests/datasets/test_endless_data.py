@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from localvit_det.datasets.converters import convert_dataset
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
 from localvit_det.datasets.layouts import look_into, walk
-from localvit_det.datasets.to_coco import convert_set
 from localvit_det.errors import DataError
 
 
@@ -35,7 +35,7 @@ def yolo(root: Path, data: str | None = "names: [a]\ntrain: images\n", labels: s
 
 def refusal(root: Path) -> str:
     with pytest.raises(DataError) as caught:
-        convert_set(root, root.parent / "coco")
+        convert_dataset(root, root.parent / "coco")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     assert not (root.parent / "coco").exists()
@@ -116,13 +116,13 @@ def test_pipes_are_no_files(tmp_path):
     (root / "classes.txt").write_text("a\n")
     for name in ("images/b.jpg", "labels/b.txt", "other.yaml", "c.xml", "annotations.json"):
         os.mkfifo(root / name)
-    convert_set(root, tmp_path / "converted")
+    convert_dataset(root, tmp_path / "converted")
     assert [path.name for path in (tmp_path / "converted/images").iterdir()] == ["a.png"]
     assert look_into(root).jsons == []
     with pytest.raises(BrokenImageError, match="is no file"):
         read_header(root / "images/b.jpg")
     os.mkfifo(root / "data.yaml")
-    convert_set(root, tmp_path / "again")
+    convert_dataset(root, tmp_path / "again")
     named = yolo(tmp_path / "named", "names: [a]\ntrain: list.txt\n")
     os.mkfifo(named / "list.txt")
     assert "is no file" in refusal(named)
@@ -137,7 +137,7 @@ def test_links_to_the_own_folder(tmp_path):
     (root / "nowhere").symlink_to(root / "nowhere")
     assert len(list(walk(root))) == 3
     assert set(look_into(root).images) == {"images"}
-    convert_set(root, tmp_path / "coco")
+    convert_dataset(root, tmp_path / "coco")
     assert len(list((tmp_path / "coco").rglob("*.png"))) == 1
 
 

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from localvit_det.datasets.plain_polygons import PLAIN, without_plain_polygons
-from localvit_det.datasets.segmentations import mask_fault
+from localvit_det.datasets.segmentations import PLAIN, mask_fault, without_plain_polygons
 
 
 def file_of(polygons: list[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Semantic and panoptic maps of the drawn shapes agree with their annotations."""
+"""Semantic and panoptic maps of the synthetic shapes agree with their annotations."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +10,8 @@ import pytest
 from mmdet.registry import DATASETS
 from pycocotools.coco import COCO
 
-from localvit_det.datasets.shape_maps import make_panoptic_maps, make_semantic_maps
-from localvit_det.datasets.shapes import annotation_file, make_shapes
+from localvit_det.datasets.synthetic_shapes import annotation_file, make_shapes
+from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps, make_semantic_maps
 from localvit_det.errors import DataError
 from localvit_det.ops.panopticapi import rgb2id
 from localvit_det.preflight.semantic import check_panoptic_maps
@@ -83,7 +83,7 @@ def test_many_may_ask_at_once(tmp_path):
 
 
 def test_a_folder_without_a_set(tmp_path):
-    with pytest.raises(DataError, match="semantic maps of the drawn shapes cannot be made"):
+    with pytest.raises(DataError, match="semantic maps of the synthetic shapes cannot be made"):
         make_semantic_maps(tmp_path)
     assert not list(tmp_path.iterdir())
 

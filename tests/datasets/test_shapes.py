@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 from shapely.geometry import Polygon
 
 import localvit_det  # noqa: F401 - registers the data set
-from localvit_det.datasets import shapes
-from localvit_det.datasets.drawing import OUTLINES, PALETTES, draw_image
-from localvit_det.datasets.shapes import annotation_file, main, make_shapes
+from localvit_det.datasets import synthetic_shapes, synthetic_shapes_datasets
+from localvit_det.datasets.shapes import main
+from localvit_det.datasets.synthetic_shapes import OUTLINES, PALETTES, annotation_file, draw_image, make_shapes
 from localvit_det.errors import DataError
 
 SMALL = {"num_train": 10, "num_val": 4, "size": 96}
@@ -57,7 +57,7 @@ def test_outlines_have_area_1() -> None:
 
 
 # What these seeds have always drawn, from back to front: label, areas of the parts, bounds of the first one. Then the
-# mean of each channel, and the deviation of the image. Another drawing needs another _VERSION in shapes.py.
+# mean of each channel, and the deviation of the image. Another drawing needs another _VERSION in synthetic_shapes.py.
 DRAWN = {
     4: (
         [
@@ -187,7 +187,7 @@ def test_other_settings_are_not_mixed_up(tmp_path: Path) -> None:
 def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match="holds something else than a set of drawn shapes"):
+    with pytest.raises(DataError, match="holds something else than synthetic shapes"):
         make_shapes(tmp_path / "mine", **SMALL)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 
@@ -199,8 +199,8 @@ def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise stop
         write(root, split, *args, **kwargs)
 
-    write = shapes._write_split
-    monkeypatch.setattr(shapes, "_write_split", stop_at_val)
+    write = synthetic_shapes._write_split
+    monkeypatch.setattr(synthetic_shapes, "_write_split", stop_at_val)
     with pytest.raises((KeyboardInterrupt, DataError)):
         make_shapes(tmp_path / "set", **SMALL)
     assert not list(tmp_path.iterdir())
@@ -264,8 +264,8 @@ def test_prepare_makes_the_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     own = make_shapes(tmp_path / "own", **SMALL)
     assert dataset.prepare(own) == own  # any shapes set is good
 
-    monkeypatch.setattr(shapes, "make_shapes", lambda root: make_shapes(root, **SMALL))
-    with pytest.raises(DataError, match=r"no set of drawn shapes at .*new .* holds .*own/.*--draw"):
+    monkeypatch.setattr(synthetic_shapes_datasets, "make_shapes", lambda root: make_shapes(root, **SMALL))
+    with pytest.raises(DataError, match=r"no synthetic shapes at .*new .* holds .*own/.*--draw"):
         dataset.prepare(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert len(contents(dataset.prepare(str(tmp_path / "new"), consent=True))) == 10 + 4 + 2

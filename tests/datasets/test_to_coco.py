@@ -12,8 +12,7 @@ from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
 
 from localvit.commands import convert
 from localvit_det.config import load_config
-from localvit_det.datasets.foreign import foreign_set
-from localvit_det.datasets.to_coco import convert_set
+from localvit_det.datasets.converters import convert_dataset, find_converter
 from localvit_det.errors import DataError, OutputError, RequirementError
 from localvit_det.preflight import check_config
 
@@ -79,7 +78,7 @@ def test_yolo(tmp_path, capsys, body, folders):
     root, target = write_yolo(tmp_path / "yolo", body, folders), tmp_path / "coco"
     if not body:
         (root / "classes.txt").write_text("\n".join(NAMES))
-    assert foreign_set(root) == "YOLO"
+    assert find_converter(root).name == "YOLO"
     convert.main([str(root), str(target)])
     out = capsys.readouterr().out
     assert "train: 4 images, 3 objects, 1 without a file of labels" in out
@@ -95,7 +94,7 @@ def test_yolo(tmp_path, capsys, body, folders):
 def test_lists_of_images(tmp_path):
     root = write_yolo(tmp_path / "yolo", "names: [a cat, dog, traffic light]\ntrain: train.txt\nval: images/val\n")
     (root / "train.txt").write_text("./images/train/one.jpg\nimages/train/two.jpg\n")
-    convert_set(root, tmp_path / "coco")
+    convert_dataset(root, tmp_path / "coco")
     found = objects(tmp_path / "coco/annotations/instances_train.json")
     same(found, {name: yolo_by_hand()[name] for name in ("one", "two")})
 
@@ -106,7 +105,7 @@ def test_key_points_are_left_out(tmp_path):
     for file in (root / "labels/train").iterdir():
         file.write_text("0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2\n")
     (root / "labels/train/two.txt").write_text("0 0.5 0.5 0.25 0.1\n")
-    out = convert_set(root, tmp_path / "coco")
+    out = convert_dataset(root, tmp_path / "coco")
     assert (
         "train: 4 images, 3 objects, 1 without a file of labels, taken as images without objects, keypoints of 2 "
         in out
@@ -119,16 +118,7 @@ def test_key_points_are_left_out(tmp_path):
     with pytest.raises(
         DataError, match=r"two\.txt cannot be read \(line 1 has 9 numbers, where kpt_shape .* makes 11 "
     ):
-        convert_set(root, tmp_path / "coco2")
-
-
-@pytest.mark.parametrize("line", ["0 0.5 0.5 0.25 0.1 0.4 0.5 0.6 0.5", "0 0.5 0.5 0.25 0.1 0.4 0.5 1 0 0 0"])
-def test_what_may_be_key_points_is_told(tmp_path, line):
-    root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n", ["images/train"])
-    assert "keypoints" not in convert_set(root, tmp_path / "coco")
-    (root / "labels/train/one.txt").write_text(line)
-    last = convert_set(root, tmp_path / "coco2").splitlines()[-1]
-    assert last.startswith("1 of 1 polygons look like a box and keypoints in it: if they are, write kpt_shape: ")
+        convert_dataset(root, tmp_path / "coco2")
 
 
 @pytest.mark.parametrize(
@@ -148,10 +138,10 @@ def test_coordinates_outside(tmp_path, line, words):
     # Rounding; edges of a box that reach out; a confidence or the number of a track.
     good = "0 0.1 0.1 1.0001 0.1 -0.001 0.2\n\n"
     (root / "labels/train/one.txt").write_text(good + "0 0.9 0.5 0.3 0.1 7\n0 0.1 0.1 0.2 0.1 0.2 0.2 7\n")
-    convert_set(root, tmp_path / "coco")
+    convert_dataset(root, tmp_path / "coco")
     (root / "labels/train/one.txt").write_text(good + line)
     with pytest.raises(DataError, match=rf"labels/train/one\.txt cannot be read \({words}"):
-        convert_set(root, tmp_path / "coco2")
+        convert_dataset(root, tmp_path / "coco2")
 
 
 def test_images_outside_keep_their_folders(tmp_path):
@@ -161,7 +151,7 @@ def test_images_outside_keep_their_folders(tmp_path):
     for name, value in (("a", 1), ("b", 2)):
         (tmp_path / f"{name}/images").mkdir(parents=True)
         (tmp_path / f"{name}/images/1.bmp").write_bytes(bitmap(value))
-    convert_set(root, tmp_path / "coco")
+    convert_dataset(root, tmp_path / "coco")
     assert label_of(tmp_path / "coco").keys() == {"train/a/images/1.bmp", "train/b/images/1.bmp", "val/1.bmp"}
     for name, value in (("a", 1), ("b", 2)):
         assert (tmp_path / f"coco/train/{name}/images/1.bmp").read_bytes() == bitmap(value)
@@ -174,7 +164,7 @@ def test_images_of_one_name_and_size(tmp_path):
         (folder / "1.bmp").write_bytes(bitmap(value))
     (root / "data.yaml").write_text(f"names: [dog]\ntrain: [train, {other}]\n")
     with pytest.raises(DataError, match=r"images .*other/1\.bmp and .*yolo/train/1\.bmp would get the same name"):
-        convert_set(root, tmp_path / "coco")
+        convert_dataset(root, tmp_path / "coco")
 
 
 def bitmap(value: int) -> bytes:
@@ -214,8 +204,8 @@ def test_voc(tmp_path, devkit):
         if devkit:
             (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
             (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(f"{split}-{name}" for name in VOC))
-    assert foreign_set(root) == "Pascal VOC"
-    convert_set(root, tmp_path / "coco")
+    assert find_converter(root).name == "Pascal VOC"
+    convert_dataset(root, tmp_path / "coco")
     for split in ("train", "val"):
         found = objects(tmp_path / f"coco/annotations/instances_{split}.json")
         same({name.removeprefix(f"{split}-"): items for name, items in found.items()}, VOC_BOXES)
@@ -232,7 +222,7 @@ def test_polygons_of_voc(tmp_path):
     (root / "a.jpg").write_bytes(gray(W, H))
     corners = "<polygon><x1>11</x1><y1>21</y1><x2>31</x2><y2>21</y2><x3>31</x3><y3>41.5</y3></polygon>"
     (root / "a.xml").write_text(voc([("dog", 11, 21, 31, 42)], corners))
-    convert_set(root, tmp_path / "coco")
+    convert_dataset(root, tmp_path / "coco")
     [(_, box, polygons, area)] = objects(tmp_path / "coco/annotations/instances_default.json")["a"]
     assert box == [10, 20, 21, 22]
     assert polygons == [[10, 20, 30, 20, 30, 40.5]]
@@ -282,13 +272,13 @@ class TestLabelsOfVoc:
     )
     def test_by_folder(self, tmp_path, expected):
         root = write_voc(tmp_path / "voc", [image for image in expected if image], [*filter(None, expected.values())])
-        convert_set(root, tmp_path / "coco")
+        convert_dataset(root, tmp_path / "coco")
         expected.pop("", None)
         assert label_of(tmp_path / "coco") == expected
 
     def test_masks_are_no_images(self, tmp_path):
         images = ["JPEGImages/1.jpg", "SegmentationClass/1.png", "SegmentationObject/1.png"]
-        convert_set(write_voc(tmp_path / "voc", images, ["Annotations/1.xml"]), tmp_path / "coco")
+        convert_dataset(write_voc(tmp_path / "voc", images, ["Annotations/1.xml"]), tmp_path / "coco")
         assert label_of(tmp_path / "coco") == {"JPEGImages/1.jpg": "Annotations/1.xml"}
 
     @pytest.mark.parametrize(
@@ -300,7 +290,7 @@ class TestLabelsOfVoc:
     )
     def test_which_is_unclear(self, tmp_path, images, labels, words):
         with pytest.raises(DataError, match=words):
-            convert_set(write_voc(tmp_path / "voc", images, labels), tmp_path / "coco")
+            convert_dataset(write_voc(tmp_path / "voc", images, labels), tmp_path / "coco")
 
 
 class TestLeftOut:
@@ -308,7 +298,7 @@ class TestLeftOut:
         images = [f"JPEGImages/{stem}.jpg" for stem in ("1", "2", "a b", "3")]
         labels = [f"Annotations/{stem}.xml" for stem in ("1", "2", "a b", "3", "7")]
         lists = {"train": "1 1\na b\n7\n8\n", "val": "2\n"}
-        out = convert_set(write_voc(tmp_path / "voc", images, labels, lists), tmp_path / "coco").splitlines()
+        out = convert_dataset(write_voc(tmp_path / "voc", images, labels, lists), tmp_path / "coco").splitlines()
         assert out[1:] == [
             "train: 2 images, 2 objects",
             "val: 1 images, 1 objects",
@@ -327,38 +317,38 @@ class TestLeftOut:
     def test_empty_split_of_voc(self, tmp_path, text, words):
         root = write_voc(tmp_path / "voc", ["JPEGImages/1.jpg"], ["Annotations/1.xml"], {"train": "1", "val": text})
         with pytest.raises(DataError, match=words):
-            convert_set(root, tmp_path / "coco")
+            convert_dataset(root, tmp_path / "coco")
 
     def test_list_with_a_stem_of_two_images(self, tmp_path):
         images = ["train/images/1.jpg", "val/images/1.jpg"]
         labels = ["train/annotations/1.xml", "val/annotations/1.xml"]
         root = write_voc(tmp_path / "voc", images, labels, {"train": "1", "val": "1"})
-        convert_set(root, tmp_path / "coco")
+        convert_dataset(root, tmp_path / "coco")
         file = tmp_path / "coco/annotations/instances_val.json"
         assert [image["file_name"] for image in json.loads(file.read_text())["images"]] == ["val/images/1.jpg"]
         (root / "val").rename(root / "other")
         with pytest.raises(DataError, match=r"both .*other/images/1\.jpg and .*train/images/1\.jpg are called"):
-            convert_set(root, tmp_path / "coco2")
+            convert_dataset(root, tmp_path / "coco2")
 
     def test_labels_of_yolo(self, tmp_path):
         root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\n")
-        assert "left out" not in convert_set(root, tmp_path / "coco")  # labels of images that data.yaml leaves out
+        assert "left out" not in convert_dataset(root, tmp_path / "coco")  # labels of images that data.yaml leaves out
         (root / "images/val/one.jpg").unlink()
         (root / "labels/train/three.txt").write_text("0 0.5 0.5 0.1 0.1")
         (root / "labels/classes.txt").write_text("a cat")
-        last = convert_set(root, tmp_path / "coco2").splitlines()[-1]
+        last = convert_dataset(root, tmp_path / "coco2").splitlines()[-1]
         assert last == "Files of labels without an image, left out: 2 (labels/train/three.txt, labels/val/one.txt)"
 
     def test_empty_split_of_yolo(self, tmp_path):
         root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\nval: images/none\n")
         (root / "images/none").mkdir()
         with pytest.raises(DataError, match="names images/none for val, where no images are: correct it, or leave val"):
-            convert_set(root, tmp_path / "coco")
+            convert_dataset(root, tmp_path / "coco")
 
 
 def objects_of_split(root: Path, target: Path) -> set[str]:
     """Convert a set, and return the names of its images for training."""
-    convert_set(root, target)
+    convert_dataset(root, target)
     content = json.loads((target / "annotations/instances_train.json").read_text())
     return {image["file_name"] for image in content["images"]}
 
@@ -369,17 +359,17 @@ class TestMistakes:
         with pytest.raises(
             DataError, match=r"labels/train/one.txt cannot be read \(class 2, where there are 1 names\)"
         ):
-            convert_set(root, tmp_path / "coco")
+            convert_dataset(root, tmp_path / "coco")
         (root / "labels/train/one.txt").write_text("0 0.5 nonsense 0.2 0.1")
         with pytest.raises(DataError, match=r"labels/train/one.txt cannot be read"):
-            convert_set(root, tmp_path / "coco")
+            convert_dataset(root, tmp_path / "coco")
         assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
 
     def test_bad_xml(self, tmp_path):
         (tmp_path / "a.jpg").write_bytes(gray(W, H))
         (tmp_path / "a.xml").write_text("<annotation><object></annotation>")
         with pytest.raises(DataError, match=r"a\.xml cannot be read"):
-            convert_set(tmp_path, tmp_path / "coco")
+            convert_dataset(tmp_path, tmp_path / "coco")
 
     def test_broken_images_are_named_and_left_out(self, tmp_path, capsys):
         root = write_yolo(tmp_path / "yolo", f"names: {[*NAMES]}\ntrain: images/train\nval: images/val\n")
@@ -403,7 +393,7 @@ class TestMistakes:
         for image in root.glob("images/*/*.*"):
             image.write_bytes(b"")
         with pytest.raises(DataError, match=r"Nothing is left: the image .* is in no format that is known"):
-            convert_set(root, tmp_path / "coco")
+            convert_dataset(root, tmp_path / "coco")
         assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
 
     def test_target_that_is_there(self, tmp_path):
@@ -411,7 +401,7 @@ class TestMistakes:
         (tmp_path / "coco").mkdir()
         (tmp_path / "coco/mine.txt").touch()
         with pytest.raises(OutputError, match="is there already"):
-            convert_set(root, tmp_path / "coco")
+            convert_dataset(root, tmp_path / "coco")
 
     @pytest.mark.parametrize(
         ("body", "words"),
@@ -423,7 +413,7 @@ class TestMistakes:
     )
     def test_incomplete_yolo(self, tmp_path, body, words):
         with pytest.raises(DataError, match=words):
-            convert_set(write_yolo(tmp_path / "yolo", body), tmp_path / "coco")
+            convert_dataset(write_yolo(tmp_path / "yolo", body), tmp_path / "coco")
 
     def test_other_folders(self, tmp_path, capsys):
         (tmp_path / "nothing").mkdir()
@@ -434,4 +424,4 @@ class TestMistakes:
     def test_without_the_library(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "supervision.dataset.formats.yolo", None)
         with pytest.raises(RequirementError, match=r"pip install 'localvit_det\[convert\]'"):
-            convert_set(write_yolo(tmp_path / "yolo", "names: [a, b, c]\ntrain: images/train\n"), tmp_path / "coco")
+            convert_dataset(write_yolo(tmp_path / "yolo", "names: [a, b, c]\ntrain: images/train\n"), tmp_path / "coco")

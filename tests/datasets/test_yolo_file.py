@@ -2,7 +2,7 @@
 
 import pytest
 
-from localvit_det.datasets.foreign_yolo import data_yaml
+from localvit_det.datasets.converters.yolo import data_yaml
 from localvit_det.errors import DataError
 
 GOOD = "names: [cat, dog]\ntrain: images/train\n"

@@ -11,7 +11,7 @@ from yolo_set import NAMES, write_yolo
 
 from localvit.commands import convert
 from localvit_det.config import found_set, load_config
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 
 PAGE = " ".join((REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8").split())
 

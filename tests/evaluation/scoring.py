@@ -17,7 +17,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from localvit_det.datasets.drawing import CLASSES
+from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.evaluation import fast_coco_metric
 
 LIMITS = [100, 300, 1000]  # as CocoMetric sets them

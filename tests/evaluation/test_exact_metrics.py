@@ -15,7 +15,7 @@ from scoring import exact_predictions, reference, sample, scored
 
 from localvit_det.analysis.coco import average_precision, evaluate
 from localvit_det.datasets.annotations import read_annotations
-from localvit_det.datasets.drawing import CLASSES
+from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.errors import DataError
 from localvit_det.evaluation import ExactCocoMetric, FastCocoMetric
 from localvit_det.evaluation.exact_metrics import exact_metrics

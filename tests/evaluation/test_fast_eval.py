@@ -17,7 +17,7 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
 from localvit_det.evaluation import FastCocoMetric, fast_coco_metric, use_fast_eval
 

@@ -23,7 +23,7 @@ from localvit_det.analysis.coco import average_precision, evaluate
 from localvit_det.analysis.report import read_record
 from localvit_det.analysis.results import class_table
 from localvit_det.config import evaluators, load_config
-from localvit_det.datasets.shape_maps import make_panoptic_maps
+from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps
 from localvit_det.errors import DataError
 from localvit_det.evaluation import exact_metrics
 from localvit_det.evaluation.record import keep_predictions, write_record

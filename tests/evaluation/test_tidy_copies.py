@@ -12,8 +12,8 @@ from made_results import write_shapes
 from scoring import exact_predictions, reference, scored
 
 from localvit_det.config import load_config
-from localvit_det.datasets.drawing import CLASSES
-from localvit_det.datasets.tidy import is_copy
+from localvit_det.datasets.normalize import is_copy
+from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.evaluation import ExactCocoMetric
 
 CONFIG = "mask_rcnn_shuffle_nano_shapes"

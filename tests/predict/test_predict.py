@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from localvit.commands import predict
 from localvit_det import Detector
-from localvit_det.datasets.shapes import CLASSES, make_shapes
+from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 from localvit_det.errors import CheckpointError, ConfigError, DataError, OutputError
 from localvit_det.predict.output import Output
 from localvit_det.predict.sources import Sources

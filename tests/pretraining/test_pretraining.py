@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from localvit_det.backbones import LocalViT
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import DataError
 from localvit_det.preflight import check_config
 
@@ -102,7 +102,7 @@ def test_data_are_checked(root, tmp_path):
     check_config(cfg)
     cfg = load_config(path, {"data_root": str(tmp_path / "nowhere")})
     cfg.work_dir = str(tmp_path)
-    with pytest.raises(DataError, match="no set of drawn shapes"):
+    with pytest.raises(DataError, match="no synthetic shapes"):
         check_config(cfg)
     cfg = load_config(REPOSITORY / "configs/pretrain/gg_t_in1k.py", {"data_root": str(tmp_path / "nowhere")})
     cfg.work_dir = str(tmp_path)

@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from torch.utils.data import DataLoader
 
 from localvit_det.cli import sentence_of
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import DataError, UserError
 
 

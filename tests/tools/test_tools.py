@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 
 NANO = "configs/mask_rcnn_shuffle_nano_shapes.py"
 # Small enough for seconds; no workers, so that every random number is the process's own.

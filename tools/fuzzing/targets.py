@@ -27,9 +27,9 @@ from localvit_det.checkpoint.exported_notes import is_exported
 from localvit_det.checkpoint.layouts import weights_in
 from localvit_det.checkpoint.read import classes_in, load_weights_only, saved_classes
 from localvit_det.datasets.annotations import forget_annotations, read_annotations
+from localvit_det.datasets.converters import convert_dataset
 from localvit_det.datasets.images import BrokenImageError, decode, read_depth, read_header
-from localvit_det.datasets.tidy import CACHE, tidied
-from localvit_det.datasets.to_coco import convert_set
+from localvit_det.datasets.normalize import CACHE, normalized
 from localvit_det.errors import UserError
 from localvit_det.evaluation.truth import GroundTruth
 from localvit_det.predict.pages import read_pages
@@ -160,7 +160,7 @@ def _read_annotations(folder: Path, file: Path) -> None:
     shutil.rmtree(folder / "cache", ignore_errors=True)
     load = {"type": "mmdet.LoadAnnotations", "with_bbox": True, "with_mask": True}
     for split, order in (("train", ()), ("val", ("dog", "cat"))):
-        copy = tidied(file, order=order)[0]
+        copy = normalized(file, order=order)[0]
         classes = read_annotations(copy).categories
         dataset = {"ann_file": str(copy), "data_prefix": {"img": str(folder / "images")}, "pipeline": [load]}
         dataset.update(type="CocoDataset", metainfo={"classes": classes}, test_mode=split == "val")
@@ -223,7 +223,7 @@ def _read_yolo(folder: Path, file: Path) -> None:
 
 def _convert(folder: Path) -> None:
     shutil.rmtree(folder / "out", ignore_errors=True)
-    convert_set(folder / "set", folder / "out")
+    convert_dataset(folder / "set", folder / "out")
     for written in (folder / "out/annotations").iterdir():
         try:
             read_annotations(written)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localvit.process import survive_closed_streams
-from localvit_det.datasets.shapes import make_shapes
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import UserError
 from localvit_det.files import write_text
 

@@ -1,6 +1,6 @@
-"""Label maps of a set of drawn shapes: semantic ones, and panoptic ones in COCO's format.
+"""The synthetic shapes as datasets of MMDetection, and their label maps: semantic ones, and panoptic ones as in COCO.
 
-Both are made from the set's annotations, beside them, when they are first asked for:
+The dataset makes itself when it is first used, and its maps are made from its annotations, next to them:
 
     semantic/train2017/000000000001.png       a class at every pixel, the background last
     panoptic/train2017.json, train2017/….png  a segment at every pixel: things, and the background as stuff
@@ -12,25 +12,86 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 from pycocotools import mask as coco_masks
 
 from ..errors import DataError
 from ..files import atomic_folder, write_text
-from .drawing import BACKGROUND
-from .shapes import annotation_file
+from .annotations import what_is_there
+from .synthetic_shapes import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES, annotation_file, make_shapes
 
+DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py
 _SPLITS = ("train", "val")
 
 
+@DATASETS.register_module()
+class ShapesDataset(CocoDataset):
+    """A COCO-format dataset of synthetic shapes that makes itself, at its default place or with consent.
+
+    For other classes give `metainfo=dict(classes=…)`, as for any `CocoDataset`.
+    """
+
+    METAINFO = {  # noqa: RUF012 - declared so by mmengine
+        "classes": CLASSES,
+        "palette": [PALETTES["bright"][name] for name in CLASSES],
+    }
+
+    @classmethod
+    def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
+        """Make the default dataset under `data_root` unless there is one; any process may call it.
+
+        Args:
+            consent: Draw at another place than the default one, too: elsewhere a missing dataset is more likely a slip
+                in its path.
+
+        Raises:
+            DataError: The folder cannot be written, holds something else, or has no dataset and there is no consent.
+        """
+        root = Path(data_root)
+        if annotation_file(root, "val").is_file():
+            return root
+        if not consent and root != Path(DEFAULT_ROOT):
+            raise DataError(
+                f"There are no synthetic shapes at {root.absolute()} ({what_is_there(root.absolute())}): correct "
+                f"data_root, or draw new ones there with --draw."
+            )
+        print_log(f"Drawing the synthetic shapes, 400 and 100 images, into {root.absolute()}.", "current")
+        return make_shapes(root)
+
+
+@DATASETS.register_module()
+class ShapesPanopticDataset(CocoPanopticDataset):
+    """The synthetic shapes as things, and what is behind them as stuff."""
+
+    METAINFO = {  # noqa: RUF012 - declared so by mmengine
+        "classes": (*CLASSES, BACKGROUND),
+        "thing_classes": CLASSES,
+        "stuff_classes": (BACKGROUND,),
+        "palette": [*ShapesDataset.METAINFO["palette"], BACKGROUND_COLOR],
+    }
+
+    @classmethod
+    def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
+        """Make the dataset as `ShapesDataset` does, and its panoptic maps.
+
+        Raises:
+            DataError: Likewise.
+        """
+        root = ShapesDataset.prepare(data_root, consent)
+        make_panoptic_maps(root)
+        return root
+
+
 def make_semantic_maps(root: str | Path) -> Path:
-    """Makes `semantic` in a set of drawn shapes, unless it is there; any process may call it.
+    """Make `semantic` in a dataset of synthetic shapes, unless it is there; any process may call it.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: The set's annotations cannot be read, or the folder cannot be written.
+        DataError: The annotations cannot be read, or the folder cannot be written.
     """
 
     def write(draft: Path, split: str, content: dict) -> None:
@@ -45,7 +106,7 @@ def make_semantic_maps(root: str | Path) -> Path:
 
 
 def make_panoptic_maps(root: str | Path) -> Path:
-    """Makes `panoptic` in a set of drawn shapes, unless it is there; any process may call it.
+    """Make `panoptic` in a dataset of synthetic shapes, unless it is there; any process may call it.
 
     Returns:
         The folder.
@@ -78,7 +139,7 @@ def _make(root: Path, name: str, write: Callable[[Path, str, dict], None]) -> Pa
     folder = root / name
     if folder.is_dir():
         return folder
-    print_log(f"Making the {name} maps of the drawn shapes in {folder.absolute()}.", "current")
+    print_log(f"Making the {name} maps of the synthetic shapes in {folder.absolute()}.", "current")
     try:
         with atomic_folder(folder) as draft:
             for split in _SPLITS:
@@ -87,14 +148,14 @@ def _make(root: Path, name: str, write: Callable[[Path, str, dict], None]) -> Pa
     except (OSError, ValueError, KeyError) as error:
         if not folder.is_dir():  # unless another process was faster
             raise DataError(
-                f"The {name} maps of the drawn shapes cannot be made in {root.absolute()} ({error}): name a folder "
-                "that can be written, with a whole set in it."
+                f"The {name} maps of the synthetic shapes cannot be made in {root.absolute()} ({error}): name a folder "
+                "that can be written, with a whole dataset in it."
             ) from error
     return folder
 
 
 def _segments(content: dict) -> Iterator[tuple[dict, list[tuple[dict, np.ndarray]]]]:
-    """Each image with its annotations and their masks (H, W), from back to front."""
+    """Yield each image with its annotations and their masks (H, W), from back to front."""
     by_image: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
@@ -111,7 +172,7 @@ def _segments(content: dict) -> Iterator[tuple[dict, list[tuple[dict, np.ndarray
 
 
 def _info(ids: np.ndarray, number: int, label: int) -> dict:
-    """COCO's entry of a segment."""
+    """Return COCO's entry of a segment."""
     rows, columns = np.nonzero(ids == number)
     left, top = int(columns.min()), int(rows.min())
     return {
@@ -124,7 +185,7 @@ def _info(ids: np.ndarray, number: int, label: int) -> dict:
 
 
 def _save(folder: Path, image_name: str, values: np.ndarray) -> str:
-    """Writes a PNG (channels in OpenCV's order), under the image's name."""
+    """Write a PNG (channels in OpenCV's order) under the image's name, and return its own."""
     name = Path(image_name).with_suffix(".png").name
     (folder / name).write_bytes(cv2.imencode(".png", values.astype(np.uint8))[1].tobytes())
     return name

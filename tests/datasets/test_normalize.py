@@ -6,7 +6,7 @@ import pytest
 from coco_folder import annotations
 
 from localvit_det.datasets.annotations import read_annotations
-from localvit_det.datasets.tidy import tidied
+from localvit_det.datasets.normalize import normalized
 from localvit_det.errors import DataError
 
 PLACES = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("image_id", "category_id")}
@@ -20,5 +20,5 @@ def test_ids_and_names_of_any_type(section, key, value, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content))
     for options in ({}, {"order": ("zebra", "cat")}, {"only": ["001.jpg"]}, {"renames": {"001.jpg": "1.jpg"}}):
         with pytest.raises(DataError) as caught:
-            read_annotations(tidied(tmp_path / "a.json", **options)[0])
+            read_annotations(normalized(tmp_path / "a.json", **options)[0])
         assert "\n" not in str(caught.value)

@@ -1,17 +1,29 @@
-"""The drawn shapes as pictures of one object each, for MMPretrain."""
+"""Pretraining as classifiers with MMPretrain (the extra `pretrain`); configs name this module in `custom_imports`.
+
+It has the synthetic shapes as images of one object each.
+"""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
-import mmpretrain.datasets  # noqa: F401 - registers its own LoadImageFromFile, which ours then replaces
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
-from mmpretrain.registry import DATASETS, TRANSFORMS
 
-from ..datasets.drawing import CLASSES
-from ..datasets.load_image import LoadImageFromFile
-from ..datasets.shapes_dataset import ShapesDataset
+from .datasets.load_image import LoadImageFromFile
+from .datasets.synthetic_shapes import CLASSES
+from .datasets.synthetic_shapes_datasets import ShapesDataset
+from .requirements import require
+
+require("mmpretrain")
+# MMPretrain's ColorJitter makes MMCV warn of an argument that configs do not give, in every data worker.
+warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
+
+import mmpretrain.datasets  # noqa: E402, F401 - registers its own LoadImageFromFile, which ours then replaces
+from mmpretrain.registry import DATASETS, TRANSFORMS  # noqa: E402
+
+__all__ = ["CropObject", "ShapesClassDataset"]
 
 # Broken images are skipped and named here as well. MMPretrain has registered MMCV's under the name.
 TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, force=True)
@@ -19,13 +31,13 @@ TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, f
 
 @DATASETS.register_module()
 class ShapesClassDataset(BaseDataset):
-    """Every object of a set of drawn shapes with its class; `CropObject` cuts it out."""
+    """Every object of the synthetic shapes with its class; `CropObject` cuts it out."""
 
     METAINFO = {"classes": CLASSES}  # noqa: RUF012 - declared so by mmengine
 
     @classmethod
     def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
-        """Makes the set as `ShapesDataset` does.
+        """Make the dataset as `ShapesDataset` does.
 
         Raises:
             DataError: Likewise.
@@ -33,7 +45,7 @@ class ShapesClassDataset(BaseDataset):
         return ShapesDataset.prepare(data_root, consent)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One entry for each annotation: img_path, box (x1, y1, x2, y2 in pixels) and gt_label."""
+        """Return an entry for each annotation: img_path, box (x1, y1, x2, y2 in pixels) and gt_label."""
         content = json.loads(Path(self.ann_file).read_text())
         names = {image["id"]: image["file_name"] for image in content["images"]}
         folder = Path(self.data_prefix["img_path"])
@@ -49,7 +61,7 @@ class ShapesClassDataset(BaseDataset):
 
 @TRANSFORMS.register_module()
 class CropObject(BaseTransform):
-    """Cuts `box` out of the image, as a square with some of its surroundings.
+    """Cut `box` out of the image, as a square with some of its surroundings.
 
     Args:
         margin: What is added on each side, as a share of the box's longer side.
@@ -59,7 +71,7 @@ class CropObject(BaseTransform):
         self.margin = margin
 
     def transform(self, results: dict) -> dict:
-        """Replaces `img` (H×W×C) by the part inside the image."""
+        """Replace `img` (H×W×C) by the part inside the image."""
         image = results["img"]
         left, top, right, bottom = results["box"]
         half = max(right - left, bottom - top) * (0.5 + self.margin)

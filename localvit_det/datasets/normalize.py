@@ -1,4 +1,4 @@
-"""Tidy copies of annotation files, without what MMDetection would stumble over; the files stay as they are."""
+"""Normalized copies of annotation files, without what MMDetection would stumble over; the files stay as they are."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ _VERSION = 2  # raise it with every change of what copies are like
 
 
 def cache_folder() -> Path:
-    """Where copies go: `$LOCALVIT_CACHE`, or the user's folder for such files."""
+    """Return where copies go: `$LOCALVIT_CACHE`, or the user's folder for such files."""
     own = os.environ.get(CACHE)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(base) / "localvit_det"
@@ -30,7 +30,7 @@ def is_copy(path: str) -> bool:
 
 
 def file_names(path: Path) -> list[str]:
-    """File names of all images that a file lists.
+    """Return the file names of all images that a file lists.
 
     Raises:
         DataError: It is not in COCO's format.
@@ -43,7 +43,7 @@ def file_names(path: Path) -> list[str]:
 
 
 def held_out(names: Collection[str], share: float) -> set[str]:
-    """The images that are kept for validation: always the same ones, of the same names, whatever their order.
+    """Return the images that are kept for validation: the same ones for the same names, whatever their order.
 
     Adding images moves few of the others.
     """
@@ -51,7 +51,7 @@ def held_out(names: Collection[str], share: float) -> set[str]:
     return set(ranked[: min(max(1, round(share * len(ranked))), len(ranked))])
 
 
-def tidied(
+def normalized(
     path: Path,
     renames: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
@@ -99,10 +99,10 @@ def tidied(
         if renames:
             changes += _rename(content, renames)
         changes += _without_empty_parent(content)
-        content["categories"], told = _in_order(content["categories"], order)
+        content["categories"], reordered = _in_order(content["categories"], order)
     except (KeyError, TypeError) as error:  # ids and names of any type
         raise _malformed(path, "ids and names have to be numbers and texts") from error
-    changes += told + _complete(content) + _with_own_ids(content)
+    changes += reordered + _complete(content) + _with_own_ids(content)
     if crowds_as_objects:
         changes += _without_crowds(content)
     if not changes:
@@ -114,14 +114,14 @@ def tidied(
             write_text(copy, json.dumps({**content, COPY_OF: str(path)}))
         except OSError as error:
             raise OutputError(
-                f"The tidy copy of {path} cannot be written to {copy.parent} ({error.strerror}): set the variable "
-                f"{CACHE} to a folder that can be written."
+                f"The normalized copy of {path} cannot be written to {copy.parent} ({error.strerror}): set the "
+                f"variable {CACHE} to a folder that can be written."
             ) from error
     return copy, changes
 
 
-def is_tidy(found: Annotations, order: Sequence[str] = (), crowds_as_objects: bool = False) -> bool:
-    """Whether `tidied` would change nothing, as far as the summary of a file says; the arguments are the same."""
+def is_normalized(found: Annotations, order: Sequence[str] = (), crowds_as_objects: bool = False) -> bool:
+    """Whether `normalized` would change nothing, as far as the summary of a file says; the arguments are the same."""
     if found.without_iscrowd or found.without_area or (crowds_as_objects and found.crowds):
         return False
     if len(found.categories) > 1 and not found.named[found.categories[0]]:  # it may be an empty parent
@@ -141,7 +141,7 @@ def _content(path: Path) -> dict:
 
 
 def _malformed(path: Path, reason: str) -> DataError:
-    """The error of `read_annotations`, which says what is wrong and where, or else one that says a reason."""
+    """Return the error of `read_annotations`, which says what is wrong and where, or else one with a reason."""
     try:
         read_annotations(path)
     except DataError as error:
@@ -164,8 +164,8 @@ def _rename(content: dict, renames: Mapping[str, str]) -> list[str]:
         if image["file_name"] != name:
             count += 1
             kinds[change_of(name, image["file_name"])] += 1
-    told = [f"{number} of them in {kind}" for kind, number in kinds.items() if kind]
-    return [", ".join([f"{count} file names corrected", *told])] if count else []
+    parts = [f"{number} of them in {kind}" for kind, number in kinds.items() if kind]
+    return [", ".join([f"{count} file names corrected", *parts])] if count else []
 
 
 def _without_empty_parent(content: dict) -> list[str]:
@@ -211,8 +211,8 @@ def _complete(content: dict) -> list[str]:
             except (KeyError, TypeError, IndexError):
                 continue  # read_annotations says what is wrong with it
             areas += 1
-    told = ((crowds, "iscrowd of 0 added to"), (areas, "area of the box added to"))
-    return [f"{what} {count} annotations" for count, what in told if count]
+    added = ((crowds, "iscrowd of 0 added to"), (areas, "area of the box added to"))
+    return [f"{what} {count} annotations" for count, what in added if count]
 
 
 def _with_own_ids(content: dict) -> list[str]:

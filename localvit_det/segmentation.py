@@ -1,0 +1,42 @@
+"""Semantic segmentation with MMSegmentation (the extra `seg`); configs name this module in `custom_imports`.
+
+It has the synthetic shapes with a class at every pixel.
+"""
+
+from pathlib import Path
+
+from .datasets.load_image import LoadImageFromFile
+from .datasets.synthetic_shapes import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES
+from .datasets.synthetic_shapes_datasets import ShapesDataset, make_semantic_maps
+from .requirements import require
+
+require("mmseg")
+
+from mmseg.datasets import BaseSegDataset  # noqa: E402
+from mmseg.registry import DATASETS, TRANSFORMS  # noqa: E402
+
+__all__ = ["ShapesSegDataset"]
+
+# Broken images are skipped and named here as well.
+TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile)
+
+
+@DATASETS.register_module()
+class ShapesSegDataset(BaseSegDataset):
+    """Synthetic shapes and their background, a class at every pixel; made when first used, as `ShapesDataset`."""
+
+    METAINFO = {  # noqa: RUF012 - declared so by mmengine
+        "classes": (*CLASSES, BACKGROUND),
+        "palette": [*([*PALETTES["bright"][name]] for name in CLASSES), [*BACKGROUND_COLOR]],
+    }
+
+    @classmethod
+    def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
+        """Make the dataset, and its semantic maps.
+
+        Raises:
+            DataError: As of `ShapesDataset.prepare`.
+        """
+        root = ShapesDataset.prepare(data_root, consent)
+        make_semantic_maps(root)
+        return root
