@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from localvit_det.backbones import LocalViT
 from localvit_det.backbones.sizes import SWIN_SIZES
 from localvit_det.checkpoint.identify import families
 from localvit_det.cli import tells_mistakes
@@ -67,7 +68,8 @@ class Row:
         for norm in (module for module in net.modules() if isinstance(module, _BatchNorm)):
             # With fresh statistics a wrong folding would change nothing.
             for tensor, low, high in ((norm.running_mean, -0.2, 0.2), (norm.running_var, 0.5, 1.5)):
-                nn.init.uniform_(tensor, low, high)
+                if tensor is not None:
+                    nn.init.uniform_(tensor, low, high)
             if norm.affine:
                 nn.init.uniform_(norm.weight, 0.5, 1.5)
                 nn.init.uniform_(norm.bias, -0.2, 0.2)
@@ -146,8 +148,9 @@ class Step:
         self.case, self.training = case, case.mode == "training"
         self.net = case.row.build().to(case.device)
         self.net.train(self.training)
-        if case.fuse and not self.training and hasattr(self.net, "fuse"):
-            self.net = self.net.fuse()
+        fuse = getattr(self.net, "fuse", None)
+        if case.fuse and not self.training and fuse is not None:
+            self.net = fuse()
         self.image = torch.randn(case.batch, 3, *case.size, generator=torch.Generator().manual_seed(0)).to(case.device)
         if "channels-last" in case.row.changes:
             self.image = self.image.contiguous(memory_format=torch.channels_last)
@@ -195,9 +198,11 @@ def _exported(net: nn.Module, image: Tensor, execution: str) -> Callable[[Tensor
     from localvit_det.export import export_backbone
     from localvit_det.export.quantize import STEPS_DOWN, with_integers
 
+    if not isinstance(net, LocalViT):
+        raise ConfigError(f"Only backbones of this package are exported, and this is a {type(net).__name__}.")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "net.onnx" if execution == "onnxruntime" else "net.xml")
-        export_backbone(net, file, size=tuple(image.shape[2:]), batch=len(image), dynamic=False)
+        export_backbone(net, file, size=(image.shape[2], image.shape[3]), batch=len(image), dynamic=False)
         if execution == "onnxruntime":
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
@@ -245,7 +250,7 @@ def measure_table(cases: Sequence[Case], rounds: int, warmup: int = 1, memory: b
     return records
 
 
-def peak_of_step(case: Case, threads: int) -> tuple[int, int]:
+def peak_of_step(case: Case, threads: int) -> tuple[int, int] | None:
     """Return the memory of one step; to be called in a fresh process."""
     torch.set_num_threads(threads)
     step = Step(case)

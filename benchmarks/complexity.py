@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 from unittest import mock
 
 import torch
-from mmdet.models import TwoStageDetector
+from mmdet.models import BaseDetector, TwoStageDetector
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -74,14 +75,14 @@ def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> Complexity:
     return Complexity(_parameters(backbone), count_macs(lambda: backbone(_image(size))))
 
 
-def _of_detector(model: nn.Module) -> tuple[Complexity, Complexity]:
+def _of_detector(model: BaseDetector) -> tuple[Complexity, Complexity]:
     maps: list[Tensor] = []
     backbone = count_macs(lambda: maps.extend(model.backbone(_image(DETECTOR_SIZE))))
     rest = count_macs(lambda: _run_heads(model, tuple(maps)))
     return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
 
 
-def _shapes_only(cfg: dict) -> nn.Module:
+def _shapes_only(cfg: dict) -> BaseDetector:
     with torch.device("meta"), mock.patch("torch.linspace", partial(torch.linspace, device="cpu")):
         model = MODELS.build(cfg)  # drop path rates, linspaced in constructors, need values
     model.eval()  # not chained: MMDetection's Swin returns None here
@@ -96,7 +97,7 @@ def _image(size: tuple[int, int]) -> Tensor:
     return torch.empty(1, 3, *size, device="meta")
 
 
-def _run_heads(model: nn.Module, maps: tuple[Tensor, ...]) -> None:
+def _run_heads(model: BaseDetector, maps: tuple[Tensor, ...]) -> None:
     """Neck and heads without post-processing; RoI heads get features of the right shape instead of real ones."""
     maps = model.neck(maps) if model.with_neck else maps
     if not isinstance(model, TwoStageDetector):
@@ -113,6 +114,6 @@ def _run_heads(model: nn.Module, maps: tuple[Tensor, ...]) -> None:
             head(maps[0].new_empty(proposals, extractor.out_channels, *side))
 
 
-def _stages(module: nn.Module) -> list[nn.Module]:
+def _stages(module: nn.Module) -> list[Any]:
     """The stages of a cascade, or the only one."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]

@@ -12,14 +12,16 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from mmdet.models import TwoStageDetector
+from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -60,7 +62,7 @@ class Row(NamedTuple):
         """The name, and the way where it is not what the name alone stands for."""
         return self.name if self.way == _usual_way(self.name) else f"{self.name} ({self.way})"
 
-    def build(self, data_root: str | None) -> tuple[Config, nn.Module]:
+    def build(self, data_root: str | None) -> tuple[Config, TwoStageDetector]:
         """Return config and detector; what is not its backbone starts from the same random numbers in all rows."""
         init_default_scope("mmdet")
         cfg = load_config(self.config, {"data_root": data_root} if data_root else {})
@@ -236,11 +238,11 @@ class Training:
             proposals.append(torch.minimum(boxes, extent).to(sample.gt_instances.bboxes.device))
         predict = self.model.rpn_head.predict_by_feat
 
-        def predict_by_feat(*args, **kwargs) -> list[InstanceData]:
+        def predict_by_feat(*args: Any, **kwargs: Any) -> list[InstanceData]:
             predict(*args, **kwargs)
             return [InstanceData(bboxes=p.clone(), scores=p[:, 0], labels=p[:, 0].long() * 0) for p in proposals]
 
-        def counted(sample, *args, **kwargs):
+        def counted(sample: Callable[..., SamplingResult], *args: Any, **kwargs: Any) -> SamplingResult:
             result = sample(*args, **kwargs)
             self.positives += len(result.pos_priors)
             return result
@@ -250,7 +252,7 @@ class Training:
             sampler.sample = functools.partial(counted, sampler.sample)
 
 
-def _calibrate(model: nn.Module, batch: dict) -> None:
+def _calibrate(model: TwoStageDetector, batch: dict) -> None:
     """Set the score threshold so that a detector with random weights finds as much as a trained one."""
     seen: list[Tensor] = []
     head = _as_list(model.roi_head.bbox_head)[-1]
@@ -267,7 +269,7 @@ def _as_list(value: object) -> list:
     return list(value) if isinstance(value, (list, tuple, nn.ModuleList)) else [value]
 
 
-_JOB: dict[str, object] = {}  # of a row's process: what it does, once it was built
+_JOB: dict[str, Evaluation | Training] = {}  # of a row's process: what it does, once it was built
 
 
 def _take_turn(row: Row, mode: str, args: argparse.Namespace, dtype: str) -> dict[str, list[float]] | str:
@@ -280,7 +282,8 @@ def _take_turn(row: Row, mode: str, args: argparse.Namespace, dtype: str) -> dic
                 keep_memory()
             torch.set_num_threads(args.threads or torch.get_num_threads())
             _JOB["job"] = (Evaluation if mode == "evaluation" else Training)(row, args)
-        job, done, peak = _JOB["job"], [], None
+        job, peak = _JOB["job"], None
+        done: list[tuple[int, int]] = []
         job.watch.seconds = {}
         start = timer()
         with torch.autocast(args.device, torch.bfloat16, enabled=dtype == "bf16"):

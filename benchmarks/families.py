@@ -93,7 +93,8 @@ def read_run(work_dir: Path) -> dict:
     Raises:
         UserError: The logs hold no validation.
     """
-    record, lines = json.loads((work_dir / RUN_FILE).read_text()), []
+    record = json.loads((work_dir / RUN_FILE).read_text())
+    lines: list[dict] = []
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):  # folders are named by time
         lines += map(json.loads, file.read_text().splitlines())
     validations = [line for line in lines if "coco/bbox_mAP" in line]

@@ -59,7 +59,12 @@ def measure(rounds: int, warmup: int, batch: int, device: str, stages: Sequence[
         required = sum(tensor.nbytes for tensor in ours)  # output and gradients, which any form has to hold
         for run, samples in zip(forms, time_interleaved(list(forms.values()), rounds, warmup), strict=True):
             peak = allocator_peak(forms[run], device)
-            quantities = {"seconds": samples, "peak bytes": [peak], "extra bytes": [peak - required], "error": [error]}
+            quantities: dict[str, list[float]] = {
+                "seconds": samples,
+                "peak bytes": [peak],
+                "extra bytes": [peak - required],
+                "error": [error],
+            }
             row = f"stage {stage}: {channels}x{side}x{side}"
             records.append(Record("operator", setting, row, run, "fp32", quantities))
     return records

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +59,12 @@ class Record:
     def quartiles(self, name: str = "seconds") -> tuple[float, float, float] | None:
         """Return first quartile, median and third quartile over the rounds."""
         if f"{name}, quartiles" in self.quantities:  # older measurements kept no more
-            return tuple(self.quantities[f"{name}, quartiles"])
-        if not self.quantities.get(name):
+            low, middle, high = self.quantities[f"{name}, quartiles"]
+        elif self.quantities.get(name):
+            low, middle, high = np.percentile(self.quantities[name], (25, 50, 75)).tolist()
+        else:
             return None
-        return tuple(float(value) for value in np.percentile(self.quantities[name], (25, 50, 75)))
+        return low, middle, high
 
 
 @dataclass
@@ -82,16 +85,16 @@ class Benchmark:
 def read(path: Path) -> dict[str, Benchmark]:
     """Read all benchmarks of a file by their names; none where there is no file."""
     found: dict[str, Benchmark] = {}
-    records: dict[tuple[str, ...], Record] = {}
+    records: dict[tuple[str, str, str, str, str, str], Record] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in csv.DictReader(lines):
-        key = tuple(line[column] for column in COLUMNS[:-2])
-        benchmark = found.setdefault(key[0], Benchmark({}))
+        name, mode, setting, row, run, dtype = key = itemgetter(*COLUMNS[:-2])(line)
+        benchmark = found.setdefault(name, Benchmark({}))
         if not line["row"]:
             benchmark.environment[line["quantity"]] = line["value"]
             continue
         if key not in records:
-            records[key] = Record(*key[1:])
+            records[key] = Record(mode, setting, row, run, dtype)
             benchmark.records.append(records[key])
         if line["quantity"] == "note":
             records[key].note = line["value"]

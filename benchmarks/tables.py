@@ -159,16 +159,18 @@ def summary(benchmarks: dict[str, Benchmark]) -> str:
 
 def _relative(benchmarks: dict[str, Benchmark], column: Column) -> dict[str, float]:
     records = benchmarks[column.benchmark].tables()[0] if column.benchmark in benchmarks else []
-    costs = {r.row: _over_start(r) if column.memory else _median(r) for r in records
-             if (r.dtype, r.run) == (column.dtype, "eager") and r.row != GEMM}  # fmt: skip
-    costs = {row: cost for row, cost in costs.items() if cost is not None}
+    costs: dict[str, float] = {}
+    for r in records:
+        cost = _over_start(r) if column.memory else _median(r)
+        if (r.dtype, r.run) == (column.dtype, "eager") and r.row != GEMM and cost is not None:
+            costs[r.row] = cost
     if BASELINE not in costs:
         raise UserError(f"{column.benchmark} has no row {BASELINE} in {column.dtype}; everything is compared with it.")
     return {row: cost / costs[BASELINE] if column.memory else costs[BASELINE] / cost for row, cost in costs.items()}
 
 
 def _rate(gemm: Record) -> float:
-    return gemm.get("MACs") / _median(gemm)
+    return gemm.quantities["MACs"][0] / median(gemm.quantities["seconds"])
 
 
 def _median(record: Record) -> float | None:
@@ -178,7 +180,7 @@ def _median(record: Record) -> float | None:
 
 def _over_start(record: Record) -> float | None:
     peak = record.get("memory peak")
-    return None if peak is None else peak - record.get("memory start")
+    return None if peak is None else peak - record.quantities["memory start"][0]
 
 
 def _milliseconds(record: Record, scale: float = 1e3) -> str:
@@ -190,10 +192,10 @@ def _milliseconds(record: Record, scale: float = 1e3) -> str:
 
 
 def _memory(record: Record, over_start: bool = True) -> str:
-    peak = record.get("memory peak")
-    if peak is None:
+    peak, own = record.get("memory peak"), _over_start(record)
+    if peak is None or own is None:
         return "-"
-    return f"{peak / MIB:.0f}" + (f" ({_over_start(record) / MIB:.0f})" if over_start else "")
+    return f"{peak / MIB:.0f}" + (f" ({own / MIB:.0f})" if over_start else "")
 
 
 def _ratio(value: float | None, base: float | None, digits: int = 2) -> str:
@@ -207,9 +209,8 @@ def draw(tables: Sequence[Sequence[Record]], path: Path) -> None:
         timed = [r for r in records if r.row != GEMM and r.quantities.get("seconds")]
         title = f"{records[0].mode}, {records[0].setting}"
         panels[f"{title}: latency (ms)"] = {r.row: [1e3 * s for s in r.quantities["seconds"]] for r in timed}
-        panels[f"{title}: peak memory (MiB)"] = {
-            r.row: [r.get("memory peak") / MIB] for r in timed if r.get("memory peak") is not None
-        }
+        peaks = {r.row: r.get("memory peak") for r in timed}
+        panels[f"{title}: peak memory (MiB)"] = {row: [peak / MIB] for row, peak in peaks.items() if peak is not None}
     dot_plot({title: {"": rows} for title, rows in panels.items()}, path)
 
 

@@ -145,7 +145,7 @@ def seed(cfg: Config, number: int | None, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
 
 
-def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], None]:
+def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
     """Lets a tool end with one sentence and exit code 1 where the user has to mend something."""
 
     @functools.wraps(main)
