@@ -66,6 +66,13 @@ def trained(folder: Path, backend: dict):
     return runner
 
 
+VALUES = {"model": "ToyModel", "backbone": "ShuffleTransformer", "arch": "tiny", "lr": 0.02, "seed": 3}
+
+
+def test_values_that_runs_are_compared_by():
+    assert loggers._compared_settings(CONFIG) == VALUES
+
+
 class TestMlflow:
     @pytest.fixture
     def mlflow(self, tmp_path, monkeypatch):
@@ -82,8 +89,7 @@ class TestMlflow:
         [run] = mlflow.search_runs(experiment_names=["localvit_det"], output_format="list")
         assert run.info.status == "FINISHED"
         assert run.info.run_name == "mine"
-        assert run.data.params == {"model": "ToyModel", "backbone": "ShuffleTransformer", "arch": "tiny", "lr": "0.02",
-                                   "seed": "3"}  # fmt: skip
+        assert run.data.params == {name: str(value) for name, value in VALUES.items()}
         assert {"mAP", "loss"} <= set(run.data.metrics)
         files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
         assert {"config.py", "curves.png"} <= files
