@@ -41,7 +41,7 @@ _REMEDY = (
 
 
 def seed_iteration(seed: int, iteration: int) -> None:
-    """Seeds all generators of this process for one iteration; processes of one run differ."""
+    """Seed all generators of this process for one iteration; processes of one run differ."""
     _seed_generators(seed, _ITERATIONS, iteration, dist.get_rank())
 
 

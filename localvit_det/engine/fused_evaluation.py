@@ -30,7 +30,7 @@ class FusedEvaluationHook(Hook):
 
 
 class _OnFusedCopy(BaseLoop):
-    """Evaluates a fused copy of the model, made at the first batch of each evaluation and dropped at the end.
+    """Evaluate a fused copy of the model, made at the first batch of each evaluation and dropped at the end.
 
     Hooks have put their weights in place by then (EMAHook the averaged ones). The model itself stays as it is and is
     the runner's again after each batch, also after an error, so that checkpoints are of the model. Where forward hooks
