@@ -1,7 +1,6 @@
 """The files around the code agree: the workflow does what `.ci/run` does, and versions stand the same everywhere."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,10 +83,3 @@ def test_every_extra_of_the_docs_exists():
     table = re.findall(r"^\| (`.+?`) \|", read("docs/installation.md").partition("| extra |")[2], flags=re.MULTILINE)
     named = {name for cell in table for name in re.findall(r"`([\w-]+)`", cell)}
     assert named == set(project()["project"]["optional-dependencies"])
-
-
-@pytest.mark.slow
-def test_no_error_of_types():
-    pytest.importorskip("mypy", reason="the extra dev is not installed")
-    run = subprocess.run([sys.executable, "-m", "mypy"], cwd=REPOSITORY, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout

@@ -201,9 +201,9 @@ def draw_seen(image: np.ndarray, seen: Seen) -> np.ndarray:
     rows, columns = seen.masks.shape[-2:]
     factor = max(1, -(-_CELL * max(rows, columns) // max(image.shape[:2])), -(-480 // max(image.shape[:2])))
     height, width = (side * factor for side in image.shape[:2])
-    picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    gray = picture.mean(2, keepdims=True)
-    picture = 0.45 * (0.5 * gray + 0.5 * picture) + 0.55 * 235
+    pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    gray = pixels.mean(2, keepdims=True)
+    picture = 0.45 * (0.5 * gray + 0.5 * pixels) + 0.55 * 235
     for mask, color in zip(seen.masks.numpy(), _COLORS, strict=False):
         large = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         picture[large] = 0.4 * gray[large] + 0.6 * np.array(color, np.float32)

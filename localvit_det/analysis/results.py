@@ -98,7 +98,7 @@ def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: 
     for place in np.argsort(-mistakes, axis=None, kind="stable")[:_PAIRS]:
         row, column = np.unravel_index(place, mistakes.shape)
         if count := int(mistakes[row, column]):
-            share = count / counts[row].sum() if row < len(names) else None
+            share = count / int(counts[row].sum()) if row < len(names) else None
             rows.append([[*names, "background"][row], [*names, "nothing (missed)"][column], count, share])
     parts: list[Part] = [
         "Each prediction takes the free object of its class that it overlaps most, the surest first; what is left then "
