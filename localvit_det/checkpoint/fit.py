@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.base import LocalViT
 from ..errors import CheckpointError
 from .identify import Origin, backbones_in, common_class_counts
-from .layouts import RESIZERS, below, describe_choice, fit_shapes, part_joint, plain_names, rename_key, weights_in
+from .layouts import RESIZERS, below, describe_choice, fit_shapes, plain_names, rename_key, split_joint, weights_in
 from .official import OFFICIAL, official_address
 from .read import load_weights_only
 from .report import LoadReport, misfit, no_weights
@@ -127,7 +127,7 @@ def _convert_backbone(
     """Rename, reshape and resize what belongs to a backbone; notes in ``report`` what it did."""
     others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     own = {name: tensor for name, tensor in state.items() if name not in others}
-    state = part_joint(own, backbone.joint_weights) | others
+    state = split_joint(own, backbone.joint_weights) | others
     inside = {name: name.removeprefix(prefix) for name in state if name.startswith(prefix)}
     renamed = {name: rename_key(short, backbone.official_layout) for name, short in inside.items()}
     ours, official = (

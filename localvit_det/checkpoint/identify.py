@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
 from ..backbones.sizes import stage_widths
-from .layouts import part_joint, rename_keys
+from .layouts import rename_keys, split_joint
 
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 _WIDTH = "stages.0.blocks.0.mlp.fc1.weight"  # every block has this MLP, embed_dims channels wide
@@ -82,7 +82,7 @@ def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
 
 def official_names(state: Mapping[str, Tensor], family: type[LocalViT]) -> dict[str, Tensor]:
     """Tensors of an official layout of a family, under our names."""
-    return rename_keys(part_joint(state, family.joint_weights), family.official_layout)
+    return rename_keys(split_joint(state, family.joint_weights), family.official_layout)
 
 
 def backbones_in(module: nn.Module) -> dict[str, LocalViT]:

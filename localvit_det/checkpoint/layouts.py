@@ -126,26 +126,26 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[st
     return {name: tensor for name, tensor in renamed.items() if name is not None}
 
 
-def part_joint(state: Mapping[str, Tensor], partings: Sequence[WeightSplit]) -> dict[str, Tensor]:
-    """Part tensors that other layouts keep as one, such as the projections to queries, keys and values.
+def split_joint(state: Mapping[str, Tensor], splits: Sequence[WeightSplit]) -> dict[str, Tensor]:
+    """Split tensors that other layouts keep as one, such as the projections to queries, keys and values.
 
     Args:
         state: Tensors by name.
-        partings: Regular expression, and the parts: a replacement of the name and its shares of the rows.
+        splits: Regular expression, and the parts: a replacement of the name and its shares of the rows.
 
     Returns:
         The tensors with the parts in place of what they were; one that cannot be cut into equal shares stays whole.
     """
-    parted = {}
+    split: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        pattern, parts = next((p for p in partings if re.search(p[0], name)), (None, ()))
+        pattern, parts = next((p for p in splits if re.search(p[0], name)), (None, ()))
         shares = sum(share for _, share in parts)
         if pattern is None or not tensor.ndim or len(tensor) % shares:
-            parted[name] = tensor
+            split[name] = tensor
             continue
         rows = tensor.split([len(tensor) // shares * share for _, share in parts])
-        parted |= {re.sub(pattern, new, name): part for (new, _), part in zip(parts, rows, strict=True)}
-    return parted
+        split |= {re.sub(pattern, new, name): part for (new, _), part in zip(parts, rows, strict=True)}
+    return split
 
 
 def plain_names(state: Mapping[str, Tensor], backbone_alone: bool, parts: Collection[str] = ()) -> dict[str, Tensor]:

@@ -63,13 +63,13 @@ def test_first_messengers_repeat_by_region():
 
 
 @pytest.mark.parametrize("size", [(6, 9), (5, 7), (1, 1)], ids=str)
-def test_parting_undoes_joining(size):
+def test_splitting_undoes_joining(size):
     patches, leaders = torch.randn(2, 4, *size), torch.randn(2, 4, -(-size[0] // 3), -(-size[1] // 3))
     tokens = join_windows(patches, leaders, 3)
     assert tokens.shape == (1, 4, leaders[:, 0].numel(), 10)
     assert torch.equal(tokens[0, :, :, 0].T, leaders.permute(0, 2, 3, 1).flatten(0, 2))
-    for parted, whole in zip(split_windows(tokens, size, 3), (patches, leaders), strict=True):
-        assert torch.equal(parted, whole)
+    for split, whole in zip(split_windows(tokens, size, 3), (patches, leaders), strict=True):
+        assert torch.equal(split, whole)
 
 
 @pytest.mark.parametrize("size", [(6, 6), (5, 7)], ids=str)

@@ -133,7 +133,7 @@ def test_swin_in_a_backbone_of_ours_is_named():
     assert "its backbone is MSGTransformer with 48 channels" in sentence
 
 
-def test_joint_weights_that_cannot_be_parted_are_refused():
+def test_joint_weights_that_cannot_be_split_are_refused():
     state = openmmlab_twins(twins("TwinsPCPVT"), "mmseg")
     name = "layers.0.0.attn.attn.in_proj_bias"
     state[name] = state[name][:-1]
