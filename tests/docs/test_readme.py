@@ -118,6 +118,13 @@ def test_links_lead_somewhere(page: Path):
             assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
 
 
+def test_files_that_contributors_are_sent_to():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:localvit|localvit_det|tools|benchmarks|configs|docs)/[\w/.]+)`", text)
+    assert len(set(paths)) > 15
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
 WORDS = {  # as the field writes it: what it does not write
     "dataset": r"data sets?",
     "MACs, explained once as multiply-adds (MACs) or MACs (multiply-adds)": r"(?<!MACs \()multiply-adds?(?! \(MACs)",
