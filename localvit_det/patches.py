@@ -163,35 +163,33 @@ def _coordinates() -> Iterator[Replacement]:
 def _checkpoint_files() -> Iterator[Replacement]:
     from mmengine.runner.checkpoint import CheckpointLoader
 
-    from .checkpoint import entrances
+    from .checkpoint.loading import loaders
 
-    schemes = {**CheckpointLoader._schemes, **entrances.loaders()}
+    schemes = {**CheckpointLoader._schemes, **loaders()}
     yield CheckpointLoader, "_schemes", OrderedDict(sorted(schemes.items(), reverse=True))  # longer prefixes first
 
 
 def _checkpoint_fit() -> Iterator[Replacement]:
     from mmengine.runner import checkpoint
 
-    from .checkpoint import load
+    from .checkpoint.loading import load_state_dict
 
-    yield checkpoint, "load_state_dict", load.load_state_dict
+    yield checkpoint, "load_state_dict", load_state_dict
 
 
 def _pretrained() -> Iterator[Replacement]:
     from mmengine.registry import WEIGHT_INITIALIZERS
 
-    if has_mmdetection():
-        from .checkpoint.entrances import PretrainedInit as kind
-    else:
-        from .checkpoint.plain_init import PlainPretrainedInit as kind
-    yield WEIGHT_INITIALIZERS.module_dict, "Pretrained", kind
+    from .checkpoint.loading import PretrainedInit
+
+    yield WEIGHT_INITIALIZERS.module_dict, "Pretrained", PretrainedInit
 
 
 def _whole_files() -> Iterator[Replacement]:
     from mmengine.config import Config
     from mmengine.fileio import LocalBackend
 
-    from .checkpoint.write import dump, put, put_text
+    from .checkpoint.publish import dump, put, put_text
 
     yield LocalBackend, "put", put
     yield LocalBackend, "put_text", put_text
@@ -260,6 +258,7 @@ PATCHES = (
         "mmengine 0.10",
         "MMEngine loads with `weights_only=True` and an allow-list",
         _checkpoint_files,
+        needs_mmdetection=False,
     ),
     Patch(
         "checkpoint_fit",

@@ -21,6 +21,7 @@ from localvit_det.predict import Detector
         ("localvit_det.inference.masks:paste_masks", "localvit_det.fused.roi_heads:paste_masks"),
         ("localvit_det.heads:LeanFCNMaskHead", "localvit_det.heads:MemoryEfficientFCNMaskHead"),
         ("localvit_det.layers:form_of", "localvit_det.layers:register_fused"),
+        ("localvit_det.checkpoint.fit:load_backbone", "localvit_det.checkpoint.loading:load_backbone"),
         ("localvit_det.ops:lean", "localvit_det.ops:recomputed"),
     ],
 )

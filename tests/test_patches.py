@@ -19,7 +19,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.logging import HistoryBuffer
 from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
 from localvit_det import errors, files, patches
@@ -217,15 +217,16 @@ def test_config_names(tmp_path):
             assert Config.fromfile(config).model.type == "MaskRCNN"
 
 
-def test_networks_alone_get_one_row(monkeypatch):
+def test_networks_alone_get_two_rows(monkeypatch):
     """Without MMDetection there is nothing to change but how our networks read their weights."""
     monkeypatch.setattr(patches, "_applied", {})
     monkeypatch.setattr(patches, "has_mmdetection", lambda: False)
     kinds = WEIGHT_INITIALIZERS.module_dict
     monkeypatch.setitem(kinds, "Pretrained", kinds["Pretrained"])
+    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes)
     patches.apply()
-    assert list(patches._applied) == ["pretrained"]
-    assert kinds["Pretrained"].__module__.endswith("plain_init")
+    assert list(patches._applied) == ["checkpoint_files", "pretrained"]
+    assert kinds["Pretrained"].__module__ == "localvit_det.checkpoint.loading"
 
 
 def test_nothing_else_is_changed():

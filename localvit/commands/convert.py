@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
-from localvit_det.checkpoint.convert import convert
+from localvit_det.checkpoint.publish import convert
 from localvit_det.cli import LEFT_OUT, tells_mistakes
 from localvit_det.config import load_config
 from localvit_det.datasets.converters import convert_dataset

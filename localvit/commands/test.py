@@ -14,9 +14,9 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
 from localvit_det.analysis.report import write_report
-from localvit_det.checkpoint.exported_info import is_exported, read_info
-from localvit_det.checkpoint.find import newest_for_test
+from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.read import saved_classes
+from localvit_det.checkpoint.search import newest_for_test
 from localvit_det.cli import also_unread, check_config, config_from, make_parser, options_of, tells_mistakes
 from localvit_det.config.found_set import orders_classes
 from localvit_det.config.parts import find_datasets

@@ -10,7 +10,7 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from localvit_det.checkpoint.find import search
+from localvit_det.checkpoint.search import search
 from localvit_det.cli import (
     check_config,
     config_from,

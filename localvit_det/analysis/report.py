@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checkpoint.embedded_config import parse
+from ..checkpoint.config_text import parse
 from ..config.parts import dataset_paths, find_datasets
 from ..config.run import changes
 from ..datasets.annotations import read_annotations

@@ -19,10 +19,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
-from .entrances import label_of
-from .fit import compare
 from .layouts import describe_choice, official_swin, plain_names, resize_position_bias, weights_in
-from .report import LoadReport, no_weights
+from .loading import label_of
+from .matching import LoadReport, compare, no_weights
 
 # What a classifier lacks, or has beyond a backbone.
 _OPTIONAL = re.compile(r"^norm\d\.|^layers\.\d\.2\.|attn_mask$|^(head|norm|cls_token|mask_token)(\.|$)")
@@ -80,7 +79,7 @@ def fit_published(backbone: nn.Module, content: Mapping[str, Any], source: str) 
     weights = plain_names({n: t for n, t in weights.items() if isinstance(t, Tensor)}, backbone_alone=True)
     inside = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
     weights = inside or weights
-    state = {name: t for name, t in converted(backbone, weights).items() if not name.endswith(_INDEX)}
+    state = {name: t for name, t in _mmdetection_names(backbone, weights).items() if not name.endswith(_INDEX)}
     target = backbone.state_dict()
     resized: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -101,11 +100,13 @@ def fit_published(backbone: nn.Module, content: Mapping[str, Any], source: str) 
     return report, state
 
 
-def converted(backbone: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under MMDetection's names: from official layouts (Swin's also timm's, Hugging Face's), or as they are."""
+def _mmdetection_names(backbone: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of an official layout (Swin's also timm's, Hugging Face's) under MMDetection's names."""
     if isinstance(backbone, PyramidVisionTransformer):  # the second version, too
         official = any(re.match(r"block\d\.", name) for name in weights)
         return dict(pvt_convert(weights) if official else weights)
+    if any(name.startswith("stages.") for name in weights):  # are MMDetection's already
+        return dict(weights)
     weights = official_swin(weights)
     if not any(name.startswith("layers.") for name in weights):
         return weights

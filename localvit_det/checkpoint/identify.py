@@ -1,4 +1,4 @@
-"""What weights were made for, read off their names and shapes: family, layout and size, number of classes."""
+"""Identify what weights were made for, by names and shapes: family, layout and size, number of classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Origin:
 
     @property
     def arch(self) -> str | None:
-        """The published size, None for any other."""
+        """Return the name of the published size, None for any other."""
         for name, arch in self.family.arch_settings.items():
             widths = stage_widths(arch["embed_dims"], len(arch["depths"]))
             if (widths[0], tuple(arch["depths"])) == (self.embed_dims, self.depths):
@@ -44,12 +44,12 @@ class Origin:
 
     @classmethod
     def of(cls, backbone: LocalViT) -> Origin:
-        """The origin that weights for ``backbone`` must have."""
+        """Return the origin that weights for ``backbone`` must have."""
         return cls(type(backbone), False, backbone.embed_dims, backbone.depths)
 
 
 def families() -> list[type[LocalViT]]:
-    """All registered families of this package's backbones."""
+    """Return all registered families of this package's backbones."""
     registries = (MODELS, *MODELS.children.values())  # MMDetection's and its sisters', as far as they are imported
     classes = dict.fromkeys(cls for registry in registries for cls in registry.module_dict.values())
     return [cls for cls in classes if isinstance(cls, type) and issubclass(cls, LocalViT)]
@@ -81,17 +81,23 @@ def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
 
 
 def official_names(state: Mapping[str, Tensor], family: type[LocalViT]) -> dict[str, Tensor]:
-    """Tensors of an official layout of a family, under our names."""
+    """Return tensors of an official layout of a family under our names."""
     return rename_keys(split_joint(state, family.joint_weights), family.official_layout)
 
 
 def backbones_in(module: nn.Module) -> dict[str, LocalViT]:
-    """This package's backbones inside a model, by their prefix ('' for the model itself)."""
+    """Return this package's backbones inside a model, by their prefix ('' for the model itself)."""
     return {f"{n}." if n else "": m for n, m in module.named_modules() if isinstance(m, LocalViT)}
 
 
-def class_counts(module: nn.Module, name: str, old: Size, new: Size) -> set[tuple[int, int]]:
-    """The class counts (of the file, of the model) that explain why a tensor has another shape.
+def common_class_counts(module: nn.Module, shapes: Iterable[tuple[str, Size, Size]]) -> tuple[int, int] | None:
+    """Return the one pair of class counts that explains all these differences; None if there is none."""
+    explanations = [_class_counts(module, *entry) for entry in shapes]
+    return min(set.intersection(*explanations), default=None) if explanations else None
+
+
+def _class_counts(module: nn.Module, name: str, old: Size, new: Size) -> set[tuple[int, int]]:
+    """Return the class counts (of the file, of the model) that explain why a tensor has another shape.
 
     A head has k numbers per class, with or without one more class for the background, in its first dimension:
     k = 1 for class scores, 4 for boxes of each class, one per anchor in one-stage detectors.
@@ -113,14 +119,8 @@ def class_counts(module: nn.Module, name: str, old: Size, new: Size) -> set[tupl
     return counts
 
 
-def common_class_counts(module: nn.Module, shapes: Iterable[tuple[str, Size, Size]]) -> tuple[int, int] | None:
-    """The one pair of class counts that explains all these differences; None if there is none."""
-    explanations = [class_counts(module, *entry) for entry in shapes]
-    return min(set.intersection(*explanations), default=None) if explanations else None
-
-
 def _patterns(names: Iterable[str]) -> set[str]:
-    """Names without the numbers of stages and blocks, and without output norms."""
+    """Return names without the numbers of stages and blocks, and without output norms."""
     return {re.sub(r"\.\d+(?=\.)", "", name) for name in names if not name.startswith("out_norms.")}
 
 
@@ -132,7 +132,7 @@ def _patterns_of(family: type[LocalViT]) -> set[str]:
 
 
 def _num_classes(module: nn.Module, name: str) -> int | None:
-    """`num_classes` of the innermost head that a tensor belongs to."""
+    """Return `num_classes` of the innermost head that a tensor belongs to."""
     found: object = None
     inner: object = module
     for child in name.split("."):

@@ -1,6 +1,8 @@
-"""The forms that weights have in files: where they stand, what they are called, and their shapes.
+"""The layouts that weights have in files: where they stand, what they are called, and their shapes.
 
-Pure functions over state dicts; the maps from official names to ours stand beside each family.
+Pure functions over state dicts. A key under which a training code keeps its weights goes into `_KEYS`, the attribute of
+a module around the model into `_AROUND`. The layout of a family's official file is declared by the family itself
+(`official_layout` and what follows it in `backbones/base.py`), a new kind of resizing is an entry of `RESIZERS`.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def _nested_sets(content: Mapping[str, Any], depth: int) -> Iterator[tuple[str, 
 
 
 def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
-    """The state dict in a checkpoint or the checkpoint itself where it is one; None without any tensors."""
+    """Return the state dict in a checkpoint or the checkpoint itself where it is one; None without any tensors."""
     return next(iter(weight_sets(checkpoint).values()), None)
 
 
@@ -136,20 +138,20 @@ def split_joint(state: Mapping[str, Tensor], splits: Sequence[WeightSplit]) -> d
     Returns:
         The tensors with the parts in place of what they were; one that cannot be cut into equal shares stays whole.
     """
-    split: dict[str, Tensor] = {}
+    result = {}
     for name, tensor in state.items():
-        pattern, parts = next((p for p in splits if re.search(p[0], name)), (None, ()))
+        pattern, parts = next((split for split in splits if re.search(split[0], name)), (None, ()))
         shares = sum(share for _, share in parts)
         if pattern is None or not tensor.ndim or len(tensor) % shares:
-            split[name] = tensor
+            result[name] = tensor
             continue
         rows = tensor.split([len(tensor) // shares * share for _, share in parts])
-        split |= {re.sub(pattern, new, name): part for (new, _), part in zip(parts, rows, strict=True)}
-    return split
+        result |= {re.sub(pattern, new, name): part for (new, _), part in zip(parts, rows, strict=True)}
+    return result
 
 
 def plain_names(state: Mapping[str, Tensor], backbone_alone: bool, parts: Collection[str] = ()) -> dict[str, Tensor]:
-    """Names without what wrappers add to them, and without the prefix of a model around a backbone.
+    """Return tensors by names without what wrappers add to them, and without the prefix of a model around a backbone.
 
     Args:
         state: Tensors by name.
@@ -171,7 +173,7 @@ def plain_names(state: Mapping[str, Tensor], backbone_alone: bool, parts: Collec
 
 
 def below(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The tensors whose names begin with a prefix, without it; the names as they are, or without those of wrappers."""
+    """Return the tensors whose names begin with a prefix, without it; wrappers' parts of names may come before it."""
     prefix = prefix.rstrip(".") + "."
     for names in (weights, plain_names(weights, backbone_alone=False)):
         if inside := {name.removeprefix(prefix): t for name, t in names.items() if name.startswith(prefix)}:
@@ -180,12 +182,12 @@ def below(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def several_models(state: Mapping[str, Any], parts: Collection[str]) -> list[str]:
-    """What names begin with where they are of several whole models, such as a student and a teacher."""
+    """Return what names begin with where they are of several whole models, such as a student and a teacher."""
     first = {name.partition(".")[0] for name in state}
     return sorted(first, key=_AROUND.index) if len(first) > 1 and first <= set(_AROUND) - set(parts) else []
 
 
-# Hugging Face's names of a Swin, and the official ones.
+# Names of a Swin, and the official ones.
 _HUGGING_FACE_SWIN: Sequence[Rename] = (
     (r"^swin\.", ""),
     (r"^encoder\.", ""),
@@ -202,10 +204,17 @@ _HUGGING_FACE_SWIN: Sequence[Rename] = (
     (r"^hidden_states_norms\.stage(\d)\.", lambda match: f"norm{int(match[1]) - 1}."),
     (r"^classifier\.", "head."),
 )
+_OPENMMLAB_SWIN: Sequence[Rename] = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^stages\.", "layers."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+)
 
 
 def is_swin(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are a Swin's weights in its official layout, timm's or Hugging Face's."""
+    """Whether these are a Swin's weights in any layout that `official_swin` knows."""
     names = official_swin(state)
     attention = "layers.0.blocks.0.attn."
     return {f"{attention}qkv.weight", f"{attention}relative_position_bias_table"} <= names.keys() and (
@@ -214,7 +223,7 @@ def is_swin(state: Mapping[str, Tensor]) -> bool:
 
 
 def official_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give a Swin's weights from timm or Hugging Face their official names; others stay as they are."""
+    """Return a Swin's weights from timm, Hugging Face or OpenMMLab in their official layout; others as they are."""
     if any(".layernorm_before." in name for name in state):
         state = rename_keys(state, _HUGGING_FACE_SWIN)
         joined: dict[str, Tensor] = {}
@@ -223,6 +232,10 @@ def official_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             new = f"{name[: part.start()]}.attn.qkv.{name[part.end() :]}" if part else name
             joined[new] = torch.cat([joined[new], tensor]) if part and new in joined else tensor  # in this order
         return joined
+    if any(".attn.w_msa." in name for name in state):
+        state = rename_keys(state, _OPENMMLAB_SWIN)
+        # Its unfold puts the four neighbors inside each channel, and columns first.
+        return {name: _channels_last(t) if ".downsample." in name else t for name, t in state.items()}
     downsample = re.compile(r"^layers\.(\d+)\.downsample\.")
     stages = {int(match[1]) for name in state if (match := downsample.match(name))}
     if stages and 0 not in stages:  # timm's downsampling belongs to the stage that it leads to
@@ -230,24 +243,16 @@ def official_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
-def fit_shapes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors the shape of their target where the same numbers are only laid out otherwise.
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Reorder the last axis, 4·C numbers, from (channel, row, column) to Swin's (column, row, channel)."""
+    parts = tensor.unflatten(-1, (-1, 2, 2))  # …, C, dy, dx
+    return parts.movedim(-3, -1).transpose(-3, -2).flatten(-3)  # …, dx, dy, C
 
-    A Linear's weight (out, in) is a 1×1 convolution's weight (out, in, 1, 1).
 
-    Args:
-        state: Tensors by name.
-        target: Tensors with the wanted shapes.
-
-    Returns:
-        The tensors of ``state``; those that differ from their target in more than ones stay as they are.
-    """
-    fitted = {}
-    for key, tensor in state.items():
-        wanted = target.get(key)
-        is_linear = wanted is not None and tensor.ndim == 2 and wanted.shape == (*tensor.shape, 1, 1)
-        fitted[key] = tensor[..., None, None] if is_linear else tensor
-    return fitted
+def fit_shape(tensor: Tensor, target: Tensor) -> Tensor:
+    """Return a Linear's weight (out, in) as a 1×1 convolution's weight (out, in, 1, 1) where that is wanted."""
+    is_linear = tensor.ndim == 2 and target.shape == (*tensor.shape, 1, 1)
+    return tensor[..., None, None] if is_linear else tensor
 
 
 def resize_position_bias(table: Tensor, shape: Size) -> Tensor | None:

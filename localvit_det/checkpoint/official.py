@@ -46,7 +46,7 @@ class OfficialFile:
 
     @property
     def advice(self) -> str:
-        """How to start from it, as the second half of a sentence."""
+        """Return how to start from it, as the second half of a sentence."""
         if self.direct:
             copy = "" if self.direct == self.address else f", a copy of {self.address}"
             return f"add --pretrained {OFFICIAL}, which downloads {self.direct}{copy}"
@@ -59,7 +59,7 @@ class OfficialFile:
 
 @cache
 def official_files() -> tuple[OfficialFile, ...]:
-    """The whole table."""
+    """Return the whole table."""
     return tuple(OfficialFile(**line) for line in json.loads(_TABLE.read_text(encoding="utf-8")))
 
 
@@ -84,7 +84,7 @@ def official_file(cls: object, settings: Mapping[str, Any]) -> OfficialFile | No
 
 
 def official_address(cls: object, settings: Mapping[str, Any], warm_start: bool = False) -> str:
-    """The address from which a backbone's official file is downloaded.
+    """Return the address from which a backbone's official file is downloaded.
 
     Args:
         cls: The backbone's class.

@@ -1,31 +1,37 @@
-"""Trained detectors as one file: weights, config, classes, versions and metrics, and nothing else."""
+"""Write checkpoints: published detectors, converted official files, what MMEngine saves; each whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mmcv
-import mmdet
-import mmengine
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 from mmengine.logging import print_log
+from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from ..files import check_writable_folder, write_bytes
-from .allowed import metainfo_of
-from .embedded_config import as_text, read_config, to_json
-from .layouts import weights_in
-from .read import load_weights_only
+from ..errors import CheckpointError, OutputError, RequirementError
+from ..files import atomic_file, check_writable, check_writable_folder, sha256, write_bytes
+from .config_text import as_text, to_json
+from .identify import find_origin, official_names
+from .layouts import plain_names, weights_in
+from .matching import LoadReport, no_weights, prepare
+from .read import load_weights_only, split_key
+from .safe_config import metainfo_in, read_config
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
+_mmengine_dump = Config.dump
 
 
 def publish(
@@ -41,7 +47,7 @@ def publish(
 
     Args:
         checkpoint: What MMEngine saved in a training.
-        out_dir: Where the file goes; beside ``checkpoint`` by default.
+        out_dir: Where the file goes; next to ``checkpoint`` by default.
         name: Start of the file's name; the config's name or the checkpoint's by default.
         trusted: Keep the whole config, with its data, hooks, imports and types of others.
 
@@ -61,7 +67,7 @@ def publish(
     if weights is None:
         raise CheckpointError(f"{path} holds no weights: give a checkpoint that was saved in a training.")
     meta = content["meta"] if isinstance(content.get("meta"), dict) else {}
-    dataset_meta = metainfo_of(meta.get("dataset_meta"))
+    dataset_meta = metainfo_in(content)
     if not dataset_meta:
         raise CheckpointError(f"{path} does not say its classes: give a checkpoint that was saved in a training.")
     config = read_config(content, path, trusted)
@@ -96,7 +102,7 @@ def write_hashed(content: Mapping[str, Any], folder: Path, stem: str) -> Path:
 
 
 def measured_metrics(work_dir: Path, meta: Mapping[str, Any]) -> dict[str, float]:
-    """What the training logged in its validation after the checkpoint's epoch (or iteration).
+    """Return what the training logged in its validation after the checkpoint's epoch (or iteration).
 
     The checkpoint's own history is no help: it is saved before that validation, and names no epoch.
     """
@@ -118,9 +124,109 @@ def measured_metrics(work_dir: Path, meta: Mapping[str, Any]) -> dict[str, float
 
 
 def versions() -> dict[str, str]:
-    """Of everything that the numbers may depend on."""
-    from .. import __version__
+    """Return the versions of everything that the numbers may depend on."""
+    names = ("localvit_det", "torch", "mmdet", "mmengine", "mmcv")
+    found = {name: str(importlib.import_module(name).__version__) for name in names}
+    return {"python": platform.python_version(), **found}
 
-    packages = {"torch": torch, "mmdet": mmdet, "mmengine": mmengine, "mmcv": mmcv}
-    found = {name: str(package.__version__) for name, package in packages.items()}
-    return {"localvit_det": __version__, "python": platform.python_version(), **found}
+
+def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[str, Any] | None = None) -> LoadReport:
+    """Write a checkpoint in our layout, as .pth or .safetensors.
+
+    Args:
+        source: A local file in any known layout; `FILE#model_ema` is its weights under that key.
+        target: The file to write. Its metadata has the source's name and SHA-256, the network and, for a
+            detector, the class names.
+        model: Config of the model that it must fit; not needed for backbones of a published size.
+
+    Returns:
+        What was converted.
+
+    Raises:
+        CheckpointError: The file does not fit, or needs ``model`` to tell.
+        OutputError: The target cannot be written, which is found out first.
+        RequirementError: A .safetensors file is wanted without the package that writes it.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix not in (".pth", ".safetensors"):
+        raise CheckpointError(f"{target} must end in .pth or .safetensors.")
+    save_safetensors = _safetensors_writer(target) if target.suffix == ".safetensors" else None
+    check_writable(target, "The converted file")
+    content = load_weights_only(source)
+    weights = weights_in(content)
+    if weights is None:
+        raise CheckpointError(no_weights(str(source), "any model", content))
+    with torch.device("meta"):  # only names and shapes are needed
+        module = MODELS.build(dict(model)) if model else _backbone_for(weights, source)
+    state, report = prepare(module, content, source=str(source))
+    names = [name for name in module.state_dict() if name in state]  # in the model's order
+    facts = {"source": source.name, "source_sha256": sha256(Path(split_key(source)[0])), "network": report.target}
+    classes = (content.get("meta") or {}).get("CLASSES") if content is not weights else None
+    tensors = {name: state[name].detach().clone().contiguous() for name in names}
+    if save_safetensors is None:
+        meta = facts | ({"dataset_meta": {"classes": tuple(classes)}} if classes else {})
+        file = io.BytesIO()
+        torch.save({"state_dict": tensors, "meta": meta}, file)
+        write_bytes(target, file.getbuffer())
+    else:
+        metadata = facts | ({"classes": "\n".join(classes)} if classes else {})
+        write_bytes(target, save_safetensors(tensors, metadata=metadata))
+    return report
+
+
+def _backbone_for(weights: Mapping[str, Tensor], source: Path) -> nn.Module:
+    weights = plain_names(weights, backbone_alone=True)
+    origin = find_origin(weights)
+    if origin is None or origin.arch is None:
+        what = "is none of the published backbones" if origin is None else f"is a {origin}, no published size"
+        raise CheckpointError(f"{source} {what}: name the config of its model with --config.")
+    names = official_names(weights, origin.family) if origin.official else weights
+    normed = any(name.startswith("out_norms.") for name in names)
+    return origin.family(arch=origin.arch, out_norm_cfg="default" if normed else None)
+
+
+def _safetensors_writer(target: Path) -> Callable[..., bytes]:
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise RequirementError(f"{target} needs the package safetensors: run `pip install safetensors`.") from error
+    return save
+
+
+# ---- what MMEngine writes; its backend puts a torn file under the final name where it is killed or the disk is full
+
+
+def put(self: LocalBackend, obj: bytes, filepath: str | os.PathLike) -> None:
+    """Write bytes; folders are made.
+
+    Raises:
+        OutputError: A checkpoint cannot be written; an older file of the name is left as it was.
+    """
+    path = Path(filepath)
+    is_checkpoint = path.suffix in CHECKPOINT_SUFFIXES
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, flush=is_checkpoint) as file:
+            file.write(obj)
+    except OSError as error:
+        if not is_checkpoint:
+            raise
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise OutputError(
+            f"The checkpoint {path} of {len(obj) / 1e6:,.1f} MB could not be written ({error.strerror or error}; "
+            f"{free / 1e6:,.1f} MB are free there): earlier checkpoints are intact; make room, then go on with "
+            "--resume."
+        ) from error
+
+
+def dump(self: Config, file: str | os.PathLike | None = None) -> str | None:
+    """Write or return a config as MMEngine does; of its files only those with the ending .py bypass the backend."""
+    if not str(file).endswith(".py"):
+        return _mmengine_dump(self, file)
+    LocalBackend().put_text(self.pretty_text, file)
+    return None
+
+
+def put_text(self: LocalBackend, obj: str, filepath: str | os.PathLike, encoding: str = "utf-8") -> None:
+    """Write text; folders are made."""
+    put(self, obj.encode(encoding), filepath)

@@ -1,36 +1,37 @@
-"""The one place where `localvit_det` and MMEngine read a checkpoint; nothing in a file is ever run."""
+"""Read checkpoints: the one place where this package and MMEngine do, with limits, and without running anything."""
 
+from __future__ import annotations
+
+import codecs
+import math
 import os
-import pickle
-import pickletools
 import re
-import threading
+import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..download import download as fetch
 from ..download import file_name
-from ..errors import CheckpointError, RequirementError, first_line, printable
+from ..errors import CheckpointError, RequirementError, first_line
 from ..files import sha256
-from .allowed import metainfo_of
 from .layouts import choose_weights
-from .limits import TooLarge, check_archive, check_pickle, check_safetensors, check_tensors
-from .records import ALLOWED_GLOBALS, restore
+from .safe_config import metainfo_in
+from .safe_pickle import MapLocation, TooLarge, check_total, is_archive, load_pickle
 
-MapLocation = str | torch.device | dict[str, str] | Callable[..., Any]
-
-# The allow-list of torch is global, and so is our exchange of it.
-_ALLOW_LIST_LOCK = threading.Lock()
+_MAX_HEADER = 32 << 20  # bytes of JSON before the tensors of safetensors: 200,000 names
+_SMALLEST = 1 << 17  # what a tensor counts at least, with its module: thousands of small ones take seconds
+_ROWS = (torch.ops.aten.arange, torch.ops.aten.linspace, torch.ops.aten.logspace)  # as many as their largest argument
+_TIMES_BUILT, _BUILT_SLACK = 8, 256 << 20  # weights may be kept in half precision, and only a backbone's
 
 
 def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu", mmap: bool = False) -> dict:
-    """Reads a checkpoint (.pth, .pt, .safetensors) from a local path or an https address.
+    """Read a checkpoint (.pth, .pt, .safetensors) from a local path or an https address.
 
     `FILE#model_ema` is the same without other weights than those under `model_ema`, which stand under `state_dict`.
 
@@ -52,7 +53,7 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
     if file.suffix == ".safetensors":
         checkpoint = _load_safetensors(file, map_location)
     else:
-        checkpoint = _load_pickle(file, map_location, mmap and _is_archive(file))
+        checkpoint = load_pickle(file, map_location, mmap)
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{file} holds a {type(checkpoint).__name__} instead of a dictionary of weights: save "
@@ -62,24 +63,20 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
 
 
 def split_key(path: str | os.PathLike) -> tuple[str, str]:
-    """The path or address of a checkpoint, and the key of the weights that are wanted of it ('' for the usual ones)."""
+    """Return the path or address of a checkpoint, and the key of the weights that are wanted ('' for the usual)."""
     name = os.fspath(path)
     file, _, key = name.rpartition("#")
     return (file, key) if file and not Path(name).expanduser().exists() else (name, "")
 
 
 def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
-    """The names of the classes that a training's checkpoint is of; None where it does not say."""
+    """Return the names of the classes that a training's checkpoint is of; None where it does not say."""
     return classes_in(load_weights_only(path, mmap=True))
 
 
 def classes_in(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """As `saved_classes`, of what a file holds."""
-    meta = checkpoint.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    # CLASSES are in files of MMDetection 2.
-    found = metainfo_of(meta.get("dataset_meta")) or metainfo_of({"classes": meta.get("CLASSES")})
-    return found.get("classes")
+    """Return the same of what a file holds."""
+    return metainfo_in(checkpoint).get("classes")
 
 
 def download(address: str) -> Path:
@@ -108,10 +105,10 @@ def download(address: str) -> Path:
 
 
 def check_is_checkpoint(file: Path) -> None:
-    """Tells the files that are often taken for a checkpoint, by their first bytes.
+    """Check by a file's first bytes and its table of contents that it is none of those often taken for a checkpoint.
 
     Raises:
-        CheckpointError: there is no file, or it is something else.
+        CheckpointError: There is no file, or it is something else.
     """
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
@@ -128,24 +125,34 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions.") from error
     if not head:
         raise CheckpointError(f"{file} is empty: save or download the checkpoint again.")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{file} is a Git LFS pointer, not the checkpoint: run `git lfs pull` beside it.")
-    if head.lstrip().startswith(b"{"):  # of a checkpoint in parts, or a model's settings
-        raise CheckpointError(f"{file} is JSON, not a checkpoint: give the file with the weights themselves.")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+    if text := _as_text(head):  # JSON of a checkpoint in parts, a web page, what Git LFS left in its place
         raise CheckpointError(
-            f"{file} is a web page, not a checkpoint: download the file itself instead of the page about it."
+            f"{file} is a text, not a checkpoint (it begins with {text[:40]!r}): give the file with the weights "
+            "themselves."
         )
-    if not _is_archive(file):
-        return
+    if is_archive(file):
+        _check_archive(file)
+
+
+def _as_text(head: bytes) -> str:
+    """Return the first words of a file where they are text, '' where they are not."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)  # its last letter may be cut off
+    except UnicodeDecodeError:
+        return ""
+    words = " ".join(text.split())
+    return words if words.isprintable() else ""
+
+
+def _check_archive(file: Path) -> None:
     try:
         if not zipfile.is_zipfile(file):
             raise CheckpointError(f"{file} is cut off (its end is missing): save or download it again.")
         with zipfile.ZipFile(file) as archive:
-            check_archive(archive, file.stat().st_size)
+            check_total(sum(one.file_size for one in archive.infolist()), file.stat().st_size, "unpacks to")
             members = {Path(member).name for member in archive.namelist()}
     except TooLarge as error:
-        raise _too_large(file, error) from error
+        raise error.of(file) from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise CheckpointError(
             f"{file} is damaged ({first_line(error)}): save or download the checkpoint again."
@@ -156,18 +163,8 @@ def check_is_checkpoint(file: Path) -> None:
         raise CheckpointError(f"{file} is a zip archive without weights: unpack it and give the .pth file.")
 
 
-def _is_archive(file: Path) -> bool:
-    """Whether torch takes a file for an archive: by its beginning alone, whatever the end of a pickle looks like."""
-    with file.open("rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
-
-
-def _too_large(file: Path, error: TooLarge) -> CheckpointError:
-    return CheckpointError(f"{file} is refused, because it {error}, as no checkpoint does: save or download it again.")
-
-
 def _how_to_join(folder: Path) -> str:
-    """What makes one file of a checkpoint in many; empty for other folders."""
+    """Return what makes one file of a checkpoint in many; empty for other folders."""
     if any(folder.glob("*.distcp")):  # FSDP
         return (
             "it is a sharded one of torch.distributed, so write it as one file with `python -m "
@@ -178,92 +175,6 @@ def _how_to_join(folder: Path) -> str:
     return ""
 
 
-def _load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
-    try:
-        with _pickle_stream(file) as stream:
-            check_pickle(stream)
-        with _only_allowed_globals():
-            # An explicit weights_only wins over TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
-            content = restore(torch.load(file, map_location=map_location, weights_only=True, mmap=mmap))
-        check_tensors(content, file.stat().st_size)
-        return content
-    except TooLarge as error:
-        raise _too_large(file, error) from error
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        if re.search(r"\b(DTensor|ShardedTensor)", str(error)):
-            raise CheckpointError(
-                f"{file} is one process's part of a sharded model: save its whole state dict, in "
-                "torch.distributed.checkpoint with StateDictOptions(full_state_dict=True)."
-            ) from error
-        refused = _refused_global(file, error)
-        if refused:
-            raise CheckpointError(
-                f"{file} is refused, because it could run code when loaded (it names {printable(refused)[:200]}): use "
-                "a checkpoint that holds only weights."
-            ) from error
-        raise CheckpointError(
-            f"{file} cannot be read as a checkpoint ({_reason(error)}): save or download it again."
-        ) from error
-
-
-@contextmanager
-def _only_allowed_globals() -> Iterator[None]:
-    """Exactly our allow-list: another package may have put the real `getattr` on the global one."""
-    with _ALLOW_LIST_LOCK:
-        others = torch.serialization.get_safe_globals()
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals([*ALLOWED_GLOBALS])
-        try:
-            yield
-        finally:
-            torch.serialization.clear_safe_globals()
-            torch.serialization.add_safe_globals(others)
-
-
-def _refused_global(file: Path, error: Exception) -> str | None:
-    """The global that made torch refuse a file, None where it failed for another reason."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return None
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named:
-        return named[1]
-    # Protocols above 2 fail at an opcode, before torch sees a name.
-    harmless = {"_codecs.encode", *(name for _stand_in, name in ALLOWED_GLOBALS)}
-    names = [name for name in _named_globals(file) if not name.startswith(("torch.", "collections."))]
-    return ", ".join(name for name in dict.fromkeys(names) if name not in harmless) or None
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without torch's advice to load unsafely."""
-    message = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-    return first_line(message[1] if message else error)
-
-
-def _named_globals(file: Path) -> Iterator[str]:
-    """The globals of a pickle in any protocol, found by parsing alone."""
-    texts: list[str] = []
-    try:
-        with _pickle_stream(file) as stream:
-            while True:  # the format before torch 1.6 is a row of pickles
-                for opcode, argument, _position in pickletools.genops(stream):
-                    if opcode.name == "GLOBAL":
-                        yield str(argument).replace("__builtin__", "builtins").replace(" ", ".")
-                    elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
-                        yield ".".join(texts[-2:])
-                    elif isinstance(argument, str):
-                        texts.append(argument)
-    # The end, no pickle at all, a text of any announced length, or a damaged archive.
-    except (ValueError, OverflowError, MemoryError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
-        return
-
-
-def _pickle_stream(file: Path) -> IO[bytes]:
-    if not _is_archive(file):
-        return file.open("rb")
-    archive = zipfile.ZipFile(file)
-    return archive.open(next(name for name in archive.namelist() if Path(name).name == "data.pkl"))
-
-
 def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
     try:
         import safetensors.torch
@@ -272,12 +183,43 @@ def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
     if not isinstance(map_location, (str, torch.device)):
         map_location = "cpu"  # the caller's mapping is for files that remember their devices
     try:
-        check_safetensors(file)
+        with file.open("rb") as stream:
+            start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0  # of the header, which is read whole
+        if length > min(_MAX_HEADER, file.stat().st_size):
+            raise TooLarge(f"announces a header of {length:,} bytes")
         return safetensors.torch.load_file(file, device=str(map_location))
     except TooLarge as error:
-        raise _too_large(file, error) from error
+        raise error.of(file) from error
     # What is made to break it raises more than its own errors.
     except Exception as error:
         raise CheckpointError(
             f"{file} cannot be read as safetensors ({first_line(error)}): save or download it again."
         ) from error
+
+
+class BuildLimit(TorchDispatchMode):
+    """Ends the building of a model that has much larger tensors than its file of `size` bytes: it may say any width.
+
+    Raises:
+        TooLarge: Before the memory is taken.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.left = _TIMES_BUILT * size + _BUILT_SLACK
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Count what factories such as `torch.empty` and `torch.arange` are asked for."""
+        shape: Sequence[Any] = ()
+        if args and isinstance(args[0], (list, tuple)) and all(isinstance(side, int) for side in args[0]):
+            shape = args[0] or (1,)
+        elif func.overloadpacket in _ROWS:
+            shape = [max(int(abs(one)) for one in args if isinstance(one, (int, float)) and math.isfinite(one))]
+        if shape:
+            self.left -= max(4 * math.prod(shape), _SMALLEST)
+            if self.left < 0:
+                raise TooLarge("describes a model that is many times larger than its weights")
+        return func(*args, **(kwargs or {}))

@@ -20,12 +20,11 @@ from ..backbones.dwnet import DWNet
 from ..backbones.gg_transformer import GGTransformer
 from ..backbones.msg_transformer import MSGTransformer
 from ..errors import CheckpointError, did_you_mean, shortened
-from .fit import compare
-from .layouts import official_swin, rename_key, rename_keys
-from .report import LoadReport
+from .layouts import official_swin, rename_key, split_joint
+from .matching import LoadReport, compare
 
 if TYPE_CHECKING:
-    from ..backbones.base import Rename
+    from ..backbones.base import Rename, WeightSplit
 
 _SKELETON: Sequence[Rename] = (
     (r"^(head|norm)\.|attn_mask$|relative_position_index$", None),  # of the classifier; buffers
@@ -44,17 +43,18 @@ class _Recipe:
         rules: Names in the other network's official layout and ours; None: left out.
         zeros: Pattern of what of ours starts at zero.
         surplus: Pattern of theirs that may have no place in ours.
-        split_qkv: Queries, keys and values are tensors of their own in the rules.
+        splits: Of tensors that are one in theirs and have names of their own in the rules.
         size: What must be the same in both.
     """
 
     rules: Sequence[Rename]
     zeros: str = r"(?!)"
     surplus: str = r"(?!)"
-    split_qkv: bool = False
+    splits: Sequence[WeightSplit] = ()
     size: str = "embed_dims and depths"
 
 
+_QKV = ((r"\.attn\.qkv\.", ((".attn.query.", 1), (".attn.key.", 1), (".attn.value.", 1))),)
 # Without the Gaze, GG is Swin on other windows and without its position table.
 _GG = _Recipe((*_SKELETON, (r"\.attn\.", ".mixer.")), zeros=r"\.mixer\.gaze\.", surplus="relative_position")
 _DWNET = _Recipe(
@@ -65,10 +65,10 @@ _DWNET = _Recipe(
         (r"\.attn\.value\.", ".mixer.expand."),
         (r"\.attn\.proj\.", ".mixer.project."),
     ),
-    split_qkv=True,
+    splits=_QKV,
 )
-# Its stem and steps down are other convolutions. Its stages have other depths than Swin's: block n takes block n, as a
-# block knows the residual sums after those before it.
+# Its stem and downsampling are other convolutions. Its stages have other depths than Swin's: block n takes block n, as
+# a block knows the residual sums after those before it.
 _MSG = _Recipe(
     ((r"^patch_embed\.|\.downsample\.", None), *_SKELETON, (r"\.attn\.", ".mixer.")),
     surplus=r"\.blocks\.",
@@ -104,9 +104,11 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
         known = ", ".join(cls.__name__ for cls in families)
         raise CheckpointError(f"A {type(module).__name__} has no warm start from {name}, only {known}: leave it out.")
     recipe = families[family]
-    official = _swin(weights, source)
-    if recipe.split_qkv:
-        official = _split_qkv(official)
+    official = official_swin(weights)
+    if "layers.0.blocks.0.attn.qkv.weight" not in official:
+        first = shortened(sorted(official))
+        raise CheckpointError(f"{source} holds no weights of a Swin ({first}): give Swin's, or leave warm_start out.")
+    official = split_joint(official, recipe.splits)
     target = module.state_dict()
     state, left_out = {}, set()
     for key, tensor in official.items():
@@ -114,7 +116,7 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
         if new is None or (new not in target and re.search(recipe.surplus, key)):
             left_out.add(key)
         else:
-            state[new] = _as_target(tensor, target.get(new))
+            state[new] = tensor
     report, state = compare(module, state, source)
     report.unexpected |= left_out
     report.allowed |= left_out | report.missing
@@ -130,52 +132,3 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
     values |= {key: torch.zeros_like(target[key]) for key in report.zeroed}
     module.load_state_dict(values, strict=False)
     return report
-
-
-def _swin(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Swin's weights in its official layout, whichever they come in.
-
-    Raises:
-        CheckpointError: They are none of Swin's.
-    """
-    openmmlab = any(key.startswith("patch_embed.projection.") for key in weights)
-    rules: Sequence[Rename] = (
-        (r"^patch_embed\.projection\.", "patch_embed.proj."),
-        (r"^stages\.", "layers."),
-        (r"\.attn\.w_msa\.", ".attn."),
-        (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
-        (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
-    )
-    if openmmlab:
-        weights = rename_keys(weights, rules)
-        # Its unfold puts the four neighbors inside each channel, and columns first.
-        weights = {key: _official_order(tensor) if ".downsample." in key else tensor for key, tensor in weights.items()}
-    else:
-        weights = official_swin(weights)
-    weights = {key.replace("head.fc.", "head."): tensor for key, tensor in weights.items()}
-    if "layers.0.blocks.0.attn.qkv.weight" not in weights:
-        first = shortened(sorted(weights))
-        raise CheckpointError(f"{source} holds no weights of a Swin ({first}): give Swin's, or leave warm_start out.")
-    return dict(weights)
-
-
-def _official_order(tensor: Tensor) -> Tensor:
-    """The last axis, 4·C numbers, from (channel, row, column) to Swin's (column, row, channel)."""
-    parts = tensor.unflatten(-1, (-1, 2, 2))  # …, C, dy, dx
-    return parts.movedim(-3, -1).transpose(-3, -2).flatten(-3)  # …, dx, dy, C
-
-
-def _split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of queries, keys and values apart."""
-    result = {}
-    for key, tensor in weights.items():
-        if ".attn.qkv." not in key:
-            result[key] = tensor
-            continue
-        for part, values in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-            result[key.replace(".qkv.", f".{part}.")] = values
-    return result
-
-
-def _as_target(tensor: Tensor, wanted: Tensor | None) -> Tensor:
-    return tensor[..., None, None] if wanted is not None and wanted.shape == (*tensor.shape, 1, 1) else tensor

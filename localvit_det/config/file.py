@@ -10,19 +10,19 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmengine.utils import import_modules_from_strings
 
-from ..checkpoint.embedded_config import as_text, read_config
-from ..checkpoint.exported_info import is_exported, read_info
-from ..checkpoint.find import newest_for_test
-from ..checkpoint.limits import BuildLimit, TooLarge
+from ..checkpoint.config_text import as_text
+from ..checkpoint.exported import SUFFIXES, is_exported, read_info
 from ..checkpoint.publish import CHECKPOINT_SUFFIXES
-from ..checkpoint.read import load_weights_only, split_key
+from ..checkpoint.read import BuildLimit, load_weights_only, split_key
+from ..checkpoint.safe_config import read_config
+from ..checkpoint.safe_pickle import TooLarge
+from ..checkpoint.search import newest_for_test
 from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
 from ..requirements import require_named
 from .packaged import config_folder, config_names, find_config
 from .parts import find_datasets, walk
 from .run import run_config
 
-EXPORT_SUFFIXES = (".onnx", ".xml", ".pt2")  # and .pt, as checkpoints have
 # Where data, schedule and hooks come from for a model out of a file of weights.
 _DEFAULTS = {
     "object detection": "faster_rcnn_1x",
@@ -52,11 +52,11 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
         hint = did_you_mean(path.name, [*names, *config_names()])
         what = f"{path.absolute()} does not exist{missing}{hint}"
-        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORT_SUFFIXES):
+        if path.suffix in (*CHECKPOINT_SUFFIXES, *SUFFIXES):
             raise CheckpointError(f"The file {what}: correct its path.")
         raise ConfigError(f"The config {what}; `localvit configs` lists those that are known by their names.")
     try:
-        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORT_SUFFIXES):
+        if path.suffix in (*CHECKPOINT_SUFFIXES, *SUFFIXES):
             return _read_embedded(path, trusted)
         return Config.fromfile(path)
     except UserError:
@@ -72,7 +72,7 @@ def read_config_file(path: Path, trusted: bool) -> Config:
 
 def _read_embedded(path: Path, trusted: bool) -> Config:
     exported = is_exported(path)
-    content = {"meta": {"cfg": read_info(path).config}} if exported else load_weights_only(path)
+    content = {"meta": {"cfg": read_info(path).config}} if exported else load_weights_only(path, mmap=True)
     values = read_config(content, path, trusted)
     if not exported and not trusted:
         _check_model(values, path)

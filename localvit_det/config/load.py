@@ -8,8 +8,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..checkpoint.embedded_config import parse
-from ..checkpoint.fit import POLICIES
+from ..checkpoint.config_text import parse
+from ..checkpoint.matching import POLICIES
 from ..checkpoint.official import OFFICIAL, official_address
 from ..datasets.annotations import read_annotations
 from ..datasets.data_files import check_hierarchy, read_data_safely

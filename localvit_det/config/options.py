@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checkpoint.embedded_config import parse
+from ..checkpoint.config_text import parse
 from ..errors import ConfigError
 
 HELP = """override settings of the config: data_root="/data/my set" classes=auto optim_wrapper.optimizer.lr=1e-4.

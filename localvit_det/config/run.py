@@ -18,7 +18,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..checkpoint.embedded_config import parse
+from ..checkpoint.config_text import parse
 from ..deprecation import RENAMED_IN_CONFIGS
 from ..errors import ConfigError
 from .options import Typed

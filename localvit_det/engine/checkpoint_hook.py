@@ -14,7 +14,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from ..checkpoint.find import BEST, POINTER, search, steps_of
+from ..checkpoint.search import BEST, POINTER, search, steps_of
 from ..files import remove_drafts, write_text
 from .non_finite import check_finite
 from .optim import accumulative_counts

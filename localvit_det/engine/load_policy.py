@@ -20,8 +20,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import BaseLoop, Runner
 from torch import Size, Tensor, nn
 
-from ..checkpoint.entrances import label, label_of
 from ..checkpoint.layouts import plain_names, weights_in
+from ..checkpoint.loading import label, label_of
 from ..checkpoint.read import classes_in
 from ..config.parts import heads_with_classes, walk
 from ..errors import CheckpointError, shortened

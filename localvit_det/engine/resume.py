@@ -19,7 +19,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
-from ..checkpoint.find import nothing_to_resume, search
+from ..checkpoint.search import nothing_to_resume, search
 from ..config.run import as_table, changes, run_config
 from ..errors import CheckpointError, ConfigError, UserError
 from .non_finite import scale_learning_rates

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import nn
 
-from ..checkpoint.allowed import take
-from ..checkpoint.embedded_config import as_text, to_json
-from ..checkpoint.exported_info import Info
+from ..checkpoint.config_text import as_text, to_json
+from ..checkpoint.exported import Info
 from ..checkpoint.publish import versions
+from ..checkpoint.safe_config import take
 from ..config.test_pipeline import image_pipeline, prepare
 from ..datasets.synthetic_shapes import CLASSES, draw_image
 from ..errors import ExportError, first_line

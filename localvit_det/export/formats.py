@@ -16,7 +16,7 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 
-from ..checkpoint.exported_notes import NOTE
+from ..checkpoint.exported import NOTE
 from ..errors import ExportError, OutputError, first_line
 from ..files import move_with_parts
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoint.exported_info import read_info
-from ..checkpoint.exported_notes import NOTE
+from ..checkpoint.exported import NOTE, read_info
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import DataError, ExportError, RequirementError, first_line
 from ..files import check_writable, move_with_parts

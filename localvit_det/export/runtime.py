@@ -14,8 +14,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..checkpoint.exported_info import Info, read_info
-from ..checkpoint.exported_notes import check_trusted
+from ..checkpoint.exported import Info, check_trusted, read_info
 from ..config.parts import find_datasets
 from ..config.test_pipeline import fitting
 from ..errors import CheckpointError, UserError, first_line

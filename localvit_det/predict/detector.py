@@ -17,13 +17,14 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 
-from ..checkpoint.exported_notes import is_exported
-from ..checkpoint.find import newest_for_test
+from ..checkpoint.exported import is_exported
+from ..checkpoint.loading import load_file
 from ..checkpoint.read import classes_in
+from ..checkpoint.safe_config import without_pretrained
+from ..checkpoint.search import newest_for_test
 from ..config import load_config
-from ..config.parts import find_datasets, heads_with_classes, walk
+from ..config.parts import find_datasets, heads_with_classes
 from ..config.run import find_run
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError, DataError, UserError
@@ -32,7 +33,7 @@ from ..fused import fuse_detector
 from .result import Result
 from .sources import Frame, Source, Sources
 
-_LOG = logging.getLogger("localvit_det")  # how a checkpoint was loaded is told at the level INFO
+_LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO
 
 
 class Detector:
@@ -242,13 +243,11 @@ def _open(file: str | os.PathLike, device: torch.device, trusted: bool) -> Expor
 
 def _load(cfg: Config, file: str, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
     """The model with its weights, in eval mode, and what the checkpoint says about itself."""
-    for _, node in walk(cfg.model):
-        if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
-            node["init_cfg"] = None  # the checkpoint has the weights: nothing else is read or downloaded
+    cfg.model = without_pretrained(cfg.model)  # the checkpoint has the weights: nothing else is read or downloaded
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):
         raise ConfigError(f"The config's model is a {type(model).__name__}, which finds no objects: name a detector's.")
-    content = load_checkpoint(model, file, map_location="cpu", logger=_LOG)
+    content = load_file(model, file, logger=_LOG)
     return model.to(device).eval(), content.get("meta") or {}
 
 

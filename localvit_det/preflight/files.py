@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoint.find import search
 from ..checkpoint.read import check_is_checkpoint, split_key
+from ..checkpoint.search import search
 from ..config.parts import walk
 from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError

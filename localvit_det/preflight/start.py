@@ -15,13 +15,12 @@ from mmengine.logging import print_log
 
 from ..backbones import LocalViT
 from ..checkpoint.baselines import KINDS, fit_published
-from ..checkpoint.entrances import under_prefix
-from ..checkpoint.fit import Policy, compare, prepare
 from ..checkpoint.identify import backbones_in
 from ..checkpoint.layouts import describe_choice, plain_names, weights_in
+from ..checkpoint.loading import under_prefix
+from ..checkpoint.matching import LoadReport, Policy, compare, prepare
 from ..checkpoint.official import official_file
 from ..checkpoint.read import classes_in, download, load_weights_only, split_key
-from ..checkpoint.report import LoadReport
 from ..config.parts import find_datasets, registered
 from ..errors import CheckpointError
 from .classes import dataset_classes

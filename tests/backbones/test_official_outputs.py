@@ -7,7 +7,7 @@ import torch
 from mmdet.registry import MODELS
 from official_outputs import FILE, Case, cases, difference, digest, image, weights
 
-from localvit_det.checkpoint.load import load_state_dict
+from localvit_det.checkpoint.loading import load_state_dict
 
 QUICK = ("MSGTransformer-tiny-224x224-4421", "TwinsPCPVT-small-256x320-detection", "TwinsSVT-small-256x320-detection")
 

@@ -11,7 +11,7 @@ from official_training import CASES, CHANNELS, DEPTHS, FILE, HEADS, WINDOWS, Cas
 from torch import Tensor, nn
 
 from localvit_det.checkpoint.layouts import rename_key
-from localvit_det.checkpoint.load import load_state_dict
+from localvit_det.checkpoint.loading import load_state_dict
 
 RECORDED = np.load(FILE)
 _CONVS = {"DWNet": "static", "DynamicDWNet": "dynamic", "IDynamicDWNet": "inhomogeneous"}

@@ -19,10 +19,10 @@ from mmengine.registry import Registry
 from localvit.commands import export, predict, train
 from localvit.commands import test as test_command
 from localvit_det import Detector
-from localvit_det.checkpoint.allowed import OPERATORS, TYPES, metainfo_of, take
-from localvit_det.checkpoint.embedded_config import as_text, read_config, to_json
+from localvit_det.checkpoint.config_text import as_text, to_json
 from localvit_det.checkpoint.publish import publish
 from localvit_det.checkpoint.read import saved_classes
+from localvit_det.checkpoint.safe_config import OPERATORS, TYPES, metainfo_of, read_config, take
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, DataError
 

@@ -9,7 +9,7 @@ import torch
 from checkpoint_cases import refusal
 from mmengine.runner import CheckpointLoader
 
-from localvit_det.checkpoint import entrances
+from localvit_det.checkpoint import loading
 from localvit_det.checkpoint.read import load_weights_only
 
 
@@ -56,7 +56,9 @@ def test_failed_downloads(tmp_path, remote):
     pages, _ = remote
     assert "could not be downloaded (HTTP Error 404" in refusal(load_weights_only, "https://example.com/x.pth")
     pages["https://example.com/page.pth"] = b"<html></html>"
-    assert "is a web page" in refusal(load_weights_only, "https://example.com/page.pth")
+    assert "is a text, not a checkpoint (it begins with '<html></html>')" in refusal(
+        load_weights_only, "https://example.com/page.pth"
+    )
     assert not list((tmp_path / "cache").rglob("page.pth"))
     assert "names no file" in refusal(load_weights_only, "https://example.com/")
 
@@ -94,7 +96,7 @@ def test_aliases(tmp_path, remote, monkeypatch):
     pages, _ = remote
     address = f"https://download.pytorch.org/models/alexnet-{hashlib.sha256(weights(tmp_path)).hexdigest()[:8]}.pth"
     pages[address] = weights(tmp_path)
-    monkeypatch.setitem(entrances._ALIASES, "torchvision", lambda: {"alexnet": address})
+    monkeypatch.setitem(loading._ALIASES, "torchvision", lambda: {"alexnet": address})
     # Its content is not AlexNet: what matters is the address and the one loader behind it.
     assert "weight" in CheckpointLoader.load_checkpoint("torchvision://alexnet")
     assert "did you mean 'torchvision://alexnet'" in refusal(CheckpointLoader.load_checkpoint, "torchvision://alexnett")

@@ -13,9 +13,9 @@ from torch import nn
 
 import localvit_det  # noqa: F401
 from localvit_det.backbones.sizes import stage_widths
-from localvit_det.checkpoint.fit import prepare
 from localvit_det.checkpoint.identify import families, find_origin
 from localvit_det.checkpoint.layouts import RESIZERS, resize_kernel, resize_position_bias
+from localvit_det.checkpoint.matching import prepare
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 
@@ -140,13 +140,14 @@ def test_joint_weights_that_cannot_be_split_are_refused():
     assert "stages.0.blocks.0.mixer.query.bias is missing" in refusal(prepare, backbone("TwinsPCPVT"), state)
 
 
-def test_swin_and_resnet_are_strangers():
-    with torch.device("cpu"):
-        swin = MODELS.build(
-            {"type": "mmdet.SwinTransformer", "embed_dims": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
-        )
-    assert find_origin(swin.state_dict()) is None
-    assert "none of this package's families" in refusal(prepare, backbone("DWNet"), swin.state_dict())
+def test_backbones_of_others_are_named():
+    cfg = {"type": "mmdet.SwinTransformer", "embed_dims": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+    state = MODELS.build(cfg).state_dict()
+    assert find_origin(state) is None
+    assert "it is a Swin Transformer's" in refusal(prepare, backbone("DWNet"), state)
+    state = MODELS.build({"type": "mmdet.ResNet", "depth": 18}).state_dict()
+    assert find_origin(state) is None
+    assert "none of this package's families" in refusal(prepare, backbone("DWNet"), state)
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])

@@ -230,22 +230,23 @@ def test_state_of_a_detector_init_cfg(tmp_path):
     torch.testing.assert_close(target.state_dict(), source.state_dict())
 
 
-NOT_CHECKPOINTS = {
-    "is empty": b"",
-    "is a web page": b"\n<!DOCTYPE html><html><body>Not found</body></html>",
-    "is JSON": b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}',
-    "is a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
-    "cannot be read as a checkpoint": b"\x80\x02garbage",
-    "cannot be read as a checkpoint ": bytes(range(256)),
-}
+A_TEXT = "is a text, not a checkpoint (it begins with"
+NOT_CHECKPOINTS = [
+    (b"", "is empty"),
+    (b"\n<!DOCTYPE html><html><body>\xc3\xa4</body></html>", f"{A_TEXT} '<!DOCTYPE html>"),
+    (b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}', f"{A_TEXT} '{{\"weight_map\""),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", f"{A_TEXT} 'version https://git-lfs"),
+    (b"\x80\x02garbage", "cannot be read as a checkpoint"),
+    (bytes(range(256)), "cannot be read as a checkpoint"),
+]
 
 
-@pytest.mark.parametrize("what", NOT_CHECKPOINTS)
-def test_file_that_is_no_checkpoint(tmp_path, what):
+@pytest.mark.parametrize(("content", "what"), NOT_CHECKPOINTS)
+def test_file_that_is_no_checkpoint(tmp_path, content, what):
     path = tmp_path / "model.pth"
-    path.write_bytes(NOT_CHECKPOINTS[what])
+    path.write_bytes(content)
     sentence = refusal(load_weights_only, path)
-    assert f"{path} {what.strip()}" in sentence
+    assert f"{path} {what}" in sentence
     assert "weights_only" not in sentence  # torch's advice to load unsafely is not ours
 
 
@@ -298,7 +299,7 @@ def test_safetensors(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "safetensors", None)
-        path.write_bytes(b"0")
+        path.write_bytes(bytes(8))
         with pytest.raises(RequirementError, match="pip install safetensors"):
             load_weights_only(path)
     safetensors = pytest.importorskip("safetensors.torch")

@@ -11,9 +11,10 @@ from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from official_layouts import dwnet, shuffle
 
-from localvit_det.checkpoint.read import load_weights_only, sha256
+from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
+from localvit_det.files import sha256
 
 CONFIGS = {name: REPOSITORY / f"configs/mask_rcnn_{name}_nano_shapes.py" for name in ("dwnet", "gg", "shuffle")}
 NO_WORKERS = tuple(
@@ -127,7 +128,7 @@ def test_files_that_are_no_checkpoints(ends, tmp_path):
     evil = save(tmp_path / "evil.pth", {"state_dict": Malicious()})
     assert f"{cut} is cut off" in ends("train", "dwnet", "--pretrained", cut)
     assert f"{cut} is cut off" in ends("test", "dwnet", cut)
-    assert f"{page} is a web page" in ends("train", "dwnet", "--load-from", page)
+    assert f"{page} is a text" in ends("train", "dwnet", "--load-from", page)
     assert f"{evil} is refused" in ends("train", "dwnet", "--pretrained", evil)
     assert f"{evil} is refused" in ends("train", "dwnet", "--load-from", evil)
     assert not marker.exists()

@@ -9,10 +9,11 @@ import torch
 from conftest import REPOSITORY
 from mmengine.config import Config
 
-from localvit_det.checkpoint.embedded_config import NotPlain, as_text, defuse, parse, read_config, to_json
-from localvit_det.checkpoint.entrances import load_from_local
+from localvit_det.checkpoint.config_text import NotPlain, as_text, parse, to_json
+from localvit_det.checkpoint.loading import load_from_local
 from localvit_det.checkpoint.publish import publish
 from localvit_det.checkpoint.read import load_weights_only
+from localvit_det.checkpoint.safe_config import defuse, read_config
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 

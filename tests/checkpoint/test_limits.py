@@ -14,11 +14,10 @@ import pytest
 import torch
 from checkpoint_cases import Runs
 
-from localvit_det.checkpoint.exported_notes import is_exported, read_note
-from localvit_det.checkpoint.limits import BuildLimit, TooLarge, check_pickle
+from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.publish import publish
-from localvit_det.checkpoint.read import load_weights_only
-from localvit_det.checkpoint.records import restore
+from localvit_det.checkpoint.read import BuildLimit, load_weights_only
+from localvit_det.checkpoint.safe_pickle import TooLarge, check_tuples, restore
 from localvit_det.errors import CheckpointError
 
 
@@ -207,17 +206,17 @@ def test_openvino_files_that_take_more_than_their_weights(layers, words, tmp_pat
     (tmp_path / "net.bin").write_bytes(bytes(1 << 20))
     (tmp_path / "net.xml").write_text(f"<net><layers>{layers}</layers></net>")
     with pytest.raises(CheckpointError, match=words):
-        read_note(tmp_path / "net.xml")
+        read_info(tmp_path / "net.xml")
 
 
 def test_weights_of_openvino_that_are_no_file(tmp_path):
     pytest.importorskip("openvino")
     (tmp_path / "net.xml").write_text(f"<net><layers>{GOOD}</layers></net>")
     with pytest.raises(CheckpointError, match=r"8 numbers in 32 bytes from 0 on, where net\.bin has 0 bytes"):
-        read_note(tmp_path / "net.xml")
+        read_info(tmp_path / "net.xml")
     os.mkfifo(tmp_path / "net.bin")
     with pytest.raises(CheckpointError, match=r"net\.bin for its weights, which is no file"):
-        read_note(tmp_path / "net.xml")
+        read_info(tmp_path / "net.xml")
 
 
 def test_tuples_are_restored_once():
@@ -225,5 +224,5 @@ def test_tuples_are_restored_once():
     result = restore({"a": value, "b": [value]})
     assert result["b"][0] is result["a"]
     with pytest.raises(TooLarge):
-        check_pickle(io.BytesIO(pickle.dumps(value)))
-    check_pickle(io.BytesIO(pickle.dumps((nested(50), doubled(10)))))
+        check_tuples(io.BytesIO(pickle.dumps(value)))
+    check_tuples(io.BytesIO(pickle.dumps((nested(50), doubled(10)))))

@@ -12,8 +12,8 @@ from test_checkpoint_load import NANO, backbone
 
 from localvit.commands import weights
 from localvit_det.checkpoint import official
-from localvit_det.checkpoint.fit import load_backbone
 from localvit_det.checkpoint.identify import families
+from localvit_det.checkpoint.loading import load_backbone
 from localvit_det.checkpoint.official import OfficialFile, official_file, official_files
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError

@@ -2,7 +2,7 @@
 
 import torch
 
-from localvit_det.checkpoint.report import LoadReport
+from localvit_det.checkpoint.matching import LoadReport
 
 
 def test_size_counts_every_tensor_of_the_model_once():

@@ -12,10 +12,11 @@ from test_checkpoint_load import backbone, refusal
 from torch import nn
 
 from localvit_det.backbones import DWNet
-from localvit_det.checkpoint import load
-from localvit_det.checkpoint.convert import convert
-from localvit_det.checkpoint.fit import load_backbone, prepare
+from localvit_det.checkpoint import loading
 from localvit_det.checkpoint.layouts import describe_choice, plain_names, weight_sets, weights_in
+from localvit_det.checkpoint.loading import load_backbone
+from localvit_det.checkpoint.matching import prepare
+from localvit_det.checkpoint.publish import convert
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.errors import CheckpointError
 
@@ -93,7 +94,7 @@ def test_either_can_be_chosen(two, tmp_path):
 
 def test_a_choice_is_a_warning(two, monkeypatch):
     levels = []
-    monkeypatch.setattr(load, "print_log", lambda text, logger, level: levels.append(level))
+    monkeypatch.setattr(loading, "print_log", lambda text, logger, level: levels.append(level))
     for name in (two[0], f"{two[0]}#model_ema"):
         load_checkpoint(backbone("DWNet"), str(name))
         load_checkpoint(nn.Linear(1, 1), str(name))

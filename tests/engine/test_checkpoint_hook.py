@@ -14,7 +14,7 @@ from mmengine.runner import save_checkpoint
 from toy_training import Do, Scores, final, log_of, names, toy_runner
 
 from localvit_det import files
-from localvit_det.checkpoint.find import newest_for_test, search
+from localvit_det.checkpoint.search import newest_for_test, search
 from localvit_det.engine import checkpoint_hook
 from localvit_det.errors import CheckpointError, NonFiniteError, OutputError
 
@@ -194,7 +194,7 @@ class TestFinding:
 
     def test_an_older_one_is_tested_and_named(self, trained, monkeypatch):
         said = []
-        monkeypatch.setattr("localvit_det.checkpoint.find.print_log", lambda message, *_: said.append(message))
+        monkeypatch.setattr("localvit_det.checkpoint.search.print_log", lambda message, *_: said.append(message))
         file = trained / "epoch_3.pth"
         file.write_bytes(file.read_bytes()[:1000])
         assert newest_for_test(trained).name == "epoch_2.pth"

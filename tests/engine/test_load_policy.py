@@ -16,8 +16,8 @@ from mmengine.structures import InstanceData
 from small_detectors import DETECTORS, model_of
 from torch import nn
 
-from localvit_det.checkpoint.entrances import label
-from localvit_det.checkpoint.fit import prepare
+from localvit_det.checkpoint.loading import label
+from localvit_det.checkpoint.matching import prepare
 from localvit_det.config import load_config
 from localvit_det.config.parts import heads_with_classes
 from localvit_det.engine import load_policy

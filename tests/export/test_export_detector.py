@@ -18,8 +18,7 @@ from torch import nn
 
 from localvit.commands import export, predict
 from localvit_det import Detector
-from localvit_det.checkpoint.exported_info import read_info
-from localvit_det.checkpoint.exported_notes import NOTE
+from localvit_det.checkpoint.exported import NOTE, read_info
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export import formats

@@ -22,10 +22,10 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from PIL import Image
 
-from localvit_det.checkpoint.embedded_config import read_config
-from localvit_det.checkpoint.exported_notes import is_exported
+from localvit_det.checkpoint.exported import is_exported
 from localvit_det.checkpoint.layouts import weights_in
 from localvit_det.checkpoint.read import classes_in, load_weights_only, saved_classes
+from localvit_det.checkpoint.safe_config import read_config
 from localvit_det.datasets.annotations import forget_annotations, read_annotations
 from localvit_det.datasets.converters import convert_dataset
 from localvit_det.datasets.images import BrokenImageError, decode, read_depth, read_header

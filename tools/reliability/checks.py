@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from localvit_det.checkpoint.find import POINTER, Found, search
 from localvit_det.checkpoint.read import load_weights_only
+from localvit_det.checkpoint.search import POINTER, Found, search
 
 
 def newest(work_dir: Path) -> Found | None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from localvit_det.checkpoint.find import POINTER, Found
+from localvit_det.checkpoint.search import POINTER, Found
 
 from .checks import drafts
 from .training import INTERVAL, Training

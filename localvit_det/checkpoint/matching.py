@@ -1,22 +1,34 @@
-"""What a load did to every tensor, as one short table, and why it does not fit, as one sentence.
-
-The sentences are in the words of someone who knows what to do about it.
-"""
+"""Bring weights and a model together: convert, compare, report, and refuse what does not fit, with the reason."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Size, Tensor, nn
 
-from ..errors import shortened
+from ..backbones.base import LocalViT
+from ..errors import CheckpointError, shortened
 from .identify import Origin, backbones_in, common_class_counts, find_origin
-from .layouts import is_swin, several_models
+from .layouts import (
+    RESIZERS,
+    describe_choice,
+    fit_shape,
+    is_swin,
+    plain_names,
+    rename_key,
+    several_models,
+    split_joint,
+    weights_in,
+)
 
+# strict: everything must fit; finetune: heads for other classes start new; partial: whatever fits is taken.
+Policy = Literal["strict", "finetune", "partial"]
+POLICIES: tuple[str, ...] = get_args(Policy)
 COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mismatched")
 
 
@@ -60,7 +72,7 @@ class LoadReport:
 
     @property
     def problems(self) -> list[str]:
-        """What must not happen silently, each as a short phrase; shapes first, they say most."""
+        """What must not happen in silence, each as a short phrase; shapes come first, as they say most."""
         shapes = [
             f"{name} is {tuple(old)} instead of {tuple(new)}" for name, (old, new) in sorted(self.mismatched.items())
         ]
@@ -72,14 +84,8 @@ class LoadReport:
     @property
     def size(self) -> int:
         """Tensors of the model."""
-        return (
-            len(self.found)
-            + len(self.new)
-            + len(self.zeroed)
-            + len(self.missing)
-            + len(self.mismatched)
-            + len(self.encoded)
-        )
+        kinds = (self.found, self.new, self.zeroed, self.missing, self.mismatched, self.encoded)
+        return sum(map(len, kinds))
 
     def __str__(self) -> str:
         rows = [("part", *COLUMNS), *self._rows()]
@@ -113,8 +119,133 @@ class LoadReport:
                 yield f"{what}: {shortened(sorted(names))}"
 
 
-def misfit(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """One sentence: that it does not fit, the first few tensors, the likely reason and what to do.
+def prepare(
+    module: nn.Module, content: Mapping[str, Any], policy: Policy = "strict", source: str = "a state dict"
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Convert weights for a model with a backbone of this package; the model stays as it is.
+
+    Args:
+        module: The model.
+        content: Tensors by name in any known layout, or a checkpoint with such a dict in it.
+        policy: What may fail to fit.
+        source: The file's name.
+
+    Returns:
+        What can be loaded into ``module``, and the report.
+
+    Raises:
+        CheckpointError: The weights do not fit; the sentence names the likely reason.
+    """
+    weights = weights_in(content)
+    if weights is None:
+        raise CheckpointError(no_weights(source, _title(module), content))
+    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    parts = [name for name, _ in module.named_children()]
+    weights = plain_names(weights, "" in backbones_in(module), parts)
+    report, state = compare(module, weights, source)
+    report.choice = describe_choice(content)
+    counts = common_class_counts(module, ((name, *shapes) for name, shapes in report.mismatched.items()))
+    if policy == "finetune" and counts:
+        report.new |= set(report.mismatched)
+        report.mismatched = {}
+    if report.problems and (policy != "partial" or not report.found):
+        raise CheckpointError(_misfit(report, module, weights))
+    return {name: state[name] for name in report.found}, report
+
+
+def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Bring weights into the model's layout and compare them with it.
+
+    Returns:
+        The report, and the weights under the model's names.
+    """
+    target = module.state_dict()
+    report = LoadReport(source, _title(module), tuple(name for name, _ in module.named_children()))
+    state = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    backbones = backbones_in(module)
+    if "" in backbones:
+        report.parts = ()
+    for prefix, backbone in backbones.items():
+        state = _convert_backbone(state, prefix, backbone, target, report)
+    for name, tensor in state.items():
+        if name not in target:
+            report.unexpected.add(name)
+        elif target[name].is_floating_point() and not _is_plain_float(tensor):
+            report.encoded[name] = tensor.dtype
+        elif tensor.shape == target[name].shape:
+            report.found.add(name)
+        else:
+            report.mismatched[name] = (tensor.shape, target[name].shape)
+    # A count of batches that nothing but cumulative averages uses; MMEngine lets it be missing, too.
+    absent = (name for name in target if name not in state and not name.endswith("num_batches_tracked"))
+    report.missing |= set(absent)
+    for prefix, backbone in backbones.items():
+        if not prefix:  # inside a detector everything has to fit
+            _allow_optional(report, backbone)
+    return report, state
+
+
+def _is_plain_float(tensor: Tensor) -> bool:
+    """Whether numbers mean themselves; integers and eight-bit floats in place of weights come with a scale."""
+    return tensor.is_floating_point() and tensor.element_size() > 1
+
+
+def _convert_backbone(
+    state: dict[str, Tensor], prefix: str, backbone: LocalViT, target: Mapping[str, Tensor], report: LoadReport
+) -> dict[str, Tensor]:
+    """Rename, reshape and resize what belongs to a backbone; note in ``report`` what was done."""
+    others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name not in others}
+    own = split_joint(own, backbone.joint_weights)
+    ours: dict[str, str | None] = {name: name for name in own}
+    official = {name: rename_key(name, backbone.official_layout) for name in own}
+    fits = [sum(n is not None and prefix + n in target for n in names.values()) for names in (ours, official)]
+    result: dict[str, Tensor] = {}
+    for old, new in (official if fits[1] > fits[0] else ours).items():
+        if new is None:
+            report.unexpected.add(prefix + old)
+            report.allowed.add(prefix + old)
+            continue
+        result[prefix + new] = own[old]
+        if new != old:
+            report.converted.add(prefix + new)
+    result |= others
+    report.converted &= set(target)
+    for name in result.keys() & target.keys():
+        tensor, wanted = fit_shape(result[name], target[name]), target[name]
+        if tensor is not result[name]:
+            report.converted.add(name)
+        kinds = [kind for pattern, kind in backbone.resizable_weights if re.search(pattern, name)]
+        resizable = kinds and name.startswith(prefix) and tensor.shape != wanted.shape
+        if resizable and (resized := RESIZERS[kinds[0]](tensor, wanted.shape)) is not None:
+            tensor = resized
+            report.resized.add(name)
+        result[name] = tensor
+    return result
+
+
+def _allow_optional(report: LoadReport, backbone: LocalViT) -> None:
+    """Classifiers have no output norms, which may be missing together or be left over, and a head."""
+    optional = {name for name in report.missing if re.search(backbone.optional_weights, name)}
+    if not any(re.search(backbone.optional_weights, name) for name in report.found):
+        report.allowed |= optional
+    report.allowed |= {name for name in report.unexpected if re.search(rf"^head\.|{backbone.optional_weights}", name)}
+
+
+def _title(module: nn.Module) -> str:
+    backbones = list(backbones_in(module).items())
+    name = type(module).__name__
+    if not backbones:
+        return name
+    prefix, backbone = backbones[0]
+    return f"{name} with {Origin.of(backbone)}" if prefix else str(Origin.of(backbone))
+
+
+# ---- why it does not fit, in the words of someone who knows what to do about it
+
+
+def _misfit(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Return one sentence: that it does not fit, the first few tensors, the likely reason and what to do.
 
     Args:
         report: What does not fit.
@@ -129,14 +260,15 @@ def misfit(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -
 
 
 def no_weights(source: str, target: str, content: Mapping[str, Any]) -> str:
-    """The sentence for a file without tensors."""
+    """Return the sentence for a file without tensors."""
     keys = shortened([str(key) for key in content if key != "meta"]) or "nothing"
     if any("optim" in str(key) or key == "param_groups" for key in content):
         return (
             f"{source} cannot be loaded into {target}, because it holds only the state of an optimiser ({keys}) and "
             "no weights: give the checkpoint that was saved with the model."
         )
-    if any(isinstance(value, np.ndarray) for part in (content, *_mappings(content)) for value in part.values()):
+    parts = [content, *(value for value in content.values() if isinstance(value, Mapping))]
+    if any(isinstance(value, np.ndarray) for part in parts for value in part.values()):
         return (
             f"{source} cannot be loaded into {target}, because it holds NumPy's arrays and no tensors ({keys}): save "
             "it again after torch.from_numpy."
@@ -144,14 +276,11 @@ def no_weights(source: str, target: str, content: Mapping[str, Any]) -> str:
     return f"{source} cannot be loaded into {target}, because it holds no weights ({keys}): give another checkpoint."
 
 
-def _mappings(content: Mapping[str, Any]) -> list[Mapping]:
-    return [value for value in content.values() if isinstance(value, Mapping)]
-
-
 def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
     if report.encoded:
         return "it is quantized; give the floating-point weights that it was made from"
-    if several := several_models(state, [name for name, _ in module.named_children()]):
+    parts = [name for name, _ in module.named_children()]
+    if several := several_models(state, parts):
         return f"it holds several models ({', '.join(several)}); take one of them with FILE#{several[0]}"
     prefix, backbone = next(iter(backbones_in(module).items()))
     wanted = Origin.of(backbone)
@@ -163,7 +292,7 @@ def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) 
         )
     swin = is_swin(inner or state)  # whose names are those of our families for more than a half
     origin = None if swin else find_origin(inner or state)
-    if prefix and not inner and (origin or not _parts_found(module, state)):
+    if prefix and not inner and (origin or not {name.partition(".")[0] for name in state} & set(parts)):
         what = f"the backbone {origin}" if origin else "another kind of model, perhaps a classifier"
         return (
             f"it is {what} and not a detector; give it to --pretrained (in a config: pretrained, or the init_cfg of "
@@ -196,8 +325,3 @@ def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) 
         else "it was made with other settings; give the backbone the same, or take what fits with partial=True in its "
         "init_cfg"
     )
-
-
-def _parts_found(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
-    parts = {name.partition(".")[0] for name in state}
-    return bool(parts & {name for name, _ in module.named_children()})

@@ -1,4 +1,4 @@
-"""Finds the checkpoint to go on from: what the folder really holds counts, not what a pointer says."""
+"""Find the checkpoint to go on from: what the folder really holds counts, not what a pointer says."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Found:
 
     @property
     def place(self) -> str:
-        """Where in its training it is, for a sentence."""
+        """Return where in its training it is, for a sentence."""
         return f"epoch {self.epoch}, iteration {self.iteration}"
 
 
@@ -42,7 +42,7 @@ class Search:
     damaged: dict[Path, str] = field(default_factory=dict)  # and why
 
     def newest(self, resumable: bool) -> Found | None:
-        """The newest whole one; what turns out to be damaged moves to `damaged`.
+        """Return the newest whole one; what turns out to be damaged moves to `damaged`.
 
         Args:
             resumable: Take only those that a training can go on from.
@@ -57,12 +57,12 @@ class Search:
         return None
 
     def complaints(self) -> str:
-        """The damaged files in a sentence's half, or nothing."""
+        """Return the damaged files as half a sentence, or nothing."""
         return "; ".join(f"{path.name} {reason}" for path, reason in sorted(self.damaged.items()))
 
 
 def search(folder: str | os.PathLike) -> Search:
-    """Looks at every .pth file of a folder that may be a training's checkpoint; the pointer is not asked.
+    """Look at every .pth file of a folder that may be a training's checkpoint; the pointer is not asked.
 
     Only what describes a file is read, not its tensors: see `Search.newest` for the rest.
     """
@@ -82,7 +82,7 @@ def search(folder: str | os.PathLike) -> Search:
 
 
 def describe(path: Path) -> Found | None:
-    """Reads where in its training a checkpoint is; None for a file of weights that is no training's.
+    """Read where in its training a checkpoint is; None for a file of weights that is no training's.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -96,7 +96,7 @@ def describe(path: Path) -> Found | None:
 
 
 def newest_for_test(folder: str | os.PathLike) -> Path:
-    """The checkpoint that a test of a work dir takes: the newest that can be read, best ones included.
+    """Return the checkpoint that a test of a work dir takes: the newest that can be read, best ones included.
 
     Raises:
         CheckpointError: There is none; the sentence says what there is instead.
@@ -116,7 +116,7 @@ def newest_for_test(folder: str | os.PathLike) -> Path:
 
 
 def nothing_to_resume(found: Search) -> CheckpointError:
-    """What to say where a folder has checkpoints, and none from which a training can go on."""
+    """Return the error where a folder has checkpoints, and none from which a training can go on."""
     weights_only = [f"{one.path.name} has no optimizer" for one in found.found]
     reasons = "; ".join(filter(None, (found.complaints(), *weights_only)))
     return CheckpointError(
@@ -136,7 +136,7 @@ def _pointed_elsewhere(folder: Path) -> str:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a file, None for nothing: its tensors are read once and compared with their checksums."""
+    """Return what is wrong with a file, None for nothing: its tensors are read and compared with their checksums."""
     try:
         if not zipfile.is_zipfile(path):  # a format of before torch 1.6, without checksums
             load_weights_only(path)
@@ -151,12 +151,12 @@ def _damage(path: Path) -> str | None:
 
 
 def _cause(path: Path, error: CheckpointError) -> str:
-    """The sentence's cause, without the path before it and the advice behind it."""
+    """Return a sentence's cause, without the path before it and the advice behind it."""
     return str(error).removeprefix(f"{path} ").rpartition(": ")[0]
 
 
 def steps_of(template: str, folder: Path) -> Iterator[tuple[int, Path]]:
-    """Yields (number, file) of the files whose names follow MMEngine's template, e.g. `epoch_{}.pth`."""
+    """Yield (number, file) of the files whose names follow MMEngine's template, e.g. `epoch_{}.pth`."""
     before, _, after = template.partition("{}")
     for path in folder.glob(f"{before}*{after}"):
         middle = path.name[len(before) : len(path.name) - len(after)]

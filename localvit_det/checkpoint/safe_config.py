@@ -1,21 +1,25 @@
-"""What is taken from a config that came inside a file of weights: the model, the test pipeline and the classes.
+"""The config inside a checkpoint: find it, and take from it the model, the test pipeline and the classes.
 
-MMEngine imports whatever a `type` names and calls it with the other keys, MMCV evaluates the `type` of an NMS, and some
-detectors and losses read files. So types are taken from `TYPES` alone, and values are numbers and words.
+MMEngine runs the text of a config, imports whatever a `type` in it names and calls it with the other keys; MMCV
+evaluates the `type` of an NMS, and some detectors and losses read files. So the text is parsed (:mod:`.config_text`),
+types are taken from `TYPES` alone, and values are numbers and words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ..errors import CheckpointError
+from .config_text import NotPlain, as_text, parse
 
 TRUST = "pass --trust-file if you know who made it"
 
 # Scopes that MMEngine imports by their name.
 SCOPES = ("mmdet", "mmengine", "mmcv", "mmseg", "mmpretrain")
 
-# A constructor on this list reads no file, opens no address and evaluates no text: tests/checkpoint/test_allowed.py.
+# A constructor on this list reads no file, opens no address, evaluates no text: tests/checkpoint/test_safe_config.py.
 TYPES: dict[str, frozenset[str]] = {
     kind: frozenset(names.split())
     for kind, names in {
@@ -118,6 +122,72 @@ _READS = re.compile(r"(?:\w*_)?(?:file|path|dir|url|root|ckpt|checkpoint|config|
 _ELSEWHERE = ("backend_args", "file_client_args")  # where files are read from; they are local here
 _MAX_DEPTH, _MAX_INT = 60, 1_000_001  # no channels, blocks or boxes are more
 _METAINFO = ("classes", "thing_classes", "stuff_classes", "palette")
+_OF_THE_RUN = (
+    *("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained", "runner_type", "compile", "draw"),
+    *("strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "experiment_name"),
+)
+
+
+def read_config(content: Mapping[str, Any], source: object, trusted: bool = False) -> dict[str, Any]:
+    """Read the config that a checkpoint carries.
+
+    Args:
+        content: The checkpoint.
+        source: Its name for messages.
+        trusted: Take all of it, with data, hooks, imports and types of others; the text is not run for that either.
+
+    Returns:
+        Values by name: what `take` takes, or all without what belongs to the run.
+
+    Raises:
+        CheckpointError: There is none, it is a program, or it asks for more than is allowed.
+    """
+    text = next((texts[key] for texts, key in _places(content)), None)
+    if not text:
+        raise CheckpointError(f"{source} carries no config: give its config as well.")
+    try:
+        return _all_of(parse(text)) if trusted else take(parse(text), metainfo_in(content))
+    except ValueError as error:
+        raise CheckpointError(
+            f"The config in {source} is refused: {error}; give a config file of your own instead of it."
+        ) from error
+
+
+def defuse(content: Mapping[str, Any], source: object) -> None:
+    """Replace config texts in a checkpoint, which MMEngine may run, by what is taken from them, or by their refusal."""
+    for texts, key in _places(content):
+        try:
+            taken = take(parse(texts[key]), metainfo_in(content))
+        except ValueError as error:
+            texts[key] = f"raise RuntimeError({f'The config in {source} is refused: {error}.'!r})\n"
+            continue
+        # As MMDetection's own inference expects them.
+        dataset = {"type": "CocoDataset", "metainfo": taken.pop("metainfo", None)}
+        dataset["pipeline"] = taken.get("test_pipeline", [])
+        visualizer = {"type": "DetLocalVisualizer", "name": "visualizer"}
+        texts[key] = as_text({**taken, "test_dataloader": {"dataset": dataset}, "visualizer": visualizer})
+
+
+def _all_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a whole config without how its run was started, which says nothing about the model.
+
+    Raises:
+        NotPlain: It builds on another one.
+    """
+    if "_base_" in values:
+        raise NotPlain("its _base_ names another config, where a whole one is needed")
+    values = {key: value for key, value in values.items() if key not in _OF_THE_RUN}
+    return {**values, "model": without_pretrained(values["model"])} if "model" in values else values
+
+
+def _places(content: Mapping[str, Any]) -> Iterator[tuple[dict, str]]:
+    """Yield where MMEngine (two places) and MMDetection 2 (`config`) put the text: the dicts that hold it, its key."""
+    meta = content.get("meta")
+    hub = content.get("message_hub")
+    info = hub.get("runtime_info") if isinstance(hub, dict) else None
+    for texts, key in ((meta, "cfg"), (info, "cfg"), (meta, "config")):
+        if isinstance(texts, dict) and texts.get(key):
+            yield texts, key
 
 
 def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, Any]:
@@ -236,6 +306,14 @@ def _test_dataset(values: Mapping[str, Any]) -> dict:
         if isinstance(node, (list, tuple)) and node:
             node = node[0]
     return node if isinstance(node, dict) else {}
+
+
+def metainfo_in(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the classes and colors that a checkpoint names, as `metainfo_of` does."""
+    meta = checkpoint.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    # CLASSES are in files of MMDetection 2.
+    return metainfo_of(meta.get("dataset_meta")) or metainfo_of({"classes": meta.get("CLASSES")})
 
 
 def metainfo_of(meta: object) -> dict[str, Any]:

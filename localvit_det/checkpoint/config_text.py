@@ -1,8 +1,7 @@
-"""The config inside a checkpoint, read as data: what a text may say is parsed, and nothing of it is ever run.
+"""Configs as text: parse the plain values of one without running it, and write values as text or JSON.
 
 MMEngine keeps a training's config as Python text, and runs that text to read it. Here assignments of plain values
-are taken, anything else is refused by name and line. Files that are published have the same values as JSON. Which of
-them are taken, and what they may ask for, is decided in `allowed`.
+are taken, anything else is refused by name and line. Files that are published have the same values as JSON.
 """
 
 from __future__ import annotations
@@ -12,19 +11,12 @@ import json
 import keyword
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from ..errors import CheckpointError
-from .allowed import take, without_pretrained
 
 _MAX_CHARACTERS = 400_000  # MMDetection's own configs have 20,000
 _MAX_DEPTH = 60
 _TUPLE = "tuple"  # the only key of a dict that stands for one in JSON
-_OF_THE_RUN = (
-    *("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained", "runner_type", "compile", "draw"),
-    *("strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "experiment_name"),
-)
 _MAX_LINE = 110
 _FLOATS = {"inf": math.inf, "nan": math.nan}  # how Python prints them is no literal
 # A key is written between quotes as it is by MMEngine, so that a quote in it would begin a piece of code.
@@ -33,66 +25,6 @@ _BAD_KEY = re.compile(r"['\"\\\x00-\x1f\x7f]")
 
 class NotPlain(ValueError):
     """A text that is no row of plain assignments; the message names what and where."""
-
-
-def read_config(content: Mapping[str, Any], source: object, trusted: bool = False) -> dict[str, Any]:
-    """Read the config that a checkpoint carries.
-
-    Args:
-        content: The checkpoint.
-        source: Its name for messages.
-        trusted: Take all of it, with data, hooks, imports and types of others; the text is not run for that either.
-
-    Returns:
-        Values by name: what `allowed.take` takes, or all without what belongs to the run.
-
-    Raises:
-        CheckpointError: There is none, it is a program, or it asks for more than is allowed.
-    """
-    text = next((texts[key] for texts, key in _places(content)), None)
-    if not text:
-        raise CheckpointError(f"{source} carries no config: give its config as well.")
-    try:
-        return _all_of(parse(text)) if trusted else _taken(text, content)
-    except ValueError as error:
-        raise CheckpointError(
-            f"The config in {source} is refused: {error}; give a config file of your own instead of it."
-        ) from error
-
-
-def defuse(content: Mapping[str, Any], source: object) -> None:
-    """Replace config texts in a checkpoint, which MMEngine may run, by what is taken from them, or by their refusal."""
-    for texts, key in _places(content):
-        try:
-            taken = _taken(texts[key], content)
-        except ValueError as error:
-            texts[key] = f"raise RuntimeError({f'The config in {source} is refused: {error}.'!r})\n"
-            continue
-        # As MMDetection's own inference expects them.
-        dataset = {"type": "CocoDataset", "metainfo": taken.pop("metainfo", None)}
-        dataset["pipeline"] = taken.get("test_pipeline", [])
-        visualizer = {"type": "DetLocalVisualizer", "name": "visualizer"}
-        texts[key] = as_text({**taken, "test_dataloader": {"dataset": dataset}, "visualizer": visualizer})
-
-
-def _taken(text: object, content: Mapping[str, Any]) -> dict[str, Any]:
-    meta = content.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    return take(
-        parse(text), meta.get("dataset_meta") or {"classes": meta.get("CLASSES")}
-    )  # the latter of MMDetection 2
-
-
-def _all_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a whole config without how its run was started, which says nothing about the model.
-
-    Raises:
-        NotPlain: It builds on another one.
-    """
-    if "_base_" in values:
-        raise NotPlain("its _base_ names another config, where a whole one is needed")
-    values = {key: value for key, value in values.items() if key not in _OF_THE_RUN}
-    return {**values, "model": without_pretrained(values["model"])} if "model" in values else values
 
 
 def parse(text: object) -> dict[str, Any]:
@@ -126,7 +58,7 @@ def parse(text: object) -> dict[str, Any]:
 
 
 def as_text(values: Mapping[str, Any]) -> str:
-    """Writes values as assignments which `parse`, and MMEngine as well, reads back.
+    """Write values as assignments which `parse`, and MMEngine as well, reads back.
 
     Raises:
         NotPlain: A value is none of those that `parse` gives.
@@ -162,16 +94,6 @@ def _from_json(text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise NotPlain("it is no dict")
     return values
-
-
-def _places(content: Mapping[str, Any]) -> Iterator[tuple[dict, str]]:
-    """Where MMEngine (two places) and MMDetection 2 (`config`) put the text: the dicts that hold it, and its key."""
-    meta = content.get("meta")
-    hub = content.get("message_hub")
-    info = hub.get("runtime_info") if isinstance(hub, dict) else None
-    for texts, key in ((meta, "cfg"), (info, "cfg"), (meta, "config")):
-        if isinstance(texts, dict) and texts.get(key):
-            yield texts, key
 
 
 def _value(node: ast.expr, depth: int) -> Any:

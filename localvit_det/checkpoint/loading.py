@@ -1,0 +1,260 @@
+"""Load weights: by MMEngine's addresses, by an `init_cfg`, by `load_from`; all pass :func:`load_state_dict`.
+
+Since PyTorch 2.6 MMEngine's own `torch.load`, one for each kind of address, cannot read its own checkpoints, and with
+TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD set it runs whatever a pickle says; its `load_state_dict` only warns where names or
+shapes differ, and training goes on from random weights. `patches` puts what is here in their place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from mmengine import dist
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper, update_init_info
+from mmengine.model import PretrainedInit as MMEnginePretrainedInit
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import nn
+
+from ..backbones.base import LocalViT
+from ..errors import CheckpointError, did_you_mean
+from .identify import Origin, backbones_in
+from .layouts import below, describe_choice, plain_names, weights_in
+from .matching import LoadReport, Policy, compare, prepare
+from .official import OFFICIAL, official_address
+from .read import download, load_weights_only, split_key
+from .safe_config import defuse
+from .safe_pickle import MapLocation
+
+# MMEngine rebuilds a state dict on the way and keeps only its `_metadata`, so the label travels there.
+_LABEL = "localvit_det"
+_ALIASES = {
+    "torchvision": mmengine_checkpoint.get_torchvision_models,
+    "modelzoo": mmengine_checkpoint.get_torchvision_models,
+    "open-mmlab": mmengine_checkpoint.get_external_models,
+    "openmmlab": mmengine_checkpoint.get_external_models,
+    "mmcls": mmengine_checkpoint.get_mmcls_models,
+}
+_mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
+
+
+# ---- into a model
+
+
+def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "backbone.") -> LoadReport:
+    """Load a file into a backbone.
+
+    Args:
+        backbone: The backbone.
+        source: Path or https address of official weights as they are, of a backbone's state dict, or of a detector,
+            whose backbone is taken. `FILE#model_ema` takes the weights under that key of the file; 'official'
+            downloads what the backbone's authors published.
+        prefix: Of the backbone's names in a detector.
+
+    Returns:
+        What happened to every tensor; print it.
+
+    Raises:
+        CheckpointError: The file cannot be read, or its weights do not fit.
+    """
+    if source == OFFICIAL and not os.path.exists(source):
+        source = official_address(type(backbone), {"arch": Origin.of(backbone).arch})
+    content = load_weights_only(source)
+    state, report = prepare(backbone, below(weights_in(content) or {}, prefix) or content, source=os.fspath(source))
+    report.choice = describe_choice(content)
+    backbone.load_state_dict(state, strict=False)
+    return report
+
+
+def load_file(module: nn.Module, file: str | os.PathLike, logger: Any = None) -> dict[str, Any]:
+    """Load a file into a model.
+
+    Args:
+        module: The model.
+        file: Path or https address of a checkpoint.
+        logger: Where the report goes; the current logger of MMEngine by default.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit.
+    """
+    content = with_label(load_weights_only(file), os.fspath(file))
+    load_state_dict(module, content.get("state_dict", content), logger=logger)
+    return content
+
+
+def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None) -> None:
+    """Load weights, with MMEngine's signature: convert, report, and refuse what does not fit.
+
+    Models without a backbone of this package load as ever, with the report in addition.
+
+    Args:
+        module: The model.
+        state_dict: Tensors by name in any known layout, or a checkpoint with such a dict in it.
+        strict: Whether models of others must fit, too.
+        logger: Where the report goes; the current logger of MMEngine by default.
+
+    Raises:
+        CheckpointError: The weights do not fit a model with a backbone of this package.
+    """
+    if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        module = module.get_submodule("module")
+    facts, logger = label_of(state_dict), logger or "current"
+    source, ours = facts.get("source", "a state dict"), bool(backbones_in(module))
+    state: Mapping[str, Any]
+    if ours:
+        state, report = prepare(module, state_dict, cast(Policy, facts.get("policy", "strict")), source)
+    else:
+        plain = plain_names(state_dict, backbone_alone=False, parts=[name for name, _ in module.named_children()])
+        state = plain if plain.keys() != state_dict.keys() else state_dict  # which may have metadata
+        report = compare(module, state, source)[0]
+    report.choice = facts.get("choice", "")
+    print_log(str(report), logger, logging.WARNING if report.problems or report.choice else logging.INFO)
+    if ours:
+        module.load_state_dict(state, strict=False)
+    else:
+        _mmengine_load_state_dict(module, state, strict, logger)
+
+
+class PretrainedInit(MMEnginePretrainedInit):
+    """MMEngine's `dict(type='Pretrained', ...)`, with two more keys and sentences instead of assertions.
+
+    Args:
+        checkpoint: Path or https address.
+        prefix: Take only tensors whose names begin so, without that beginning; 'backbone.' for a detector's.
+        map_location: As in `torch.load`.
+        partial: Take what fits and leave the rest as initialised.
+        warm_start: The file is of this other network ('swin'), from which whatever means the same is taken.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        map_location: str = "cpu",
+        partial: bool = False,
+        warm_start: str | None = None,
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.partial = partial
+        self.warm_start = warm_start
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the file into ``module``.
+
+        Raises:
+            CheckpointError: It has no tensor under the prefix, or does not fit.
+        """
+        content = mmengine_checkpoint.CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
+        state = weights_in(content)
+        if state is None:
+            state = content
+        facts = {"source": self.checkpoint, **label_of(state)}
+        source = facts["source"]
+        if self.prefix:
+            state = under_prefix(state, self.prefix, source)
+        if self.warm_start:
+            from .warm_start import warm_start
+
+            state = plain_names(state, backbone_alone=True)
+            print_log(str(warm_start(module, state, self.warm_start, source)), "current")
+        else:
+            load_state_dict(module, label(state, **{**facts, "policy": "partial" if self.partial else "strict"}))
+        if hasattr(module, "_params_init_info"):
+            update_init_info(module, init_info=self._get_init_info())
+
+
+def under_prefix(state: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:
+    """Return the tensors under the prefix of an `init_cfg`, without it.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    if inside := below(state, prefix):
+        return inside
+    raise CheckpointError(
+        f"{source} has no tensor whose name begins with {prefix.rstrip('.')}.: correct the prefix of the init_cfg, or "
+        "leave it out if the file holds a backbone alone."
+    )
+
+
+# ---- addresses of MMEngine's
+
+
+def loaders() -> dict[str, Callable[..., dict]]:
+    """Return what loads each kind of address that MMEngine knows, by patterns of its beginning."""
+    remote = ("http://", "https://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
+    return {
+        "": load_from_local,
+        **dict.fromkeys(remote, load_from_remote),
+        **dict.fromkeys((f"{alias}://" for alias in _ALIASES), load_from_alias),
+    }
+
+
+# MMEngine's log line cuts the first ten characters off a loader's name, hence "load_from_".
+def load_from_local(filename: str | os.PathLike, map_location: MapLocation | None = None) -> dict:
+    """Read a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
+    checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
+    defuse(checkpoint, filename)  # MMEngine runs config texts where it resumes and where it infers
+    return with_label(checkpoint, os.fspath(filename))
+
+
+def load_from_remote(filename: str, map_location: MapLocation | None = None) -> dict:
+    """Download a checkpoint once, in the first process, and read it in all."""
+    if dist.get_rank() == 0:
+        download(split_key(filename)[0])
+    dist.barrier()
+    return load_from_local(filename, map_location)
+
+
+def load_from_alias(filename: str, map_location: MapLocation | None = None) -> dict:
+    """Read a model that MMEngine knows by a name, such as torchvision://resnet50."""
+    scheme, name = filename.split("://", 1)
+    name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    addresses = _ALIASES[scheme]()
+    if name not in addresses:
+        hint = did_you_mean(filename, (f"{scheme}://{known}" for known in addresses))
+        raise CheckpointError(f"No model has the name {filename}{hint}: give a known one, an https address or a path.")
+    address = addresses[name]
+    if "://" in address:
+        checkpoint = load_from_remote(address, map_location)
+    else:
+        checkpoint = load_from_local(f"{mmengine_checkpoint._get_mmengine_home()}/{address}", map_location)
+    return mmengine_checkpoint._process_mmcls_checkpoint(checkpoint) if scheme == "mmcls" else checkpoint
+
+
+# ---- what a state dict says about itself on its way
+
+
+def with_label(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
+    """Give a checkpoint the form that MMEngine expects, with the weights under `state_dict`, and label them.
+
+    Args:
+        checkpoint: What a file holds; a bare state dict stays one.
+        source: The file's name.
+    """
+    weights = weights_in(checkpoint)
+    if weights is checkpoint or weights is None:
+        return label(checkpoint, source=source)
+    checkpoint["state_dict"] = label(weights, source=source, choice=describe_choice(checkpoint))
+    return checkpoint
+
+
+def label(state: Mapping[str, Any], **facts: str) -> OrderedDict[str, Any]:
+    """Return a copy of a state dict that carries facts about itself, such as its file (`source`)."""
+    metadata = getattr(state, "_metadata", {})
+    labelled = OrderedDict(state)
+    # Where PyTorch's own state dicts have the versions of their modules.
+    setattr(labelled, "_metadata", OrderedDict(metadata) | {_LABEL: {**metadata.get(_LABEL, {}), **facts}})  # noqa: B010
+    return labelled
+
+
+def label_of(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts that :func:`label` attached."""
+    return getattr(state, "_metadata", {}).get(_LABEL, {})
