@@ -234,7 +234,7 @@ A_TEXT = "is a text, not a checkpoint (it begins with"
 NOT_CHECKPOINTS = [
     (b"", "is empty"),
     (b"\n<!DOCTYPE html><html><body>\xc3\xa4</body></html>", f"{A_TEXT} '<!DOCTYPE html>"),
-    (b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}', f"{A_TEXT} '{{\"weight_map\""),
+    (b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}', f'{A_TEXT} \'{{"weight_map"'),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", f"{A_TEXT} 'version https://git-lfs"),
     (b"\x80\x02garbage", "cannot be read as a checkpoint"),
     (bytes(range(256)), "cannot be read as a checkpoint"),
