@@ -17,8 +17,7 @@ from localvit_det.config.parts import dataset_paths, find_datasets
 from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
 from localvit_det.datasets.images import pixel_range_of
 from localvit_det.errors import DataError, UserError
-from localvit_det.preflight.classes import check_classes
-from localvit_det.preflight.data import mistakes
+from localvit_det.preflight.data import find_problems
 from localvit_det.preflight.images import all_faults
 
 SHOWN = 50  # images that are named
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = read_arguments(args)
     found: dict[str, None] = {}  # val and test are often the same
     for split in SPLITS:
-        for mistake in mistakes(cfg, split, check_classes):
+        for mistake in find_problems(cfg, split):
             found[sentence_of(mistake)] = None
     for sentence in found:
         sys.stderr.write(f"error: {sentence}\n")

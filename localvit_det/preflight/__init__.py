@@ -7,12 +7,9 @@ from mmengine.config import Config
 from ..datasets.annotations import Annotations, forget_annotations
 from ..errors import UserError, raise_all
 from .classes import check_classes, check_num_classes, check_saved_classes
-from .data import mistakes
-from .files import check_checkpoints, check_work_dir
-from .keys import check_built_keys
-from .model import check_backbone, check_keys, check_types
-from .processes import check_processes
-from .space import check_space
+from .components import check_backbone, check_built_keys, check_keys, check_types
+from .data import find_problems
+from .resources import check_checkpoints, check_processes, check_space, check_work_dir
 from .start import check_start
 
 __all__ = ["check_config"]
@@ -55,13 +52,14 @@ def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = 
     passes(check_work_dir, cfg)
     passes(check_checkpoints, cfg, train)
     passes(check_built_keys, cfg, train)
-    if passes(check_types, cfg) and passes(check_keys, cfg) and passes(check_backbone, cfg):
+    keys = passes(check_keys, cfg)
+    if passes(check_types, cfg) and keys and passes(check_backbone, cfg):
         all(passes(check_num_classes, cfg, split) for split in splits)  # of both splits it would be the same
         if train and not found:
             passes(check_saved_classes, cfg)
     try:
         for split in splits:
-            found += mistakes(cfg, split, check_once)
+            found += find_problems(cfg, split, check_once)
     finally:
         forget_annotations()
     raise_all([*before, *found])

@@ -8,13 +8,13 @@ from ..checkpoint.read import saved_classes
 from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
 from ..datasets.annotations import Annotations
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
-from .files import checkpoint_to_resume
+from .resources import checkpoint_to_resume, pretrained_init
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 
 
 def dataset_classes(path: str, dataset: dict) -> tuple[str, ...] | None:
-    """Names that a data set will use: from its `metainfo`, else from its class; None where it has none.
+    """Return the names that a dataset will use: from its `metainfo`, else from its class; None where it has none.
 
     Raises:
         ConfigError: `metainfo.classes` is one string.
@@ -32,7 +32,7 @@ def dataset_classes(path: str, dataset: dict) -> tuple[str, ...] | None:
 
 
 def check_num_classes(cfg: Config, split: str) -> None:
-    """Checks `num_classes` of all heads against the classes of the data sets.
+    """Check `num_classes` of all heads against the classes of the datasets.
 
     Raises:
         ConfigError: They differ.
@@ -57,7 +57,9 @@ def check_saved_classes(cfg: Config) -> None:
     Raises:
         CheckpointError: It would not.
     """
-    file = checkpoint_to_resume(cfg) or _whole_start(cfg)
+    model = {} if cfg.get("load_from") else cfg.get("model") or {}
+    whole = pretrained_init({"init_cfg": model.get("init_cfg")})  # `pretrained` of a whole model is its backbone's
+    file = checkpoint_to_resume(cfg) or (whole and whole["checkpoint"])
     saved = saved_classes(file) if file and "://" not in file else None
     if not saved:
         return
@@ -71,17 +73,8 @@ def check_saved_classes(cfg: Config) -> None:
             )
 
 
-def _whole_start(cfg: Config) -> str | None:
-    """The checkpoint in the `init_cfg` of a whole model."""
-    inits = (cfg.get("model") or {}).get("init_cfg") or []
-    for init in [inits] if isinstance(inits, dict) else inits:
-        if str(init.get("type")).rpartition(".")[2] in ("Pretrained", "PretrainedInit") and not cfg.get("load_from"):
-            return str(init.get("checkpoint"))
-    return None
-
-
 def check_classes(path: str, dataset: dict, found: Annotations) -> None:
-    """Checks the class names of a data set against its annotation file.
+    """Check the class names of a dataset against its annotation file.
 
     MMDetection looks names up in the file and takes the labels in the order of the file: it skips a name that
     is not there without a word, and with it all later labels shift.

@@ -1,4 +1,4 @@
-"""Annotation files and images of COCO-format data sets."""
+"""Annotation files and images of COCO-format datasets."""
 
 import logging
 import os
@@ -19,30 +19,26 @@ from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
 from ..datasets.scored import NO_IMAGE
 from ..errors import ConfigError, DataError, UserError, did_you_mean
-from .classes import dataset_classes
-from .images import check_sample
-from .semantic import check_maps, check_panoptic_maps
+from .classes import check_classes, dataset_classes
+from .images import check_maps, check_panoptic_maps, check_sample
 
 ClassCheck = Callable[[str, dict, Annotations], None]
 
-_MEND = "correct or remove them"
+_FIX = "correct or remove them"
 _OBJECTS = "crowds_as_objects=True"
 _MANY_CROWDS = 0.05  # of the annotations: COCO has 0.012
 
 
-def check_data(cfg: Config, split: str, check_classes: ClassCheck) -> None:
-    """Checks the data sets of a split and the annotations that its evaluators read.
+def find_problems(cfg: Config, split: str, check_names: ClassCheck = check_classes) -> Iterator[UserError]:
+    """Check the datasets of a split and the annotations that its evaluators read, and yield each mistake.
 
-    Raises:
-        ConfigError: The type of a data set is unknown.
+    Args:
+        check_names: Checks the class names of a dataset.
+
+    Yields:
+        ConfigError: The type of a dataset is unknown.
         DataError: Something is missing, empty or malformed.
     """
-    for mistake in mistakes(cfg, split, check_classes):
-        raise mistake
-
-
-def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[UserError]:
-    """Yields what `check_data` would raise, one mistake after the other."""
     evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
     scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
     segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
@@ -62,17 +58,17 @@ def mistakes(cfg: Config, split: str, check_classes: ClassCheck) -> Iterator[Use
         image_dir = dataset_paths(dataset)[1]
         masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
         pixel_range = pixel_range_of(cfg.get("pixel_range"))
-        checks = [partial(_check_sizes, found, limit)]
-        checks.append(partial(_check_images, path, found, image_dir, limit, pixel_range))
-        yield from _raised(checks)
-        wrong = list(_raised([partial(_check_boxes, found, scored), partial(check_classes, path, dataset, found)]))
+        yield from _raised(
+            [partial(_check_sizes, found, limit), partial(_check_images, path, found, image_dir, limit, pixel_range)]
+        )
+        wrong = list(_raised([partial(_check_boxes, found, scored), partial(check_names, path, dataset, found)]))
         yield from wrong
         checks = [
             partial(_check_masks, found, masks, scored, segm),
             partial(_check_run_lengths, path, dataset, found),
             partial(_report_crowds, split, found),
             partial(_check_keys, path, found, masks, scored, can_leave_masks(cfg)),
-            partial(_tell_left_out, split, path, dataset, found),
+            partial(_report_left_out, split, path, dataset, found),
         ]
         if (split == "train" or scored) and not wrong:  # which would be why there are no objects
             checks.insert(0, partial(_check_not_empty, path, dataset, found))
@@ -90,12 +86,12 @@ def _raised(checks: Iterable[Callable[[], None]]) -> Iterator[UserError]:
 
 
 def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
-    """What the file of a data set says, once all is there; None where it is not read as COCO's or not local."""
+    """Return what the file of a dataset says, once all is there; None where it is not read as COCO's or not local."""
     cls = registered(DATASETS, dataset)
     if cls is None:
         name = str(dataset.get("type"))
         near = did_you_mean(name, DATASETS.module_dict)
-        raise ConfigError(f"{path}.type '{name}' is not a registered data set{near}: correct it.")
+        raise ConfigError(f"{path}.type '{name}' is not a registered dataset{near}: correct it.")
     prepare_dataset(dataset, consent)
     ann_file, image_dir = dataset_paths(dataset)
     hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_plain_coco(dataset) else {}
@@ -107,10 +103,10 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
 
 
 def _check_exists(path: str, what: str, place: str | None, root: str | None = None, name: str | None = None) -> None:
-    """Checks that a file or folder is there.
+    """Check that a file or folder is there.
 
     Args:
-        root: The data set's, if it is one in COCO's format.
+        root: The dataset's, if it is one in COCO's format.
         name: Its annotation file.
     """
     if place is None or (os.path.isdir if what.endswith("folder") else os.path.isfile)(place):
@@ -169,7 +165,7 @@ def _check_boxes(found: Annotations, scored: bool) -> None:
             f"({', '.join(filter(None, (unused.summary(), edge)))}); {likely}."
         )
     if found.errors:
-        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.summary()}: {_MEND}.")
+        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.errors.summary()}: {_FIX}.")
     parts = []
     if unused:
         what = "Scoring leaves out" if scored else "MMDetection will skip"
@@ -183,7 +179,7 @@ def _check_boxes(found: Annotations, scored: bool) -> None:
 
 def _check_masks(found: Annotations, used: bool, scored: bool, segm: bool) -> None:
     if found.mask_errors and used:
-        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.mask_errors.summary()}: {_MEND}.")
+        raise DataError(f"Of the {found.boxes} annotations in {found.path} {found.mask_errors.summary()}: {_FIX}.")
     if segm and found.mask_unscored:
         count = found.mask_unscored.count()
         what = f"Scoring of masks leaves out {count} of the {found.boxes} annotations in {found.path}"
@@ -248,8 +244,8 @@ def _filter_of(dataset: dict) -> dict:
     return {} if dataset.get("test_mode") else dataset.get("filter_cfg") or {}
 
 
-def _tell_left_out(split: str, path: str, dataset: dict, found: Annotations) -> None:
-    """Says which images MMDetection leaves out in silence; counts as `CocoDataset.filter_data` does."""
+def _report_left_out(split: str, path: str, dataset: dict, found: Annotations) -> None:
+    """Report which images MMDetection leaves out in silence; count as `CocoDataset.filter_data` does."""
     if getattr(registered(DATASETS, dataset), "filter_data", None) is not CocoDataset.filter_data:
         return
     rules = _filter_of(dataset)
@@ -302,16 +298,16 @@ def _check_evaluator(path: str, evaluator: dict, listed: dict, files: Collection
         return
     own = read_annotations(file).images  # read again only if it is another file than the dataset's
     place = f"{path}.ann_file {os.path.abspath(file)}"
-    if foreign := listed.keys() - own.keys():
+    if missing := listed.keys() - own.keys():
         raise DataError(
-            f"{place} lacks {len(foreign)} of the {len(listed)} images "
-            "of its data set: give both the same annotation file."
+            f"{place} lacks {len(missing)} of the {len(listed)} images "
+            "of its dataset: give both the same annotation file."
         )
     base = os.path.basename
     renamed = [name for identity, name in listed.items() if base(own[identity][0]) != base(name)]
     if renamed:
         raise DataError(
-            f"{place} has other images under the ids of {len(renamed)} of the {len(listed)} images of its data set "
+            f"{place} has other images under the ids of {len(renamed)} of the {len(listed)} images of its dataset "
             f"(first file_name: {renamed[0]}): give both the same annotation file."
         )
     if len(own) > len(listed):

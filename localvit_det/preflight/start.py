@@ -1,4 +1,4 @@
-"""What each part of a model starts from: said in one line before a training, with a warning where it is chance."""
+"""What each part of a model starts from: reported in one line before a training, with a warning where it is chance."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from ..checkpoint.read import classes_in, download, load_weights_only, split_key
 from ..config.parts import find_datasets, registered
 from ..errors import CheckpointError
 from .classes import dataset_classes
-from .files import checkpoint_to_resume
-from .space import model_on_no_device
+from .resources import build_on_meta, checkpoint_to_resume, pretrained_init
 
 _RANDOM = "random"
 _UNPUBLISHED = (
@@ -52,7 +51,7 @@ def check_start(cfg: Config) -> None:
         print_log(f"Starts from: {f'resumed from {resumed}' if resumed else _detector(cfg)}.", "current")
         return
     model = cfg.get("model") or {}
-    whole = _pretrained(model)
+    whole = pretrained_init(model)
     if whole:
         print_log(f"Starts from: all from {whole['checkpoint']}.", "current")
         return
@@ -78,26 +77,15 @@ def check_start(cfg: Config) -> None:
 
 
 def _parts(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The trained parts of a model: its backbone, neck, heads and others."""
+    """Yield the trained parts of a model: its backbone, neck, heads and others."""
     for name, part in model.items():
         first = part[0] if isinstance(part, (list, tuple)) and part else part
         if isinstance(first, Mapping) and "type" in first and name not in ("data_preprocessor", "init_cfg"):
             yield name, part
 
 
-def _pretrained(part: Any) -> dict[str, Any] | None:
-    """The `init_cfg` of a part that starts from a file; libraries of old have a text under `pretrained`."""
-    if not isinstance(part, Mapping):
-        return None
-    inits = part.get("init_cfg") or []
-    for init in inits if isinstance(inits, (list, tuple)) else [inits]:
-        if str(init.get("type", "")).rpartition(".")[2] in ("Pretrained", "PretrainedInit"):
-            return dict(init)
-    return {"checkpoint": str(part["pretrained"])} if part.get("pretrained") else None
-
-
 def _start_of(name: str, part: Any) -> str:
-    init = _pretrained(part)
+    init = pretrained_init(part)
     if init is None:
         return _RANDOM
     source = str(init["checkpoint"])
@@ -123,7 +111,7 @@ def _start_of(name: str, part: Any) -> str:
 
 
 def _kind(weights: Mapping[str, Any]) -> str:
-    """What a file's weights are of, by their names."""
+    """Return what a file's weights are of, by their names."""
     rows = [len(tensor) for name, tensor in weights.items() if _HEAD.search(name)]
     if any(map(_DETECTOR.search, weights)):
         return "detector"
@@ -143,7 +131,7 @@ def _counts(report: LoadReport) -> str:
 
 def _detector(cfg: Config) -> str:
     source = str(cfg.load_from)
-    model = None if _is_alias(source) else model_on_no_device(cfg)
+    model = None if _is_alias(source) else build_on_meta(cfg)
     if model is None:
         return f"all from {source}"
     content = load_weights_only(_local(source), mmap=True)
@@ -169,7 +157,7 @@ def _is_alias(source: str) -> bool:
 
 
 def _local(source: str) -> str:
-    """A file's path, where it had an address after a download."""
+    """Return a file's path, after a download where it has an address."""
     file, key = split_key(source)
     if "://" not in file:
         return source

@@ -14,7 +14,7 @@ from localvit_det.datasets.synthetic_shapes import annotation_file, make_shapes
 from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps, make_semantic_maps
 from localvit_det.errors import DataError
 from localvit_det.ops.panopticapi import rgb2id
-from localvit_det.preflight.semantic import check_panoptic_maps
+from localvit_det.preflight.images import check_panoptic_maps
 
 
 @pytest.fixture(scope="module")

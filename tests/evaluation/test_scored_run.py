@@ -24,11 +24,11 @@ from localvit_det.analysis.report import read_record
 from localvit_det.analysis.results import class_table
 from localvit_det.config import evaluators, load_config
 from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps
-from localvit_det.errors import DataError
+from localvit_det.errors import DataError, raise_all
 from localvit_det.evaluation import exact_metrics
 from localvit_det.evaluation.record import keep_predictions, write_record
 from localvit_det.ops.panopticapi import rgb2id
-from localvit_det.preflight.classes import check_classes
+from localvit_det.preflight.data import find_problems
 
 CONFIG = "configs/mask_rcnn_shuffle_nano_shapes.py"
 FILE, SMALL = "annotations/instances_val2017.json", "annotations/val_small.json"
@@ -169,17 +169,17 @@ def test_option_of_the_evaluator(root, tmp_path, monkeypatch):
     options = {"test_dataloader.dataset.ann_file": SMALL, "test_evaluator.ann_file": str(root / FILE)}
     cfg = run_of(root, tmp_path, options)
     assert Path(cfg.test_evaluator.ann_file) == root / FILE
-    preflight.data.check_data(cfg, "test", check_classes)
+    raise_all(list(find_problems(cfg, "test")))
     assert any("has 12 images, of which the 8 of its dataset are scored" in one for one in said)
     cfg = run_of(root, tmp_path, {"test_evaluator.ann_file": str(root / SMALL)})
     with pytest.raises(DataError, match="lacks 4 of the 12 images"):
-        preflight.data.check_data(cfg, "test", check_classes)
+        raise_all(list(find_problems(cfg, "test")))
     other = json.loads((root / FILE).read_text())
     other["images"][0]["file_name"] = "other.jpg"
     (tmp_path / "other.json").write_text(json.dumps(other))
     cfg = run_of(root, tmp_path, {"test_evaluator.ann_file": str(tmp_path / "other.json")})
     with pytest.raises(DataError, match="has other images under the ids of 1 of the 12 images"):
-        preflight.data.check_data(cfg, "test", check_classes)
+        raise_all(list(find_problems(cfg, "test")))
 
 
 def test_file_cut_in_its_images_alone(root, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_file_cut_in_its_images_alone(root, tmp_path, monkeypatch):
     content = json.loads((root / FILE).read_text())
     (root / "annotations/cut.json").write_text(json.dumps({**content, "images": content["images"][:3]}))
     cfg = run_of(root, tmp_path / "run", {"test_dataloader.dataset.ann_file": "annotations/cut.json"})
-    preflight.data.check_data(cfg, "test", check_classes)
+    raise_all(list(find_problems(cfg, "test")))
     assert "have an image_id that is not among the images" in said[0]
     assert RUNNERS.build(cfg).test()["coco/segm_mAP"] == 1
 

@@ -31,8 +31,7 @@ from localvit_det import preflight
 from localvit_det.datasets import load_image
 from localvit_det.errors import UserError
 from localvit_det.evaluation import exact_metrics
-from localvit_det.preflight.classes import check_classes
-from localvit_det.preflight.data import mistakes
+from localvit_det.preflight.data import find_problems
 
 NAN, INF = float("nan"), float("inf")
 GOOD = [60, 40, 90, 40, 90, 60]
@@ -280,7 +279,7 @@ def scored(root: Path) -> dict:
     file = str(root / "annotations/instances_train2017.json")
     evaluator = {"type": "CocoMetric", "ann_file": file, "metric": ["bbox", "segm"]}
     cfg = Config({"val_dataloader": {"dataset": dataset}, "val_evaluator": evaluator})
-    if sentences := [str(mistake) for mistake in mistakes(cfg, "val", check_classes)]:
+    if sentences := [str(mistake) for mistake in find_problems(cfg, "val")]:
         return {"refused": sentences}
     metric = METRICS.build(exact_metrics(evaluator))
     metric.dataset_meta = {"classes": NAMES}
@@ -302,7 +301,7 @@ def outcome(change: Callable[[Path], object], root: Path) -> dict:
         write_coco(root)
         change(root)
         cfg = config(root)
-        sentences = [str(mistake) for mistake in mistakes(cfg, "train", check_classes)]
+        sentences = [str(mistake) for mistake in find_problems(cfg, "train")]
         loaded = 0
         if not sentences:
             dataset = DATASETS.build(cfg.train_dataloader.dataset)

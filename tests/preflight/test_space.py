@@ -14,7 +14,7 @@ from preflight_cases import fails
 
 from localvit_det.config import load_config
 from localvit_det.errors import OutputError
-from localvit_det.preflight.space import check_space, checkpoint_bytes, model_on_no_device
+from localvit_det.preflight.resources import build_on_meta, check_space, checkpoint_bytes
 
 NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
 SGD = {"optim_wrapper.optimizer": {"_delete_": True, "type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}}
@@ -45,7 +45,7 @@ def test_estimate_is_the_real_size(options, tmp_path):
     content |= {str(i): {k: v.clone() for k, v in model.state_dict().items()} for i in range(copies)}
     file = io.BytesIO()
     torch.save(content, file)
-    weights, full = checkpoint_bytes(cfg, cfg.default_hooks.checkpoint, model_on_no_device(cfg))
+    weights, full = checkpoint_bytes(cfg, cfg.default_hooks.checkpoint, build_on_meta(cfg))
     assert full == pytest.approx(len(file.getvalue()), rel=0.05)
     assert weights < full
 

@@ -33,8 +33,7 @@ from localvit_det.datasets.normalize import CACHE, normalized
 from localvit_det.errors import UserError
 from localvit_det.evaluation.truth import GroundTruth
 from localvit_det.predict.pages import read_pages
-from localvit_det.preflight.classes import check_classes
-from localvit_det.preflight.data import mistakes
+from localvit_det.preflight.data import find_problems
 
 from .mutations import (
     TEXTS,
@@ -166,7 +165,7 @@ def _read_annotations(folder: Path, file: Path) -> None:
         dataset.update(type="CocoDataset", metainfo={"classes": classes}, test_mode=split == "val")
         evaluator = {"type": "CocoMetric", "ann_file": str(copy), "metric": ["bbox", "segm"]}
         settings = {f"{split}_dataloader": {"dataset": dataset}, f"{split}_evaluator": evaluator}
-        for mistake in mistakes(Config({**settings, "max_pixels": _MAX_PIXELS}), split, check_classes):
+        for mistake in find_problems(Config({**settings, "max_pixels": _MAX_PIXELS}), split):
             raise mistake
         del dataset["type"]
         loaded = CocoDataset(**{**dataset, "pipeline": [_with_shape, load]}, serialize_data=False)

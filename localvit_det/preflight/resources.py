@@ -1,0 +1,259 @@
+"""What a run needs of its machine: processes, a folder to write to with room for checkpoints, and those it loads."""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.device import is_mlu_available, is_musa_available, is_npu_available
+from torch import nn
+
+from ..checkpoint.search import search
+from ..checkpoint.read import check_is_checkpoint, split_key
+from ..config.parts import walk
+from ..datasets.annotations import what_is_there
+from ..errors import CheckpointError, ConfigError, OutputError
+
+# Of each launcher: the variable that every process of it has, the one that tells how many share a machine, and what
+# starts it.
+_LAUNCHERS = {
+    "pytorch": ("RANK", "LOCAL_WORLD_SIZE", "tools/dist_train.sh or tools/dist_test.sh"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "tools/slurm_train.sh or srun"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "mpirun"),
+}
+_PRETRAINED = ("Pretrained", "PretrainedInit")  # the latter of MMEngine's class
+_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook", "SafeCheckpointHook", "mmdet.SafeCheckpointHook")
+_UNKNOWN = 2  # copies of the trained parameters in an optimizer that is not listed
+_COPIES = {
+    "SGD": 0,
+    "ASGD": 1,
+    "Adagrad": 1,
+    "RMSprop": 1,
+    "Lion": 1,
+    "Adadelta": 2,
+    "Adafactor": 0,
+}
+_OVERHEAD = 1 << 20  # schedulers, the history of losses, the config
+
+
+def check_processes(cfg: Config) -> None:
+    """Check that the processes of a distributed run find each other, and a GPU each where there are any.
+
+    Raises:
+        ConfigError: They were not started by their launcher, or there are fewer GPUs.
+    """
+    launcher = cfg.get("launcher", "none")
+    if launcher not in _LAUNCHERS:
+        return
+    sign, together, starter = _LAUNCHERS[launcher]
+    if sign not in os.environ:
+        raise ConfigError(
+            f"--launcher {launcher} is for processes that {starter} starts (the variable {sign} is not set): "
+            "use that, or leave --launcher out."
+        )
+    if is_npu_available() or is_mlu_available() or is_musa_available():
+        return
+    gpus = torch.cuda.device_count()
+    if not gpus and launcher == "pytorch":
+        return  # on CPUs, by gloo
+    if not gpus:
+        raise ConfigError(
+            f"--launcher {launcher} needs GPUs, and PyTorch finds none here: start the processes with "
+            "tools/dist_train.sh or tools/dist_test.sh, which also work on CPUs."
+        )
+    processes = int(os.environ.get(together, 1))
+    if processes > gpus:
+        raise ConfigError(
+            f"{processes} processes were started on this machine, and PyTorch finds only {gpus} GPU(s): start {gpus}."
+        )
+
+
+def check_work_dir(cfg: Config) -> None:
+    """Check that `cfg.work_dir`, which need not exist yet, can be written.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if cfg.get("work_dir") is None:
+        return
+    existing = work_dir = Path(cfg.work_dir).absolute()
+    try:
+        str(work_dir).encode()
+    except UnicodeEncodeError:  # PyTorch reads and writes no such paths; a training would end at its first checkpoint
+        raise ConfigError(
+            f"The name of the work-dir {work_dir} is not in UTF-8: name another one by --work-dir."
+        ) from None
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        # Trying is the only test that holds for root, read-only mounts and full disks alike.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"The work-dir {work_dir} cannot be written ({existing}: {error.strerror}): "
+            "give another one with --work-dir."
+        ) from error
+
+
+def checkpoint_to_resume(cfg: Config) -> str | None:
+    """Return the checkpoint that a training goes on from; None where it begins."""
+    if not cfg.get("resume"):
+        return None
+    if cfg.get("load_from"):
+        return str(cfg.load_from)
+    found = search(cfg.get("work_dir") or ".").found
+    return next((str(one.path) for one in found if one.resumable), None)
+
+
+def pretrained_init(part: Any) -> dict[str, Any] | None:
+    """Return the `init_cfg` of a part that starts from a file; old libraries have a text under `pretrained`."""
+    if not isinstance(part, Mapping):
+        return None
+    inits = part.get("init_cfg") or []
+    for init in inits if isinstance(inits, (list, tuple)) else [inits]:
+        if str(init.get("type", "")).rpartition(".")[2] in _PRETRAINED:
+            return dict(init)
+    return {"checkpoint": str(part["pretrained"])} if part.get("pretrained") else None
+
+
+def check_checkpoints(cfg: Config, train: bool) -> None:
+    """Check that the local checkpoints which a run will load exist and begin like checkpoints.
+
+    Raises:
+        CheckpointError: One does not.
+    """
+    named = {key: cfg.get(key) for key in ("load_from", "resume")}
+    if train:  # a test never initialises weights
+        for path, node in walk(cfg.get("model"), "model"):
+            if node.get("type") in _PRETRAINED:
+                named[f"{path}.checkpoint"] = node.get("checkpoint")
+    for key, checkpoint in named.items():
+        if not isinstance(checkpoint, str) or "://" in checkpoint:
+            continue
+        file = Path(split_key(checkpoint)[0]).expanduser()
+        if file.is_file():
+            check_is_checkpoint(file)
+            continue
+        file = file.absolute()
+        what = f"is a folder, not a file: {file}" if file.is_dir() else f"does not exist: {file}"
+        raise CheckpointError(f"The checkpoint of {key} {what} ({what_is_there(file)}).")
+
+
+def check_space(cfg: Config) -> None:
+    """Check that the checkpoints which a training keeps at once fit on the disk.
+
+    Counted are weights, the optimizer's moments, and averaged weights; `max_keep_ckpts` files, the best one, and the
+    one that is being written. Without `max_keep_ckpts` it is every checkpoint of the training.
+
+    Raises:
+        OutputError: They do not.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint", {"type": "CheckpointHook", "interval": 1})
+    folder = _folder(cfg, hook)
+    if folder is None or cfg.get("strategy"):  # of others, who save in their own way
+        return
+    model = build_on_meta(cfg)
+    if model is None:
+        return
+    weights, full = checkpoint_bytes(cfg, hook, model)
+    needed, sentence = _all_files(cfg, hook, weights, full)
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    # A resumed training removes its checkpoints in time, as far as it is known without reading them.
+    replaced = [path.stat().st_size for path in folder.glob("*.pth") if path.is_file()] if cfg.get("resume") else []
+    if needed <= free + sum(replaced):
+        return
+    advice = "" if hook.get("max_keep_ckpts", -1) == 1 else "set default_hooks.checkpoint.max_keep_ckpts=1, "
+    raise OutputError(
+        f"The checkpoints of this training need {_size(needed)} ({sentence}), and {_size(free)} are free at "
+        f"{existing}: make room, {advice}or give another place with --work-dir."
+    )
+
+
+def checkpoint_bytes(cfg: Config, hook: dict, model: nn.Module) -> tuple[int, int]:
+    """Return the bytes of a checkpoint without and with what a training needs to go on.
+
+    Args:
+        hook: The config of the hook that saves.
+        model: May be on the meta device.
+    """
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    hooks = [*(cfg.get("custom_hooks") or []), *(cfg.get("default_hooks") or {}).values()]
+    if any(isinstance(node, dict) and node.get("type") in ("EMAHook", "mmengine.EMAHook") for node in hooks):
+        weights *= 2
+    full = weights + _OVERHEAD
+    wrapper = cfg.get("optim_wrapper") or {}
+    if hook.get("save_optimizer", True):
+        full += trained * _moments(wrapper.get("optimizer") or {})
+    if wrapper.get("accumulative_counts", 1) > 1:
+        full += trained  # gradients that wait for more
+    return weights + _OVERHEAD, full
+
+
+def _moments(optimizer: dict) -> int:
+    """Return how many copies of the trained parameters an optimizer keeps."""
+    kind = str(optimizer.get("type", "")).rpartition(".")[2]
+    copies = _COPIES.get(kind, _UNKNOWN)
+    if kind == "SGD" or (kind == "RMSprop" and optimizer.get("momentum")):
+        copies += bool(optimizer.get("momentum"))
+    return copies + bool(optimizer.get("amsgrad")) + bool(optimizer.get("centered"))
+
+
+def _all_files(cfg: Config, hook: dict, weights: int, full: int) -> tuple[int, str]:
+    """Return the bytes on the disk at the worst moment, and what they are of."""
+    kept = hook.get("max_keep_ckpts", -1)
+    saves = _saves(cfg, hook)
+    count = saves if kept < 1 else min(kept, saves) + 1  # the next one is there before the oldest goes
+    count += hook.get("every_minutes") is not None
+    best = hook.get("save_best")
+    bests = len(best) if isinstance(best, (list, tuple)) else int(bool(best))
+    sentence = f"{count} of {_size(full)}"
+    if bests:
+        sentence += f", {bests} best of {_size(weights)}"
+    return count * full + bests * weights, sentence
+
+
+def _saves(cfg: Config, hook: dict) -> int:
+    """Return how often a training saves; 1 where that depends on the number of its images."""
+    interval = hook.get("interval", -1)
+    train = cfg.get("train_cfg") or {}
+    steps = train.get("max_epochs" if hook.get("by_epoch", True) else "max_iters")
+    if interval < 1 or not isinstance(steps, int):
+        return 1
+    return max(1, steps // interval + bool(hook.get("save_last", True) and steps % interval))
+
+
+def _folder(cfg: Config, hook: Any) -> Path | None:
+    """Return where checkpoints go; None where nothing is saved, or not to a local disk."""
+    if not isinstance(hook, dict) or hook.get("type") not in _HOOKS or cfg.get("work_dir") is None:
+        return None
+    out_dir = hook.get("out_dir")
+    if "://" in str(out_dir) or hook.get("file_client_args") or hook.get("backend_args"):
+        return None
+    return Path(out_dir, Path(cfg.work_dir).name).absolute() if out_dir else Path(cfg.work_dir).absolute()
+
+
+def build_on_meta(cfg: Config) -> nn.Module | None:
+    """Return the model without memory for its weights; None where it cannot be built so."""
+    model = copy.deepcopy(cfg.model)
+    for _, node in walk(model):
+        node.pop("init_cfg", None)  # which may name files
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return MODELS.build(model)
+    except Exception:  # another package's model: the run itself will say what is wrong with it
+        return None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
