@@ -71,7 +71,7 @@ def test_citation_is_of_this_version():
     assert citation["version"] == localvit_det.__version__
     assert citation["license"] == project()["project"]["license"]
     urls = set(project()["project"]["urls"].values())
-    assert {reference["url"] for reference in citation["references"]} == urls
+    assert {reference["url"] for reference in citation["references"]} <= urls
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob(".github/**/*.yml")), ids=lambda path: path.name)
