@@ -44,11 +44,11 @@ class Faults(dict):
     """Ids of annotations by what is wrong with them."""
 
     def add(self, reason: str, identity: object) -> None:
-        """Notes one annotation."""
+        """Note one annotation."""
         self.setdefault(reason, []).append(identity)
 
     def count(self) -> int:
-        """All of them."""
+        """Return how many there are."""
         return sum(map(len, self.values()))
 
     def summary(self) -> str:
@@ -110,7 +110,7 @@ class Annotations:
 
 
 def read_annotations(path: str | Path) -> Annotations:
-    """Reads and summarises a file, once in a process as long as it does not change.
+    """Read and summarize a file, once in a process as long as it does not change.
 
     Raises:
         DataError: The file is missing, not JSON, not in COCO format or uses an id twice.
@@ -129,7 +129,7 @@ def read_annotations(path: str | Path) -> Annotations:
 
 
 def what_is_there(path: Path) -> str:
-    """Says for a missing path which part of it exists and what lies there."""
+    """Say for a missing path which part of it exists and what lies there."""
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent
@@ -139,7 +139,7 @@ def what_is_there(path: Path) -> str:
 
 
 def forget_annotations() -> None:
-    """Frees what `read_annotations` keeps."""
+    """Free what `read_annotations` keeps."""
     _read.cache_clear()
 
 
@@ -183,7 +183,7 @@ def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
 
 
 def _parsed(path: Path, size: int) -> dict:
-    """The content without its plain polygons, as the tools that come later will be able to read it, too."""
+    """Return the content without its plain polygons, in a form that the tools that come later can read, too."""
     if size > _memory() / 2:
         raise DataError(
             f"The annotation file {path} has {size / 1e9:.1f} GB, which this machine's memory cannot hold when it is "
@@ -215,7 +215,7 @@ def _parsed(path: Path, size: int) -> dict:
 
 
 def _memory() -> float:
-    """Bytes of memory of this machine; infinity where the system does not say."""
+    """Return the bytes of memory of this machine; infinity where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

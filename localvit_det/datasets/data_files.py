@@ -1,4 +1,4 @@
-"""Annotations and proposals are read by loaders that cannot run code.
+"""Loaders of annotations and proposals that cannot run code.
 
 MMEngine chooses by the ending of a file's name: for .pkl the loader of pickles, which may call anything, and for .yaml
 PyYAML's loader of any Python object.
@@ -39,7 +39,7 @@ class RefusingPickleHandler(PickleHandler):
     """Writes pickles, and reads none."""
 
     def load_from_fileobj(self, file: IO, **kwargs: Any) -> Any:
-        """Refuse.
+        """Refuse to read.
 
         Raises:
             DataError: Always.

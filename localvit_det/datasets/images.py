@@ -26,7 +26,7 @@ class BrokenImageError(Exception):
 
 
 def pixel_range_of(value: Any) -> PixelRange | None:
-    """The setting `pixel_range` of a config: None, the value that is white, or both that of black and that of white.
+    """Return the setting `pixel_range` of a config: None, the value that is white, or those of black and of white.
 
     Raises:
         ConfigError: It is none of these.
@@ -52,7 +52,7 @@ class Header(NamedTuple):
 
 
 def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> Header | None:
-    """The size of an image file, given by its path or content, without decoding it; None for an unknown format.
+    """Return the size of an image file, given by its path or content, without decoding it; None for an unknown format.
 
     Raises:
         BrokenImageError: The file is empty, or has more than `limit` pixels.
@@ -91,7 +91,7 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
 
 
 def _webp_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
-    """Width and height of a WebP, or of its canvas; None for any other file."""
+    """Return width and height of a WebP, or of its canvas; None for any other file."""
     with _opened(file) as stream:
         head = stream.read(30)
     if head[:4] + head[8:12] != b"RIFFWEBP":
@@ -106,7 +106,7 @@ def _webp_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _opened(file: str | os.PathLike | io.BytesIO) -> Iterator[IO[bytes]]:
-    """A file or its content from the beginning, and back there afterwards."""
+    """Open a file or its content at the beginning, and go back there afterwards."""
     with contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as stream:
         stream.seek(0)
         yield stream
@@ -114,7 +114,7 @@ def _opened(file: str | os.PathLike | io.BytesIO) -> Iterator[IO[bytes]]:
 
 
 def _tiff_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
-    """Width and height of a TIFF with values that PIL does not decode; None for any other file."""
+    """Return width and height of a TIFF with values that PIL does not decode; None for any other file."""
     try:
         with _opened(file) as stream:
             header = stream.read(8)
@@ -127,7 +127,7 @@ def _tiff_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
 
 
 def read_file(path: str | os.PathLike, limit: float = MAX_PIXELS) -> bytes:
-    """The content of an image file.
+    """Return the content of an image file.
 
     Raises:
         BrokenImageError: It cannot be read, is empty, or larger than any image of `limit` pixels.
@@ -204,7 +204,7 @@ def _check_end(content: bytes) -> None:
 
 
 def over(limit: float) -> str:
-    """Says which limit is exceeded, and how to set it."""
+    """Say which limit is exceeded, and how to set it."""
     return f"over the limit of {limit:,.0f} pixels (--cfg-options max_pixels=N allows more)"
 
 
@@ -214,7 +214,7 @@ def same_size(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def size_difference(size: tuple[int, int], found: tuple[int, int]) -> str:
-    """Says that annotations and file disagree; both are (width, height)."""
+    """Say that annotations and file disagree; both are (width, height)."""
     return (
         f"has {found[0]} x {found[1]} pixels and {size[0]} x {size[1]} according to the annotations, so that boxes "
         "would miss their objects"
@@ -280,7 +280,7 @@ def is_wide(content: bytes) -> bool:
 
 
 def read_depth(content: bytes, limit: float = MAX_PIXELS) -> Depth | None:
-    """The type and the values of an image with more than 8 bits; None for others and for what cannot be decoded."""
+    """Return type and values of an image with more than 8 bits; None for others and what cannot be decoded."""
     if not is_wide(content):
         return None
     try:

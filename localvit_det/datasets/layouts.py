@@ -1,4 +1,4 @@
-"""Finds the COCO-format files and the images below a folder, whatever tool has laid them out."""
+"""Layouts of COCO-format files and their images below a folder, as the tools that export them have it."""
 
 import logging
 import os
@@ -40,14 +40,14 @@ class Folders:
     images: dict[str, list[str]] = field(default_factory=dict)  # folder ("" is the root): file names
 
     def described(self) -> str:
-        """The folders with images, for messages."""
+        """Return the folders with images, for messages."""
         shown = [f"{folder or '.'}/ ({len(names)})" for folder, names in self.images.items()]
         more = f" and {len(shown) - 6} more folders" if len(shown) > 6 else ""
         return f"images in {', '.join(shown[:6])}{more}" if shown else "no images"
 
 
 def look_into(root: str | os.PathLike) -> Folders:
-    """Lists annotation files in COCO's format and images; hidden folders are passed by."""
+    """List annotation files in COCO's format and images; hidden folders are passed by."""
     found = Folders(Path(root))
     for folder, files in walk(root, _DEPTH):
         relative = folder.relative_to(root)
@@ -106,7 +106,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """The split that the last telling part of a path names: 'train', 'val', 'test', or None."""
+    """Return the split that the last telling part of a path names: 'train', 'val', 'test', or None."""
     for part in reversed(Path(name).parts):
         splits = {_WORDS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in _WORDS}
         if len(splits) == 1:
@@ -115,7 +115,7 @@ def split_of(name: str) -> str | None:
 
 
 def assign(found: Folders) -> dict[str, str]:
-    """Says which file is which split's; 'all' is a single file that no split's name marks.
+    """Say which file is which split's; 'all' is a single file without a split's name.
 
     Raises:
         DataError: There is no file in COCO's format, or several that might be meant.
@@ -127,7 +127,7 @@ def assign(found: Folders) -> dict[str, str]:
         by_split.pop(WHOLE, None)  # such as the file that the others were cut from
     chosen = {}
     for split, names in by_split.items():
-        # COCO's folder has other kinds of files beside the instances'.
+        # COCO's folder has other kinds of files next to the instances'.
         telling = [name for name in names if Path(name).name.startswith(("instances", "_annotations.coco"))]
         names = telling or names
         if len(names) > 1:
@@ -140,7 +140,7 @@ def assign(found: Folders) -> dict[str, str]:
 
 
 def layout_name(files: dict[str, str]) -> str:
-    """What a tool's files are called."""
+    """Return the name of the tool whose layout it is, as far as it is known."""
     paths = [Path(name) for name in files.values()]
     if all(path.name == "_annotations.coco.json" for path in paths):
         return "Roboflow's layout"
@@ -216,7 +216,7 @@ def find_images(found: Folders, ann_file: str, names: Sequence[str]) -> tuple[st
 
 
 def absent_images(folder: str | os.PathLike, names: Iterable[str]) -> list[str]:
-    """Those of some file names that are not below a folder, by one listing of each folder instead of a look-up each."""
+    """Return which file names are not below a folder, by one listing of each folder instead of a look-up each."""
     by_folder: dict[str, list[str]] = {}
     for name in names:
         by_folder.setdefault(os.path.dirname(name), []).append(name)
@@ -229,7 +229,7 @@ def absent_images(folder: str | os.PathLike, names: Iterable[str]) -> list[str]:
 
 
 def change_of(name: str, path: str) -> str:
-    """What kind of correction leads from a file name to a path: `case`, `Unicode form`, or nothing to be named."""
+    """Return what kind of correction leads from a name to a path: `case`, `Unicode form`, or nothing to be named."""
     old, new = (re.split(r"[\\/]", one)[-1] for one in (name, path))
     if old == new or unquote(old) == new:
         return ""
@@ -242,7 +242,7 @@ def _with_parents(folder: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    """A form that is the same for names which some file systems take for one."""
+    """Return a form that is the same for names which some file systems take for one."""
     return unicodedata.normalize("NFC", text).casefold()
 
 
@@ -315,7 +315,7 @@ class _Name(NamedTuple):
 
     @property
     def origin(self) -> tuple[str, ...]:
-        """Where it begins: () at the set's root."""
+        """Return where it begins: () at the root."""
         return ("elsewhere", *self.folders[:1]) if self.foreign else ()
 
     def agrees(self, path: str, telling: set[str], parallel: set[str]) -> bool:
@@ -344,13 +344,13 @@ class _Name(NamedTuple):
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:
-    """The number of equal parts at the ends of two paths."""
+    """Return the number of equal parts at the ends of two paths."""
     pairs = zip(reversed(first), reversed(second), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _nearest(name: _Name, candidates: list[str], split: str | None) -> str | None:
-    """The path of the image that a name means; None where there is none, or several fit as well."""
+    """Return the path of the image that a name means; None where there is none, or several fit as well."""
 
     def fitness(path: str) -> tuple[int, bool, bool]:
         *folders, file = path.split("/")
@@ -385,7 +385,7 @@ def _unclear(found: Folders, what: str, names: list[str]) -> DataError:
 
 
 def options_for(found: Folders, names: Sequence[str] = ()) -> str:
-    """The options that name the files of a set, with what is there filled in where it is clear."""
+    """Return the options that name the files of a dataset, with what is there filled in where it is clear."""
     names = names or found.jsons
     seen = f"it has {shortened(names, 5)} and {found.described()}" if names else f"it has {found.described()}"
     options = []

@@ -1,4 +1,4 @@
-"""Loads images where MMDetection's pipelines say `LoadImageFromFile`, and goes on where one of them is broken."""
+"""Loading of images where pipelines say `LoadImageFromFile`, which goes on where one of them is broken."""
 
 import logging
 import os
@@ -23,39 +23,30 @@ MAX_BROKEN = 100
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
-    """MMCV's transform, which also survives files that are no images, cut off, huge, or of another size than told.
+    """MMCV's transform, which also survives files that are no images, cut off, huge, or of an unexpected size.
 
     In training such an image is skipped for another one; in an evaluation a gray one stands for it, in which nothing
-    is to be found. Each is named once. `BrokenImagesHook` sets `on_broken`, `max_broken`, `max_pixels`, `pixel_range`,
-    `evaluates` and `unusable`, where the numbers of unusable images are marked.
+    is to be found. Each is named once. `BrokenImagesHook` sets the attributes.
 
-    Args:
-        to_float32: As in MMCV, like all others.
+    Attributes:
+        on_broken: One of `ON_BROKEN`.
+        max_broken: Broken images after which a process stops.
+        max_pixels: Of an image that is decoded.
+        pixel_range: As of `decode`.
+        evaluates: Whether it is not in a training.
+        unusable: Where the numbers of unusable images are marked.
     """
 
-    def __init__(
-        self,
-        to_float32: bool = False,
-        color_type: str = "color",
-        imdecode_backend: str = "cv2",
-        file_client_args: dict | None = None,
-        ignore_empty: bool = False,
-        *,
-        backend_args: dict | None = None,
-    ) -> None:
-        super().__init__(
-            to_float32, color_type, imdecode_backend, file_client_args, ignore_empty, backend_args=backend_args
-        )
-        self.on_broken = "skip"
-        self.max_broken = MAX_BROKEN
-        self.max_pixels = MAX_PIXELS
-        self.pixel_range: PixelRange | None = None
-        self.evaluates = False
-        self.unusable: Tensor | None = None
-        self._broken: set[str] = set()
+    on_broken = "skip"
+    max_broken = MAX_BROKEN
+    max_pixels: float = MAX_PIXELS
+    pixel_range: PixelRange | None = None
+    evaluates = False
+    unusable: Tensor | None = None
+    _broken: frozenset[str] = frozenset()  # what was named
 
     def transform(self, results: dict) -> dict | None:
-        """Loads `results['img_path']`.
+        """Load `results['img_path']`.
 
         Returns:
             The results with img (H×W×C), img_shape and ori_shape; None for an image to skip.
@@ -67,7 +58,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             self._check_map(results)
             image = self._load(results)
         except BrokenImageError as error:
-            self._tell(results["img_path"], str(error))
+            self._report(results["img_path"], str(error))
             if not self.evaluates:
                 return None
             if self.unusable is not None and "sample_idx" in results:
@@ -120,13 +111,13 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         except OSError as error:
             raise BrokenImageError(f"cannot be read ({error.strerror or error})") from error
 
-    def _tell(self, path: str, reason: str) -> None:
-        """Names an image once in each process."""
+    def _report(self, path: str, reason: str) -> None:
+        """Name an image once in each process."""
         if self.on_broken == "stop":
-            raise DataError(f"The image {path} {reason}: mend or remove it, or skip such images (broken_images=skip).")
+            raise DataError(f"The image {path} {reason}: fix or remove it, or skip such images (broken_images=skip).")
         if path in self._broken:
             return
-        self._broken.add(path)
+        self._broken |= {path}
         count = len(self._broken)
         if count > self.max_broken:
             raise DataError(

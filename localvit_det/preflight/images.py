@@ -125,28 +125,25 @@ def all_faults(
     Raises:
         DataError: An image brought its process down.
     """
-    files = [(os.path.join(image_dir, name), (width, height)) for name, width, height in found.images.values()]
-    look = partial(_pixel_fault_of, max_pixels=max_pixels, pixel_range=pixel_range)
+    files = [os.path.join(image_dir, name) for name, _, _ in found.images.values()]
+    sizes = [(width, height) for _, width, height in found.images.values()]
+    look = partial(pixel_fault, max_pixels=max_pixels, pixel_range=pixel_range)
     done = 0
     # Here and not in the processes: OpenCV's threads do not survive a fork, and a child that ends them waits for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     with ProcessPoolExecutor(workers) as pool:
         try:
-            for (file, _), fault in zip(files, pool.map(look, files, chunksize=8), strict=True):
+            for file, fault in zip(files, pool.map(look, files, sizes, chunksize=8), strict=True):
                 yield file, fault
                 done += 1
         except BrokenProcessPool as error:
-            some = ", ".join(file for file, _ in files[done : done + 3])
+            some = ", ".join(files[done : done + 3])
             raise DataError(
                 f"A process ended while it decoded images from {some} on: look at these files with --workers 1."
             ) from error
         finally:
             cv2.setNumThreads(threads)
-
-
-def _pixel_fault_of(item: tuple[str, tuple[int, int]], max_pixels: float, pixel_range: PixelRange | None) -> str | None:
-    return pixel_fault(*item, max_pixels, pixel_range)
 
 
 def check_panoptic_maps(path: str, dataset: dict, max_pixels: float) -> None:

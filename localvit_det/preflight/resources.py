@@ -14,13 +14,13 @@ from mmengine.config import Config
 from mmengine.device import is_mlu_available, is_musa_available, is_npu_available
 from torch import nn
 
-from ..checkpoint.search import search
 from ..checkpoint.read import check_is_checkpoint, split_key
+from ..checkpoint.search import search
 from ..config.parts import walk
 from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError, OutputError
 
-# Of each launcher: the variable that every process of it has, the one that tells how many share a machine, and what
+# Of each launcher: the variable that every process of it has, the one with how many share a machine, and what
 # starts it.
 _LAUNCHERS = {
     "pytorch": ("RANK", "LOCAL_WORLD_SIZE", "tools/dist_train.sh or tools/dist_test.sh"),

@@ -174,7 +174,7 @@ def test_too_many_broken_images_stop(broken, told):
 def test_broken_images_stop_on_demand(broken):
     transform = LoadImageFromFile()
     transform.on_broken = "stop"
-    with pytest.raises(DataError, match=r"broken.jpg is a JPEG that is cut off: mend or remove"):
+    with pytest.raises(DataError, match=r"broken.jpg is a JPEG that is cut off: fix or remove"):
         transform(broken())
 
 

@@ -111,7 +111,7 @@ def test_runs_go_on_without_broken_images(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     [sentence] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "000000000001.jpg is empty: mend or remove it" in sentence
+    assert "000000000001.jpg is empty: fix or remove it" in sentence
 
 
 def test_images_are_looked_at_where_opencv_has_threads(tmp_path):
