@@ -201,6 +201,7 @@ class MessengerAttention(WindowAttention):
         bias = torch.empty(num_heads, 2, 1, 1)  # the official shape
         self.rel_pos_msg = nn.Parameter(trunc_normal_(bias))
 
+    # Takes pairs, where other mixers take feature maps; likewise the block below.
     def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
         """(B, C, H, W) and (B, C, hh, ww), both normed -> the same shapes."""
         patches, messengers = x

@@ -20,6 +20,7 @@ from ..errors import DataError
 _ADVICE = "which may run code: convert the file to JSON, or set allow_pickle=True if you know who made it."
 
 
+# Where PyYAML was built without libyaml, there is no loader in C; checkers cannot follow a base that is looked up.
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """PyYAML's safe loader, and tuples, which MMEngine writes."""
 

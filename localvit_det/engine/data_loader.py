@@ -150,6 +150,7 @@ def make_resumable(loader: DataLoader) -> ResumableBatchSampler | None:
         sampler = ResumableBatchSampler(sampler)
         # A loader refuses a new batch sampler, since its other settings might not agree; here they do.
         object.__setattr__(loader, "batch_sampler", sampler)
+        # PyTorch's fetcher asks for this method, which its `Dataset` does not declare.
         loader.dataset.__getitems__ = SeededFetch(loader.dataset)  # type: ignore[attr-defined]
     return sampler
 
@@ -224,6 +225,7 @@ class WorkerGuard:
         end_with_parent(self.parent)
         leave_signals_to_parent(self.parent)
         # Python drops a batch that cannot be handed over (no room in /dev/shm), and the training would wait forever.
+        # Its hook for that case is private, so that no types declare it.
         multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
         if self.then is not None:
             self.then(worker_id)

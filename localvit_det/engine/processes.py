@@ -130,8 +130,7 @@ def unlock_work_dir(folder: str | os.PathLike) -> None:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside the wrapper for several processes, if there is one."""
-    inner: nn.Module = model.module if is_model_wrapper(model) else model  # type: ignore[assignment]
-    return inner
+    return model.get_submodule("module") if is_model_wrapper(model) else model
 
 
 def all_reduce_max(*numbers: int) -> list[int]:

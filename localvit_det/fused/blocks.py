@@ -123,6 +123,7 @@ class FusedGlanceGaze(FusedWindowAttention):
         value = self.value(x)
         return x, value, self.gaze(value)
 
+    # Takes what `mix_whole` returns here, three feature maps.
     def mix_rows(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:  # type: ignore[override]
         """Glance and project: three times (B, C, rows, W) -> (B, C, rows, W)."""
         padded = pad_to_multiple(x, self.window_size)  # B, C, rows', W'

@@ -94,6 +94,7 @@ class FusedMessengerBlock(FusedBlock):
         super().__init__(block)
         self.region = block.region
 
+    # Takes pairs, where other blocks take feature maps.
     def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
         """(B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         patches, messengers = self.attend(*x)

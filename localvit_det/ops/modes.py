@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 
+# PyTorch documents `torch.jit.is_tracing`, and does not declare it to checkers of types.
 def traced() -> bool:
     """Whether a compiler, an exporter or a tracer records what runs, which should be plain operators."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
