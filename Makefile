@@ -26,7 +26,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 demo: install
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
 	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images --report
-	@echo "Predictions beside ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"
+	@echo "Predictions and ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"
 
 families: install
 	$(RUN) -m benchmarks.families

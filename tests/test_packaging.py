@@ -1,4 +1,4 @@
-"""Wheel and source distribution hold what an installation needs, and nothing of the checkout is needed beside them."""
+"""Wheel and source distribution hold all that an installation needs, without the checkout."""
 
 import json
 import os
