@@ -156,14 +156,6 @@ def test_ways_that_double(tmp_path):
     assert [folder.name for folder, _ in walk(tmp_path / "other")] == ["other", "train", "val"]
 
 
-def test_more_folders_than_any_set_has(tmp_path, monkeypatch):
-    for number in range(12):
-        (tmp_path / f"{number}").mkdir()
-    monkeypatch.setattr("localvit_det.datasets.layouts._MAX_FOLDERS", 10)
-    with pytest.raises(DataError, match="has over 10 folders"):
-        list(walk(tmp_path))
-
-
 def hdr(width: int, height: int) -> bytes:
     """An image that OpenCV decodes and Pillow does not know."""
     return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (height, width) + bytes(4 * width * height)

@@ -10,7 +10,6 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
 from localvit_det.datasets import load_image
-from localvit_det.datasets.annotations import read_annotations
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
 from localvit_det.datasets.load_image import LoadImageFromFile
 from localvit_det.engine.hooks import loading_transforms
@@ -125,7 +124,7 @@ def test_more_pixels_than_the_limit():
 
 
 @pytest.fixture
-def told(monkeypatch):
+def logged(monkeypatch):
     lines = []
     monkeypatch.setattr(load_image, "print_log", lambda message, logger, level: lines.append((level, message)))
     return lines
@@ -148,22 +147,22 @@ def test_the_transform_stands_in_every_pipeline(tmp_path):
     assert results["img_shape"] == results["ori_shape"] == (HEIGHT, WIDTH)
 
 
-def test_broken_images_are_skipped_and_told_once(broken, told):
+def test_broken_images_are_skipped_and_named_once(broken, logged):
     transform = LoadImageFromFile()
     assert transform(broken()) is None
     assert transform(broken()) is None
-    [(level, line)] = told
+    [(level, line)] = logged
     assert level == logging.WARNING
     assert "broken.jpg" in line
     assert "cut off; it is skipped (1 so far" in line
 
 
-def test_missing_images_are_told_like_broken_ones(told):
+def test_missing_images_are_named_like_broken_ones(logged):
     assert LoadImageFromFile()({"img_path": "/nowhere/x.jpg"}) is None
-    assert "/nowhere/x.jpg cannot be read (No such file or directory)" in told[0][1]
+    assert "/nowhere/x.jpg cannot be read (No such file or directory)" in logged[0][1]
 
 
-def test_too_many_broken_images_stop(broken, told):
+def test_too_many_broken_images_stop(broken, logged):
     transform = LoadImageFromFile()
     transform.max_broken = 2
     assert [transform(broken(f"{i}.jpg")) for i in (1, 2)] == [None, None]
@@ -178,18 +177,18 @@ def test_broken_images_stop_on_demand(broken):
         transform(broken())
 
 
-def test_an_evaluation_sees_gray(broken, told):
+def test_an_evaluation_sees_gray(broken, logged):
     transform = LoadImageFromFile(to_float32=True)
     transform.evaluates = True
     image = transform(broken())["img"]
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert image.dtype == np.float32
     assert image.std() == 0
-    assert "counts as one without detections" in told[0][1]
+    assert "counts as one without detections" in logged[0][1]
 
 
 @pytest.mark.parametrize("backend", ["pillow", "cv2"])
-def test_backends_of_mmcv(tmp_path, told, backend):
+def test_backends_of_mmcv(tmp_path, logged, backend):
     (tmp_path / "good.png").write_bytes(photo(1, "PNG"))
     transform = LoadImageFromFile(imdecode_backend=backend)
     assert bright_box(transform({"img_path": str(tmp_path / "good.png")})["img"]) == BOX
@@ -197,7 +196,7 @@ def test_backends_of_mmcv(tmp_path, told, backend):
     assert transform({"img_path": str(tmp_path / "bad.png")}) is None
 
 
-def test_all_backends_keep_the_limit_of_pixels(tmp_path, told):
+def test_all_backends_keep_the_limit_of_pixels(tmp_path, logged):
     (tmp_path / "large.png").write_bytes(photo(1, "PNG"))
     for backend in ("pillow", "cv2"):
         transform = LoadImageFromFile(imdecode_backend=backend)
@@ -205,10 +204,10 @@ def test_all_backends_keep_the_limit_of_pixels(tmp_path, told):
         assert transform({"img_path": str(tmp_path / "large.png")}) is not None
         transform.max_pixels = WIDTH * HEIGHT - 1
         assert transform({"img_path": str(tmp_path / "large.png")}) is None
-        assert "over the limit" in told[-1][1]
+        assert "over the limit" in logged[-1][1]
 
 
-def test_maps_of_labels_keep_the_limit_of_pixels(tmp_path, told):
+def test_maps_of_labels_keep_the_limit_of_pixels(tmp_path, logged):
     Image.new("RGB", (10, 10)).save(tmp_path / "good.png")
     Image.new("RGB", (200, 100)).save(tmp_path / "map.png")
     load = LoadImageFromFile()
@@ -217,7 +216,7 @@ def test_maps_of_labels_keep_the_limit_of_pixels(tmp_path, told):
     assert load(dict(results))["img"].shape == (10, 10, 3)
     results["seg_map_path"] = str(tmp_path / "map.png")
     assert load(dict(results)) is None
-    assert "map.png, which has 200 x 100 pixels, over the limit of 5,000" in told[0][1]
+    assert "map.png, which has 200 x 100 pixels, over the limit of 5,000" in logged[0][1]
     load.evaluates = True  # where no gray image would keep it from being decoded
     with pytest.raises(DataError, match=r"The map .*map\.png has 200 x 100 pixels, over the limit"):
         load(dict(results))
@@ -234,9 +233,3 @@ def test_transforms_are_found_in_wrappers():
     found = list(loading_transforms(Box(dataset=concat)))
     assert len(found) == 4
     assert found[0] is inner
-
-
-def test_annotation_files_know_their_images(tmp_path):
-    write_coco(tmp_path)
-    found = read_annotations(tmp_path / "annotations/instances_train2017.json")
-    assert found.images[1] == ("001.jpg", 100, 80)

@@ -1,11 +1,14 @@
-"""What is said of a segmentation, and that it stops exactly what breaks on it."""
+"""Faults of segmentations stop exactly what breaks on them; what is taken out of a file unparsed is good."""
+
+import json
+import random
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
 from localvit_det.datasets import segmentations
-from localvit_det.datasets.segmentations import FAR, mask_fault
+from localvit_det.datasets.segmentations import FAR, PLAIN, mask_fault, without_plain_polygons
 
 W, H = 30, 20
 GOOD = [1, 2, 9, 2, 9, 8]
@@ -79,3 +82,63 @@ def test_compressed_runs_are_those_of_pycocotools(share):
         assert segmentations._decoded(counts) == np.diff([0, *changes, flat.size]).tolist()
         assert mask_fault({"size": [height, width], "counts": counts}, width, height) is None
         assert mask_fault({"size": [height, width], "counts": counts[:-1]}, width, height) is not None
+
+
+def file_of(polygons: list[str]) -> bytes:
+    return ("[" + ", ".join(f'{{"segmentation": {one}, "id": {i}}}' for i, one in enumerate(polygons)) + "]").encode()
+
+
+PLAIN_GOOD = "[[1, 2, 30.25, -4, 5000, 6.123456789]]"
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        PLAIN_GOOD,
+        "[[1,2,3,4,5,6],[0,0.5,3,4,5,6,7,-8]]",
+        "[[1,\n 2,\t3,4,5,6 ] , [1,2,3,4,5,6]]",
+        "[ [ 1, 2, 3, 4, 5, 6 ] ]",
+    ],
+)
+def test_plain_ones_are_taken_out(one):
+    mark = f'"segmentation":"{PLAIN}"'
+    expected = "[" + ", ".join(f'{{{mark}, "id": {index}}}' for index in range(3)) + "]"
+    assert without_plain_polygons(file_of([one] * 3)).decode() == expected
+    assert mask_fault(json.loads(one), 5000, 5000) is None
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        "[[1, 2, 3, 4]]", "[[1, 2, 3, 4, 5, 6, 7]]", "[[]]", "[[1,2,3,4,5,6],[]]", "[1,2,3,4,5,6]",
+        "[[[1,2,3,4,5,6]]]", "[[1,2,3,4,5,12345]]", "[[1,2,3,4,5,1.2.3]]", "[[1,2,3,4,5,1.]]",
+        "[[1,2,3,4,5,.5]]", "[[1,2,3,4,5,--6]]", "[[1,2,3,4,5,-]]", "[[1,2,3,4,5,06]]", "[[1,2,3,4,5,-06]]",
+        "[[1,2,3,,5,6]]", "[[1,2,3,4,5,6,]]", "[[1,2,3,4,5,6]", "[[1,2,3,4,5 6,7]]",
+        "[[1,2,3,4,5,6]],[[1,2,3,4,5,6]]", "[[1,2,3,4,5,6],7]", "[7,[1,2,3,4,5,6]]", "[[1-2,3,4,5,6,7]]",
+        "[[1,2,3,4,5,6]]]", "[[1,2,3,4,5,6],,[1,2,3,4,5,6]]", "[[1,2,3,4,5,6][1,2,3,4,5,6]]",
+        "[[" + "1,2," * 3000 + "1,2]]",
+    ],
+)  # fmt: skip
+def test_others_stay(one):
+    content = without_plain_polygons(file_of([PLAIN_GOOD, one, PLAIN_GOOD]))
+    assert f'"segmentation": {one}'.encode() in content
+
+
+def test_random_texts_are_never_taken_out_wrongly():
+    rng = random.Random(0)
+    texts = ["[", "]", ",", ".", "-", "0", "7", " ", *[",1,2", "],[1,2,3,4,5,6", ".5", "7"] * 3]
+    kept = 0
+    for _ in range(4000):
+        one = "[[1,2,3,4,5,6" + "".join(rng.choices(texts, k=rng.randint(1, 6))) + "]]"
+        content = without_plain_polygons(file_of([one]))
+        if PLAIN.encode() in content:
+            kept += 1
+            mask = json.loads(one)
+            assert mask_fault(mask, 1000, 1000) is None  # up to four digits
+            assert content == f'[{{"segmentation":"{PLAIN}", "id": 0}}]'.encode()
+    assert 200 < kept < 3000
+
+
+def test_the_mark_itself_is_no_mask_of_a_file():
+    assert mask_fault("", 1, 1) is None
+    assert len(PLAIN) == 16

@@ -1,4 +1,4 @@
-"""The generator of drawn shapes, and its data set in MMDetection."""
+"""Synthetic shapes: the drawing, its datasets in MMDetection, and label maps that agree with the annotations."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +11,14 @@ from mmdet.registry import DATASETS
 from pycocotools.coco import COCO
 from shapely.geometry import Polygon
 
-import localvit_det  # noqa: F401 - registers the data set
+import localvit_det  # noqa: F401 - registers the dataset
 from localvit_det.datasets import synthetic_shapes, synthetic_shapes_datasets
 from localvit_det.datasets.shapes import main
 from localvit_det.datasets.synthetic_shapes import OUTLINES, PALETTES, annotation_file, draw_image, make_shapes
+from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps, make_semantic_maps
 from localvit_det.errors import DataError
+from localvit_det.ops.panopticapi import rgb2id
+from localvit_det.preflight.images import check_panoptic_maps
 
 SMALL = {"num_train": 10, "num_val": 4, "size": 96}
 
@@ -250,13 +253,8 @@ def test_dataset_in_mmdetection(root: Path) -> None:
     )
     assert dataset.metainfo["classes"] == ("circle", "square", "triangle")
     assert 70 <= len(dataset) < 80  # without the empty ones
-    assert {
-        instance["bbox_label"] for index in range(20) for instance in dataset.get_data_info(index)["instances"]
-    } == {
-        0,
-        1,
-        2,
-    }
+    infos = [dataset.get_data_info(index) for index in range(20)]
+    assert {instance["bbox_label"] for info in infos for instance in info["instances"]} == {0, 1, 2}
 
 
 def test_prepare_makes_the_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,3 +269,85 @@ def test_prepare_makes_the_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(contents(dataset.prepare(str(tmp_path / "new"), consent=True))) == 10 + 4 + 2
     monkeypatch.chdir(tmp_path)
     assert len(contents(dataset.prepare("data/shapes/"))) == 10 + 4 + 2
+
+
+# ---------------------------------------------------------------------------------------------- label maps
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=12, num_val=9, size=96)
+
+
+@pytest.fixture(scope="module")
+def coco_of_few(few: Path) -> COCO:
+    return COCO(str(annotation_file(few, "val")))
+
+
+def test_semantic_maps(few, coco_of_few):
+    folder = make_semantic_maps(few)
+    assert len(list((folder / "train2017").iterdir())) == 12
+    for image in coco_of_few.loadImgs(coco_of_few.getImgIds()):
+        labels = cv2.imread(str(folder / "val2017" / f"{image['id']:012d}.png"), cv2.IMREAD_UNCHANGED)
+        assert (labels.dtype, labels.shape) == (np.uint8, (96, 96))
+        expected = np.full((96, 96), 3)
+        for annotation in coco_of_few.loadAnns(coco_of_few.getAnnIds(image["id"])):  # from back to front
+            expected[coco_of_few.annToMask(annotation) == 1] = annotation["category_id"] - 1
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_panoptic_maps(few, coco_of_few):
+    folder = make_panoptic_maps(few)
+    table = json.loads((folder / "val2017.json").read_text())
+    assert [category["isthing"] for category in table["categories"]] == [1, 1, 1, 0]
+    assert {annotation["image_id"] for annotation in table["annotations"]} == set(coco_of_few.imgs)
+    empty = 0
+    for annotation in table["annotations"]:
+        colors = cv2.imread(str(folder / "val2017" / annotation["file_name"]))[..., ::-1]
+        ids = rgb2id(np.ascontiguousarray(colors))
+        infos = annotation["segments_info"]
+        assert set(np.unique(ids)) == {info["id"] for info in infos}
+        for info in infos:
+            mask = (ids == info["id"]).astype(np.uint8)
+            assert info["area"] == mask.sum()
+            assert tuple(info["bbox"]) == cv2.boundingRect(mask)
+        things = [info["category_id"] for info in infos if info["category_id"] < 4]
+        drawn = coco_of_few.loadAnns(coco_of_few.getAnnIds(annotation["image_id"]))
+        assert sorted(things) == sorted(item["category_id"] for item in drawn)
+        empty += not things
+    assert empty  # an image without objects is all background
+
+
+def test_the_panoptic_data_set_makes_itself(few):
+    cls = DATASETS.get("ShapesPanopticDataset")
+    assert cls.prepare(few) == few
+    dataset = cls(
+        ann_file="panoptic/train2017.json",
+        data_root=str(few),
+        data_prefix={"img": "train2017/", "seg": "panoptic/train2017/"},
+        pipeline=[{"type": "LoadImageFromFile"}, {"type": "LoadPanopticAnnotations"}],
+    )
+    item = dataset[0]
+    assert len(item["gt_masks"]) == len(item["gt_bboxes"]) > 0
+    assert set(np.unique(item["gt_seg_map"])) <= {0, 1, 2, 3}
+
+
+def test_many_may_ask_at_once(tmp_path):
+    root = make_shapes(tmp_path / "shapes", num_train=2, num_val=2, size=64)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(make_semantic_maps, [root] * 4)) == {root / "semantic"}
+    assert not [path.name for path in root.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_without_a_set(tmp_path):
+    with pytest.raises(DataError, match="semantic maps of the synthetic shapes cannot be made"):
+        make_semantic_maps(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_panoptic_map_is_found_before_a_run(few):
+    dataset = {"data_root": str(few), "data_prefix": {"seg": "panoptic/val2017/"}}
+    make_panoptic_maps(few)
+    check_panoptic_maps("val_dataloader.dataset", dataset, 96 * 96)
+    with pytest.raises(DataError, match=r"The label map .*png of val_dataloader.dataset has 96 x 96 pixels, over the"):
+        check_panoptic_maps("val_dataloader.dataset", dataset, 96 * 96 - 1)

@@ -1,7 +1,9 @@
-"""Room for the checkpoints of a training, asked for before it begins."""
+"""Work dirs, checkpoints, processes and room on the disk are checked before a training begins."""
 
 import io
+import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +14,79 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from preflight_cases import fails
 
+import localvit_det  # noqa: F401
 from localvit_det.config import load_config
-from localvit_det.errors import OutputError
+from localvit_det.errors import CheckpointError, ConfigError, OutputError
+from localvit_det.preflight import check_config
 from localvit_det.preflight.resources import build_on_meta, check_space, checkpoint_bytes
 
+
+def test_work_dir_that_cannot_be_written(load, tmp_path):
+    cfg = load()
+    (tmp_path / "file").touch()
+    cfg.work_dir = str(tmp_path / "file/run")
+    fails(cfg, ConfigError, f"work-dir {tmp_path / 'file/run'}", "--work-dir")
+    cfg.work_dir = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    fails(cfg, ConfigError, "not in UTF-8", "--work-dir")
+
+
+def test_missing_checkpoints(load, tmp_path):
+    (tmp_path / "epoch_12.pth").write_bytes(b"\x80")
+    cfg = load(load_from=str(tmp_path / "epoch_21.pth"))
+    fails(cfg, CheckpointError, "load_from", tmp_path / "epoch_21.pth", "epoch_12.pth", train=False)
+    check_config(load(load_from=str(tmp_path / "epoch_12.pth")), train=False)
+    fails(load(load_from=str(tmp_path)), CheckpointError, "is a folder")
+
+
+def test_missing_pretrained_weights_matter_only_for_training(load):
+    init = {"model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "nowhere/r50.pth"}}
+    fails(
+        load(**init),
+        CheckpointError,
+        "model.backbone.init_cfg.checkpoint",
+        Path("nowhere/r50.pth").absolute(),
+    )
+    check_config(load(**init), train=False)
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("pytorch", "RANK"), ("slurm", "SLURM_PROCID")])
+def test_launcher_that_started_nothing(load, monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    cfg = load()
+    cfg.launcher = launcher
+    fails(cfg, ConfigError, f"--launcher {launcher}", variable, "tools/")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "gpus", "words"),
+    [("slurm", 0, ["needs GPUs", "tools/dist_train.sh"]), ("pytorch", 2, ["4 processes", "start 2"])],
+)
+def test_more_processes_than_gpus(load, monkeypatch, launcher, gpus, words):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    cfg = load()
+    cfg.launcher = launcher
+    fails(cfg, ConfigError, *words)
+
+
+def test_a_gpu_for_each_process_passes(load, logged, monkeypatch):
+    monkeypatch.setenv("RANK", "5")  # on the second machine
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    cfg = load()
+    cfg.launcher = "pytorch"
+    check_config(cfg)
+    assert logged == []
+
+
 NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
+
+
 SGD = {"optim_wrapper.optimizer": {"_delete_": True, "type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}}
+
+
 EMA = {"custom_hooks": [{"type": "EMAHook"}]}
 
 
