@@ -1,4 +1,4 @@
-# A Mask R-CNN small enough to learn drawn shapes on a laptop's CPU: few proposals, narrow heads, 160×160 pixels.
+# A Mask R-CNN small enough to learn synthetic shapes on a laptop's CPU: few proposals, narrow heads, 160×160 pixels.
 _base_ = ["./mask_rcnn.py", "./shapes.py", "./schedule_1x.py", "./runtime.py"]
 
 channels = 64

@@ -1,4 +1,4 @@
-# A Panoptic FPN small enough to learn drawn shapes, and what is behind them, on a laptop's CPU.
+# A Panoptic FPN small enough to learn the synthetic shapes, and what is behind them, on a laptop's CPU.
 _base_ = "./mask_rcnn_nano_shapes.py"
 
 things, stuff, channels = 3, 1, 64

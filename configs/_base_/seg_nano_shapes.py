@@ -1,4 +1,4 @@
-# Drawn shapes at every pixel, 300 iterations with batches of 8: a few minutes on a laptop's CPU.
+# Synthetic shapes at every pixel, 300 iterations with batches of 8: a few minutes on a laptop's CPU.
 _base_ = ["./shapes_semantic.py", "mmseg::_base_/schedules/schedule_80k.py", "./seg_runtime.py"]
 
 iterations = 300

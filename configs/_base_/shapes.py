@@ -1,4 +1,4 @@
-# The drawn shapes, made on first use under data_root.
+# The synthetic shapes, made on first use under data_root.
 data_root = "data/shapes/"
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -232,19 +232,20 @@ def without_pretrained(node: Any, depth: int = 0) -> Any:
     """
     _check_depth(depth, "model")
     if isinstance(node, (list, tuple)):
-        return type(node)(without_pretrained(item, depth + 1) for item in node if not _is_pretrained(item))
+        return type(node)(without_pretrained(item, depth + 1) for item in node if not is_pretrained(item))
     if not isinstance(node, dict):
         return node
     # Some backbones know by themselves that the file of their init_cfg holds weights.
     left = {
         key
         for key, item in node.items()
-        if key == "pretrained" or _is_pretrained(item) or (key == "init_cfg" and "checkpoint" in (item or ()))
+        if key == "pretrained" or is_pretrained(item) or (key == "init_cfg" and "checkpoint" in (item or ()))
     }
     return {key: None if key in left else without_pretrained(item, depth + 1) for key, item in node.items()}
 
 
-def _is_pretrained(node: Any) -> bool:
+def is_pretrained(node: Any) -> bool:
+    """Whether a part of a config is an initialization from a file."""
     return isinstance(node, dict) and str(node.get("type")).rpartition(".")[2] in ("Pretrained", "PretrainedInit")
 
 

@@ -15,6 +15,7 @@ from mmengine.device import is_mlu_available, is_musa_available, is_npu_availabl
 from torch import nn
 
 from ..checkpoint.read import check_is_checkpoint, split_key
+from ..checkpoint.safe_config import is_pretrained
 from ..checkpoint.search import search
 from ..config.parts import walk
 from ..datasets.annotations import what_is_there
@@ -27,18 +28,9 @@ _LAUNCHERS = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "tools/slurm_train.sh or srun"),
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "mpirun"),
 }
-_PRETRAINED = ("Pretrained", "PretrainedInit")  # the latter of MMEngine's class
 _HOOKS = ("CheckpointHook", "mmengine.CheckpointHook", "SafeCheckpointHook", "mmdet.SafeCheckpointHook")
 _UNKNOWN = 2  # copies of the trained parameters in an optimizer that is not listed
-_COPIES = {
-    "SGD": 0,
-    "ASGD": 1,
-    "Adagrad": 1,
-    "RMSprop": 1,
-    "Lion": 1,
-    "Adadelta": 2,
-    "Adafactor": 0,
-}
+_COPIES = {"SGD": 0, "ASGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1, "Adadelta": 2, "Adafactor": 0}
 _OVERHEAD = 1 << 20  # schedulers, the history of losses, the config
 
 
@@ -118,7 +110,7 @@ def pretrained_init(part: Any) -> dict[str, Any] | None:
         return None
     inits = part.get("init_cfg") or []
     for init in inits if isinstance(inits, (list, tuple)) else [inits]:
-        if str(init.get("type", "")).rpartition(".")[2] in _PRETRAINED:
+        if is_pretrained(init):
             return dict(init)
     return {"checkpoint": str(part["pretrained"])} if part.get("pretrained") else None
 
@@ -130,9 +122,9 @@ def check_checkpoints(cfg: Config, train: bool) -> None:
         CheckpointError: One does not.
     """
     named = {key: cfg.get(key) for key in ("load_from", "resume")}
-    if train:  # a test never initialises weights
+    if train:  # a test never initializes weights
         for path, node in walk(cfg.get("model"), "model"):
-            if node.get("type") in _PRETRAINED:
+            if is_pretrained(node):
                 named[f"{path}.checkpoint"] = node.get("checkpoint")
     for key, checkpoint in named.items():
         if not isinstance(checkpoint, str) or "://" in checkpoint:
@@ -203,10 +195,8 @@ def checkpoint_bytes(cfg: Config, hook: dict, model: nn.Module) -> tuple[int, in
 def _moments(optimizer: dict) -> int:
     """Return how many copies of the trained parameters an optimizer keeps."""
     kind = str(optimizer.get("type", "")).rpartition(".")[2]
-    copies = _COPIES.get(kind, _UNKNOWN)
-    if kind == "SGD" or (kind == "RMSprop" and optimizer.get("momentum")):
-        copies += bool(optimizer.get("momentum"))
-    return copies + bool(optimizer.get("amsgrad")) + bool(optimizer.get("centered"))
+    options = ("amsgrad", "centered", *(("momentum",) if kind in ("SGD", "RMSprop") else ()))
+    return _COPIES.get(kind, _UNKNOWN) + sum(bool(optimizer.get(option)) for option in options)
 
 
 def _all_files(cfg: Config, hook: dict, weights: int, full: int) -> tuple[int, str]:

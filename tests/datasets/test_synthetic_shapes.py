@@ -260,7 +260,7 @@ def test_dataset_in_mmdetection(root: Path) -> None:
 def test_prepare_makes_the_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = DATASETS.get("ShapesDataset")
     own = make_shapes(tmp_path / "own", **SMALL)
-    assert dataset.prepare(own) == own  # any shapes set is good
+    assert dataset.prepare(own) == own  # any synthetic shapes are good
 
     monkeypatch.setattr(synthetic_shapes_datasets, "make_shapes", lambda root: make_shapes(root, **SMALL))
     with pytest.raises(DataError, match=r"no synthetic shapes at .*new .* holds .*own/.*--draw"):

@@ -310,8 +310,14 @@ def outcome(change: Callable[[Path], object], root: Path) -> dict:
         if not sentences:
             dataset = DATASETS.build(cfg.train_dataloader.dataset)
             loaded = sum(dataset[index]["inputs"].shape[0] == 3 for index in range(len(dataset)))
-        told = list(warnings)
-        return {"sentences": sentences, "warnings": told, "loaded": loaded, "scored": scored(root), "told": warnings}
+        reported = list(warnings)
+        return {
+            "sentences": sentences,
+            "warnings": reported,
+            "loaded": loaded,
+            "scored": scored(root),
+            "reported": warnings,
+        }
     except UserError as error:
         return {"sentences": [str(error)], "warnings": warnings, "loaded": 0}
     except BaseException:

@@ -102,7 +102,7 @@ optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
 def test_keys_that_the_runner_would_break_on(load, option, words):
     cfg = load(RUNTIME, runner_type="ReliableRunner", **{option: 3})
     fails(cfg, ConfigError, *words)
-    cfg.runner_type = "RunnerOfOthers"  # nobody knows what it takes
+    cfg.runner_type = "RunnerOfOthers"  # what it takes is not known
     check_config(cfg)
 
 

@@ -84,13 +84,13 @@ def test_colors_do_not_tell_classes_apart(root):
 
     cfg = load_config(REPOSITORY / "configs/pretrain/gg_nano_shapes.py", {"data_root": f"{root}/"})
     init_default_scope("mmpretrain")
-    seen, told = (DATASETS.build(getattr(cfg, f"{split}_dataloader").dataset) for split in ("train", "val"))
+    seen, validated = (DATASETS.build(getattr(cfg, f"{split}_dataloader").dataset) for split in ("train", "val"))
     np.random.seed(0)  # which the changes draw from
     random.seed(0)
     colors = torch.stack([seen[0]["inputs"].float().mean((1, 2)) for _ in range(20)])
     assert colors.std(0).min() > 5
-    for i in range(len(told)):
-        image = told[i]["inputs"]
+    for i in range(len(validated)):
+        image = validated[i]["inputs"]
         assert image.shape == (3, 64, 64)
         assert torch.equal(image, image[:1].expand_as(image))
 

@@ -121,39 +121,27 @@ class Voc(Converter):
         Raises:
             DataError: Two fit equally well.
         """
-        paired = self._matched(images, labels, lambda file: (self._place(file), file.stem), self._of_other_splits)
-        taken = set(paired.values())
-        images, labels = [one for one in images if one not in paired], [one for one in labels if one not in taken]
-        # Where folders fit each other, a label in another one is that of another image.
-        apart = self._of_other_folders if paired else self._of_other_splits
-        return paired | self._matched(images, labels, lambda file: file.stem, apart)
-
-    def _matched(
-        self,
-        images: Sequence[Path],
-        labels: Sequence[Path],
-        key: Callable[[Path], Hashable],
-        apart: Callable[[Path, Path], bool],
-    ) -> dict[Path, Path]:
-        """Return labels of images that have the same key, without those that are known to be apart."""
-        labels_of = grouped(labels, key)
-        result: dict[Path, Path] = {}
-        for name, own in grouped(images, key).items():
-            pairs = [(image, label) for image in own for label in labels_of.get(name, ()) if not apart(image, label)]
-            result.update(self._nearest(pairs))
-        return result
+        paired: dict[Path, Path] = {}
+        keys: list[Callable[[Path], Hashable]] = [lambda file: (self._place(file), file.stem), lambda file: file.stem]
+        for key in keys:
+            # Where folders fit each other, a label in another one is that of another image.
+            strict, taken = bool(paired), set(paired.values())
+            labels_of = grouped((label for label in labels if label not in taken), key)
+            for name, own in grouped([image for image in images if image not in paired], key).items():
+                pairs = [(image, label) for image in own for label in labels_of.get(name, ())]
+                paired.update(self._nearest([pair for pair in pairs if not self._are_apart(*pair, strict)]))
+        return paired
 
     def _place(self, file: Path) -> tuple[str, ...]:
         """Return a file's folder without words for its contents: train/ of train/images/ and train/annotations/."""
         parts = file.parent.relative_to(self.root).parts
         return tuple(part for part in parts if part.lower() not in _CONTENTS)
 
-    def _of_other_splits(self, image: Path, label: Path) -> bool:
-        return len({self.split_of(image), self.split_of(label)} - {None}) == 2
-
-    def _of_other_folders(self, image: Path, label: Path) -> bool:
+    def _are_apart(self, image: Path, label: Path, strict: bool) -> bool:
+        """Return whether an image and a label are of different splits, or where strict in different folders."""
         a, b = set(self._place(image)), set(self._place(label))
-        return self._of_other_splits(image, label) or bool(a - b and b - a)
+        other_splits = len({self.split_of(image), self.split_of(label)} - {None}) == 2
+        return other_splits or (strict and bool(a - b and b - a))
 
     def _nearest(self, pairs: Sequence[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
         """Yield those of images and labels that may belong together whose folders differ least; each occurs once."""
