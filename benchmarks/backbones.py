@@ -196,7 +196,7 @@ def _exported(net: nn.Module, image: Tensor, execution: str) -> Callable[[Tensor
     import openvino
 
     from localvit_det.export import export_backbone
-    from localvit_det.export.quantize import STEPS_DOWN, with_integers
+    from localvit_det.export.quantize import DOWNSAMPLING, to_int8
 
     if not isinstance(net, LocalViT):
         raise ConfigError(f"Only backbones of this package are exported, and this is a {type(net).__name__}.")
@@ -210,7 +210,7 @@ def _exported(net: nn.Module, image: Tensor, execution: str) -> Callable[[Tensor
             return lambda image: [torch.from_numpy(out) for out in session.run(None, {"image": image.numpy()})]
         model = openvino.Core().read_model(file)
         if execution == "int8":  # calibrated on noise: the time does not depend on that
-            model = with_integers(model, [image.numpy()], outside=STEPS_DOWN)
+            model = to_int8(model, [image.numpy()], outside=DOWNSAMPLING)
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(model, "CPU", settings)
         return lambda image: [torch.from_numpy(out) for out in compiled([image.numpy()]).values()]

@@ -15,7 +15,7 @@ from localvit_det.cli import add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError
 from localvit_det.export import export_backbone
-from localvit_det.export.export import export_detector
+from localvit_det.export.detector import export_detector
 from localvit_det.export.quantize import quantize
 from localvit_det.predict import Detector
 from localvit_det.predict.sources import Sources

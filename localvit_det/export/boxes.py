@@ -1,4 +1,4 @@
-"""Boxes from scores and deltas, in operators that every exporter knows and with shapes that are known beforehand.
+"""Compute boxes in operators that every exporter knows, with shapes that are known beforehand.
 
 MMDetection filters where it can, so that its tensors shrink step by step. Here a row that is filtered out stays and
 scores -1: it comes last in every order, suppresses nothing, and is dropped at the end. Only what NMS returns has a
@@ -11,33 +11,71 @@ import math
 from collections.abc import Sequence
 
 import torch
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
-from torch import Tensor
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from torch import Tensor, nn
 
 NONE = -1.0  # the score of a row that is no object
 
 
-def anchors(base: Tensor, stride: tuple[int, int], grid: Tensor) -> Tensor:
-    """Anchors of all cells of a map, in the order of MMDetection: by row, by column, by shape.
+class Anchors(nn.Module):
+    """The anchors of all cells of each feature map, in the order of MMDetection: by row, by column, by shape.
 
     Args:
-        base: Of the cell at the origin, (A, 4).
-        stride: Pixels between cells, along x and y.
-        grid: The map, of which only height and width count, (1, C, H, W).
-
-    Returns:
-        (H·W·A, 4).
+        generator: MMDetection's, with their shapes and strides.
     """
-    height, width = grid.shape[2:]
-    x = torch.arange(width, device=grid.device) * stride[0]
-    y = torch.arange(height, device=grid.device) * stride[1]
-    xs, ys = x[None, :] + torch.zeros_like(y)[:, None], y[:, None] + torch.zeros_like(x)[None, :]  # both H, W
-    shifts = torch.stack((xs, ys, xs, ys), -1).reshape(-1, 1, 4).to(base.dtype)  # H,W,4 -> H·W,1,4
-    return (base[None] + shifts).reshape(-1, 4)  # H·W,A,4 -> H·W·A,4
+
+    def __init__(self, generator: AnchorGenerator) -> None:
+        super().__init__()
+        self.strides = [(int(x), int(y)) for x, y in generator.strides]
+        for level, base in enumerate(generator.base_anchors):
+            self.register_buffer(f"base{level}", base.detach().float())
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return boxes (H_i·W_i·A, 4) for feature maps (1, C, H_i, W_i), of which only height and width count."""
+        found = []
+        for level, (grid, stride) in enumerate(zip(maps, self.strides, strict=True)):
+            base = getattr(self, f"base{level}")  # A,4
+            height, width = grid.shape[2:]
+            x = torch.arange(width, device=grid.device) * stride[0]
+            y = torch.arange(height, device=grid.device) * stride[1]
+            xs, ys = x[None, :] + torch.zeros_like(y)[:, None], y[:, None] + torch.zeros_like(x)[None, :]  # both H, W
+            shifts = torch.stack((xs, ys, xs, ys), -1).reshape(-1, 1, 4).to(base.dtype)  # H,W,4 -> H·W,1,4
+            found.append((base[None] + shifts).reshape(-1, 4))  # H·W,A,4 -> H·W·A,4
+        return found
+
+
+class RoIAligner:
+    """RoIAlign of a pyramid, each box on the feature map that fits its size.
+
+    Args:
+        extractor: MMDetection's, with the settings.
+    """
+
+    def __init__(self, extractor: SingleRoIExtractor) -> None:
+        layer = extractor.roi_layers[0]
+        self.strides = [1 / one.spatial_scale for one in extractor.roi_layers]
+        self.size, self.finest = tuple(layer.output_size), extractor.finest_scale
+        self.sampling = layer.sampling_ratio, layer.aligned
+
+    def __call__(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Return the features (R, C, h, w) of boxes (R, 4) in feature maps (1, C, H_i, W_i)."""
+        scale = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+        levels = torch.floor(torch.log2(scale / self.finest + 1e-6)).clamp(0, len(self.strides) - 1)
+        found: Tensor | None = None
+        for level, (features, stride) in enumerate(zip(maps[: len(self.strides)], self.strides, strict=True)):
+            mine = levels == level
+            # A box of another level becomes an empty one, for which nothing is to be sampled.
+            rois = torch.cat((torch.zeros_like(boxes[:, :1]), torch.where(mine[:, None], boxes, 0.0)), 1)
+            values = torch.ops.torchvision.roi_align(features, rois, 1 / stride, *self.size, *self.sampling)
+            found = values if found is None else torch.where(mine[:, None, None, None], values, found)
+        assert found is not None, "a pyramid has feature maps"
+        return found
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest of ``scores`` (N,) and where they are; with NONE, anywhere, where N is less than that."""
+    """Return the `count` largest of scores (N,) and where they are; NONE, anywhere, where there are fewer."""
     padded = torch.cat((scores, scores.new_full((count,), NONE)))
     found, index = padded.topk(count)
     # Rows of the padding point to row 0, which any tensor has.
@@ -45,7 +83,7 @@ def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def decode(coder: DeltaXYWHBBoxCoder, priors: Tensor, deltas: Tensor, size: Tensor) -> Tensor:
-    """Boxes from priors (N, 4) and deltas (N, 4), inside an image of ``size`` (height, width): (N, 4)."""
+    """Return boxes (N, 4) from priors (N, 4) and deltas (N, 4), inside an image of `size` (height, width)."""
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
     centers, extents = (priors[:, :2] + priors[:, 2:]) * 0.5, priors[:, 2:] - priors[:, :2]
     limit = abs(math.log(16 / 1000))
@@ -58,14 +96,8 @@ def decode(coder: DeltaXYWHBBoxCoder, priors: Tensor, deltas: Tensor, size: Tens
     return torch.minimum(boxes.clamp(min=0), torch.stack((width, height, width, height)))
 
 
-def large_enough(boxes: Tensor, least: float) -> Tensor:
-    """Which boxes (N, 4) are larger than ``least`` in both directions, (N,); all where ``least`` is negative."""
-    extents = boxes[:, 2:] - boxes[:, :2]
-    return (extents > least).all(1) if least >= 0 else torch.ones_like(extents[:, 0], dtype=torch.bool)
-
-
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, count: int) -> tuple[Tensor, Tensor]:
-    """Non-maximum suppression inside each group.
+    """Suppress non-maxima inside each group.
 
     Args:
         boxes: (N, 4).
@@ -77,50 +109,15 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, co
     Returns:
         Scores and indices of the best, (count,); NONE in rows at the end that are no objects.
     """
-    # A last row that is nobody keeps every tensor from being empty, which not all runtimes can bear.
+    # A last row that is no object keeps every tensor from being empty, which not all runtimes can bear.
     boxes = torch.cat((boxes, boxes.new_zeros(1, 4)))
     scores = torch.cat((scores, scores.new_full((1,), NONE)))
     groups = torch.cat((groups, groups.new_zeros(1)))
     taken = torch.cat((scores[:-1] > NONE, scores[-1:] == NONE)).nonzero()[:, 0]
     candidates, ranks = boxes[taken], scores[taken]
-    # MMCV's way, with its rounding: groups are moved apart.
+    # As in MMCV, with its rounding: groups are moved apart, and overlaps compared in float32.
     offsets = groups[taken].to(boxes.dtype) * (candidates.amax() + 1)
-    kept = taken[torch.ops.torchvision.nms(candidates + offsets[:, None], ranks, threshold)]
+    bound = float(torch.tensor(threshold, dtype=torch.float32))
+    kept = taken[torch.ops.torchvision.nms(candidates + offsets[:, None], ranks, bound)]
     survivors = torch.full_like(scores, NONE).scatter(0, kept, scores[kept])
     return best(survivors, count)
-
-
-def align(
-    maps: Sequence[Tensor],
-    boxes: Tensor,
-    strides: Sequence[float],
-    output_size: tuple[int, int],
-    finest_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """RoIAlign of a pyramid, each box on the map that fits its size.
-
-    Args:
-        maps: (1, C, H_i, W_i).
-        boxes: (R, 4).
-        strides: Pixels per cell of each map.
-        output_size: Bins, height and width.
-        finest_scale: Size of boxes up to twice of which the first map is taken.
-        sampling_ratio: Samples of a bin along each axis; 0 for as many as cells.
-        aligned: Whether a pixel's center is half a pixel from its corner.
-
-    Returns:
-        (R, C, height, width).
-    """
-    scale = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    levels = torch.floor(torch.log2(scale / finest_scale + 1e-6)).clamp(0, len(maps) - 1)
-    found: Tensor | None = None
-    for level, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        mine = levels == level
-        # A box of another level becomes an empty one, for which nothing is to be sampled.
-        rois = torch.cat((torch.zeros_like(boxes[:, :1]), torch.where(mine[:, None], boxes, 0.0)), 1)
-        values = torch.ops.torchvision.roi_align(features, rois, 1 / stride, *output_size, sampling_ratio, aligned)
-        found = values if found is None else torch.where(mine[:, None, None, None], values, found)
-    assert found is not None, "a pyramid has maps"
-    return found

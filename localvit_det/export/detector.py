@@ -1,239 +1,242 @@
-"""A whole detector as one traceable module: from the bytes of an image to boxes, scores, labels and masks.
-
-MMDetection's own inference cannot be exported: it passes data samples, deep-copies configs, and branches on how much it
-has found. The layers here are the detector's own; what lies between them is written anew in plain operators.
-"""
+"""Export whole detectors: write one file, run it, and keep it only if it finds what the detector finds."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from mmdet.models.detectors import BaseDetector, FasterRCNN, RetinaNet
-from mmdet.models.roi_heads.bbox_heads import BBoxHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules.prior_generators import AnchorGenerator
-from torch import Tensor, nn
+import torch.nn.functional as F
+from mmengine.structures import InstanceData
+from torch import nn
 
-from .boxes import NONE, align, anchors, best, decode, large_enough, suppress
-from .supported import ONE_STAGE, check_supported, several
+from ..checkpoint.config_text import as_text, to_json
+from ..checkpoint.exported import Info
+from ..checkpoint.publish import versions
+from ..checkpoint.safe_config import take
+from ..config.test_pipeline import image_pipeline, prepare
+from ..datasets.synthetic_shapes import CLASSES, draw_image
+from ..errors import ExportError
+from ..files import check_writable
+from ..fused import fused_copy
+from .exportable import INPUTS, ExportableDetector, exportable
+from .formats import ExportSpec, export_to, find_format, running
+from .runtime import ExportedDetector
 
-INPUTS = ("image", "size", "score")
-OUTPUTS = ("boxes", "scores", "labels", "masks")
+if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
+
+    from ..predict.detector import Detector
+
+# Heights and widths of the synthetic images for the comparison, and of that which exporters follow.
+_SHAPES, _EXAMPLE = ((240, 320), (320, 200), (320, 320)), (250, 320)
+_ENOUGH = 5  # objects in all images, fewer of which prove little
+_SCORES = (0.01, 1e-3, 0.0)
+_AS_BYTES = -1  # the threshold for masks that are probabilities, as MMDetection has it
+# What may differ.
+_BOX = 2e-5  # of the image's longer side
+_SCORE, _MASK = 1e-4, 1e-2  # of probabilities; of the pixels of masks
+_STEP = 8  # of 255, by which a pixel's probability may differ: a box less than a pixel wide stretches rounding
+# Of the objects: two boxes whose scores or overlaps are equal up to rounding may change places, and the one that is
+# kept decides which others are.
+_MISMATCHES = 0.02
 
 
-class ExportableDetector(nn.Module):
-    """What the exported detectors have in common.
-
-    Args:
-        model: The detector, whose layers are shared.
+@dataclass(frozen=True)
+class Agreement:
+    """How far the objects in an image are from those of the detector itself.
 
     Attributes:
-        settings: The `test_cfg` of what finds objects in the end.
-        makes_masks: Whether there are masks among the outputs.
+        size: Height and width of the image, in pixels.
+        objects: That the detector found.
+        mismatches: Of these, without an equal one; or of the exported model's, where they are more.
+        box: The largest difference of the others' corners, in pixels.
+        score: That of their scores.
+        mask: The part of their masks' pixels whose probabilities differ; 0 where there are no masks.
     """
 
-    settings: dict[str, Any]
-    makes_masks = False
-    mean: Tensor | None
-    std: Tensor | None
+    size: tuple[int, int]
+    objects: int
+    mismatches: int
+    box: float
+    score: float
+    mask: float
 
-    def __init__(self, model: BaseDetector) -> None:
-        super().__init__()
-        self.backbone, self.neck = model.backbone, model.neck
-        preprocessor = model.data_preprocessor
-        self.swap = preprocessor._channel_conversion
-        self.fill, self.divisor = float(preprocessor.pad_value), int(preprocessor.pad_size_divisor)
-        self.register_buffer("mean", preprocessor.mean if preprocessor._enable_normalize else None)
-        self.register_buffer("std", preprocessor.std if preprocessor._enable_normalize else None)
-
-    def forward(self, image: Tensor, size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
-        """Finds objects in one image.
-
-        Args:
-            image: (1, 3, H, W), uint8, the channels in the order in which the test pipeline reads them (BGR); H and W
-                are multiples of the detector's divisor.
-            size: Height and width of the image's own part, which begins at the left top corner, (2,), int64. What
-                lies beyond is padding of any value.
-            score: Objects have larger scores than this, (), float32.
-
-        Returns:
-            Boxes (N, 4), x1, y1, x2, y2 in pixels of ``image``; scores (N,), the surest first; labels (N,), int64;
-            and, of detectors that make masks, probabilities (N, h, w) on a grid stretched over each box.
-        """
-        return self.detect(self.maps(image, size), size, score)
-
-    def maps(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
-        """The pyramid of features, (1, C, H_i, W_i) each."""
-        x = image.to(torch.float32)
-        if self.swap:
-            x = x[:, [2, 1, 0]]
-        if self.mean is not None and self.std is not None:
-            x = (x - self.mean) / self.std
-        rows = torch.arange(x.shape[2], device=x.device)[:, None] < size[0]
-        columns = torch.arange(x.shape[3], device=x.device)[None, :] < size[1]
-        x = torch.where(rows & columns, x, self.fill)
-        return tuple(self.neck(self.backbone(x)))
-
-    def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
-        """Objects from the pyramid, as :meth:`forward` returns them."""
-        raise NotImplementedError
+    def __str__(self) -> str:
+        """Return a line for people."""
+        same = self.objects - self.mismatches
+        return (
+            f"{self.size[0]}×{self.size[1]}: {same} of {self.objects} objects the same, corners within {self.box:.0e} "  # noqa: RUF001
+            f"pixels, scores within {self.score:.0e}"
+        )
 
 
-class OneStage(ExportableDetector):
-    """RetinaNet."""
+def export_detector(
+    detector: Detector,
+    path: str | os.PathLike,
+    format: str | None = None,
+    size: tuple[int, int] | None = None,
+    images: Sequence[np.ndarray] = (),
+) -> list[Agreement]:
+    """Write a detector to a file of another runtime, run that, and compare what it finds.
 
-    def __init__(self, model: RetinaNet) -> None:
-        super().__init__(model)
-        self.head, self.settings = model.bbox_head, dict(model.bbox_head.test_cfg)
-        self.priors = _Anchors(self.head.prior_generator)
+    Args:
+        detector: With its weights; it is left as it is. Its fused form is written.
+        path: The file; of OpenVINO the .xml, next to which its .bin is written.
+        format: As of `export_backbone`.
+        size: Height and width, in pixels, of the images that the exported model takes; by default it takes any.
+        images: To compare on, H×W×3, uint8, BGR; by default three synthetic ones.
 
-    def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
-        """Objects from the pyramid."""
-        levels: list[tuple[Tensor, ...]] = []
-        for logits, deltas, priors in zip(*self.head(maps), self.priors(maps), strict=True):
-            classes = self.head.cls_out_channels
-            scores = logits[0].permute(1, 2, 0).reshape(-1).sigmoid()  # C,H,W -> H·W·A·classes
-            scores, index = best(torch.where(scores > score, scores, NONE), self.settings["nms_pre"])
-            prior = index // classes
-            deltas = deltas[0].permute(1, 2, 0).reshape(-1, 4)  # C,H,W -> H·W·A,4
-            levels.append((scores, index % classes, deltas[prior], priors[prior]))
-        scores, labels, deltas, priors = map(torch.cat, zip(*levels, strict=True))
-        boxes = decode(self.head.bbox_coder, priors, deltas, size)
-        scores = torch.where(large_enough(boxes, self.settings.get("min_bbox_size", -1)), scores, NONE)
-        threshold, count = _overlap(self.settings), self.settings["max_per_img"]
-        scores, index = suppress(boxes, scores, labels, threshold, count)
-        found = (scores > NONE).nonzero()[:, 0]
-        rows = index[found]
-        return boxes[rows], scores[found], labels[rows]
-
-
-class TwoStage(ExportableDetector):
-    """Faster, Mask and Cascade R-CNN: one box head after the other, then the mean of all mask heads."""
-
-    def __init__(self, model: FasterRCNN) -> None:
-        super().__init__(model)
-        self.rpn, roi = model.rpn_head, model.roi_head
-        self.proposing, self.settings = dict(self.rpn.test_cfg), dict(roi.test_cfg)
-        self.priors = _Anchors(self.rpn.prior_generator)
-        self.box_heads = nn.ModuleList(several(roi.bbox_head))
-        self.box_extractors = [_Extractor(one) for one in several(roi.bbox_roi_extractor)]
-        self.mask_heads = nn.ModuleList(several(roi.mask_head) if roi.with_mask else [])
-        self.makes_masks = roi.with_mask
-        self.mask_extractors = [_Extractor(one) for one in several(roi.mask_roi_extractor)] if roi.with_mask else []
-
-    def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
-        """Objects from the pyramid."""
-        boxes, scores = self.classify(maps, *self.propose(maps, size), size)  # R,classes,4 and R,classes
-        classes = scores.shape[1]
-        labels = torch.arange(classes, device=scores.device).repeat(scores.shape[0])
-        boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)  # R·classes,4 and R·classes
-        scores = torch.where(scores > score, scores, NONE)
-        scores, index = suppress(boxes, scores, labels, _overlap(self.settings), self.settings["max_per_img"])
-        if not len(self.mask_heads):
-            found = (scores > NONE).nonzero()[:, 0]
-            return boxes[index[found]], scores[found], labels[index[found]]
-        # The mask heads see a last box that is nobody's, so that there is always one.
-        found = torch.cat((scores > NONE, scores[:1] == scores[:1])).nonzero()[:, 0]
-        scores, index = torch.cat((scores, scores[:1])), torch.cat((index, torch.zeros_like(index[:1])))
-        boxes, scores, labels = boxes[index[found]], scores[found], labels[index[found]]
-        return boxes[:-1], scores[:-1], labels[:-1], self.masks(maps, boxes, labels)[:-1]
-
-    def propose(self, maps: tuple[Tensor, ...], size: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes that may hold objects, (R, 4) for a fixed R, and which of them are proposed, (R,)."""
-        levels: list[tuple[Tensor, ...]] = []
-        for level, (logits, deltas, priors) in enumerate(zip(*self.rpn(maps), self.priors(maps), strict=True)):
-            scores = logits[0].permute(1, 2, 0).reshape(-1).sigmoid()  # A,H,W -> H·W·A
-            scores, index = best(scores, self.proposing["nms_pre"])
-            deltas = deltas[0].permute(1, 2, 0).reshape(-1, 4)  # 4·A,H,W -> H·W·A,4
-            levels.append((scores, torch.full_like(index, level), deltas[index], priors[index]))
-        scores, groups, deltas, priors = map(torch.cat, zip(*levels, strict=True))
-        boxes = decode(self.rpn.bbox_coder, priors, deltas, size)
-        scores = torch.where(large_enough(boxes, self.proposing.get("min_bbox_size", -1)), scores, NONE)
-        scores, index = suppress(boxes, scores, groups, _overlap(self.proposing), self.proposing["max_per_img"])
-        return boxes[index], scores > NONE
-
-    def classify(self, maps: tuple[Tensor, ...], rois: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (R, classes, 4) and scores (R, classes) of proposals (R, 4); scores of those not valid are 0."""
-        stages: list[tuple[BBoxHead, _Extractor]] = list(zip(self.box_heads, self.box_extractors, strict=True))
-        *earlier, (head, extractor) = stages
-        votes: list[Tensor] = []
-        for one, its_extractor in earlier:
-            logits, deltas, kinds = _apply(one, its_extractor(maps, rois))
-            votes.append(logits)
-            surest = logits[:, :-1].argmax(1) if kinds > 1 else torch.zeros_like(logits[:, 0], dtype=torch.long)
-            chosen = deltas.gather(1, surest[:, None, None].expand(-1, 1, 4))[:, 0]  # R,4
-            rois = decode(one.bbox_coder, rois, chosen, size)
-        logits, deltas, kinds = _apply(head, extractor(maps, rois))
-        priors = rois[:, None].expand(-1, kinds, 4).reshape(-1, 4)
-        boxes = decode(head.bbox_coder, priors, deltas.reshape(-1, 4), size).reshape(-1, kinds, 4)
-        scores = _mean([*votes, logits]).softmax(1)[:, :-1]
-        return boxes.expand(-1, head.num_classes, 4), torch.where(valid[:, None], scores, NONE)
-
-    def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Probabilities (R, h, w) that a place in a box (R, 4) belongs to an object of its class (R,)."""
-        votes: list[Tensor] = []
-        for head, extractor in zip(self.mask_heads, self.mask_extractors, strict=True):
-            logits = head(extractor(maps, boxes))  # R,classes,h,w
-            kind = torch.zeros_like(labels) if head.class_agnostic else labels
-            kind = kind[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
-            votes.append(logits.gather(1, kind)[:, 0].sigmoid())
-        return _mean(votes)
-
-
-def _apply(head: BBoxHead, features: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Logits (R, classes + 1), deltas (R, kinds, 4), and kinds: 1 or the number of classes."""
-    logits, deltas = head(features)
-    kinds = 1 if head.reg_class_agnostic else head.num_classes
-    return logits, deltas.reshape(-1, kinds, 4), kinds
-
-
-def _mean(votes: Sequence[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, votes) / len(votes)
-
-
-class _Anchors(nn.Module):
-    """The anchors of each map."""
-
-    def __init__(self, generator: AnchorGenerator) -> None:
-        super().__init__()
-        self.strides = [(int(down), int(right)) for down, right in generator.strides]
-        for level, base in enumerate(generator.base_anchors):
-            self.register_buffer(f"base{level}", base.detach().float())
-
-    def forward(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
-        """Maps (1, C, H_i, W_i) -> boxes (H_i·W_i·A, 4)."""
-        return [anchors(getattr(self, f"base{i}"), self.strides[i], one) for i, one in enumerate(maps)]
-
-
-class _Extractor:
-    """The settings of a RoI extractor, which cuts features out of a pyramid."""
-
-    def __init__(self, extractor: SingleRoIExtractor) -> None:
-        layer = extractor.roi_layers[0]
-        self.strides = [1 / one.spatial_scale for one in extractor.roi_layers]
-        self.size, self.finest = tuple(layer.output_size), extractor.finest_scale
-        self.sampling_ratio, self.aligned = layer.sampling_ratio, layer.aligned
-
-    def __call__(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-        """Maps (1, C, H_i, W_i), boxes (R, 4) -> (R, C, h, w)."""
-        maps = maps[: len(self.strides)]
-        return align(maps, boxes, self.strides, self.size, self.finest, self.sampling_ratio, self.aligned)
-
-
-def exportable(model: BaseDetector) -> ExportableDetector:
-    """The traceable form of a detector, whose layers it shares.
+    Returns:
+        How far the exported model is from the detector, for each image.
 
     Raises:
-        ConfigError: There is none for such a detector.
+        ExportError: The detector or the format does not allow it, or the exported model finds something else; no file
+            is left.
+        OutputError: The file cannot be written.
     """
-    check_supported(model)
-    kind = OneStage if isinstance(model, ONE_STAGE) else TwoStage
-    return kind(model).eval()
+    kind = find_format(format, path)
+    check_writable(path, "--out")
+    module = exportable(fused_copy(detector.model))
+    info = _info(detector, module, size)
+    pipeline = image_pipeline(detector.config, size)
+    example = info.input_of(prepare(pipeline, synthetic_image(_EXAMPLE, seed=0))["inputs"])
+    image_axes = {} if size else {INPUTS[0]: {2: "height", 3: "width"}}
+    spec = ExportSpec(
+        module=module,
+        inputs=dict(zip(INPUTS, (*example, torch.tensor(info.score)), strict=True)),
+        outputs=module.outputs,
+        dynamic={**image_axes, **{name: {0: "objects"} for name in module.outputs}},
+        note=info.to_text(),
+    )
+    images = images or [synthetic_image(shape, seed) for seed, shape in enumerate(_SHAPES, start=1)]
+    prepared = [prepare(pipeline, image) for image in images]
+    with export_to(spec, path, kind) as run:
+        found = _compare(detector.model, ExportedDetector(run, info), prepared)
+        check_agreement(found)
+        return found
 
 
-def _overlap(settings: Mapping[str, Any]) -> float:
-    # MMCV compares in float32.
-    return float(torch.tensor(settings["nms"]["iou_threshold"], dtype=torch.float32))
+def check_agreement(found: Sequence[Agreement]) -> None:
+    """Refuse a wrong exported model.
+
+    Raises:
+        ExportError: It finds other objects, or there were none to compare.
+    """
+    objects, mismatches = sum(one.objects for one in found), sum(one.mismatches for one in found)
+    if not objects:
+        raise ExportError(
+            "The detector finds nothing in the images on which its exported model is compared, so nothing is proved: "
+            "name others by --images; no file was written."
+        )
+    mask = max(one.mask for one in found)
+    if mismatches > _MISMATCHES * objects or mask > _MASK:
+        raise ExportError(
+            f"The exported model finds other objects: {mismatches} of {objects} differ, and masks by {mask:.1%}; "
+            "choose another format or a fixed size; no file was written."
+        )
+
+
+def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int, int]) -> Agreement:
+    """Look for each expected object among those that were found.
+
+    Masks are probabilities as bytes: a detector that has learned little is nowhere sure on which side of 1/2 it is.
+    """
+    free = torch.ones(len(found), dtype=torch.bool)
+    box = score = mask = 0.0
+    missing = 0
+    for index in range(len(expected)):
+        distances = (found.bboxes - expected.bboxes[index]).abs().amax(1)
+        doubts = (found.scores - expected.scores[index]).abs()
+        near = (distances <= _BOX * max(size)) & (doubts <= _SCORE)
+        alike = free & near & (found.labels == expected.labels[index])
+        if not alike.any():
+            missing += 1
+            continue
+        best = int(torch.where(alike, distances, torch.inf).argmin())
+        free[best] = False
+        box, score = max(box, float(distances[best])), max(score, float(doubts[best]))
+        if "masks" in expected:
+            ours, theirs = (one.int() for one in (found.masks[best], torch.as_tensor(expected.masks[index])))
+            mask = max(mask, float(((ours - theirs).abs() > _STEP).sum() / (theirs > 0).sum().clamp(min=1)))
+    return Agreement(size, len(expected), max(missing, int(free.sum())), box, score, mask)
+
+
+@torch.no_grad()
+def find(model: BaseDetector, info: Info, one: dict[str, Any]) -> InstanceData:
+    """Return what a detector finds in an image as `prepare` gives it, padded as its exported model sees it."""
+    data = model.data_preprocessor({"inputs": [one["inputs"]], "data_samples": [copy.deepcopy(one["data_samples"])]})
+    batch, fill = data["inputs"], float(model.data_preprocessor.pad_value)
+    height, width = info.size or batch.shape[2:]
+    batch = F.pad(batch, (0, width - batch.shape[3], 0, height - batch.shape[2]), value=fill)
+    return model.predict(batch, data["data_samples"])[0].pred_instances
+
+
+def synthetic_image(size: tuple[int, int], seed: int) -> np.ndarray:
+    """Return an image of synthetic shapes, (height, width, 3), uint8, BGR."""
+    image, _ = draw_image(np.random.default_rng(seed), max(size), CLASSES, "bright")
+    return np.ascontiguousarray(image[: size[0], : size[1]])
+
+
+def _compare(model: nn.Module, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> list[Agreement]:
+    """Look for the same objects with a detector and its exported model, in images as `prepare` gives them."""
+    expected, score = _expected(model, exported.info, prepared)
+    found = []
+    for one, ours in zip(prepared, expected, strict=True):
+        size = tuple(one["data_samples"].ori_shape[:2])
+        with running(size):
+            theirs = exported.find(one["inputs"], one["data_samples"], score, _AS_BYTES)
+        found.append(compare_objects(ours, theirs, size))
+    return found
+
+
+def _expected(model: BaseDetector, info: Info, prepared: Sequence[dict[str, Any]]) -> tuple[list[InstanceData], float]:
+    """Return what the detector finds in each image, padded as the exported model sees it, and above which score."""
+    settings = model.roi_head.test_cfg if hasattr(model, "roi_head") else model.bbox_head.test_cfg
+    own = dict(settings)
+    found: list[InstanceData] = []
+    score = info.score
+    settings["mask_thr_binary"] = _AS_BYTES
+    try:
+        # A detector that is sure of little is compared on what it is less sure of.
+        for score in (info.score, *(lower for lower in _SCORES if lower < info.score)):
+            settings["score_thr"] = score
+            found = [find(model, info, one) for one in prepared]
+            if sum(map(len, found)) >= _ENOUGH:
+                break
+    finally:
+        settings.clear()
+        settings.update(own)
+    return found, score
+
+
+def _info(detector: Detector, module: ExportableDetector, size: tuple[int, int] | None) -> Info:
+    """Return what the file will say about itself.
+
+    Raises:
+        ExportError: The size is no multiple of what the detector needs.
+    """
+    divisor = module.divisor
+    if size is not None and (min(size) < divisor or any(side % divisor for side in size)):
+        near = "x".join(str(max(1, round(side / divisor)) * divisor) for side in size)
+        raise ExportError(f"The size {size[0]}x{size[1]} is no multiple of {divisor}: choose {near}, say.")
+    mean, std = ([] if x is None else x.flatten().tolist() for x in (module.mean, module.std))
+    config = detector.config.to_dict()
+    try:
+        text = to_json(take(config))  # what readers take without trust
+    except ValueError:  # types of the user's own: the whole config, for those who trust it
+        text = as_text(config)
+    return Info(
+        classes=tuple(detector.classes),
+        config=text,
+        size=None if size is None else (size[0], size[1]),
+        divisor=divisor,
+        score=float(module.settings.get("score_thr", 0.0)),
+        mask_threshold=float(module.settings.get("mask_thr_binary", 0.5)),
+        normalization={"mean": mean, "std": std, "swaps_channels": module.swap},
+        versions=versions(),
+    )

@@ -1,4 +1,4 @@
-"""Files in which a network runs without this package: how each kind is written, and how it is run."""
+"""Write and run files in which a network works without this package: ONNX, OpenVINO, TorchScript, torch.export."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class Program:
-    """What is to be written.
+class ExportSpec:
+    """What is to be exported.
 
     Attributes:
         module: In eval mode; takes and returns tensors, in the order of the names.
         inputs: An example of each input, by its name; the module runs on them once.
         outputs: Names of the outputs.
         dynamic: Axes of inputs and outputs that may have other lengths than in the example, with a name for each.
-        note: A text that the file carries, as `read_note` gives it back.
+        note: A text that the file carries, for `checkpoint.exported` to read.
     """
 
     module: nn.Module
@@ -56,35 +56,35 @@ class Format:
         title: As its makers call it.
         suffix: Of its name.
         needs: Packages that write and run it.
-        write: Writes a program to a path.
-        open: Makes a function of a file, which runs it on a CPU.
+        write: Writes an exported model to a path.
+        open: Returns a function that runs the model in a file on a CPU.
     """
 
     title: str
     suffix: str
     needs: tuple[str, ...]
-    write: Callable[[Program, Path], None]
+    write: Callable[[ExportSpec, Path], None]
     open: Callable[[Path], Run]
 
 
-def _write_onnx(program: Program, path: Path) -> None:
+def _write_onnx(spec: ExportSpec, path: Path) -> None:
     # PyTorch's older exporter, which follows a trace: sizes are symbols there by themselves, it takes seconds where the
     # newer one takes minutes if sizes are free.
     torch.onnx.export(
-        program.module,
-        tuple(program.inputs.values()),
+        spec.module,
+        tuple(spec.inputs.values()),
         os.fspath(path),
         dynamo=False,
         opset_version=OPSET,
-        input_names=list(program.inputs),
-        output_names=list(program.outputs),
-        dynamic_axes={name: dict(axes) for name, axes in program.dynamic.items()},
+        input_names=list(spec.inputs),
+        output_names=list(spec.outputs),
+        dynamic_axes={name: dict(axes) for name, axes in spec.dynamic.items()},
     )
-    if program.note:
+    if spec.note:
         import onnx
 
         model = onnx.load(path)
-        onnx.helper.set_model_props(model, {NOTE: program.note})
+        onnx.helper.set_model_props(model, {NOTE: spec.note})
         onnx.save(model, path)
 
 
@@ -101,15 +101,15 @@ def _open_onnx(path: Path) -> Run:
     return run
 
 
-def _write_openvino(program: Program, path: Path) -> None:
+def _write_openvino(spec: ExportSpec, path: Path) -> None:
     import openvino
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        _write_onnx(program, Path(folder, "model.onnx"))
+        _write_onnx(spec, Path(folder, "model.onnx"))
         # Not `convert_model`, which reports its use to the makers.
         model = openvino.Core().read_model(os.path.join(folder, "model.onnx"))
-        if program.note:
-            model.set_rt_info(program.note, NOTE)
+        if spec.note:
+            model.set_rt_info(spec.note, NOTE)
         openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
 
 
@@ -126,18 +126,18 @@ def _open_openvino(path: Path) -> Run:
     return run
 
 
-def _write_torchscript(program: Program, path: Path) -> None:
+def _write_torchscript(spec: ExportSpec, path: Path) -> None:
     # Compared later, with other inputs than the traced ones.
-    traced = torch.jit.trace(program.module, tuple(program.inputs.values()), check_trace=False)
-    traced.save(os.fspath(path), _extra_files={NOTE: program.note} if program.note else {})
+    traced = torch.jit.trace(spec.module, tuple(spec.inputs.values()), check_trace=False)
+    traced.save(os.fspath(path), _extra_files={NOTE: spec.note} if spec.note else {})
 
 
 def _open_torchscript(path: Path) -> Run:
     return _tupled(torch.jit.load(os.fspath(path), map_location="cpu"))
 
 
-def _write_torch_export(program: Program, path: Path) -> None:
-    shapes = {name: dict.fromkeys(program.dynamic.get(name, ()), torch.export.Dim.DYNAMIC) for name in program.inputs}
+def _write_torch_export(spec: ExportSpec, path: Path) -> None:
+    shapes = {name: dict.fromkeys(spec.dynamic.get(name, ()), torch.export.Dim.DYNAMIC) for name in spec.inputs}
     if any(shapes.values()) and not ANY_SIZE:
         raise ExportError(
             f"torch.export of any size needs PyTorch 2.8 or later, and this is {torch.__version__}: choose another "
@@ -146,9 +146,9 @@ def _write_torch_export(program: Program, path: Path) -> None:
     config: Any = torch.fx.experimental._config  # gets its functions while it is imported
     with config.patch(backed_size_oblivious=True) if ANY_SIZE else nullcontext():
         exported = torch.export.export(
-            program.module, tuple(program.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
+            spec.module, tuple(spec.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
         )
-    torch.export.save(exported, os.fspath(path), extra_files={NOTE: program.note} if program.note else None)
+    torch.export.save(exported, os.fspath(path), extra_files={NOTE: spec.note} if spec.note else None)
 
 
 def _open_torch_export(path: Path) -> Run:
@@ -172,7 +172,7 @@ FORMATS = {
 
 
 def find_format(name: str | None, path: str | os.PathLike) -> Format:
-    """The format of a name, or of a file's ending, with its packages there.
+    """Return the format of a name, or of a file's ending, after a check that its packages are there.
 
     Raises:
         ExportError: There is none such, or a package is missing.
@@ -195,8 +195,8 @@ def find_format(name: str | None, path: str | os.PathLike) -> Format:
 
 
 @contextmanager
-def written(program: Program, path: str | os.PathLike, kind: Format) -> Iterator[Run]:
-    """Writes a program beside ``path``, for the block to run it; it gets there only if the block ends without an error.
+def export_to(spec: ExportSpec, path: str | os.PathLike, kind: Format) -> Iterator[Run]:
+    """Export next to `path`, and let the block run the result; it gets there only if the block ends without an error.
 
     Raises:
         ExportError: It cannot be written or opened, with the exporter's own words.
@@ -209,7 +209,7 @@ def written(program: Program, path: str | os.PathLike, kind: Format) -> Iterator
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that the exporter is an old one, that traces keep constants
-                kind.write(program, draft)
+                kind.write(spec, draft)
             run = kind.open(draft)
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({first_line(error)}): name another place.") from error
@@ -219,8 +219,21 @@ def written(program: Program, path: str | os.PathLike, kind: Format) -> Iterator
         except Exception as error:
             raise ExportError(
                 f"{kind.title} cannot hold this network ({type(error).__name__}: {first_line(error)}): choose another "
-                f"format{', or a fixed size' if program.dynamic else ''}."
+                f"format{', or a fixed size' if spec.dynamic else ''}."
             ) from error
         yield run
         del run
         move_with_parts(draft, path)  # OpenVINO's weights are a file of their own
+
+
+@contextmanager
+def running(size: tuple[int, int]) -> Iterator[None]:
+    """Raise what a runtime raises while it runs an exported model on an image of a size, as an ExportError."""
+    try:
+        yield
+    # Runtimes raise whatever they like.
+    except Exception as error:
+        raise ExportError(
+            f"The exported model does not run on an image of {size[0]}×{size[1]} pixels ({first_line(error)}): choose "  # noqa: RUF001
+            "another format or a fixed size; no file was written."
+        ) from error

@@ -1,4 +1,4 @@
-"""An exported detector in a detector's place: the same call, the same results."""
+"""Run an exported detector in a detector's place: the same call, the same results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .formats import Run, find_format
 
 @MODELS.register_module()
 class ExportedDetector(nn.Module):
-    """Runs the program in a file on a CPU, one image after the other, where MMDetection expects a detector.
+    """Run an exported model on a CPU, one image after the other, where MMDetection expects a detector.
 
     Args:
-        file: What `export_detector` wrote, or the program itself.
-        info: The program's; by default what the file says.
+        file: What `export_detector` wrote, or what runs it already.
+        info: What the file would say, where it is running already.
         trusted: Run also the formats that may do anything, TorchScript and `torch.export`.
 
     Raises:
@@ -41,17 +41,16 @@ class ExportedDetector(nn.Module):
         if isinstance(file, (str, os.PathLike)):
             if not trusted:
                 check_trusted(file)
-            self.info = info or read_info(file)
-            self.program = _opened(file)
+            self.info, self.run = read_info(file), _open(file)
         elif info is None:
-            raise TypeError("A program that is open already needs the info of its file.")
+            raise TypeError("A model that is open already needs the info of its file.")
         else:
-            self.info, self.program = info, file
+            self.info, self.run = info, file
         self.test_cfg = {"score_thr": self.info.score}  # where detectors have theirs
 
     @torch.no_grad()
     def test_step(self, data: Mapping[str, Sequence[Any]]) -> list[DetDataSample]:
-        """Finds objects in images as a test pipeline gives them.
+        """Find objects in images as a test pipeline gives them.
 
         Args:
             data: Images, (3, H, W), uint8, under 'inputs', and as many samples under 'data_samples'.
@@ -67,7 +66,7 @@ class ExportedDetector(nn.Module):
     def find(
         self, image: Tensor, sample: DetDataSample, score: float, mask_threshold: float | None = None
     ) -> InstanceData:
-        """Objects in one image.
+        """Return the objects in one image.
 
         Args:
             image: (3, H, W), uint8.
@@ -76,7 +75,7 @@ class ExportedDetector(nn.Module):
             mask_threshold: As of `paste_masks`; by default the detector's own.
         """
         padded, size = self.info.input_of(image)
-        boxes, scores, labels, *masks = self.program(padded, size, torch.tensor(score))
+        boxes, scores, labels, *masks = self.run(padded, size, torch.tensor(score))
         found = InstanceData(scores=scores, labels=labels)
         found.bboxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)  # width, height, width, height
         if masks:
@@ -87,7 +86,7 @@ class ExportedDetector(nn.Module):
 
 
 def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) -> None:
-    """Lets a config's test run the program in a file instead of the config's model.
+    """Let a config's test run an exported model instead of the config's own.
 
     Raises:
         CheckpointError: It is no exported detector, or not trusted.
@@ -98,10 +97,7 @@ def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) ->
         dataset["pipeline"] = fitting(dataset["pipeline"], size)
 
 
-__all__ = ["ExportedDetector", "run_exported"]
-
-
-def _opened(file: str | os.PathLike) -> Run:
+def _open(file: str | os.PathLike) -> Run:
     try:
         return find_format(None, file).open(Path(file))
     except UserError:

@@ -51,8 +51,8 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
     if path.suffix == ".xml":
         import openvino
 
-        program = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return lambda x: [torch.from_numpy(np.array(program({"image": x.numpy()})[name])) for name in MAPS]
+        model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda x: [torch.from_numpy(np.array(model({"image": x.numpy()})[name])) for name in MAPS]
     return torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
 
 
@@ -82,7 +82,7 @@ def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_program_of_one_size(format, tmp_path):
+def test_one_size(format, tmp_path):
     need(format)
     net = trained("ShuffleTransformer").train()
     path = tmp_path / f"net{SUFFIXES[format]}"
@@ -128,7 +128,7 @@ class Lost(nn.Module):
 
 
 @pytest.mark.parametrize(("mixer", "dynamic"), [(Baked, True), (Lost, False)])
-def test_wrong_program_is_not_kept(mixer, dynamic, tmp_path):
+def test_wrong_model_is_not_kept(mixer, dynamic, tmp_path):
     need("onnx")
     net = trained("DWNet")
     net.stages[1].blocks[0].mixer = mixer()

@@ -22,9 +22,8 @@ from localvit_det.checkpoint.exported import NOTE, read_info
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export import formats
-from localvit_det.export.agreement import compare_objects
-from localvit_det.export.detector import exportable
-from localvit_det.export.export import check, drawn_image, export_detector
+from localvit_det.export.detector import check_agreement, compare_objects, export_detector, synthetic_image
+from localvit_det.export.exportable import exportable
 from localvit_det.export.formats import FORMATS
 from localvit_det.export.runtime import ExportedDetector
 from localvit_det.predict.sources import Frame
@@ -110,9 +109,9 @@ class TestExport:
         found = export_detector(detector, path)
         assert len({one.size for one in found}) == 3
         assert sum(one.objects for one in found) >= 60
-        assert sum(one.strays for one in found) <= 1
+        assert sum(one.mismatches for one in found) <= 1
         assert {file.name for file in tmp_path.iterdir()} <= {path.name, "found.bin"}
-        image = drawn_image((300, 210), seed=9)
+        image = synthetic_image((300, 210), seed=9)
         ours, theirs = detector(image, score=0.2), Detector(path)(image, score=0.2)
         assert theirs.classes == ours.classes
         assert_alike(theirs, ours)
@@ -122,7 +121,7 @@ class TestExport:
     def test_formats_of_pytorch(self, name, format, exported, published):
         if format == "torch_export" and not formats.ANY_SIZE:
             pytest.skip("needs PyTorch 2.8")
-        image = drawn_image((300, 210), seed=9)
+        image = synthetic_image((300, 210), seed=9)
         with pytest.raises(CheckpointError, match="--trust-file"):
             Detector(exported(format, name))
         ours, theirs = Detector(published(name), device="cpu"), Detector(exported(format, name), trusted=True)
@@ -130,16 +129,16 @@ class TestExport:
 
     @pytest.mark.parametrize("format", ["onnx", "openvino"])
     def test_fixed_size(self, format, published, tmp_path):
-        """Padding beyond the image changes what is found a little, so the comparison pads as the program does."""
+        """Padding beyond the image changes what is found a little, so the comparison pads in the same way."""
         need(format)
         detector = Detector(published("mask_rcnn"), device="cpu", fuse=False)
         path = tmp_path / f"found{SUFFIXES[format]}"
         found = export_detector(detector, path, size=(128, 192))
         assert sum(one.objects for one in found) >= 60
         assert read_info(path).size == (128, 192)
-        program = Detector(path)
+        exported = Detector(path)
         for size in ((300, 210), (100, 320)):  # wide and upright ones fit
-            result = program(drawn_image(size, seed=9), score=0.2)
+            result = exported(synthetic_image(size, seed=9), score=0.2)
             assert len(result)
             assert (result.boxes <= np.array([size[1], size[0]] * 2) + 1e-3).all()
         with pytest.raises(ExportError, match="is no multiple of 32: choose 96x192, say"):
@@ -160,11 +159,11 @@ class TestExport:
         page = (REPOSITORY / "docs/export.md").read_text(encoding="utf-8")
         code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in block)
         shutil.copy(exported("onnx"), tmp_path / "detector.onnx")
-        image = drawn_image((150, 110), seed=9)
+        image = synthetic_image((150, 110), seed=9)
         cv2.imwrite(str(tmp_path / "image.jpg"), image)
         monkeypatch.chdir(tmp_path)
         exec(code.replace("0.3", "0.2"), found := {})
-        ours = Detector("detector.onnx").model.program
+        ours = Detector("detector.onnx").model.run
         padded = F.pad(torch.from_numpy(cv2.imread("image.jpg")).permute(2, 0, 1), (0, 18, 0, 10))[None]
         expected = ours(padded, torch.tensor([150, 110]), torch.tensor(0.2))
         assert len(found["boxes"])
@@ -172,9 +171,8 @@ class TestExport:
             np.testing.assert_array_equal(found[name], values.numpy())
 
     def test_nothing_found(self, exported):
-        """A program that finds nothing ends like one that does."""
-        program = Detector(exported("onnx"))
-        result = program(np.zeros((64, 96, 3), np.uint8), score=1.0)
+        """An exported model that finds nothing ends like one that does."""
+        result = Detector(exported("onnx"))(np.zeros((64, 96, 3), np.uint8), score=1.0)
         assert len(result) == 0
         assert result.boxes.shape == (0, 4)
         assert result.masks.shape == (0, 64, 96)
@@ -183,7 +181,7 @@ class TestExport:
         """What lies beyond the image is no part of it, whatever its value."""
         detector = Detector(published("mask_rcnn"), device="cpu", fuse=False)
         module = exportable(detector.model)
-        image = torch.from_numpy(drawn_image((96, 128), seed=1)).permute(2, 0, 1)[None]
+        image = torch.from_numpy(synthetic_image((96, 128), seed=1)).permute(2, 0, 1)[None]
         size, score = torch.tensor([80, 100]), torch.tensor(0.2)
         found = []
         for value in (0, 200):
@@ -207,8 +205,8 @@ class TestExport:
             with pytest.raises(ConfigError, match=f"A detector with {sentence}.* cannot be exported"):
                 exportable(model)
 
-    def test_wrong_programs_are_refused(self, published, tmp_path, monkeypatch):
-        """A program that takes the colors in another order than the detector is not kept."""
+    def test_wrong_models_are_refused(self, published, tmp_path, monkeypatch):
+        """An exported model that takes the colors in another order than the detector is not kept."""
         need("onnx")
         detector = Detector(published("mask_rcnn"), device="cpu", fuse=False)
 
@@ -217,12 +215,12 @@ class TestExport:
             module.swap = not module.swap
             return module
 
-        monkeypatch.setattr("localvit_det.export.export.exportable", other)
+        monkeypatch.setattr("localvit_det.export.detector.exportable", other)
         with pytest.raises(ExportError, match="finds other objects"):
             export_detector(detector, tmp_path / "found.onnx")
         assert not list(tmp_path.iterdir())
         with pytest.raises(ExportError, match="finds nothing in the images"):
-            check([])
+            check_agreement([])
 
     def test_objects_are_compared_one_by_one(self):
         from mmengine.structures import InstanceData
@@ -230,15 +228,15 @@ class TestExport:
         boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 20]])
         ours = InstanceData(bboxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([0, 1]))
         moved = InstanceData(bboxes=boxes + 1e-3, scores=ours.scores, labels=ours.labels)
-        assert compare_objects(ours, moved[[1, 0]], (100, 100)).strays == 0
+        assert compare_objects(ours, moved[[1, 0]], (100, 100)).mismatches == 0
         assert compare_objects(ours, moved[[1, 0]], (100, 100)).box == pytest.approx(1e-3, rel=0.01)
         for wrong in (
             InstanceData(bboxes=boxes + 1, scores=ours.scores, labels=ours.labels),
             InstanceData(bboxes=boxes, scores=ours.scores, labels=1 - ours.labels),
             InstanceData(bboxes=boxes, scores=ours.scores - 0.01, labels=ours.labels),
         ):
-            assert compare_objects(ours, wrong, (100, 100)).strays == 2
-        assert compare_objects(ours[:1], ours, (100, 100)).strays == 1
+            assert compare_objects(ours, wrong, (100, 100)).mismatches == 2
+        assert compare_objects(ours[:1], ours, (100, 100)).mismatches == 1
 
 
 class TestIntegers:
@@ -250,7 +248,7 @@ class TestIntegers:
 
         from localvit_det.export import quantize
 
-        images = [Frame(drawn_image((240, 320), seed), "", "") for seed in range(4)]
+        images = [Frame(synthetic_image((240, 320), seed), "", "") for seed in range(4)]
         detector = Detector(published("dwnet"), device="cpu", fuse=False)
         monkeypatch.setattr(quantize, "_LEAST", 0.0)  # random weights do not bear much
         found = quantize.quantize(detector, tmp_path / "found.xml", images, size=(128, 160))
@@ -271,16 +269,16 @@ class TestIntegers:
     @pytest.mark.slow
     @pytest.mark.parametrize(("name", "inhomogeneous"), [("dwnet", False), ("iddwnet", True)])
     def test_what_bears_no_integers_stays(self, name, inhomogeneous, exported):
-        """Recognized by the names of operators, which exporters make: of a real program, so that none is missed."""
+        """Recognized by the names of operators, which exporters make: of a real model, so that none is missed."""
         pytest.importorskip("nncf")
         import openvino
 
         from localvit_det.export.quantize import _outside
 
-        program = openvino.Core().read_model(exported("openvino", name))
-        stay = re.compile(_outside(program))
+        model = openvino.Core().read_model(exported("openvino", name))
+        stay = re.compile(_outside(model))
         names = [
-            operator.get_friendly_name() for operator in program.get_ops() if "/Conv" in operator.get_friendly_name()
+            operator.get_friendly_name() for operator in model.get_ops() if "/Conv" in operator.get_friendly_name()
         ]
         assert any("/downsample/" in one for one in names)
         assert any("/project/" in one for one in names)
@@ -293,12 +291,12 @@ class TestIntegers:
                 assert bool(stay.match(one)) is inhomogeneous
 
     def test_what_loses_too_much_is_refused(self):
-        from localvit_det.export.quantize import check
+        from localvit_det.export.quantize import check_found_again
 
-        check(objects=10, again=5)
+        check_found_again(objects=10, again=5)
         for objects, again, sentence in ((10, 4, "finds 4 of 10 objects again"), (0, 0, "is sure of no object")):
             with pytest.raises(ExportError, match=sentence):
-                check(objects, again)
+                check_found_again(objects, again)
 
 
 class TestCommands:
@@ -308,7 +306,7 @@ class TestCommands:
         need("onnx")
         (tmp_path / "photos").mkdir()
         for seed in (1, 2):
-            cv2.imwrite(str(tmp_path / f"photos/{seed}.png"), drawn_image((240, 320), seed))
+            cv2.imwrite(str(tmp_path / f"photos/{seed}.png"), synthetic_image((240, 320), seed))
         file = tmp_path / "detector.onnx"
         export.main([str(published("dwnet")), "--out", str(file), "--images", str(tmp_path / "photos")])
         assert "objects" in capsys.readouterr().out
