@@ -1,7 +1,7 @@
 """Checks the data of a config: `localvit check CONFIG --images`.
 
 Names every mistake in annotations and files, where training stops at the first one; with --images all images are
-decoded, too. The exit code is 1 where something has to be mended.
+decoded, too. The exit code is 1 where there are problems.
 """
 
 import os
@@ -25,7 +25,7 @@ SHOWN = 50  # images that are named
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, looks at everything, tells what it found."""
+    """Read the arguments, look at everything, report what is found."""
     parser = make_config_parser(__doc__)
     parser.add_argument("--images", action="store_true", help="decode every image")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of --images")
@@ -39,17 +39,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"error: {sentence}\n")
     count = len(found) + (broken_images(cfg, max(1, args.workers)) if args.images else 0)
     if count:
-        raise DataError(f"{count} things have to be mended in the data of {args.config}.")
+        raise DataError(f"{count} problems found in the data of {args.config}.")
     print(f"The data of {args.config} are good{'' if args.images else ' (images: not looked at, see --images)'}.")
 
 
 def broken_images(cfg: Config, workers: int) -> int:
-    """Decodes all images, names those that cannot be used, and counts them."""
+    """Decode all images, name those that cannot be used, and return how many they are."""
     count = 0
     for ann_file, image_dir in image_sets(cfg):
         try:
             found = read_annotations(ann_file)
-        except UserError:  # told already where it is a mistake
+        except UserError:  # reported already where it is a mistake
             print(f"The images of {image_dir} are not looked at: {ann_file} is not read as COCO's format.")
             continue
         faults = all_faults(
@@ -67,6 +67,6 @@ def broken_images(cfg: Config, workers: int) -> int:
 
 
 def image_sets(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Annotation files with their folders of images, each once."""
+    """Return annotation files with their folders of images, each once."""
     paths = [dataset_paths(dataset) for split in SPLITS for _, dataset in find_datasets(cfg, split)]
     return ((file, folder) for file, folder in dict.fromkeys(paths) if file and folder and os.path.isfile(file))

@@ -1,4 +1,4 @@
-"""Writes an official checkpoint in this package's layout, or a data set of another format in COCO's.
+"""Writes an official checkpoint in this package's layout, or a dataset of another format in COCO's.
 
 localvit convert dwnet_tiny_224.pth dwnet_t.safetensors
 localvit convert cascade_mask_rcnn_dwnet_tiny.pth cascade_dwnet_t.pth \
@@ -6,7 +6,7 @@ localvit convert cascade_mask_rcnn_dwnet_tiny.pth cascade_dwnet_t.pth \
 localvit convert /data/yolo /data/coco
 
 Every command loads official files as they are; a converted one is for those who want a file of tensors alone. A folder
-is a data set in YOLO's or Pascal VOC's format; images are linked where the disk allows it, and nothing in it changes.
+is a dataset in YOLO's or Pascal VOC's format; images are linked where the disk allows it, and nothing in it changes.
 Images that cannot be used are named and left out: then the exit code is 3.
 """
 
@@ -24,10 +24,10 @@ from localvit_det.errors import ConfigError, printable, shortened
 
 @tells_mistakes
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, converts, prints what was done."""
+    """Read the arguments, convert, and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="checkpoint in any known layout, or folder of a data set")
-    parser.add_argument("target", help="file to write, .pth or .safetensors; for a data set a new folder")
+    parser.add_argument("source", help="checkpoint in any known layout, or folder of a dataset")
+    parser.add_argument("target", help="file to write, .pth or .safetensors; for a dataset a new folder")
     parser.add_argument("--config", help="config of the model; needed for detectors and for sizes of your own")
     args = parser.parse_args(argv)
     if os.path.isdir(args.source):

@@ -128,17 +128,6 @@ def test_more_pixels_than_the_limit_of_the_config(load):
     check_config(cfg)  # one of four that are looked at has another size, which is reported
 
 
-def test_ids_used_twice(load, tmp_path):
-    def twice(section):
-        return edited(lambda c: c[section][1].update(id=c[section][0]["id"]))
-
-    cfg = load()  # in a file that is loaded they are numbered anew, in a copy
-    (tmp_path / "mine/annotations/instances_train2017.json").write_text(json.dumps(twice("annotations")))
-    fails(cfg, DataError, "annotation id 1 twice")
-    fails(load(train=twice("images")), DataError, "image id 1 twice")
-    fails(load(train=twice("categories")), DataError, "category", "'dog'", "twice")
-
-
 def change_boxes(boxes, count=8):
     def change(content):
         for annotation, box in zip(content["annotations"][:count], boxes * 8, strict=False):

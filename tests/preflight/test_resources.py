@@ -38,8 +38,9 @@ def test_missing_checkpoints(load, tmp_path):
     fails(load(load_from=str(tmp_path)), CheckpointError, "is a folder")
 
 
-def test_missing_pretrained_weights_matter_only_for_training(load):
-    init = {"model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "nowhere/r50.pth"}}
+@pytest.mark.parametrize("kind", ["Pretrained", "mmengine.PretrainedInit"])
+def test_missing_pretrained_weights_matter_only_for_training(load, kind):
+    init = {"model.backbone.init_cfg": {"type": kind, "checkpoint": "nowhere/r50.pth"}}
     fails(
         load(**init),
         CheckpointError,

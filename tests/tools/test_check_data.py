@@ -49,7 +49,7 @@ def test_every_mistake_is_named(capsys, tmp_path):
     (root / "train2017/003.jpg").write_bytes(b"")
     code, out, sentences = check(capsys, write_config(tmp_path), root, "--images", "--workers", "2")
     assert code == 1
-    *told, last = sentences
+    *reported, last = sentences
     for words in (
         "1 of the 4 images that",
         "NaN or infinity in bbox or area (id 1)",
@@ -58,8 +58,8 @@ def test_every_mistake_is_named(capsys, tmp_path):
         "train2017/002.jpg cannot be read (No such file or directory)",
         "train2017/003.jpg is empty",
     ):
-        assert sum(words in sentence for sentence in told) == 1, words
-    assert last.startswith(f"{len(told)} things have to be mended")
+        assert sum(words in sentence for sentence in reported) == 1, words
+    assert last.startswith(f"{len(reported)} problems found in the data")
     assert "4 images of" in out
 
 
