@@ -19,7 +19,7 @@ def register() -> None:
     requirements.check_requirements()
     patches.apply()  # the operators before anything that imports `mmdet.models`
 
-    from . import datasets, engine, evaluation, heads  # noqa: F401 - each registers its classes
+    from . import datasets, engine, evaluation, heads, visualization  # noqa: F401 - each registers its classes
 
     _share()
 

@@ -23,12 +23,12 @@ from localvit_det.config.parts import find_datasets
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
-from localvit_det.evaluation.record import keep_predictions, write_record
-from localvit_det.evaluation.showing import draw_predictions, dump_metric
+from localvit_det.evaluation.record import dump_metric, keep_predictions, write_record
 from localvit_det.evaluation.tta import use_tta
 from localvit_det.export.runtime import run_exported
 from localvit_det.files import check_writable, check_writable_folder
 from localvit_det.preflight.classes import dataset_classes
+from localvit_det.visualization import draw_predictions
 
 
 @tells_mistakes

@@ -9,8 +9,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from pycocotools.cocoeval import COCOeval
 
-from ..drawing import class_color
 from ..engine.reporting import Line, smooth, thin_out
+from ..visualization import class_color
 from .coco import precision_at_half
 from .style import ACCENT, COLORS, INK, new_axes, styled
 

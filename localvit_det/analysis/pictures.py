@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ..datasets.images import BrokenImageError, PixelRange, decode, read_file
-from ..drawing import Objects, draw_pair, draw_readable
+from ..visualization import Objects, draw_pair, draw_readable
 from .coco import Evaluation
 from .matching import Matches
 from .page import Picture

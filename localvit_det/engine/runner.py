@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint.baselines import published_weights
 from ..checkpoint.read import load_weights_only
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
-from ..evaluation.exact_metrics import exact_metrics
+from ..evaluation.metrics import exact_metrics
 from ..evaluation.no_detections import explain_no_detections
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook

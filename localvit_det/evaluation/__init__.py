@@ -1,16 +1,14 @@
 """Evaluation that MMDetection does not have; importing this package registers it."""
 
-from .drawing_hook import DrawingHook
-from .exact_metrics import ExactCocoMetric, ExactPanopticMetric, exact_metrics
-from .fast_coco_metric import FastCocoMetric, use_fast_eval
-from .pair_visualizer import PairVisualizer
+from ..deprecation import former_names
+from .metrics import ExactCocoMetric, ExactPanopticMetric, FastCocoMetric, exact_metrics, use_fast_eval
 
 __all__ = [
-    "DrawingHook",
     "ExactCocoMetric",
     "ExactPanopticMetric",
     "FastCocoMetric",
-    "PairVisualizer",
     "exact_metrics",
     "use_fast_eval",
 ]
+_MOVED = ("DrawingHook", "PairVisualizer")
+__getattr__ = former_names(__name__, {name: f"localvit_det.visualization:{name}" for name in _MOVED})

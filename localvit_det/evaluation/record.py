@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind for those who look at it later: predictions, and how they came about."""
+"""What an evaluation leaves behind for its report: predictions, and how they came about."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from statistics import median
 from typing import Any
 
 import torch
+from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..config.parts import dataset_paths, find_datasets, walk
 from ..errors import ConfigError, DataError
 from ..files import check_writable_folder, write_text
+from .metrics import is_coco_metric
 
 FOLDER = "evaluation"  # below the work dir
 _RECORD = "evaluation.json"
-_KINDS = ("CocoMetric", "mmdet.CocoMetric", "FastCocoMetric")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class EvaluationRecord:
 
 
 def keep_predictions(cfg: Config) -> None:
-    """Lets a test write its predictions below its work dir, where those of an earlier one go.
+    """Make a test write its predictions below its work dir; those of an earlier one are removed.
 
     Raises:
         ConfigError: The config evaluates with something else than COCO's metric, or has no ground truth.
@@ -80,23 +82,28 @@ def keep_predictions(cfg: Config) -> None:
     folder = Path(cfg.work_dir, FOLDER).absolute()
     check_writable_folder(folder, "the work dir's")
     metric.setdefault("outfile_prefix", str(folder / "predictions"))
-    # A test of boxes alone would otherwise stand beside masks of another one.
+    # A test of boxes alone would otherwise leave the masks of another one.
     for file in (folder / _RECORD, *(Path(f"{metric['outfile_prefix']}.{kind}.json") for kind in ("bbox", "segm"))):
         file.unlink(missing_ok=True)
 
 
 def _metric(cfg: Config) -> dict:
-    for _, node in walk(cfg.get("test_evaluator"), "test_evaluator"):
-        if node.get("type") in _KINDS:
-            return node
-    kinds = sorted({str(node.get("type")) for _, node in walk(cfg.get("test_evaluator"))})
-    raise ConfigError(
-        f"--report reads what CocoMetric writes, and this config evaluates with {', '.join(kinds)}: leave it out."
-    )
+    nodes = [node for _, node in walk(cfg.get("test_evaluator"))]
+    if found := next(filter(is_coco_metric, nodes), None):
+        return found
+    kinds = ", ".join(sorted({str(node.get("type")) for node in nodes}))
+    raise ConfigError(f"--report reads what CocoMetric writes, and this config evaluates with {kinds}: leave it out.")
+
+
+def dump_metric(cfg: Config, file: str) -> DumpResults:
+    """Return a metric that writes all predictions into a pickle."""
+    if cfg.get("default_scope") == "mmseg":
+        return DumpResults(out_file_path=file)
+    return DumpDetResults(out_file_path=file)
 
 
 def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
-    """Writes down what a test has done; in the first process.
+    """Write what a test has done; called in the first process only.
 
     Returns:
         The file.
@@ -134,7 +141,7 @@ def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
 
 
 def read_record(work_dir: str | os.PathLike) -> EvaluationRecord | None:
-    """The record of the last evaluation in a work dir, None where there is none.
+    """Return the record of the last evaluation in a work dir, None where there is none.
 
     Raises:
         DataError: It cannot be read.

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..config.parts import find_datasets, walk
 from ..errors import ConfigError
+from .metrics import is_coco_metric
 
 SCALES = (0.75, 1.0, 1.25)
-_COCO = ("CocoMetric", "FastCocoMetric")
 _MERGED = {"bbox", "segm"}
 _FLIP = ("flip", "flip_direction")
 _AXES = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
@@ -54,12 +54,12 @@ class MaskTTAModel(DetTTAModel):
 
 
 def unflip(masks: Tensor, sample: DetDataSample) -> Tensor:
-    """Turns the masks of a view, (N, H, W), as the image is."""
+    """Flip the masks of a view, (N, H, W), back to the image."""
     return masks.flip(_AXES[sample.flip_direction]) if sample.flip else masks
 
 
 def vote(masks: Tensor, weights: Tensor) -> Tensor:
-    """Weighs masks against each other.
+    """Return the weighted majority of masks.
 
     Args:
         masks: (N, H, W), bool.
@@ -77,7 +77,7 @@ def vote(masks: Tensor, weights: Tensor) -> Tensor:
 
 
 def use_tta(cfg: Config) -> None:
-    """`--tta`: lets a test look at each image six times. A config's own `tta_model` and `tta_pipeline` are taken.
+    """Make a test run on six views of each image (`--tta`). A config's own `tta_model` and `tta_pipeline` are taken.
 
     MMDetection's `DetTTAModel` in `tta_model` becomes `MaskTTAModel`, which does the same with boxes.
 
@@ -99,7 +99,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def augmented(pipeline: list[dict], path: str) -> list[dict]:
-    """A test pipeline with a `TestTimeAug` in the place of all from its `Resize` on.
+    """Return a test pipeline with a `TestTimeAug` in the place of all from its `Resize` on.
 
     Args:
         pipeline: Transforms.
@@ -137,7 +137,7 @@ def _check_metrics(cfg: Config) -> None:
     if cfg.get("default_scope", "mmdet") != "mmdet":
         raise ConfigError(f"{merges} of MMDetection, and this config is one of {cfg.default_scope}: leave it.")
     metrics = [node for _, node in walk(cfg.get("test_evaluator")) if node.get("type")]
-    others = [node["type"] for node in metrics if str(node["type"]).removeprefix("mmdet.") not in _COCO]
+    others = [node["type"] for node in metrics if not is_coco_metric(node)]
     if others or not metrics:
         raise ConfigError(f"{merges}, and the config evaluates with {others or 'nothing'}: leave it out.")
     for node in metrics:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..drawing import draw_objects
+from ..visualization import draw_objects
 from .sources import Frame
 
 

@@ -11,7 +11,7 @@ from pages import CHROMIUM, check_page, show_in_browser
 from localvit_det.analysis.charts import lines, rgb
 from localvit_det.analysis.page import Chart, Picture, Section, Table, Tiles, readable, render, write_files, write_page
 from localvit_det.analysis.results import result_sections
-from localvit_det.drawing import class_color
+from localvit_det.visualization import class_color
 
 NASTY = '<script>alert("x")</script> & $a_1$'
 

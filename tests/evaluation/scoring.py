@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from localvit_det.datasets.synthetic_shapes import CLASSES
-from localvit_det.evaluation import fast_coco_metric
+from localvit_det.evaluation import metrics
 
 LIMITS = [100, 300, 1000]  # as CocoMetric sets them
 
@@ -107,10 +107,10 @@ def recorded() -> Iterator[dict[str, np.ndarray]]:
 
         return Recorder
 
-    fast = fast_coco_metric._evaluator_class
+    fast = metrics._evaluator_class
     with (
         mock.patch.object(coco_metric, "COCOeval", recorder(coco_metric.COCOeval)),
-        mock.patch.object(fast_coco_metric, "_evaluator_class", side_effect=lambda: recorder(fast())),
+        mock.patch.object(metrics, "_evaluator_class", side_effect=lambda: recorder(fast())),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         yield numbers

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
-from localvit_det.evaluation import FastCocoMetric, fast_coco_metric, use_fast_eval
+from localvit_det.evaluation import FastCocoMetric, metrics, use_fast_eval
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("faster_coco_eval") is None, reason="faster-coco-eval is not installed"
@@ -86,7 +86,7 @@ def test_equals_pycocotools(annotations, kind):
     coco = COCO(str(annotations))
     results = predictions(coco)
     expected = twelve_numbers(COCOeval, coco, results, kind)
-    fast = twelve_numbers(fast_coco_metric._evaluator_class(), coco, results, kind)
+    fast = twelve_numbers(metrics._evaluator_class(), coco, results, kind)
     assert len(expected) == len(fast) == 12
     assert 0.05 < expected[0] < 0.95  # neither everything nor nothing was found
     np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-6)
@@ -101,7 +101,7 @@ def test_average_precision_over_a_hundred_detections(shapes_annotations):
     wrong = {**right, "bbox": [0, 0, 2, 2], "score": 0.9}
     results = [dict(wrong) for _ in range(120)] + [right]
     expected = twelve_numbers(COCOeval, coco, results, "bbox")
-    fast = twelve_numbers(fast_coco_metric._evaluator_class(), coco, results, "bbox")
+    fast = twelve_numbers(metrics._evaluator_class(), coco, results, "bbox")
     assert expected[0] == 0 < expected[1]
     np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-6)
 
@@ -110,8 +110,8 @@ def test_average_precision_over_a_hundred_detections(shapes_annotations):
 def test_metric_in_coco_metrics_place(annotations, monkeypatch):
     """The whole metric: same keys and numbers, from the other evaluator; afterwards MMDetection's is back."""
     used = []
-    make = fast_coco_metric._evaluator_class
-    monkeypatch.setattr(fast_coco_metric, "_evaluator_class", lambda: used.append(True) or make())
+    make = metrics._evaluator_class
+    monkeypatch.setattr(metrics, "_evaluator_class", lambda: used.append(True) or make())
     coco = COCO(str(annotations))
     by_image: dict[int, list[dict]] = {image: [] for image in coco.imgs}
     for result in predictions(coco, crowd_one=False):

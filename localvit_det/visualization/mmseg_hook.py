@@ -1,16 +1,16 @@
-"""What `--show-dir` writes for configs of MMSegmentation; imported where one is run."""
+"""What `--show-dir` writes for configs of MMSegmentation; imported only where one is run."""
 
 from typing import Any
 
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import HOOKS
 
-from .drawing_hook import UniqueDrawings
+from .hooks import UniqueDrawings
 
 
 @HOOKS.register_module()
 class SegDrawingHook(UniqueDrawings, SegVisualizationHook):
-    """MMSegmentation's hook that draws.
+    """MMSegmentation's hook that draws, with `UniqueDrawings`.
 
     Args:
         test_out_dir: The folder of the files.

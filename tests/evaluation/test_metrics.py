@@ -18,7 +18,7 @@ from localvit_det.datasets.annotations import read_annotations
 from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.errors import DataError
 from localvit_det.evaluation import ExactCocoMetric, FastCocoMetric
-from localvit_det.evaluation.exact_metrics import exact_metrics
+from localvit_det.evaluation.metrics import exact_metrics
 
 FILE = "annotations/instances_val2017.json"
 METRICS = [ExactCocoMetric] + [FastCocoMetric] * (importlib.util.find_spec("faster_coco_eval") is not None)

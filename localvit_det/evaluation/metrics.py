@@ -1,20 +1,28 @@
-"""MMDetection's metrics of COCO, for exactly the images that were evaluated; `ReliableRunner` takes them instead."""
+"""MMDetection's metrics of COCO, for exactly the images that were evaluated; `ReliableRunner` takes them instead.
+
+`FastCocoMetric` computes the same numbers with faster-coco-eval (C++) in pycocotools' place.
+"""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 from mmdet.evaluation import CocoMetric, CocoPanopticMetric, LVISMetric
+from mmdet.evaluation.metrics import coco_metric
 from mmdet.registry import METRICS
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
 
-from ..errors import DataError
+from ..config.parts import walk
+from ..errors import ConfigError, DataError, RequirementError
 from .truth import GroundTruth
 
 
@@ -153,6 +161,28 @@ class ExactLVISMetric(_ChecksImages, LVISMetric):
         return super().compute_metrics(results)
 
 
+@METRICS.register_module()
+class FastCocoMetric(ExactCocoMetric):
+    """`ExactCocoMetric`, computed by faster-coco-eval; every number is the same.
+
+    Args:
+        settings: Arguments of `CocoMetric`.
+
+    Raises:
+        RequirementError: faster-coco-eval is not installed.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        check_fast_eval()
+        super().__init__(**settings)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Evaluate the predictions of all images."""
+        # CocoMetric takes the evaluator from its module, so it is exchanged there, and only while this one works.
+        with mock.patch.object(coco_metric, "COCOeval", _evaluator_class()):
+            return super().compute_metrics(results)
+
+
 def check_images(images: Mapping[object, dict], samples: Sequence[dict], ann_file: str | None) -> None:
     """Check that the annotation file of a metric has the images of samples, under the same ids and names.
 
@@ -189,3 +219,61 @@ def exact_metrics(evaluator: Any) -> Any:
         if name in (theirs, theirs.__name__):
             return {**evaluator, "type": ours}
     return {key: exact_metrics(value) if key == "metrics" else value for key, value in evaluator.items()}
+
+
+def is_coco_metric(node: Mapping[str, Any]) -> bool:
+    """Return whether the config of a metric is that of `CocoMetric` or one of ours in its place."""
+    kind = node.get("type")
+    name = str(getattr(kind, "__name__", kind)).removeprefix("mmdet.")
+    return name in ("CocoMetric", "ExactCocoMetric", "FastCocoMetric")
+
+
+def check_fast_eval() -> None:
+    """Check that faster-coco-eval is there, before an inference of hours rather than after it.
+
+    Raises:
+        RequirementError: It is not installed.
+    """
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        raise RequirementError(
+            "--fast-eval and FastCocoMetric need faster-coco-eval, which is not installed: "
+            "pip install faster-coco-eval, or use CocoMetric."
+        )
+
+
+def use_fast_eval(cfg: Config) -> None:
+    """Make every metric of COCO in a config a `FastCocoMetric`.
+
+    Raises:
+        RequirementError: faster-coco-eval is not installed.
+        ConfigError: No evaluator of the config is a `CocoMetric`.
+    """
+    check_fast_eval()
+    evaluators = [node for split in ("val", "test") for _, node in walk(cfg.get(f"{split}_evaluator"))]
+    found = list(filter(is_coco_metric, evaluators))
+    if not found:
+        types = sorted({str(node.get("type")) for node in evaluators})
+        raise ConfigError(f"--fast-eval replaces CocoMetric, but the config evaluates with {types}; leave it out.")
+    for node in found:
+        node["type"] = "FastCocoMetric"
+
+
+def _evaluator_class() -> type:
+    from faster_coco_eval import COCOeval_faster
+
+    class Evaluator(COCOeval_faster):
+        def __init__(self, coco_gt: object, coco_dt: object, iou_type: str) -> None:
+            super().__init__(coco_gt, coco_dt, iou_type, print_function=print)  # as pycocotools does
+
+        def _summarize(
+            self, ap: int = 1, iouThr: float | None = None, areaRng: str = "all", maxDets: int = 100
+        ) -> float:
+            # pycocotools takes AP, unlike every other number, over 100 detections, whatever the largest limit is
+            # (MMDetection's is 1000), and says -1 where 100 is not among the limits.
+            if ap == 1 and iouThr is None and areaRng == "all":
+                if 100 not in self.params.maxDets:
+                    return -1.0
+                maxDets = 100
+            return super()._summarize(ap, iouThr, areaRng, maxDets)
+
+    return Evaluator
