@@ -34,6 +34,8 @@ class _ResumableLoop(BaseLoop):
 
     def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
         super().__init__(runner, dataloader, **settings)
+        # MMEngine's loop by iteration has begun a pass already, and persistent workers go on with what they began with.
+        close_workers(self.dataloader)
         self.batches = make_resumable(self.dataloader)
         self._pass = 0  # passes over the data that are complete
         self._batch = 0  # batches of the present pass that are done

@@ -46,6 +46,7 @@ CASES = {
     "validation": {"validate": True},
     "last batch smaller": {"batch_size": 5},
     "by iteration": {"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 18}},
+    "by iteration with workers": {"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 18}, "workers": 2},
     "interval of iterations": {"checkpoint": {"by_epoch": False, "interval": 4, "max_keep_ckpts": 1}},
 }
 
