@@ -1,4 +1,4 @@
-"""From images to objects in three lines; see `Detector`."""
+"""Find objects in images, in three lines; see `Detector`."""
 
 from .detector import Detector
 from .result import Result

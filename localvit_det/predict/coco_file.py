@@ -1,4 +1,4 @@
-"""Objects as a dataset in COCO's format, on the disk as they come."""
+"""Write objects as a dataset in COCO's format, on the disk as they come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .result import Result, categories
 
 
 class CocoFile:
-    """Writes each result as a line of `FILE.partial`, of which `close` makes the file.
+    """Write each result as a line of `FILE.partial`, of which `close` makes the file.
 
     A run that is killed loses nothing: the next one with the same file makes `recovered_1.json` of the lines.
 

@@ -1,4 +1,4 @@
-"""A trained detector as one object: `Detector("file.pth").predict("folder")`."""
+"""Run a trained detector: `Detector("file.pth").predict("folder")`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
@@ -24,7 +24,7 @@ from ..checkpoint.read import classes_in
 from ..checkpoint.safe_config import without_pretrained
 from ..checkpoint.search import newest_for_test
 from ..config import load_config
-from ..config.parts import find_datasets, heads_with_classes
+from ..config.parts import find_datasets, heads_with_classes, registered
 from ..config.run import find_run
 from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError, DataError, UserError
@@ -41,13 +41,13 @@ class Detector:
 
     Args:
         checkpoint: A published file, a training's checkpoint, a work dir, whose newest checkpoint is taken, or an
-            exported file.
+            exported model.
         config: A config file, or the name of one that comes with the package; by default the one in the checkpoint.
         device: Where it runs, 'cpu' or 'cuda:0'; by default a GPU where PyTorch finds one.
         fuse: Run the fused form: the same numbers, faster on CPUs.
         options: Changes of the config, by dotted keys.
-        trusted: Take the whole config in the checkpoint, which may import and name code of others, and run programs
-            (.pt, .pt2): see the README on safety.
+        trusted: Take the whole config in the checkpoint, which may import and name code of others, and open exported
+            models that are programs (.pt, .pt2): see the README on safety.
 
     Raises:
         UserError: Something is missing, broken, or does not fit; the message is one sentence.
@@ -64,22 +64,17 @@ class Detector:
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self.exported = is_exported(file)
-        given, run = dict(options or {}), find_run(checkpoint)
-        # The config in a work dir has the options of its training in it.
-        merged = run.over(given, of_its_classes=True) if run and config else given
-        self.config = load_config(os.fspath(config or checkpoint), merged, trusted, data=False)
-        if run is not None:
-            run.check(self.config, given, ("model",))
-        self.device = _device("cpu" if self.exported and device is None else device)
+        self.config = _read_config(checkpoint, config, options or {}, trusted)
+        self.device = _choose_device(device, self.exported)
         init_default_scope(self.config.get("default_scope") or "mmdet")
         self.model: BaseModel | ExportedDetector
-        if self.exported:
-            self.model = program = _open(file, self.device, trusted)
-            self.classes, size = program.info.classes, program.info.size
-        else:
-            with _described_by(config or file, "model"):
-                self.model, meta = _load(self.config, os.fspath(file), self.device)
-            self.classes, size = _classes(meta, self.config), None
+        with _described_by(config or file, "model"):
+            if self.exported:
+                self.model = _open_exported(file, self.device, trusted)
+                self.classes, size = self.model.info.classes, self.model.info.size
+            else:
+                self.model, meta = _build_model(self.config, file, self.device)
+                self.classes, size = _classes(meta, self.config), None
         with _described_by(config or file, "test pipeline"):
             self._pipeline = image_pipeline(self.config, size)
         self.fused = fuse or self.exported
@@ -96,11 +91,11 @@ class Detector:
         score: float = SCORE,
         batch_size: int | None = None,
     ) -> Iterator[Result]:
-        """Finds objects, one image after the other.
+        """Find objects, one image after the other.
 
         Args:
             source: An image or video file, a folder, a glob, an https address, the number of a webcam, an array
-                (H×W×3, uint8, BGR), an image of PIL, or a list or generator of these. In a row of several, one that
+                (H×W×3, uint8, BGR), an image of PIL, or a list or generator of these. Of several, one that
                 cannot be used is logged and left out; `Sources.left_out` has them all.
             score: Leave out objects with lower scores; the config's own bound (`score_thr`) holds, too.
             batch_size: Images of equal sizes that run together; by default 1 on a CPU and 8 on a GPU.
@@ -208,9 +203,26 @@ class Detector:
         return Result(frame, boxes.astype(np.float32, copy=False), scores, labels, masks, self.classes)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def _read_config(
+    checkpoint: str | os.PathLike, config: str | os.PathLike | None, options: Mapping[str, Any], trusted: bool
+) -> Config:
+    """Return the config in a checkpoint, or the given one with the settings that the checkpoint's run was started with.
+
+    Raises:
+        ConfigError: The model of the run differs, and no option names that.
+    """
+    run = find_run(checkpoint)
+    # The config in a work dir has the options of its training in it.
+    merged = run.over(options, of_its_classes=True) if run and config else dict(options)
+    cfg = load_config(os.fspath(config or checkpoint), merged, trusted, data=False)
+    if run is not None:
+        run.check(cfg, options.keys(), ("model",))
+    return cfg
+
+
+def _choose_device(device: str | torch.device | None, exported: bool) -> torch.device:
     if device is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() and not exported else "cpu")
     try:
         device = torch.device(device)
         torch.zeros(1, device=device)
@@ -235,14 +247,14 @@ def _described_by(file: object, part: str) -> Iterator[None]:
         ) from error
 
 
-def _open(file: str | os.PathLike, device: torch.device, trusted: bool) -> ExportedDetector:
+def _open_exported(file: str | os.PathLike, device: torch.device, trusted: bool) -> ExportedDetector:
     if device.type != "cpu":
         raise ConfigError(f"{file} is run on a CPU here: leave the device {device} out, or give the checkpoint.")
     return ExportedDetector(file, trusted=trusted)
 
 
-def _load(cfg: Config, file: str, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
-    """The model with its weights, in eval mode, and what the checkpoint says about itself."""
+def _build_model(cfg: Config, file: str | os.PathLike, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
+    """Return the model with its weights, in eval mode, and what the checkpoint says about itself."""
     cfg.model = without_pretrained(cfg.model)  # the checkpoint has the weights: nothing else is read or downloaded
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):
@@ -252,27 +264,21 @@ def _load(cfg: Config, file: str, device: torch.device) -> tuple[BaseModel, dict
 
 
 def _classes(meta: Mapping[str, Any], cfg: Config) -> tuple[str, ...]:
-    """Names of the classes: as the checkpoint says, else as the config does, else as its data set's class does."""
+    """Return the names of the classes: as the checkpoint says, else the config, else the class of its dataset."""
     counts = {node[key] for _, node, key in heads_with_classes(cfg)}
     classes = classes_in({"meta": meta}) or cfg.get("classes") or _dataset_classes(cfg)
     if classes is None:
-        classes = tuple(f"class {index}" for index in range(max(counts, default=0)))
+        classes = [f"class {index}" for index in range(max(counts, default=0))]
+    classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes))
     if counts and len(classes) not in counts:
         raise CheckpointError(
             f"The checkpoint names {len(classes)} classes and the config's heads have {sorted(counts)}: give the "
             "config that it was trained with."
         )
-    return (classes,) if isinstance(classes, str) else tuple(map(str, classes))
+    return classes
 
 
 def _dataset_classes(cfg: Config) -> Sequence[str] | None:
-    from mmdet.registry import DATASETS
-
-    for _, dataset in find_datasets(cfg, "test"):
-        named = (dataset.get("metainfo") or {}).get("classes")
-        kind = DATASETS.get(dataset["type"]) if isinstance(dataset.get("type"), str) else dataset.get("type")
-        return named or getattr(kind, "METAINFO", {}).get("classes")
-    return None
-
-
-__all__ = ["Detector"]
+    dataset = next((one for _, one in find_datasets(cfg, "test")), {})
+    named = (dataset.get("metainfo") or {}).get("classes")
+    return named or getattr(registered(DATASETS, dataset), "METAINFO", {}).get("classes")

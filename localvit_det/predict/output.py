@@ -1,4 +1,4 @@
-"""Writes what was found: drawn images and videos, what lies in the boxes, and COCO's JSON."""
+"""Write what was found: drawn images and videos, what lies in the boxes, and COCO's JSON."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from ..errors import DataError, OutputError, first_line
+from ..errors import OutputError, first_line
 from ..files import check_writable_folder
 from ..output_names import OutputFolder, UniqueNames, drawn_suffix
 from .coco_file import CocoFile
+from .readers import count_frames
 from .result import Result
-from .video import Video
 
 
 class Output:
-    """Takes results one by one, for a `with` statement; each is on the disk when `add` returns, videos at their end.
+    """Write results one by one, in a `with` statement; each is on the disk when `add` returns, videos at their end.
 
     Args:
         folder: Where drawn images and videos go; None for none.
@@ -62,13 +62,13 @@ class Output:
         self._video: _VideoFile | None = None
 
     def __enter__(self) -> Output:
-        """Everything is checked already."""
+        """Return the output itself; everything is checked already."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the video and the JSON, whatever has happened."""
+        """End the video and the JSON, whatever has happened."""
         self._end_video()
         if self.json:
             self.json.close()
@@ -148,26 +148,19 @@ class _VideoFile:
 
     def close(self) -> None:
         self._writer.release()  # says nothing of a full disk
-        try:
-            with Video(os.fspath(self._draft)) as video:
-                whole = video.announced == 0 or video.announced >= self._count
-        except DataError:
-            whole = False
-        if not whole:
+        written = count_frames(os.fspath(self._draft))
+        if written is None or 0 < written < self._count:
             self._draft.unlink(missing_ok=True)
             raise OutputError(f"{self.path} could not be written whole: make room, or name another output folder.")
         os.replace(self._draft, self.path)
 
 
 def _planned(names: UniqueNames | None, wanted: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-    """The names that keys get, as far as there is a place for them."""
-    return (
-        {}
-        if names is None
-        else dict(
-            zip((key for key, *_ in wanted), names.plan([(name, suffix) for _, name, suffix in wanted]), strict=True)
-        )
-    )
+    """Return the names that keys get, of (key, name, suffix); none where there is no place for them."""
+    if names is None:
+        return {}
+    planned = names.plan([(name, suffix) for _, name, suffix in wanted])
+    return dict(zip((key for key, *_ in wanted), planned, strict=True))
 
 
 def _encoded(image: np.ndarray, suffix: str) -> bytes:

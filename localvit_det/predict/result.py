@@ -1,4 +1,4 @@
-"""What was found in one image."""
+"""Hold what was found in one image: boxes, scores, classes, masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sources import Frame
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Objects in one image, the surest first; all arrays are NumPy's.
+    """Objects in one image, by descending score; all arrays are NumPy's.
 
     Attributes:
         frame: Where the image comes from.
@@ -33,7 +33,7 @@ class Result:
     classes: Sequence[str]
 
     def __len__(self) -> int:
-        """The number of objects."""
+        """Return the number of objects."""
         return len(self.scores)
 
     @property
@@ -52,12 +52,12 @@ class Result:
         return [self.classes[label] for label in self.labels]
 
     def plot(self) -> np.ndarray:
-        """A copy of the image with masks, boxes, classes and scores: H×W×3, uint8, BGR."""
+        """Draw masks, boxes, classes and scores on a copy of the image: H×W×3, uint8, BGR."""
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
         return draw_objects(self.image.copy(), self.boxes, self.labels, texts, self.masks)
 
     def crops(self) -> list[np.ndarray]:
-        """What lies in each box, as views of the image; at least one pixel of each."""
+        """Return what lies in each box, as views of the image; at least one pixel of each."""
         height, width = self.image.shape[:2]
         corners = np.column_stack((np.floor(self.boxes[:, :2]), np.ceil(self.boxes[:, 2:]))).astype(int)
         found = []
@@ -67,10 +67,10 @@ class Result:
         return found
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """The objects as in COCO's results: boxes as x, y, width, height, masks as RLE.
+        """Return the objects as in COCO's results: boxes as x, y, width, height, masks as RLE.
 
         Args:
-            image_id: The id of the image in your set.
+            image_id: The id of the image in your dataset.
 
         Returns:
             One dict an object; `category_id` is the label plus 1, as in `categories`.
@@ -93,5 +93,5 @@ class Result:
 
 
 def categories(classes: Sequence[str]) -> list[dict[str, Any]]:
-    """COCO's list of categories for the ids that `to_coco` gives."""
+    """Return COCO's list of categories for the ids that `to_coco` gives."""
     return [{"id": index + 1, "name": name} for index, name in enumerate(classes)]

@@ -1,4 +1,4 @@
-"""Where images come from: files, folders, globs, videos, webcams, https addresses, arrays, and PIL's images."""
+"""Take images from files, folders, globs, videos, webcams, https addresses, arrays, and PIL's images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from typing import TypeGuard, cast
 
 import numpy as np
 from mmengine.logging import print_log
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..datasets.annotations import MAX_PIXELS, what_is_there
-from ..datasets.images import BrokenImageError, explain_depth, pixel_range_of, read_depth, read_file, to_8_bits
+from ..datasets.images import BrokenImageError, explain_depth, pixel_range_of, read_depth, read_file
 from ..download import download, file_name
 from ..errors import DataError, UserError, first_line, printable
 from ..output_names import INDEX, safe_name, without_outputs
 from .find_files import find_files
-from .pages import read_pages
-from .video import Video
+from .readers import count_frames, from_pil, read_pages, read_video
 
 _LIMIT_BYTES, _LIMIT_SECONDS = 2 << 30, 1800  # of what lies at an address
 
@@ -42,7 +41,7 @@ _TAKEN = (
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One image on its way to the detector.
+    """An image on its way to the detector.
 
     Attributes:
         image: H×W×3, uint8, BGR.
@@ -90,7 +89,7 @@ class Sources:
     _depths_left: int = field(default=10, init=False)  # images whose values are looked at
 
     def __post_init__(self) -> None:
-        """Looks at all sources, so that a mistake is told before any work; an iterator is taken as it comes."""
+        """Look at all sources, so that a mistake is reported before any work; an iterator is taken as it comes."""
         several = isinstance(self.given, Iterable) and not isinstance(
             self.given, (str, bytes, Mapping, os.PathLike, np.ndarray, Image.Image, IOBase)
         )
@@ -103,7 +102,7 @@ class Sources:
                 self._items += [(item, self._unique(name)) for item, name in self._expand(one)]
 
     def __iter__(self) -> Iterator[Frame]:
-        """Reads one image after the other; in a row of several a broken one is named and left out.
+        """Read one image after the other; in a row of several a broken one is named and left out.
 
         Raises:
             DataError: The only image or video cannot be read.
@@ -161,10 +160,8 @@ class Sources:
 
     @property
     def total(self) -> int | None:
-        """How many frames there will be, as far as files tell; None for a webcam or an iterator."""
-        counts: list[int | None] = [
-            Video.count(item, self.every, self.limit) if _is_video(item) else 1 for item, _ in self._items
-        ]
+        """How many frames there will be, as far as files say it; None for a webcam or an iterator."""
+        counts = [self._count(item) for item, _ in self._items]
         return None if self._stream or None in counts else sum(filter(None, counts))
 
     @property
@@ -190,33 +187,32 @@ class Sources:
         self._names.add(unique)
         return unique
 
+    def _count(self, item: _Item) -> int | None:
+        if not _is_video(item):
+            return 1
+        if isinstance(item, int) or _is_address(item):
+            return self.limit
+        count = -(-(count_frames(item) or 0) // self.every)
+        return count if self.limit is None else min(count, self.limit)
+
     def _frames(self, item: _Item, name: str) -> Iterator[Frame]:
         """Yield the frames of a source."""
-        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
         if isinstance(item, np.ndarray):
             yield Frame(item, "", name)
         elif isinstance(item, Image.Image):
-            yield Frame(self._of_pil(ImageOps.exif_transpose(item)), "", name)
-        elif isinstance(item, int) or _is_video(item):
-            with _local(item) as file, Video(file, limit) as video:
-                for index, image in video.frames(self.every, self.limit):
-                    yield Frame(image, str(item), name, index, video.rate / self.every)
-                if video.lost:
-                    self.leave_out(name, f"{item} {video.lost}", "the rest")
+            yield Frame(from_pil(item, pixel_range_of(self.pixel_range)), "", name)
         else:
             with _local(item) as file:
-                content = read_file(str(file), limit)
-                self._note_depth(item, content, limit)
-                pages = read_pages(content, limit, self.every, self.limit, pixel_range_of(self.pixel_range))
-                for index, rate, image in pages:
-                    yield Frame(image, item, name, index, rate and rate / self.every)
+                for index, rate, image in self._read(item, file):
+                    yield Frame(image, str(item), name, index, rate and rate / self.every)
 
-    def _of_pil(self, image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")):  # PIL would cut values over 255
-            values = np.asarray(image)
-            values = values.astype(values.dtype.newbyteorder("="))
-            return np.repeat(to_8_bits(values, pixel_range_of(self.pixel_range))[..., None], 3, axis=2)
-        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+    def _read(self, item: str | int, file: str | int) -> Iterator[tuple[int, float | None, np.ndarray]]:
+        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
+        if isinstance(file, int) or _is_video(item):
+            return read_video(file, limit, self.every, self.limit)
+        content = read_file(file, limit)
+        self._note_depth(str(item), content, limit)
+        return read_pages(content, limit, self.every, self.limit, pixel_range_of(self.pixel_range))
 
     def _note_depth(self, item: str, content: bytes, limit: float) -> None:
         """Warn once where images with more than 8 bits use a small part of their range."""

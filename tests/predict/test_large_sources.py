@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from localvit_det.datasets.images import BrokenImageError
 from localvit_det.errors import DataError
-from localvit_det.predict.pages import read_pages
+from localvit_det.predict.readers import read_pages
 from localvit_det.predict.sources import Sources
 
 SIDE = 16_000  # 256 million pixels, as many as FFmpeg decodes

@@ -32,7 +32,7 @@ from localvit_det.datasets.images import BrokenImageError, decode, read_depth, r
 from localvit_det.datasets.normalize import CACHE, normalized
 from localvit_det.errors import UserError
 from localvit_det.evaluation.truth import GroundTruth
-from localvit_det.predict.pages import read_pages
+from localvit_det.predict.readers import read_pages
 from localvit_det.preflight.data import find_problems
 
 from .mutations import (
