@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import openvino
 
     from ..predict.detector import Detector
-    from ..predict.sources import Frame
+    from ..predict.result import Frame
 
 IMAGES = 300  # as many as NNCF looks at by default
 _EXACT, _COMPARED = 3, 20  # of these, on which the exported model is compared before and after rounding

@@ -30,8 +30,8 @@ from ..config.test_pipeline import SCORE, image_pipeline, prepare
 from ..errors import CheckpointError, ConfigError, DataError, UserError
 from ..export.runtime import ExportedDetector
 from ..fused import fuse_detector
-from .result import Result
-from .sources import Frame, Source, Sources
+from .result import Frame, Result
+from .sources import Source, Sources
 
 _LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO
 

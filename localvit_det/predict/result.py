@@ -1,4 +1,4 @@
-"""Hold what was found in one image: boxes, scores, classes, masks."""
+"""Hold one image, and what was found in it: boxes, scores, classes, masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,25 @@ from typing import Any
 import numpy as np
 
 from ..visualization import draw_objects
-from .sources import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An image on its way to the detector.
+
+    Attributes:
+        image: H×W×3, uint8, BGR.
+        source: The file or address; empty for an array.
+        name: A relative path that no other source of the run has.
+        index: Its number in its video, 0 for an image.
+        rate: Frames a second of its video; None for an image.
+    """
+
+    image: np.ndarray
+    source: str
+    name: str
+    index: int = 0
+    rate: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import glob
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import IOBase
@@ -22,8 +24,8 @@ from ..datasets.images import BrokenImageError, explain_depth, pixel_range_of, r
 from ..download import download, file_name
 from ..errors import DataError, UserError, first_line, printable
 from ..output_names import INDEX, safe_name, without_outputs
-from .find_files import find_files
 from .readers import count_frames, from_pil, read_pages, read_video
+from .result import Frame
 
 _LIMIT_BYTES, _LIMIT_SECONDS = 2 << 30, 1800  # of what lies at an address
 
@@ -37,25 +39,6 @@ _TAKEN = (
     "give a file, a folder, a glob, an https address, the number of a webcam, an array (H, W, 3) of uint8 in the order "
     "BGR, an image of PIL, or several of these"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """An image on its way to the detector.
-
-    Attributes:
-        image: H×W×3, uint8, BGR.
-        source: The file or address; empty for an array.
-        name: A relative path that no other source of the run has.
-        index: Its number in its video, 0 for an image.
-        rate: Frames a second of its video; None for an image.
-    """
-
-    image: np.ndarray
-    source: str
-    name: str
-    index: int = 0
-    rate: float | None = None
 
 
 _Item = str | int | np.ndarray | Image.Image  # a file or address, a camera, an image
@@ -294,6 +277,73 @@ class Sources:
                 print_log(f"{what} that are not taken in {printable(asked)}: {count}", "current", logging.WARNING)
         for file in kept:
             yield str(file), str(file.relative_to(root))
+
+
+@dataclass
+class Found:
+    """What `find_files` has found.
+
+    Attributes:
+        files: In the order of their paths.
+        hidden: How many hidden files were passed over that end like the others.
+        unreadable: Folders that could not be listed, and links that lead nowhere, and why.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    hidden: int = 0
+    unreadable: dict[str, OSError] = field(default_factory=dict)
+
+
+def find_files(pattern: Path, suffixes: Sequence[str] | None = None) -> Found:
+    """Return the files that a pattern of `glob` names; `**` stands for folders at any depth.
+
+    Unlike those of `glob` and `pathlib`, the search ends where links form circles or many ways to one folder: each
+    folder is listed once. It also says what it passed over.
+
+    Args:
+        suffixes: In lower case; others are passed over.
+    """
+    found, seen = Found(), set[tuple]()
+    start = Path(pattern.anchor)
+    parts = pattern.relative_to(start).parts
+    parts += ("*",) if parts[-1] == "**" else ()
+    _search(start, parts, tuple(suffixes or ("",)), found, seen)
+    found.files.sort()
+    return found
+
+
+def _search(folder: Path, parts: Sequence[str], suffixes: tuple[str, ...], found: Found, seen: set) -> None:
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        _search(folder, rest, suffixes, found, seen)
+    literal = not glob.has_magic(part) or os.path.lexists(folder / part)
+    key = os.path.realpath(folder), parts
+    if key in seen:
+        return
+    seen.add(key)
+    if literal:
+        names = [part]
+    else:
+        try:
+            names = os.listdir(folder)
+        except OSError as error:
+            if not isinstance(error, (NotADirectoryError, FileNotFoundError)):
+                found.unreadable[str(folder)] = error
+            return
+    for name in names:
+        path = folder / name
+        if not literal and part != "**" and not fnmatch.fnmatch(name, part):
+            continue
+        hidden = name.startswith(".") and not (literal or part.startswith("."))
+        if rest:
+            if not hidden and path.is_dir():
+                _search(path, parts if part == "**" else rest, suffixes, found, seen)
+        elif name.lower().endswith(suffixes):
+            if path.is_file():
+                found.hidden += hidden
+                found.files += [] if hidden else [path]
+            elif path.is_symlink() and not path.exists():
+                found.unreadable[str(path)] = FileNotFoundError(errno.ENOENT, "it is a link to nothing")
 
 
 @contextmanager

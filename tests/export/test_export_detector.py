@@ -26,7 +26,7 @@ from localvit_det.export.detector import check_agreement, compare_objects, expor
 from localvit_det.export.exportable import exportable
 from localvit_det.export.formats import FORMATS
 from localvit_det.export.runtime import ExportedDetector
-from localvit_det.predict.sources import Frame
+from localvit_det.predict.result import Frame
 
 NANO = "mask_rcnn_shuffle_nano_shapes"
 NETS = ("dwnet", "ddwnet", "iddwnet", "gg", "msg", "pcpvt", "svt", "swin", "pvt")

@@ -6,7 +6,7 @@ import os
 import pytest
 from predict_cases import files_in, published, run, write_image, write_video
 
-from localvit_det.predict.find_files import find_files
+from localvit_det.predict.sources import find_files
 
 NAMES = ("a.jpg", "a.JPG", "a.jp2", "a.ppm", "a.png", "a b/x.jpg", "sub/x.jpg", "sub_x.jpg", "clip_000001.jpg")
 
