@@ -1,31 +1,17 @@
-"""Checkpoints through the tools: mistakes in one sentence, fine-tuning, publishing, converting."""
+"""Checkpoints through the commands: mistakes end in one sentence; fine-tuning, publishing, testing."""
 
 import os
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from mmdet.registry import MODELS
+from checkpoint_cases import CONFIGS, NO_WORKERS, Runs, detector, run, saved
 from official_layouts import dwnet, shuffle
 
 from localvit_det.checkpoint.read import load_weights_only
-from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 from localvit_det.files import sha256
-
-CONFIGS = {name: REPOSITORY / f"configs/mask_rcnn_{name}_nano_shapes.py" for name in ("dwnet", "gg", "shuffle")}
-NO_WORKERS = tuple(
-    f"{split}_dataloader.{key}"
-    for split in ("train", "val", "test")
-    for key in ("num_workers=0", "persistent_workers=False")
-)
-
-
-def run(tool: str, *arguments: object) -> None:
-    runpy.run_path(str(REPOSITORY / f"tools/{tool}.py"))["main"]([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ def stars(tmp_path) -> Path:
 
 @pytest.fixture
 def ends(capsys, shapes, tmp_path):
-    """Runs a tool that must end in one sentence, with nothing trained."""
+    """Return what runs a tool that must end in one sentence, with nothing trained."""
 
     def ends(tool: str, config: str, *arguments: object, options: tuple = ()) -> str:
         with pytest.raises(SystemExit) as stop:
@@ -61,49 +47,34 @@ def ends(capsys, shapes, tmp_path):
     return ends
 
 
-def save(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
+LARGER = ("model.backbone.arch.embed_dims=48", "model.neck.in_channels=[48,96,192,384]")
+# The tool, the config, the option before the file if any, what the file holds, more options, what is said.
+MISTAKES = {
+    "Shuffle into GG": ("train", "gg", "--pretrained", shuffle, (), "its backbone is ShuffleTransformer"),
+    "small into large": ("train", "dwnet", "--pretrained", lambda: dwnet(window=5), LARGER, "DWNet with 48 channels"),
+    "backbone as detector": ("train", "dwnet", "--load-from", lambda: dwnet(window=5), (), "not a detector"),
+    "backbone in a test": ("test", "dwnet", None, lambda: dwnet(window=5), (), "not a detector"),
+    "unknown policy": ("train", "dwnet", None, None, ("load_policy=fine-tune",), "did you mean 'finetune'"),
+    "what is no training": ("train", "dwnet", "--resume", detector, (), "--load-from"),
+}
 
 
-def detector(classes: int = 3) -> dict:
-    """A DWNet nano detector as MMDetection 2 would have written it."""
-    cfg = load_config(CONFIGS["dwnet"], {"classes": [f"class {i}" for i in range(classes)]})
-    state = {k: v for k, v in MODELS.build(cfg.model).state_dict().items() if not k.startswith("backbone.")}
-    state |= {f"backbone.{k}": v for k, v in dwnet(detection=True, window=5).items()}
-    return {"state_dict": state, "meta": {"mmdet_version": "2.11.0"}, "optimizer": {}}
-
-
-def test_shuffle_into_gg(ends, tmp_path):
-    file = save(tmp_path / "shuffle.pth", {"model": shuffle()})
-    sentence = ends("train", "gg", "--pretrained", file)
-    assert f"{file} does not fit GGTransformer" in sentence
-    assert "its backbone is ShuffleTransformer" in sentence
-
-
-def test_small_into_large(ends, tmp_path):
-    file = save(tmp_path / "nano.pth", {"model": dwnet(window=5)})
-    options = ("model.backbone.arch.embed_dims=48", "model.neck.in_channels=[48,96,192,384]")
-    sentence = ends("train", "dwnet", "--pretrained", file, options=options)
-    assert "DWNet with 32 channels and 2-2-2-2 blocks" in sentence
-    assert "the model's is DWNet with 48 channels" in sentence
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_end_in_one_sentence(ends, tmp_path, case):
+    tool, config, option, content, options, words = MISTAKES[case]
+    file = [saved(tmp_path / "file.pth", content())] if content else []
+    assert words in ends(tool, config, *([option] if option else []), *file, options=options)
 
 
 @pytest.mark.slow
 def test_detector_as_backbone(ends, tmp_path):
-    sentence = ends("train", "dwnet", "--pretrained", save(tmp_path / "detector.pth", detector()))
+    sentence = ends("train", "dwnet", "--pretrained", saved(tmp_path / "detector.pth", detector()))
     assert "whole detector and not a backbone" in sentence
-
-
-@pytest.mark.parametrize("tool", ["train", "test"])
-def test_backbone_as_detector(ends, tmp_path, tool):
-    file = save(tmp_path / "nano.pth", {"model": dwnet(window=5)})
-    assert "not a detector" in ends(tool, "dwnet", *(("--load-from", file) if tool == "train" else (file,)))
 
 
 @pytest.mark.slow
 def test_other_class_count(ends, tmp_path):
-    file = save(tmp_path / "v2.pth", detector(classes=20))
+    file = saved(tmp_path / "v2.pth", detector(classes=20))
     for sentence in (
         ends("test", "dwnet", file),
         ends("test", "dwnet", file, options=("load_policy=finetune",)),  # no test of heads that start new
@@ -114,72 +85,16 @@ def test_other_class_count(ends, tmp_path):
 
 @pytest.mark.slow
 def test_files_that_are_no_checkpoints(ends, tmp_path):
-    whole = save(tmp_path / "whole.pth", detector())
-    cut = tmp_path / "cut.pth"
-    cut.write_bytes(whole.read_bytes()[:-500])
-    page = tmp_path / "page.pth"
+    cut, page, marker = (tmp_path / name for name in ("cut.pth", "page.pth", "was-run"))
+    cut.write_bytes(saved(tmp_path / "whole.pth", detector()).read_bytes()[:-500])
     page.write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
-    marker = tmp_path / "was-run"
-
-    class Malicious:
-        def __reduce__(self) -> tuple:
-            return os.system, (f"touch {marker}",)
-
-    evil = save(tmp_path / "evil.pth", {"state_dict": Malicious()})
+    evil = saved(tmp_path / "evil.pth", {"state_dict": Runs(os.system, f"touch {marker}")})
     assert f"{cut} is cut off" in ends("train", "dwnet", "--pretrained", cut)
     assert f"{cut} is cut off" in ends("test", "dwnet", cut)
     assert f"{page} is a text" in ends("train", "dwnet", "--load-from", page)
     assert f"{evil} is refused" in ends("train", "dwnet", "--pretrained", evil)
     assert f"{evil} is refused" in ends("train", "dwnet", "--load-from", evil)
     assert not marker.exists()
-
-
-def test_unknown_policy(ends):
-    assert "did you mean 'finetune'" in ends("train", "dwnet", options=("load_policy=fine-tune",))
-
-
-def test_resuming_from_what_is_no_training(ends, tmp_path):
-    assert "--load-from" in ends("train", "dwnet", "--resume", save(tmp_path / "v2.pth", detector()))
-
-
-def test_convert(tmp_path, capsys):
-    official = dwnet(96, (2, 2, 6, 2))
-    source = save(tmp_path / "dwnet_tiny_224.pth", {"model": official})
-    run("convert_checkpoint", source, tmp_path / "clean.pth")
-    assert "not needed: head.bias" in capsys.readouterr().out
-    clean = load_weights_only(tmp_path / "clean.pth")
-    assert clean["meta"]["source_sha256"] == sha256(source)
-    assert all(isinstance(value, torch.Tensor) for value in clean["state_dict"].values())
-    net = MODELS.build({"type": "DWNet", "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "clean.pth")}})
-    net.init_weights()
-    torch.testing.assert_close(net.stem.norm.bias.detach(), official["patch_embed.norm.bias"])
-
-    safetensors = pytest.importorskip("safetensors")
-    run("convert_checkpoint", source, tmp_path / "clean.safetensors")
-    with safetensors.safe_open(tmp_path / "clean.safetensors", "pt") as file:
-        assert file.metadata()["source_sha256"] == sha256(source)
-    torch.testing.assert_close(load_weights_only(tmp_path / "clean.safetensors"), clean["state_dict"])
-
-
-def test_convert_the_backbone_of_a_classifier(tmp_path):
-    state = {f"module.backbone.{name}": tensor for name, tensor in dwnet(96, (2, 2, 6, 2)).items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("module.backbone.head.")}
-    source = save(tmp_path / "classifier.pth", {"state_dict": state | {"module.head.fc.weight": torch.zeros(3, 768)}})
-    run("convert_checkpoint", source, tmp_path / "clean.pth")
-    clean = load_weights_only(tmp_path / "clean.pth")["state_dict"]
-    torch.testing.assert_close(clean["stem.norm.bias"], state["module.backbone.patch_embed.norm.bias"])
-
-
-def test_convert_detector(tmp_path):
-    content = detector()
-    content["meta"]["CLASSES"] = ["cat", "dog", "fox"]
-    source = save(tmp_path / "v2.pth", content)
-    run("convert_checkpoint", source, tmp_path / "v3.pth", "--config", CONFIGS["dwnet"])
-    assert load_weights_only(tmp_path / "v3.pth")["meta"]["dataset_meta"] == {"classes": ("cat", "dog", "fox")}
-    model = MODELS.build(load_config(CONFIGS["dwnet"]).model)
-    assert load_weights_only(tmp_path / "v3.pth")["state_dict"].keys() == model.state_dict().keys()
-    with pytest.raises(SystemExit):
-        run("convert_checkpoint", source, tmp_path / "v3.pth")
 
 
 @pytest.mark.slow
@@ -193,7 +108,7 @@ def test_train_publish_test_infer_fine_tune(shapes, stars, tmp_path, capsys):
         "visualizer = dict(name='own log in this process')\n"
     )
     start = detector()
-    file = save(tmp_path / "v2.pth", start)
+    file = saved(tmp_path / "v2.pth", start)
     run("train", config, "--work-dir", tmp_path / "run", "--load-from", file, *options, f"data_root={shapes}")
     trained = capsys.readouterr().out
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from checkpoint_cases import NANO, backbone
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from official_layouts import dwnet
-from test_checkpoint_addresses import remote  # noqa: F401 - a fixture
-from test_checkpoint_load import NANO, backbone
+from test_read import remote  # noqa: F401 - a fixture
 
 from localvit.commands import weights
 from localvit_det.checkpoint import official

@@ -1,9 +1,13 @@
-"""Checkpoints load without running anything, by every way that MMEngine has."""
+"""Pickles run nothing, by every way that MMEngine has, and take no more time or memory than they hold."""
 
 import argparse
+import io
+import json
 import os
 import pickle
-import sys
+import resource
+import struct
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -18,7 +22,8 @@ from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
 from localvit_det.checkpoint.read import load_weights_only
-from localvit_det.errors import RequirementError
+from localvit_det.checkpoint.safe_pickle import TooLarge, check_tuples, restore
+from localvit_det.errors import CheckpointError
 
 
 def write_torch(obj, path, **settings):
@@ -222,51 +227,6 @@ def test_runner_checkpoint_loads_and_resumes(tmp_path):
     load_weights_only(tmp_path / "resumed" / "epoch_2.pth")
 
 
-def test_state_of_a_detector_init_cfg(tmp_path):
-    source, target = Toy(), Toy()
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "model.pth")
-    target.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "model.pth")}
-    target.init_weights()
-    torch.testing.assert_close(target.state_dict(), source.state_dict())
-
-
-A_TEXT = "is a text, not a checkpoint (it begins with"
-NOT_CHECKPOINTS = [
-    (b"", "is empty"),
-    (b"\n<!DOCTYPE html><html><body>\xc3\xa4</body></html>", f"{A_TEXT} '<!DOCTYPE html>"),
-    (b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}', f'{A_TEXT} \'{{"weight_map"'),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", f"{A_TEXT} 'version https://git-lfs"),
-    (b"\x80\x02garbage", "cannot be read as a checkpoint"),
-    (bytes(range(256)), "cannot be read as a checkpoint"),
-]
-
-
-@pytest.mark.parametrize(("content", "what"), NOT_CHECKPOINTS)
-def test_file_that_is_no_checkpoint(tmp_path, content, what):
-    path = tmp_path / "model.pth"
-    path.write_bytes(content)
-    sentence = refusal(load_weights_only, path)
-    assert f"{path} {what}" in sentence
-    assert "weights_only" not in sentence  # torch's advice to load unsafely is not ours
-
-
-def test_missing_file_and_folder(tmp_path):
-    assert "does not exist" in refusal(load_checkpoint, nn.Linear(1, 1), str(tmp_path / "absent.pth"))
-    assert "is a folder" in refusal(load_weights_only, tmp_path)
-
-
-def test_other_archives(tmp_path):
-    path = tmp_path / "model.pth"
-    torch.save({"a": torch.zeros(1000)}, path)
-    path.write_bytes(path.read_bytes()[:-500])
-    assert "is cut off" in refusal(load_weights_only, path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "")
-    assert "zip archive without weights" in refusal(load_weights_only, path)
-    torch.jit.script(nn.ReLU()).save(path)
-    assert "TorchScript" in refusal(load_weights_only, path)
-
-
 def test_settings_of_a_training_beside_its_weights(tmp_path):
     """As timm saves them, and the official codes of Twins and PVT."""
     args = argparse.Namespace(lr=0.1, output=Path("/data/out"), nested=argparse.Namespace(names=("a", "b")))
@@ -279,37 +239,153 @@ def test_settings_of_a_training_beside_its_weights(tmp_path):
     assert "cannot be read" in refusal(load_weights_only, tmp_path / "bad.pth")
 
 
-def test_something_else_than_a_dictionary(tmp_path):
-    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
-    assert "holds a Tensor" in refusal(load_weights_only, tmp_path / "tensor.pth")
-    torch.save(nn.Linear(1, 1), tmp_path / "module.pth")
-    assert "torch.nn.modules.linear.Linear" in refusal(load_weights_only, tmp_path / "module.pth")
+def doubled(depth: int):
+    value = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
 
 
-def test_open_mmlab_file_of_the_user_is_loaded_safely(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    (tmp_path / "open_mmlab.json").write_text('{"mine": "mine.pth"}')
-    torch.save({"a": Runs(os.system, f"touch {tmp_path / 'touched'}")}, tmp_path / "mine.pth")
-    assert "system" in refusal(CheckpointLoader.load_checkpoint, "open-mmlab://mine")
-    assert not (tmp_path / "touched").exists()
+def nested(depth: int):
+    value = ()
+    for _ in range(depth):
+        value = (value,)
+    return value
 
 
-def test_safetensors(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "safetensors", None)
-        path.write_bytes(bytes(8))
-        with pytest.raises(RequirementError, match="pip install safetensors"):
-            load_weights_only(path)
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file({"weight": torch.ones(2)}, path)
-    assert load_weights_only(path)["weight"].tolist() == [1, 1]
-    torch.save({"weight": torch.ones(2)}, path)
-    assert "safetensors" in refusal(load_weights_only, path)
+def with_pickle(path, content: bytes, compressed: int = zipfile.ZIP_STORED):
+    """A checkpoint with such a data.pkl."""
+    torch.save({"state_dict": {"w": torch.zeros(1)}}, file := io.BytesIO())
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w", compressed) as new:
+        for member in old.namelist():
+            new.writestr(member, content if member.endswith("data.pkl") else old.read(member))
+    return path
 
 
-def test_devices(tmp_path):
-    torch.save({"weight": torch.ones(2)}, tmp_path / "model.pth")
-    assert load_weights_only(tmp_path / "model.pth", "meta")["weight"].device.type == "meta"
-    assert CheckpointLoader.load_checkpoint(str(tmp_path / "model.pth"))["weight"].device.type == "cpu"
+def as_key(depth: int) -> bytes:
+    """A pickle of a dict with such a tuple as a key, which is never hashed here."""
+    inner = pickle.dumps(doubled(depth), 2)[2:-1]
+    return b"\x80\x02}" + inner + b"K\x01s."
+
+
+def tensor_of(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros(1).as_strided(shape, (0,) * len(shape))
+
+
+def array_of_nothing() -> Runs:
+    state = (1, (10**11,), np.dtype("S0"), False, b"")
+    return Runs(np.zeros(0).__reduce__()[0], np.ndarray, (0,), b"b", state=state)
+
+
+def with_an_archive_behind(path, content):
+    """A pickle for torch, which looks at the beginning, an archive for zipfile, which looks at the end."""
+    torch.save(content, old := io.BytesIO(), _use_new_zipfile_serialization=False)
+    path.write_bytes(old.getvalue() + with_pickle(path, b"\x80\x02}.").read_bytes())
+    return path
+
+
+def of_several_disks(path):
+    content = with_pickle(path, b"\x80\x02}.").read_bytes()
+    path.write_bytes(content[:-22] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + content[-22:])
+    return path
+
+
+def inflating(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as member:
+        for _ in range(100):
+            member.write(bytes(1 << 20))
+    return path
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+def safetensors(path, header: bytes, length: int | None = None):
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + bytes(8))
+    return path
+
+
+HEADER = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+# Nested lists are built by the pickle itself: pickle.dumps would not get so deep.
+BOMBS = {
+    "nested tuples": lambda path: saved(path, {"state_dict": {"w": torch.zeros(1)}, "meta": doubled(60)}),
+    "tuples in the old format": lambda path: torch.save({"m": doubled(60)}, path, _use_new_zipfile_serialization=False),
+    "tuples before an archive": lambda path: with_an_archive_behind(path, {"m": doubled(60)}),
+    "archive of several disks": of_several_disks,
+    "tuples as a key": lambda path: with_pickle(path, as_key(60)),
+    "deep tuples": lambda path: with_pickle(path, b"\x80\x02)" + b"\x85" * 200_000 + b"."),
+    "deep lists": lambda path: with_pickle(path, b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."),
+    "archive that inflates": inflating,
+    "view of 10^11 numbers": lambda path: saved(path, {"state_dict": {"w": tensor_of((100_000, 1_000_000))}}),
+    "many views": lambda path: saved(path, {"state_dict": {f"w{i}": tensor_of((1000, 1000)) for i in range(500)}}),
+    "sparse tensor": lambda path: saved(
+        path, {"w": torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**9, 10**9))}
+    ),
+    "long array of nothing": lambda path: with_pickle(path, pickle.dumps({"a": array_of_nothing()}, 2)),
+    "header longer than the file": lambda path: safetensors(path.with_suffix(".safetensors"), b"{}", 2**62),
+    "tensors outside the file": lambda path: safetensors(
+        path.with_suffix(".safetensors"), json.dumps({"w": {**HEADER, "data_offsets": [0, 2**40]}}).encode()
+    ),
+    "shape of more than there is": lambda path: safetensors(
+        path.with_suffix(".safetensors"), json.dumps({"w": {**HEADER, "shape": [2**40, 2**40]}}).encode()
+    ),
+    "header of no JSON": lambda path: safetensors(path.with_suffix(".safetensors"), b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_refused_before_memory_is_taken(case, tmp_path):
+    file = BOMBS[case](tmp_path / "file.pth") or tmp_path / "file.pth"
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(CheckpointError) as caught:
+        load_weights_only(file)
+    assert time.process_time() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_names_of_globals_stay_in_one_short_line(tmp_path):
+    """Texts of any kind may stand where a pickle of protocol 4 names what it calls."""
+    text = "a\nb" * 1000
+    content = b"\x80\x04\x8c\x01a" + b"X" + struct.pack("<L", len(text)) + text.encode() + b"\x93."
+    with pytest.raises(CheckpointError, match="could run code") as caught:
+        load_weights_only(with_pickle(tmp_path / "file.pth", content))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    long = b"\x80\x04\x93" + 9000 * b"N" + b"."  # from an empty stack; checksums come with the last piece
+    archive = bytearray(with_pickle(tmp_path / "file.pth", long).read_bytes())
+    archive[archive.index(b"PK\1\2") + 16] ^= 1  # of the checksum
+    (tmp_path / "file.pth").write_bytes(archive)
+    with pytest.raises(CheckpointError):
+        load_weights_only(tmp_path / "file.pth")
+    content = content[:-1] + b"\x8d" + struct.pack("<Q", 2**62)  # a text of so many bytes
+    with pytest.raises(CheckpointError):
+        load_weights_only(with_pickle(tmp_path / "file.pth", content))
+
+
+def test_what_checkpoints_hold_is_no_bomb(tmp_path):
+    weight = torch.randn(64, 64)
+    names = tuple(f"class {i}" for i in range(13_000))
+    content = {
+        "state_dict": {f"w{i}": weight for i in range(50)},
+        "meta": {"classes": names, "palette": [(1, 2, 3)] * 99},
+    }
+    content["state_dict"]["view"] = weight[:, :1].expand(64, 64)
+    loaded = load_weights_only(saved(tmp_path / "file.pth", content))
+    assert loaded["meta"]["classes"] == names
+    assert loaded["state_dict"]["view"].equal(content["state_dict"]["view"])
+    assert loaded["state_dict"]["w49"].equal(weight)
+
+
+def test_tuples_are_restored_once():
+    value = doubled(60)
+    result = restore({"a": value, "b": [value]})
+    assert result["b"][0] is result["a"]
+    with pytest.raises(TooLarge):
+        check_tuples(io.BytesIO(pickle.dumps(value)))
+    check_tuples(io.BytesIO(pickle.dumps((nested(50), doubled(10)))))
