@@ -98,7 +98,7 @@ def test_a_weight_of_another_shape_counts_as_converted():
     assert report.found == set(state)
 
 
-def test_another_window_size_is_resized_and_told():
+def test_another_window_size_is_resized_and_reported():
     net = backbone("ShuffleTransformer", window_size=5, out_norm_cfg=None)
     official = shuffle(window=7)
     state, report = prepare(net, official)
