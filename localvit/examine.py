@@ -112,7 +112,7 @@ def _library() -> tuple[dict[str, Any], list[str]]:
         sentence = " ".join(str(error).split())
         known = type(error).__name__ == "RequirementError"
         return facts, [sentence if known else f"localvit_det cannot be imported ({type(error).__name__}: {sentence})."]
-    from localvit_det.config.packaged import config_folder, config_names
+    from localvit_det.config.utils import config_folder, config_names
 
     facts["installed"] = "in the package" if ".mim" in config_folder().parts else "in place, from a checkout"
     facts["configs"] = len(config_names())

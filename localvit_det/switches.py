@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from .backbones import LocalViT
-from .config.parts import registered, walk
+from .config.utils import registered, walk
 from .errors import ConfigError, RequirementError
 
 # What --log takes: the backend, and the module that it needs.

@@ -7,7 +7,7 @@ from coco_folder import NAMES, write_coco, write_config
 
 import localvit_det  # noqa: F401
 from localvit_det import preflight
-from localvit_det.config import channels, load_config
+from localvit_det.config import load_config, model
 from localvit_det.preflight import check_config
 
 SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', {}))"
@@ -21,7 +21,7 @@ def logged(monkeypatch):
     def record(message, logger, level=logging.INFO):
         lines.append((level, message))
 
-    for module in (channels, preflight.data, preflight.classes):
+    for module in (model, preflight.data, preflight.classes):
         monkeypatch.setattr(module, "print_log", record)
     return lines
 

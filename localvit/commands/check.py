@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from localvit_det.cli import make_config_parser, read_arguments, sentence_of, tells_mistakes
 from localvit_det.config import SPLITS
-from localvit_det.config.parts import dataset_paths, find_datasets
+from localvit_det.config.utils import dataset_paths, find_datasets
 from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
 from localvit_det.datasets.images import pixel_range_of
 from localvit_det.errors import DataError, UserError

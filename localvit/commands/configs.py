@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from localvit_det.cli import tells_mistakes
-from localvit_det.config.packaged import config_folder, config_names
+from localvit_det.config.utils import config_folder, config_names
 from localvit_det.errors import ConfigError, did_you_mean
 
 HEAD = ("config", "backbone", "epochs", "parameters", "multiply-adds", "published box / mask AP")

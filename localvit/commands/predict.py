@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from localvit_det.cli import LEFT_OUT, add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
-from localvit_det.config.test_pipeline import SCORE
+from localvit_det.config.pipelines import SCORE
 from localvit_det.errors import ConfigError, DataError, OutputError, first_line, printable, shortened
 from localvit_det.predict import Detector, Result
 from localvit_det.predict.output import Output

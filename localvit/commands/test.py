@@ -18,9 +18,9 @@ from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.checkpoint.search import newest_for_test
 from localvit_det.cli import also_unread, check_config, config_from, make_parser, options_of, tells_mistakes
-from localvit_det.config.found_set import orders_classes
-from localvit_det.config.parts import find_datasets
+from localvit_det.config.discovery import orders_classes
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
+from localvit_det.config.utils import find_datasets
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.record import dump_metric, keep_predictions, write_record

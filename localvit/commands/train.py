@@ -21,7 +21,7 @@ from localvit_det.cli import (
     tells_mistakes,
     work_dir_of,
 )
-from localvit_det.config.file import read_config_file
+from localvit_det.config.read import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
 from localvit_det.engine.hooks import DryRunDone, DryRunHook
 from localvit_det.engine.optim import stretch_schedules, stretch_switches

@@ -15,7 +15,7 @@ import numpy as np
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from ..config.parts import dataset_paths, find_datasets, prepare_dataset
+from ..config.utils import dataset_paths, find_datasets, prepare_dataset
 from ..datasets.annotations import read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..errors import DataError, shortened

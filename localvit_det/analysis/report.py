@@ -10,8 +10,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checkpoint.config_text import parse
-from ..config.parts import dataset_paths, find_datasets
 from ..config.run import changes
+from ..config.utils import dataset_paths, find_datasets
 from ..datasets.annotations import read_annotations
 from ..engine.reporting import coco_rows
 from ..errors import DataError, UserError, first_line

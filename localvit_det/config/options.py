@@ -1,13 +1,25 @@
-"""`--cfg-options KEY=VALUE`: values are what they look like, and texts stay as they were typed."""
+"""Options of a config: what their values mean, and which names at its top level nothing reads.
+
+MMEngine's `DictAction` would split paths at their commas, turn classes named 1e3 or None into values, leave `{dicts}`
+as texts, and store a misspelt name in silence.
+"""
 
 import argparse
 import ast
+import inspect
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
 from ..checkpoint.config_text import parse
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
+from .utils import config_folder
 
 HELP = """override settings of the config: data_root="/data/my set" classes=auto optim_wrapper.optimizer.lr=1e-4.
 VALUE is a number, True, False or None; a [list], a (tuple) or a {dict: of them}, in which words need no quotes;
@@ -23,14 +35,59 @@ _PATHS = {
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _NUMBER = re.compile(r"[+-]?(?:\d+|(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?|inf)$")
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
+# Names that something reads, whether or not the config has them.
+_READ = {
+    *inspect.signature(Runner.__init__).parameters,
+    *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
+    *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
+    *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
+    *("runner_type", "strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "non_finite", "recognized"),
+    *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline", "allow_pickle"),
+    *("crowds_as_objects", "pixel_range", "started_with"),
+} - {"self", "cfg"}
+_ONLY_EMBEDDED = {"test_pipeline"}  # read from files of weights; in a config it is a name like train_pipeline
+_NOT_INHERITED = (
+    "its parent has used its own value already, so this one changes nothing; set what the parent makes of it"
+)
+# Settings by what they are called elsewhere, without underscores.
+_MEANT = {
+    **dict.fromkeys(("epoch", "epochs", "maxepoch", "maxepochs", "numepochs"), "train_cfg.max_epochs"),
+    **dict.fromkeys(("iters", "maxiter", "maxiters"), "train_cfg.max_iters"),
+    "valinterval": "train_cfg.val_interval",
+    **dict.fromkeys(("lr", "lr0", "learningrate", "baselr"), "optim_wrapper.optimizer.lr"),
+    **dict.fromkeys(("wd", "weightdecay"), "optim_wrapper.optimizer.weight_decay"),
+    "optimizer": "optim_wrapper.optimizer.type",
+    **dict.fromkeys(("batch", "batchsize", "samplespergpu"), "train_dataloader.batch_size"),
+    **dict.fromkeys(("workers", "numworkers", "workerspergpu"), "train_dataloader.num_workers"),
+    **dict.fromkeys(("seed", "randomseed"), "randomness.seed"),
+    "loginterval": "default_hooks.logger.interval",
+    **dict.fromkeys(("saveinterval", "checkpointinterval"), "default_hooks.checkpoint.interval"),
+    **dict.fromkeys(("class", "classnames", "names", "labels", "categories"), "classes"),
+    **dict.fromkeys(("size", "imgsize", "imgsz", "imgscale", "inputsize"), "image_size"),
+    "annfile": "train_dataloader.dataset.ann_file",
+    **dict.fromkeys(("weights", "checkpoint", "loadfrom"), "load_from"),
+    **dict.fromkeys(("output", "outdir", "outputdir", "workdir"), "work_dir"),
+    **dict.fromkeys(("dataroot", "data", "root"), "data_root"),
+    "trainpipeline": "train_dataloader.dataset.pipeline",
+    **dict.fromkeys(("testpipeline", "valpipeline"), "val_dataloader.dataset.pipeline"),
+}
+_NO_SETTING = {
+    **dict.fromkeys(
+        ("device", "gpu", "gpus", "gpuids"),
+        "leave it out, since a GPU is taken where there is one, and choose by the variable CUDA_VISIBLE_DEVICES "
+        "(`localvit predict` has --device)",
+    ),
+    "numclasses": "set classes=auto, or the names of the classes, which all heads follow",
+    "amp": "give --amp",
+}
 
 
 class Typed(str):
-    """A value as it was typed, which still has to be read beside the config's present one."""
+    """A value as it was typed, which still has to be read by the config's present one."""
 
 
 class OptionsAction(argparse.Action):
-    """Collects `KEY=VALUE` in a dict, over one or several uses of the option.
+    """Collect `KEY=VALUE` in a dict, over one or several uses of the option.
 
     Raises:
         ConfigError: One has no `=`, or no key.
@@ -43,7 +100,7 @@ class OptionsAction(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Adds what one use of the option gives."""
+        """Add what one use of the option gives."""
         options = dict(getattr(namespace, self.dest, None) or {})
         for value in values or ():
             key, equals, typed = str(value).partition("=")
@@ -57,7 +114,7 @@ class OptionsAction(argparse.Action):
 
 
 def read_options(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with values in place of what was typed; see `HELP` for the rules.
+    """Return the options with values in place of what was typed; see `HELP` for the rules.
 
     Args:
         options: Dotted keys and values; values that are not `Typed` are kept.
@@ -94,7 +151,7 @@ def _read(key: str, text: str, present: object) -> Any:
 
 
 def _element(key: str, text: str, words: bool) -> Any:
-    """One value without commas outside of brackets and quotes."""
+    """Return one value without commas outside of brackets and quotes."""
     text = text.strip()
     quoted = _quoted(text)
     if quoted is not None:
@@ -131,7 +188,7 @@ def _pair(key: str, text: str, words: bool) -> tuple[Any, Any]:
 
 
 def _quoted(text: str) -> str | None:
-    """What stands in the quotes, if the whole text is one quoted text."""
+    """Return what stands in the quotes, if the whole text is one quoted text."""
     if len(text) < 2 or text[0] not in "'\"" or text[-1] != text[0]:
         return None
     try:
@@ -142,7 +199,7 @@ def _quoted(text: str) -> str | None:
 
 
 def _split(text: str) -> list[str] | None:
-    """Parts between the commas that are in no brackets and no quotes; None where those do not close."""
+    """Return the parts between the commas that are in no brackets and no quotes; None where those do not close."""
     parts, start, open_, quote, begins = [], 0, [], "", True
     for index, char in enumerate(text):
         if quote:
@@ -164,7 +221,7 @@ def _split(text: str) -> list[str] | None:
 
 
 def _present(config: Any, key: str) -> object:
-    """What the config has under a dotted key now; None if nothing."""
+    """Return what the config has under a dotted key now; None if nothing."""
     for part in key.split("."):
         if isinstance(config, (list, tuple)) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
@@ -173,3 +230,123 @@ def _present(config: Any, key: str) -> object:
         else:
             return None
     return config
+
+
+def unread_names(options: Mapping[str, Any], cfg: Config, path: Path) -> list[ConfigError]:
+    """Return what options, and the files of a user's config, set at the top level though nothing reads it.
+
+    A name that only the config's own file uses may be set by an option, since a user's code may read it; a warning says
+    what it does not do.
+
+    Args:
+        options: Dotted keys and values.
+        cfg: The config without them.
+        path: What was read; only Python files that came with no package are looked into.
+    """
+    found = [mistake for key, value in options.items() if (mistake := _option_mistake(key, value, cfg))]
+    if path.suffix == ".py" and path.is_file() and not _is_installed(path):
+        found += _file_mistakes(path, frozenset())
+    return found
+
+
+def _option_mistake(key: str, value: object, cfg: Config) -> ConfigError | None:
+    top = key.partition(".")[0]
+    if top in _READ:
+        return None
+    instead = _instead(key, value)
+    if top not in cfg:
+        hint = "" if instead else did_you_mean(top, {*cfg.keys(), *_READ})
+        fix = instead or "correct its name, or write it into the config if code of yours reads it"
+        return ConfigError(f"The option {key} sets {top}, which nothing reads{hint}: {fix}.")
+    _warn(
+        f"The option {key} sets {top}, which only the config's own file uses: what was made of it there stays as "
+        f"it was; {instead or 'set that instead'}."
+    )
+    return None
+
+
+def _file_mistakes(path: Path, used_by_children: Set[str]) -> Iterator[ConfigError]:
+    """Yield what is wrong with the names that a file and its parents assign, and warn of those that may be meant.
+
+    Args:
+        used_by_children: Names that files which build on this one use of it.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):  # reading the config reports it
+        return
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    of_parents = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    if "_base_" not in _assigned(tree):  # it is whole, perhaps written by a run: leftovers of its parents stand there
+        return
+    parents = _parents(tree, path)
+    for name, value in _assigned(tree).items():
+        if name.startswith("_") or name in used | used_by_children or name in _READ - _ONLY_EMBEDDED:
+            continue
+        instead = _instead(name, value)
+        near = "" if name in _READ else did_you_mean(name, _READ, cutoff=0.85)
+        if instead or near or any(_defines(parent, name) for parent in parents):
+            fix = instead or "correct or remove it" if near or instead else _NOT_INHERITED
+            yield ConfigError(f"The config {path} sets {name}, which nothing reads{near}: {fix}.")
+        else:
+            _warn(f"The config {path} sets {name}, which nothing in it uses, and this package does not read.")
+    for parent in parents:
+        if not _is_installed(parent):
+            yield from _file_mistakes(parent, of_parents | used_by_children)
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether a config came with a package: its authors' names are none of the user's."""
+    path = path.resolve()
+    return ".mim" in path.parts or path.is_relative_to(config_folder().resolve())
+
+
+def _parents(tree: ast.Module, path: Path) -> list[Path]:
+    """Return the files that a config builds on, those of packages as well."""
+    value = _assigned(tree)["_base_"]
+    names = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return [Path(Config._get_cfg_path(name, str(path))[0]) for name in names if isinstance(name, str)]
+
+
+def _assigned(tree: ast.Module) -> dict[str, object]:
+    """Return the names that are assigned at the top level; their values where these are literals, else an ellipsis."""
+    found: dict[str, object] = {}
+    for node in tree.body:
+        targets: list[ast.expr] = []
+        value: ast.expr | None = None
+        if isinstance(node, ast.Assign):
+            targets, value = node.targets, node.value
+        elif isinstance(node, ast.AnnAssign):
+            targets, value = [node.target], node.value
+        elif isinstance(node, (ast.AugAssign, ast.For)):
+            targets = [node.target]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                try:
+                    found[target.id] = ast.literal_eval(value) if value else ...
+                except (ValueError, TypeError):
+                    found[target.id] = ...
+    return found
+
+
+def _defines(path: Path, name: str) -> bool:
+    """Whether a config has a name, its own or inherited: one that nothing reads was used there already."""
+    try:
+        return name in Config.fromfile(path)
+    except Exception:  # reading the config itself reports it
+        return False
+
+
+def _warn(sentence: str) -> None:
+    print_log(sentence, "current", logging.WARNING)
+
+
+def _instead(key: str, value: object) -> str | None:
+    """Return what to do where a setting has another name here."""
+    if key.startswith("optimizer."):
+        return f"set optim_wrapper.{key}={value}"
+    plain = key.replace("_", "").replace("-", "").casefold()
+    if plain not in _MEANT:
+        return _NO_SETTING.get(plain)
+    shown = f"={value}" if isinstance(value, (str, int, float)) else ""
+    return f"set {_MEANT[plain]}{shown}"

@@ -23,7 +23,8 @@ from torch import Size, Tensor, nn
 from ..checkpoint.layouts import plain_names, weights_in
 from ..checkpoint.loading import label, label_of
 from ..checkpoint.read import classes_in
-from ..config.parts import heads_with_classes, walk
+from ..config.model import heads_with_classes
+from ..config.utils import walk
 from ..errors import CheckpointError, shortened
 from .processes import unwrapped
 

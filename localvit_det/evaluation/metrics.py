@@ -21,7 +21,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
 
-from ..config.parts import walk
+from ..config.utils import walk
 from ..errors import ConfigError, DataError, RequirementError
 from .truth import GroundTruth
 

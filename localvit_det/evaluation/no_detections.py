@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..config.parts import walk
+from ..config.utils import walk
 
 _IMAGES = 16  # that are tried again without a threshold
 _LIMIT = "score_thr"

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from ..config.parts import dataset_paths, find_datasets, walk
+from ..config.utils import dataset_paths, find_datasets, walk
 from ..errors import ConfigError, DataError
 from ..files import check_writable_folder, write_text
 from .metrics import is_coco_metric

@@ -13,7 +13,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
 from torch import Tensor
 
-from ..config.parts import find_datasets, walk
+from ..config.utils import find_datasets, walk
 from ..errors import ConfigError
 from .metrics import is_coco_metric
 

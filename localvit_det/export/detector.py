@@ -18,7 +18,7 @@ from ..checkpoint.config_text import as_text, to_json
 from ..checkpoint.exported import Info
 from ..checkpoint.publish import versions
 from ..checkpoint.safe_config import take
-from ..config.test_pipeline import image_pipeline, prepare
+from ..config.pipelines import image_pipeline, prepare
 from ..datasets.synthetic_shapes import CLASSES, draw_image
 from ..errors import ExportError
 from ..files import check_writable

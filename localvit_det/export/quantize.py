@@ -18,7 +18,7 @@ import torch
 from torchvision.ops import box_iou
 
 from ..checkpoint.exported import NOTE, read_info
-from ..config.test_pipeline import SCORE, image_pipeline, prepare
+from ..config.pipelines import SCORE, image_pipeline, prepare
 from ..errors import DataError, ExportError, RequirementError, first_line
 from ..files import check_writable, move_with_parts
 from .detector import export_detector, find

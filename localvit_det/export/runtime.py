@@ -15,8 +15,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..checkpoint.exported import Info, check_trusted, read_info
-from ..config.parts import find_datasets
-from ..config.test_pipeline import fitting
+from ..config.pipelines import fitting
+from ..config.utils import find_datasets
 from ..errors import CheckpointError, UserError, first_line
 from ..fused.roi_heads import paste_masks
 from .formats import Run, find_format

@@ -24,9 +24,10 @@ from ..checkpoint.read import classes_in
 from ..checkpoint.safe_config import without_pretrained
 from ..checkpoint.search import newest_for_test
 from ..config import load_config
-from ..config.parts import find_datasets, heads_with_classes, registered
+from ..config.model import heads_with_classes
+from ..config.pipelines import SCORE, image_pipeline, prepare
 from ..config.run import find_run
-from ..config.test_pipeline import SCORE, image_pipeline, prepare
+from ..config.utils import find_datasets, registered
 from ..errors import CheckpointError, ConfigError, DataError, UserError
 from ..export.runtime import ExportedDetector
 from ..fused import fuse_detector

@@ -5,7 +5,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..checkpoint.read import saved_classes
-from ..config.parts import find_datasets, has_stuff, heads_with_classes, is_semantic, registered
+from ..config.model import heads_with_classes
+from ..config.utils import find_datasets, has_stuff, is_semantic, registered
 from ..datasets.annotations import Annotations
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
 from .resources import checkpoint_to_resume, pretrained_init

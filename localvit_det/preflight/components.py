@@ -14,9 +14,9 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..config.channels import plain, readers, wanted_channels
 from ..config.load import RUNNER
-from ..config.parts import find_registered, known_channels, registered, walk
+from ..config.model import known_channels, plain, readers, wanted_channels
+from ..config.utils import registered, walk
 from ..errors import ConfigError, did_you_mean
 
 _PARTS = re.compile(r"(?:model|backbone|neck|data_preprocessor|\w+_head)(?:\.\d+)?$")
@@ -41,7 +41,7 @@ def check_types(cfg: Config) -> None:
     """
     for path, node in walk(cfg.get("model"), "model"):
         name = node.get("type")
-        if isinstance(name, str) and _PARTS.search(path) and find_registered(MODELS, name) is None:
+        if isinstance(name, str) and _PARTS.search(path) and registered(MODELS, name) is None:
             hint = "" if "." in name else did_you_mean(name, MODELS.module_dict)
             raise ConfigError(
                 f"{path}.type '{name}' is not a registered model{hint}: correct it, or name its package in "

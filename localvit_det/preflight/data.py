@@ -11,9 +11,9 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.box_only import can_leave_masks
-from ..config.found_set import explain
-from ..config.parts import dataset_paths, find_datasets, is_plain_coco, is_semantic, prepare_dataset, registered, walk
+from ..config.discovery import explain
+from ..config.pipelines import can_leave_masks
+from ..config.utils import dataset_paths, find_datasets, is_coco, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
@@ -94,12 +94,12 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
         raise ConfigError(f"{path}.type '{name}' is not a registered dataset{near}: correct it.")
     prepare_dataset(dataset, consent)
     ann_file, image_dir = dataset_paths(dataset)
-    hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_plain_coco(dataset) else {}
+    hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_coco(dataset, plain=True) else {}
     _check_exists(path, "annotation file", ann_file, **hint)
     _check_exists(path, "image folder", image_dir, **hint)
     if ann_file is None and image_dir is None:  # MMPretrain's ImageNet has folders of its own below its root
         _check_exists(path, "data folder", dataset_paths({"data_prefix": {"img": dataset.get("data_root")}})[1])
-    return read_annotations(ann_file) if ann_file is not None and is_plain_coco(dataset) else None
+    return read_annotations(ann_file) if ann_file is not None and is_coco(dataset, plain=True) else None
 
 
 def _check_exists(path: str, what: str, place: str | None, root: str | None = None, name: str | None = None) -> None:

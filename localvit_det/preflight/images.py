@@ -15,7 +15,7 @@ import numpy as np
 from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
-from ..config.parts import registered
+from ..config.utils import registered
 from ..datasets.annotations import Annotations, what_is_there
 from ..datasets.images import (
     BrokenImageError,

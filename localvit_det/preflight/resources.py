@@ -17,7 +17,7 @@ from torch import nn
 from ..checkpoint.read import check_is_checkpoint, split_key
 from ..checkpoint.safe_config import is_pretrained
 from ..checkpoint.search import search
-from ..config.parts import walk
+from ..config.utils import walk
 from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError, OutputError
 

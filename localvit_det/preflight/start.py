@@ -21,7 +21,7 @@ from ..checkpoint.loading import under_prefix
 from ..checkpoint.matching import LoadReport, Policy, compare, prepare
 from ..checkpoint.official import official_file
 from ..checkpoint.read import classes_in, download, load_weights_only, split_key
-from ..config.parts import find_datasets, registered
+from ..config.utils import find_datasets, registered
 from ..errors import CheckpointError
 from .classes import dataset_classes
 from .resources import build_on_meta, checkpoint_to_resume, pretrained_init

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from localvit.__main__ import COMMANDS, main
 from localvit.commands import configs, test, train
 from localvit_det.config import load_config
-from localvit_det.config.packaged import config_names, find_config
+from localvit_det.config.utils import config_names, find_config
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"

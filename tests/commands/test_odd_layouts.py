@@ -9,9 +9,8 @@ from odd_layouts import CLASSES, LAYOUTS
 
 from localvit.commands import predict, test, train
 from localvit_det.cli import config_from, make_parser
-from localvit_det.config import found_set, image_size
-from localvit_det.config.packaged import find_config
-from localvit_det.config.parts import dataset_paths, find_datasets
+from localvit_det.config import discovery, pipelines
+from localvit_det.config.utils import dataset_paths, find_config, find_datasets
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import CheckpointError
 
@@ -38,7 +37,7 @@ def files(root: Path) -> dict[str, bytes]:
 def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
     told: list[str] = []  # the screen's logger of a process is the one of its first run
-    for module in (found_set, image_size):
+    for module in (discovery, pipelines):
         monkeypatch.setattr(module, "print_log", lambda message, *_: told.append(message))
     make, layout, needed = LAYOUTS[name]
     root, run = tmp_path / "my data", tmp_path / "run"

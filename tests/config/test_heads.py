@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 
 from localvit_det.backbones import LocalViT
 from localvit_det.config import load_config
-from localvit_det.config.channels import match_channels
+from localvit_det.config.model import match_channels
 from localvit_det.errors import ConfigError
 from localvit_det.fused import fused_copy
 from localvit_det.preflight.classes import check_num_classes

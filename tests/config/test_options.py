@@ -7,7 +7,7 @@ from coco_folder import write_coco, write_config
 
 from localvit_det.config import load_config
 from localvit_det.config.options import HELP, OptionsAction, read_options
-from localvit_det.config.parts import find_datasets
+from localvit_det.config.utils import find_datasets
 from localvit_det.errors import ConfigError
 
 CONFIG = {

@@ -10,7 +10,7 @@ from odd_layouts import LAYOUTS
 from yolo_set import NAMES, write_yolo
 
 from localvit.commands import convert
-from localvit_det.config import found_set, load_config
+from localvit_det.config import discovery, load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
 PAGE = " ".join((REPOSITORY / "docs/datasets.md").read_text(encoding="utf-8").split())
@@ -26,7 +26,7 @@ def test_first_line(name, shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
     lines: list[str] = []
-    monkeypatch.setattr(found_set, "print_log", lambda message, *_: lines.append(message))
+    monkeypatch.setattr(discovery, "print_log", lambda message, *_: lines.append(message))
     options = {"data_root": "mine", "classes": "auto"}
     if name == "coco":
         shutil.copytree(shapes, "mine")

@@ -19,7 +19,7 @@ from torch import nn
 from localvit_det.checkpoint.loading import label
 from localvit_det.checkpoint.matching import prepare
 from localvit_det.config import load_config
-from localvit_det.config.parts import heads_with_classes
+from localvit_det.config.model import heads_with_classes
 from localvit_det.engine import load_policy
 from localvit_det.engine.load_policy import LoadPolicyHook, Rows, class_rows, exchange_rows
 from localvit_det.errors import CheckpointError

@@ -172,7 +172,7 @@ def test_masks_without_polygons(load):
 
 @pytest.mark.parametrize("key", ["iscrowd", "area"])
 def test_annotations_without_a_key(load, tmp_path, key):
-    """A file that is loaded gets them in a copy (tests/config/test_in_place.py); one that is no longer is refused."""
+    """A file that is loaded gets them in a copy; one that lacks them after that is refused."""
     cfg = load()
     content = edited(lambda c: c["annotations"][0].pop(key))
     (tmp_path / "mine/annotations/instances_val2017.json").write_text(json.dumps(content))

@@ -14,7 +14,7 @@ from mmdet.registry import MODELS as DETECTION_MODELS
 
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
-from localvit_det.config.channels import match_channels
+from localvit_det.config.model import match_channels
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config

@@ -9,8 +9,8 @@ from coco_folder import NAMES, annotations, edited, gray, write_coco, write_conf
 from mmengine.config import Config
 from odd_layouts import CLASSES, LAYOUTS
 
-from localvit_det.config import found_set, load_config
-from localvit_det.config.parts import dataset_paths, find_datasets
+from localvit_det.config import discovery, load_config
+from localvit_det.config.utils import dataset_paths, find_datasets
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def told(monkeypatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(found_set, "print_log", lambda message, *_: lines.append(message))
+    monkeypatch.setattr(discovery, "print_log", lambda message, *_: lines.append(message))
     return lines
 
 

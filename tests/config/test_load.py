@@ -9,8 +9,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 import localvit_det  # noqa: F401
-from localvit_det.config import load_config, set_data_root, top_level
-from localvit_det.config.parts import find_datasets
+from localvit_det.config import load_config, options, set_data_root
+from localvit_det.config.utils import find_datasets
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight.components import check_backbone
 
@@ -89,7 +89,7 @@ def test_names_of_loops_and_annotations_at_the_top_level(tmp_path):
 
 def test_names_that_only_the_config_file_uses_are_told(tmp_path, monkeypatch):
     lines = []
-    monkeypatch.setattr(top_level, "print_log", lambda message, *_: lines.append(message))
+    monkeypatch.setattr(options, "print_log", lambda message, *_: lines.append(message))
     path = write_config(tmp_path, "max_epochs = 12\ntrain_cfg = dict(by_epoch=True, max_epochs=max_epochs)")
     assert load_config(path, {"max_epochs": 3, "train_cfg.val_interval": 3}).train_cfg.max_epochs == 12
     assert lines == [

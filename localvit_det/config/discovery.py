@@ -1,4 +1,4 @@
-"""Lets data sets of a config follow the files that `data_root` has, however they are laid out."""
+"""Let datasets of a config follow the files that `data_root` has, however they are laid out."""
 
 import logging
 import os
@@ -15,29 +15,28 @@ from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, shortened
-from .in_place import class_order, is_typed, originals, restore_files, tidy_in_place
-from .parts import dataset_paths, find_datasets, is_plain_coco, walk
+from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
+from .utils import SPLITS, dataset_paths, find_datasets, is_coco, walk
 
-SPLITS = (TRAIN, VAL, TEST)
 _DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
 _LARGE = 30_000_000  # bytes of an annotation file: a second of reading
 _SHAPES = "ShapesDataset"
 _OWN_FILE = "val_dataloader.dataset.ann_file"
 
 
-def use_found_set(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
+def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     """Look below the top-level `data_root` where a config's files are not, and let everything follow what is there.
 
     What somebody has set by hand stays. With the top-level `val_split` a part of the training images is kept for
-    validation where a set has no others. What MMDetection would stumble over in annotation files, wherever they are, is
-    put right in copies.
+    validation where the dataset has no others. What MMDetection would stumble over in annotation files, wherever they
+    are, is repaired in copies.
 
     Args:
         typed: Dotted keys of the options.
-        data: Look into files that are where the config has them; not needed by who only finds objects.
+        data: Look into files that are where the config has them; not needed for inference.
 
     Returns:
-        Whether the set takes the place of drawn shapes, which the config was made for.
+        Whether the dataset takes the place of the synthetic shapes that the config was made for.
 
     Raises:
         DataError: Nothing there is recognized, and an option asks for this `data_root`.
@@ -63,13 +62,13 @@ def use_found_set(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
             chosen = [one["ann_file"] for one in in_place.values()]
             _follow(cfg, Path(root), of_no_choice, share, typed, without=chosen)
         if data and not draws:
-            changes = tidy_in_place(cfg, Path(root), in_place, typed)
+            changes = normalize_files(cfg, Path(root), in_place, typed)
     except DataError:
-        # Someone who only finds objects, say, needs no data: preflight tells it those who do.
+        # Inference needs no data: preflight reports it to those who do.
         if "data_root" in typed:
             raise
     if datasets and not missing and not draws and ("data_root" in typed or changes):
-        _tell_in_place(cfg, Path(root), datasets, share, changes)
+        _report_own_files(cfg, Path(root), datasets, share, changes)
     return _leave_shapes(datasets)
 
 
@@ -94,7 +93,7 @@ def _check_crowds(cfg: Config, root: object) -> None:
             node["poly2mask"] = True  # brushes draw no polygons, and masks of other kinds would be left out
 
 
-def _tell_in_place(
+def _report_own_files(
     cfg: Config, root: Path, datasets: dict[str, dict], share: float | None, changes: Mapping[str, list[str]]
 ) -> None:
     """Say what is in the files that a config names itself, and what is changed in copies of them."""
@@ -115,19 +114,19 @@ def _tell_in_place(
 
 
 def _size(file: Path) -> str:
-    """What is in a file; for one whose reading would take seconds, its size."""
+    """Return what is in a file; for one whose reading would take seconds, its size."""
     size = file.stat().st_size
     try:
         return f"{size / 1e6:.0f} MB" if size > _LARGE else _counted(read_annotations(file))
-    except DataError:  # preflight tells it
+    except DataError:  # preflight reports it
         return "with mistakes"
 
 
 def explain(root: str | None, ann_file: str | None = None) -> str:
-    """How to name the files of a set that are not where a config has them, to stand in a sentence.
+    """Return how to name the files of a dataset that are not where a config has them, to stand in a sentence.
 
     Args:
-        root: Of the set; None where it is not one in COCO's format.
+        root: Of the dataset; None where it is not one in COCO's format.
         ann_file: What the config names.
 
     Raises:
@@ -136,7 +135,7 @@ def explain(root: str | None, ann_file: str | None = None) -> str:
     if not root or "://" in root or not os.path.isdir(root):
         return "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
     found, files = _look(Path(root))
-    if ann_file in _DEFAULT_FILES:  # nobody has chosen it
+    if ann_file in _DEFAULT_FILES:  # a default, and no choice
         _parts(Path(root), files, None, _unused(found, files))
         for file in files.values():
             layouts.find_images(found, file, file_names(Path(root) / file))
@@ -155,7 +154,7 @@ def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, d
 
 
 def _unused(found: layouts.Folders, files: dict[str, str]) -> list[str]:
-    """Annotation files that no split is taken from."""
+    """Return the annotation files that no split is taken from."""
     return [name for name in found.jsons if name not in files.values()]
 
 
@@ -169,9 +168,9 @@ def _val_split(cfg: Config) -> float | None:
 
 
 def _dataset(cfg: Config, split: str, root: str) -> dict | None:
-    """The only data set of a split, if it is below the root and of the kind whose files can be exchanged."""
+    """Return the only dataset of a split, if it is below the root and of the kind whose files can be exchanged."""
     leaves = [dataset for _, dataset in find_datasets(cfg, split)]
-    if len(leaves) != 1 or not is_plain_coco(leaves[0]):
+    if len(leaves) != 1 or not is_coco(leaves[0], plain=True):
         return None
     own = leaves[0].get("data_root") or ""
     return leaves[0] if os.path.normpath(own) == os.path.normpath(root) else None
@@ -184,7 +183,7 @@ def orders_classes(cfg: Config) -> bool:
 
 
 def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> bool:
-    """Whether somebody has named the annotation file of a data set, in an option or in a config."""
+    """Whether somebody has named the annotation file of a dataset, in an option or in a config."""
     name = dataset.get("ann_file")
     if is_typed(split, "ann_file", typed) or not name:
         return True
@@ -192,7 +191,7 @@ def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> 
 
 
 def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) -> None:
-    """Lets tests take the validation's files where only those are named."""
+    """Let tests take the validation's files where only those are named."""
     if TEST in of_no_choice and VAL in datasets and VAL not in of_no_choice:
         for key in ("ann_file", "data_prefix"):
             if key in datasets[VAL]:
@@ -201,13 +200,13 @@ def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) ->
 
 
 def _will_draw(cfg: Config, datasets: dict[str, dict], root: str) -> bool:
-    """Whether a set of drawn shapes is to be made there, which says by itself why it cannot."""
+    """Whether synthetic shapes are to be drawn there, whose dataset says by itself why it cannot."""
     shapes = all(dataset.get("type") == _SHAPES for dataset in datasets.values())
     return shapes and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
 
 
 def _leave_shapes(datasets: dict[str, dict]) -> bool:
-    """Makes the data sets plain ones of COCO's format, where they were of drawn shapes and other images are there."""
+    """Make datasets of synthetic shapes plain ones of COCO's format, where other images are there."""
     shapes = [dataset for dataset in datasets.values() if dataset.get("type") == _SHAPES]
     files = [file for dataset in shapes if (file := dataset_paths(dataset)[0]) and os.path.isfile(file)]
     if not files or any(map(is_synthetic, files)):
@@ -279,7 +278,7 @@ def _report_unvalidated(done: Sequence[tuple[object, str, Path, Annotations]]) -
 def _parts(
     root: Path, files: dict[str, str], share: float | None, unused: Sequence[str]
 ) -> dict[str, tuple[str, set[str] | None]]:
-    """For each split the file it is taken from, and the names of its images where it gets only some of them.
+    """Return for each split the file it is taken from, and the names of its images where it gets only some of them.
 
     Args:
         share: Of the images that is kept for validation where there is one file; 0 for none.
@@ -314,7 +313,7 @@ def _in_both(
     images: dict[str, tuple[str, dict[str, str]]],
     names: dict[str, list[str]],
 ) -> int:
-    """The number of images that are trained on and validated on."""
+    """Return the number of images that are trained on and validated on."""
     if not {TRAIN, VAL} <= parts.keys():
         return 0
     places = []
@@ -326,7 +325,7 @@ def _in_both(
 
 
 def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, split: str, typed: Sequence[str]) -> str:
-    """Puts the files into a data set, but for what is typed; returns the name of the annotation file."""
+    """Put the files into a dataset, but for what is typed; return the name of the annotation file."""
     absolute = root.absolute()
     name = ann_file.relative_to(absolute).as_posix() if ann_file.is_relative_to(absolute) else str(ann_file)
     if dataset is None:
@@ -334,12 +333,9 @@ def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, sp
     if not is_typed(split, "ann_file", typed):
         dataset["ann_file"] = name
     if not is_typed(split, "data_prefix", typed):
-        dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": f"{folder}/" if folder else ""}
+        set_image_folder(dataset, f"{folder}/" if folder else "")
     return name
 
 
 def _counted(found: Annotations) -> str:
     return f"{len(found.images)} images, {found.boxes} annotations, {len(found.categories)} classes"
-
-
-__all__ = ["SPLITS", "explain", "orders_classes", "use_found_set"]

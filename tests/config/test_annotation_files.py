@@ -12,8 +12,8 @@ from coco_folder import NAMES, annotations, write_coco, write_config
 from mmdet.registry import DATASETS
 from pycocotools import mask as coco_masks
 
-from localvit_det.config import evaluators, found_set, load_config
-from localvit_det.config.parts import dataset_paths, find_datasets
+from localvit_det.config import annotation_files, discovery, load_config
+from localvit_det.config.utils import dataset_paths, find_datasets
 from localvit_det.datasets.normalize import is_copy
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def told(monkeypatch) -> list[str]:
     lines: list[str] = []
-    for module in (found_set, evaluators, data):
+    for module in (discovery, annotation_files, data):
         monkeypatch.setattr(module, "print_log", lambda message, *_: lines.append(message))
     return lines
 

@@ -1,16 +1,31 @@
-"""One `image_size` for the pipelines of training and testing."""
+"""Everything that reads or rewrites the pipelines of a config: sizes, masks, and what single images pass in inference.
+
+The default augmentations themselves are in `configs/_base_/augmentation.py`.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import mmcv
+import numpy as np
+from mmdet.datasets.transforms import Resize
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.logging import print_log
 
 from ..errors import ConfigError
-from .parts import find_datasets, walk
+from .utils import SPLITS, find_datasets, type_name, walk
+
+SCORE = 0.3  # objects below are not worth showing
+# Detectors that find their boxes without masks, and what they are called then.
+_MODELS = {"MaskRCNN": "FasterRCNN", "FasterRCNN": "FasterRCNN", "CascadeRCNN": "CascadeRCNN"}
+_ONE_STAGE = ("RTMDet", "RetinaNet", "DINO")
+_HEADS = {"RTMDetInsSepBNHead": dict(type="RTMDetSepBNHead", with_objectness=False, exp_on_reg=True)}
+_OF_MASKS = ("mask_head", "mask_roi_extractor", "loss_mask", "mask_size", "mask_thr_binary")
 
 Size = tuple[int, int]  # width, height
-_SPLITS = ("train", "val", "test")
 _MIN, _MAX = 32, 10_000
 _RESIZES = ("Resize", "RandomResize", "RandomChoiceResize")
 # Transforms of a fixed size, their key, and whether it holds (height, width).
@@ -25,8 +40,8 @@ _FIXED = {
 }
 
 
-def use_image_size(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -> None:
-    """Lets images be scaled to fit into the top-level `image_size`, in training and in testing.
+def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -> None:
+    """Scale images to fit into the top-level `image_size`, in training and in testing.
 
     A number N is a square of N×N; 640x480 is width and height. Where training has several sizes, the largest takes this
     one and the others keep their ratio to it; crops and mosaics are scaled alike.
@@ -51,9 +66,9 @@ def use_image_size(cfg: Config, typed: Sequence[str], as_in_tests: bool = False)
     pipelines = list(_pipelines(cfg))
     if not pipelines or cfg.get("default_scope", "mmdet") != "mmdet":
         raise ConfigError(
-            f"image_size={cfg.get('image_size')} has no effect: no data set of a detector is in the config."
+            f"image_size={cfg.get('image_size')} has no effect: no dataset of a detector is in the config."
         )
-    scales, pads = _scales(cfg), [node for _, node in walk(cfg.get("model")) if _kind(node) == "BatchFixedSizePad"]
+    scales, pads = _scales(cfg), [node for _, node in walk(cfg.get("model")) if type_name(node) == "BatchFixedSizePad"]
     several, padded = False, _fixed_size(pads[0]) if pads else None
     _scale_augmented_test(cfg, size)
     for is_training, pipeline in pipelines:
@@ -89,8 +104,8 @@ def _read(value: object) -> Size:
 
 
 def _pipelines(cfg: Config) -> Iterator[tuple[bool, list]]:
-    """Every pipeline of a config, and whether it is one of training."""
-    for split in _SPLITS:
+    """Yield whether a pipeline is one of training, and the pipeline, for all of a config."""
+    for split in SPLITS:
         for _, dataset in find_datasets(cfg, split):
             if isinstance(dataset.get("pipeline"), list):
                 yield split == "train", dataset["pipeline"]
@@ -104,13 +119,9 @@ def _pipelines(cfg: Config) -> Iterator[tuple[bool, list]]:
         yield False, cfg["test_pipeline"]
 
 
-def _kind(node: dict) -> str:
-    return str(node.get("type")).rpartition(".")[2]
-
-
 def _scales_of(node: dict) -> list[Size]:
-    """The sizes of a transform that scales images."""
-    if _kind(node) not in _RESIZES:
+    """Return the sizes of a transform that scales images."""
+    if type_name(node) not in _RESIZES:
         return []
     scales = node.get("scales", node.get("scale"))
     if isinstance(scales, (list, tuple)) and scales and not isinstance(scales[0], (list, tuple)):
@@ -143,42 +154,42 @@ def _is_crop(cfg: Config) -> bool:
 def _scale_test(pipeline: list, size: Size) -> None:
     found = False
     for _, node in walk(pipeline):
-        if _kind(node) == "Resize":
+        if type_name(node) == "Resize":
             node["scale"] = size
             node.pop("scale_factor", None)
             found = True
-        elif _kind(node) == "Pad" and node.get("size"):
+        elif type_name(node) == "Pad" and node.get("size"):
             node["size"] = size
     if not found:
         _insert_resize(pipeline, size)
 
 
 def _scale_augmented_test(cfg: Config, size: Size) -> None:
-    """Scales what `tta_pipeline` has beside the size of plain tests; call it before those are scaled."""
+    """Scale what `tta_pipeline` has by its ratio to the size of plain tests; call it before those are scaled."""
     reference = _test_size(cfg)
     for _, node in walk(cfg.get("tta_pipeline")):
         if reference and _scales_of(node):
             node["scale"] = _scaled(_scales_of(node)[0], reference, size)
-        elif reference and _kind(node) == "Pad" and node.get("size"):
+        elif reference and type_name(node) == "Pad" and node.get("size"):
             _scale_fixed(node, reference, size)
 
 
 def _scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:
-    """Scales a pipeline of training; returns whether it has several sizes.
+    """Scale a pipeline of training; return whether it has several sizes.
 
     Args:
         padded: What its batches are padded to, if they are.
     """
     scaling = [node for _, node in walk(pipeline) if _scales_of(node)]
-    fixed = [node for _, node in walk(pipeline) if _kind(node) in _FIXED and node.get(_FIXED[_kind(node)][0])]
+    fixed = [node for _, node in walk(pipeline) if type_name(node) in _FIXED and node.get(_FIXED[type_name(node)][0])]
     # What the images of a batch are like in the end: padded to a size, else as large as the largest scale.
-    padded = padded or next((_fixed_size(node) for node in fixed if _kind(node) == "Pad"), None)
+    padded = padded or next((_fixed_size(node) for node in fixed if type_name(node) == "Pad"), None)
     scales = [scale for node in scaling for scale in _scales_of(node)]
     reference = padded or max(scales, key=lambda scale: (min(scale), max(scale)), default=None)
     if reference is None:
         return False
     for node in scaling:
-        if _kind(node) == "RandomChoiceResize":
+        if type_name(node) == "RandomChoiceResize":
             node["scales"] = [_scaled(scale, reference, size) for scale in _scales_of(node)]
         else:
             node["scale"] = _scaled(_scales_of(node)[0], reference, size)
@@ -188,19 +199,19 @@ def _scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:
 
 
 def _scaled(scale: Size, reference: Size, size: Size) -> Size:
-    """A scale with the ratio to `size` that it had to the reference; the order of its sides means nothing."""
+    """Return a scale with the ratio to `size` that it had to the reference; the order of its sides means nothing."""
     short = max(1, round(min(size) * min(scale) / min(reference)))
     return round(size[0] * short / min(size)), round(size[1] * short / min(size))
 
 
 def _fixed_size(node: dict) -> Size:
-    key, reversed_ = _FIXED[_kind(node)]
+    key, reversed_ = _FIXED[type_name(node)]
     size = tuple(node[key])
     return size[::-1] if reversed_ else size
 
 
 def _scale_fixed(node: dict, reference: Size, size: Size) -> None:
-    key, reversed_ = _FIXED[_kind(node)]
+    key, reversed_ = _FIXED[type_name(node)]
     if node.get("crop_type", "absolute").startswith("relative"):
         return
     if node.get("crop_type") == "absolute_range":  # the least and the most of either side
@@ -211,5 +222,116 @@ def _scale_fixed(node: dict, reference: Size, size: Size) -> None:
 
 
 def _insert_resize(pipeline: list, size: Size) -> None:
-    loading = [i for i, node in enumerate(pipeline) if _kind(node).startswith("Load")]
+    loading = [i for i, node in enumerate(pipeline) if type_name(node).startswith("Load")]
     pipeline.insert(loading[-1] + 1 if loading else 0, {"type": "Resize", "scale": size, "keep_ratio": True})
+
+
+def leave_out_masks(cfg: Config) -> None:
+    """With the top-level `with_mask=False`, take masks out of the model, the loading and the metrics.
+
+    Raises:
+        ConfigError: The model finds its objects by their masks, or `with_mask` is neither True nor False.
+    """
+    choice = cfg.get("with_mask")
+    if choice is None or choice is True:
+        return
+    if choice is not False:
+        raise ConfigError(f"with_mask={choice!r} is neither True nor False: give one of them.")
+    kind = type_name(cfg.get("model") or {})
+    if kind not in (*_MODELS, *_ONE_STAGE):
+        raise ConfigError(
+            f"with_mask=False: {kind} has no form without masks; take a config that needs none, such as "
+            "faster_rcnn_shuffle_t_coco (`localvit configs` lists all)."
+        )
+    changed = _without_mask_head(cfg, kind)
+    for _, node in walk(cfg._cfg_dict):
+        if node.get("with_mask"):
+            node["with_mask"] = False
+            changed = True
+        metric = node.get("metric")
+        if isinstance(metric, (list, tuple)) and "segm" in metric:
+            node["metric"] = [name for name in metric if name != "segm"]
+        elif metric == "segm":
+            node["metric"] = "bbox"
+        if isinstance(node.get("save_best"), str):
+            node["save_best"] = node["save_best"].replace("segm", "bbox")
+    if changed:
+        print_log("with_mask=False: boxes only; no mask head, no masks loaded, metric bbox.", "current")
+
+
+def can_leave_masks(cfg: Config) -> bool:
+    """Whether `with_mask=False` works for a config."""
+    kind = type_name(cfg.get("model") or {})
+    return kind in (*_MODELS, *_ONE_STAGE)
+
+
+def _without_mask_head(cfg: Config, kind: str) -> bool:
+    changed = False
+    cfg.model.type = _MODELS.get(kind, kind)
+    for _, node in walk(cfg.model):
+        for key in _OF_MASKS:
+            changed |= node.pop(key, None) is not None
+        if node.get("type") in _HEADS:
+            node.update(_HEADS[node["type"]])
+        if node.get("pad_mask"):
+            node["pad_mask"] = False
+    return changed
+
+
+def image_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:
+    """Return the steps of the config's test pipeline between reading an image and the model.
+
+    Args:
+        size: Height and width inside which images have to fit; by default they get the config's size.
+    """
+    dataset = next((one for _, one in find_datasets(cfg, "test")), None)
+    steps = (dataset or {}).get("pipeline") or cfg.get("test_pipeline")
+    if not steps:
+        raise ConfigError("The config has no test pipeline: name a config with a test_dataloader.")
+    loading = ("LoadImageFrom", "LoadAnnotations", "LoadPanoptic")
+    steps = [step for step in steps if not type_name(step).startswith(loading)]
+    return Compose(fitting(steps, size))
+
+
+def prepare(pipeline: Compose, image: np.ndarray, source: str = "") -> dict[str, Any]:
+    """Return an image as `test_step` takes it: 'inputs' of (3, H, W) in uint8, and 'data_samples'."""
+    size = image.shape[:2]
+    return pipeline({"img": image, "img_path": source, "img_id": 0, "img_shape": size, "ori_shape": size})
+
+
+@TRANSFORMS.register_module()
+class FitInside(Resize):
+    """Resizes an image so that it just fits inside a fixed size, whatever its shape.
+
+    Args:
+        size: Height and width, in pixels.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(scale=size[::-1], keep_ratio=True)
+        self.size = tuple(size)
+
+    def _resize_img(self, results: dict) -> None:
+        """Take the scale from the image: MMCV's own fits its longer side to the longer one, lying or standing."""
+        height, width = results["img"].shape[:2]
+        factor = min(self.size[0] / height, self.size[1] / width)
+        new = min(int(width * factor + 0.5), self.size[1]), min(int(height * factor + 0.5), self.size[0])
+        image, x, y = mmcv.imresize(results["img"], new, return_scale=True, backend=self.backend)
+        results.update(img=image, img_shape=image.shape[:2], scale_factor=(x, y), keep_ratio=True)
+
+
+def fitting(pipeline: Sequence[dict], size: tuple[int, int] | None) -> list[dict]:
+    """Return a test pipeline whose images an exported model of a fixed size takes; as it is where any size is taken.
+
+    Raises:
+        ConfigError: Nothing in it resizes.
+    """
+    if size is None:
+        return list(pipeline)
+    kinds = [type_name(step) for step in pipeline]
+    if "Resize" not in kinds:
+        raise ConfigError(
+            "The test pipeline has no Resize, which a detector of a fixed size needs: export without --size."
+        )
+    place = kinds.index("Resize")
+    return [*pipeline[:place], {"type": "FitInside", "size": tuple(size)}, *pipeline[place + 1 :]]

@@ -1,4 +1,4 @@
-"""Reads the file of a config: a program in a .py file, data in a checkpoint."""
+"""Read the file of a config: a program in a .py file, data in a checkpoint."""
 
 import copy
 from pathlib import Path
@@ -19,9 +19,8 @@ from ..checkpoint.safe_pickle import TooLarge
 from ..checkpoint.search import newest_for_test
 from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
 from ..requirements import require_named
-from .packaged import config_folder, config_names, find_config
-from .parts import find_datasets, walk
 from .run import run_config
+from .utils import SPLITS, config_folder, config_names, find_config, find_datasets, type_name, walk
 
 # Where data, schedule and hooks come from for a model out of a file of weights.
 _DEFAULTS = {
@@ -34,7 +33,7 @@ _DEFAULTS = {
 
 
 def read_config_file(path: Path, trusted: bool) -> Config:
-    """Reads a config, or the one inside a checkpoint.
+    """Read a config, or the one inside a checkpoint.
 
     Args:
         path: A file, or what else `find_config` knows; or a work dir, whose own config is taken whole.
@@ -65,7 +64,7 @@ def read_config_file(path: Path, trusted: bool) -> Config:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError):
             require_named(str(error))  # a parent of the config is in a sister library
-        if reason := _told(error):  # what importing our own package found
+        if reason := _user_error(error):  # what importing our own package found
             raise reason from error
         raise ConfigError(f"The config {path} cannot be read: {one_line(error)}.") from error
 
@@ -133,7 +132,7 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
     metainfo = values.get("metainfo") or {}
     if task in ("object detection", "instance segmentation") and metainfo:
         cfg.classes = tuple(metainfo["classes"])
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         for _, dataset in find_datasets(cfg, split):
             if split != "train":
                 dataset["pipeline"] = copy.deepcopy(steps)
@@ -144,24 +143,24 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
 
 
 def _task(values: dict[str, Any]) -> str:
-    """Return what a model is for, by what its test pipeline loads besides the image."""
+    """Return what a model is for, by what its test pipeline loads with the image."""
     scope = values.get("default_scope")
     if scope in ("mmseg", "mmpretrain"):
         return "semantic segmentation" if scope == "mmseg" else "classification"
-    kinds = {step["type"].rpartition(".")[2]: step for _, step in walk(values["test_pipeline"]) if "type" in step}
+    kinds = {type_name(step): step for _, step in walk(values["test_pipeline"]) if "type" in step}
     if "LoadPanopticAnnotations" in kinds:
         return "panoptic segmentation"
     with_mask = kinds.get("LoadAnnotations", {}).get("with_mask")
     return "instance segmentation" if with_mask else "object detection"
 
 
-def _told(error: BaseException | None) -> UserError | None:
-    """The first error behind another one that is written for users; MMEngine wraps what imports raise."""
+def _user_error(error: BaseException | None) -> UserError | None:
+    """Return the first error behind another one that is written for users; MMEngine wraps what imports raise."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def one_line(error: BaseException) -> str:
-    """The kind and the message of an error in one line."""
+    """Return the kind and the message of an error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")

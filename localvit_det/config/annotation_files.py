@@ -1,19 +1,22 @@
-"""Puts right what stands in the annotation files that a config names itself, as is done with files that were found."""
+"""Repair the annotation files that a config names itself, as those that were discovered, and let evaluators follow."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from ..datasets.annotations import read_annotations
 from ..datasets.layouts import TRAIN, absent_images, find_images, look_into
 from ..datasets.normalize import file_names, is_copy, is_normalized, normalized
 from ..errors import DataError
-from .parts import dataset_paths, walk
+from .utils import dataset_paths, find_datasets, is_coco, type_name, walk
 
 DEFAULT_FOLDERS = tuple(f"{split}2017/" for split in ("train", "val", "test"))
 _ORIGINALS = "originals"  # in the config's `recognized`: what datasets were set to before
+_OF_COCO = ("CocoMetric", "FastCocoMetric", "ExactCocoMetric")
 
 
 def is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
@@ -22,7 +25,7 @@ def is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
 
 
 def originals(cfg: Config) -> Mapping[str, Mapping[str, str]]:
-    """What a config itself names for splits that have copies: their `ann_file` and the `img` of their prefix."""
+    """Return what a config itself names for splits that have copies: their `ann_file` and the `img` of their prefix."""
     return (cfg.get("recognized") or {}).get(_ORIGINALS) or {}
 
 
@@ -33,13 +36,15 @@ def restore_files(cfg: Config, datasets: Mapping[str, dict], typed: Sequence[str
         if dataset is not None and is_copy(dataset.get("ann_file") or ""):
             dataset["ann_file"] = old["ann_file"]
             if not is_typed(split, "data_prefix", typed):
-                _set_prefix(dataset, old["img"])
+                set_image_folder(dataset, old["img"])
     if originals(cfg):
         cfg.recognized = {key: value for key, value in cfg.recognized.items() if key != _ORIGINALS}
 
 
-def tidy_in_place(cfg: Config, root: Path, datasets: Mapping[str, dict], typed: Sequence[str]) -> dict[str, list[str]]:
-    """Exchange annotation files for tidy copies, and folders of images for those that hold them, where it is needed.
+def normalize_files(
+    cfg: Config, root: Path, datasets: Mapping[str, dict], typed: Sequence[str]
+) -> dict[str, list[str]]:
+    """Exchange annotation files for normalized copies, and folders of images for those that hold them, where needed.
 
     A good file is read once, by `read_annotations`, whose result preflight takes.
 
@@ -72,17 +77,16 @@ def tidy_in_place(cfg: Config, root: Path, datasets: Mapping[str, dict], typed: 
                 continue
         old = {"ann_file": dataset["ann_file"], "img": (dataset.get("data_prefix") or {}).get("img") or ""}
         prefix, renames = _images(root, dataset, split, names, typed)
-        told: list[str] = []
+        changed: list[str] = []
         if renames or summary is None or not is_normalized(summary, order, objects):
-            copy, told = normalized(Path(file), renames, None, order, objects)
-            if told:
+            copy, changed = normalized(Path(file), renames, None, order, objects)
+            if changed:
                 dataset["ann_file"] = str(copy)
-                _let_evaluators_follow(cfg, split, file, str(copy))
         if prefix != old["img"]:
-            _set_prefix(dataset, prefix)
-            told = told or [f"images in {prefix or './'}"]
-        if told:
-            changes[split], kept[split] = told, old
+            set_image_folder(dataset, prefix)
+            changed = changed or [f"images in {prefix or './'}"]
+        if changed:
+            changes[split], kept[split] = changed, old
         if split == TRAIN and not order:
             order = _categories(dataset)
     if kept:
@@ -91,11 +95,16 @@ def tidy_in_place(cfg: Config, root: Path, datasets: Mapping[str, dict], typed: 
 
 
 def class_order(cfg: Config, dataset: dict | None) -> tuple[str, ...]:
-    """The order of classes that a config sets, at its top level or for a dataset; empty where the files decide."""
+    """Return the order of classes that a config or a dataset of it sets; empty where the files decide."""
     chosen = cfg.get("classes")
     if chosen in (None, "auto"):
         chosen = ((dataset or {}).get("metainfo") or {}).get("classes") if chosen is None else None
     return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+
+
+def set_image_folder(dataset: dict, folder: str) -> None:
+    """Set the folder of a dataset's images, below its root."""
+    dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": folder}
 
 
 def _categories(dataset: dict) -> tuple[str, ...]:
@@ -109,7 +118,7 @@ def _categories(dataset: dict) -> tuple[str, ...]:
 def _images(
     root: Path, dataset: dict, split: str, names: Sequence[str], typed: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
-    """The prefix of a dataset's images, and their right names where the annotation file has others."""
+    """Return the prefix of a dataset's images, and their right names where the annotation file has others."""
     own = (dataset.get("data_prefix") or {}).get("img")
     folder = dataset_paths(dataset)[1]
     if folder is None or (os.path.isdir(folder) and not absent_images(folder, names)):
@@ -123,12 +132,47 @@ def _images(
     return (f"{prefix}/" if prefix and not prefix.endswith("/") else prefix), renames
 
 
-def _set_prefix(dataset: dict, prefix: str) -> None:
-    dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": prefix}
+def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
+    """Give evaluators the annotation file, and the panoptic maps, of their dataset, but for what is typed.
+
+    Args:
+        typed: Dotted keys of the options.
+    """
+    for split in ("val", "test"):
+        leaves = [dataset for _, dataset in find_datasets(cfg, split)]
+        if len(leaves) != 1 or not is_coco(leaves[0]):
+            continue
+        dataset = leaves[0]
+        file = dataset_paths(dataset)[0]
+        before = dataset_paths({**dataset, **originals(cfg).get(split, {})})[0]
+        for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+            own = node.get("ann_file")
+            reads = "ann_file" not in node and type_name(node) in _OF_COCO and is_coco(dataset, plain=True)
+            if file is None or not (isinstance(own, str) or reads):
+                continue
+            # A copy takes the place of the file that it is made of, whoever has named that.
+            as_before = bool(own and before and os.path.abspath(own) == os.path.abspath(before))
+            if _sets(f"{path}.ann_file", typed) and not as_before:
+                continue
+            node["ann_file"] = file
+            maps = (dataset.get("data_prefix") or {}).get("seg")
+            if maps and node.get("seg_prefix") and not _sets(f"{path}.seg_prefix", typed):
+                node["seg_prefix"] = os.path.join(dataset.get("data_root") or "", maps)
+            chosen = as_before or _sets(f"{split}_dataloader.dataset.ann_file", typed)
+            if own and not chosen and not _is_same(own, file):
+                print_log(
+                    f"{path}.ann_file is {own}, and its dataset reads {file}: the latter is scored; for another one "
+                    f"give the option {path}.ann_file=FILE.",
+                    "current",
+                    logging.WARNING,
+                )
 
 
-def _let_evaluators_follow(cfg: Config, split: str, file: str, copy: str) -> None:
-    for _, node in walk(cfg.get(f"{split}_evaluator")):
-        own = node.get("ann_file")
-        if isinstance(own, str) and os.path.abspath(own) == os.path.abspath(file):
-            node["ann_file"] = copy
+def _is_same(first: str, second: str) -> bool:
+    """Whether two names mean one file; one that is absent, or an older normalized copy, is no other file."""
+    return is_copy(first) or not os.path.isfile(first) or os.path.realpath(first) == os.path.realpath(second)
+
+
+def _sets(key: str, typed: Sequence[str]) -> bool:
+    """Whether an option sets a key, or what it is in."""
+    return any(key == one or key.startswith(f"{one}.") for one in typed)

@@ -1,0 +1,143 @@
+"""Find configs by their names, the parts of one that completing and checking look for, and what their types mean."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+SPLITS = ("train", "val", "test")
+_PACKAGE = Path(__file__).parent.parent
+PREFIX = f"{_PACKAGE.name}::"
+
+
+def config_folder() -> Path:
+    """Return the folder of all configs: in the package after an installation (as OpenMMLab's), else in the checkout."""
+    installed = _PACKAGE / ".mim/configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Return the names of all configs, without their suffix."""
+    return sorted(path.stem for path in config_folder().glob("*.py"))
+
+
+def find_config(path: str | Path) -> Path:
+    """Return the file that is meant: an existing path, or the name of a config that comes with the package.
+
+    Args:
+        path: A path; or a name like `mask_rcnn_shuffle_t_coco` or `pretrain/gg_t_in1k`, with or without `.py` and
+            `localvit_det::`.
+
+    Returns:
+        A path, which may not exist.
+    """
+    name = str(path)
+    if not name.startswith(PREFIX) and Path(path).exists():
+        return Path(path)
+    name = name.removeprefix(PREFIX)
+    packaged = config_folder() / (name if name.endswith(".py") else f"{name}.py")
+    return packaged if packaged.is_file() else Path(path)
+
+
+def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Yield (dotted path, dict) for `node` and every dict in it, outermost first."""
+    if isinstance(node, dict):
+        yield path, node
+        children: Iterable = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for key, child in children:
+        yield from walk(child, f"{path}.{key}".lstrip("."))
+
+
+def type_name(node: Mapping[str, Any]) -> str:
+    """Return the type of a part without the scope or module in front of it."""
+    return str(node.get("type", "")).rpartition(".")[2]
+
+
+def find_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
+    """Yield (dotted path, config) of the datasets of a split, looking through wrappers."""
+    loader = cfg.get(f"{split}_dataloader") or {}
+    found = [(f"{split}_dataloader.dataset", loader.get("dataset"))]
+    while found:
+        path, node = found.pop(0)
+        if isinstance(node, (list, tuple)):
+            found[:0] = [(f"{path}.{index}", child) for index, child in enumerate(node)]
+        elif isinstance(node, dict):
+            inner = [(f"{path}.{key}", node[key]) for key in ("dataset", "datasets") if key in node]
+            found[:0] = inner
+            if not inner:
+                yield path, node
+
+
+def dataset_paths(dataset: dict) -> tuple[str | None, str | None]:
+    """Return annotation file and image folder, joined as MMEngine's `BaseDataset` does; None where not local."""
+    root = dataset.get("data_root") or ""
+    prefixes = dataset.get("data_prefix") or {}
+    prefixes = prefixes if isinstance(prefixes, dict) else {"img": prefixes}  # MMPretrain has texts
+    prefix = prefixes.get("img", prefixes.get("img_path"))  # the latter in MMSegmentation
+    prefix = "." if prefix == "" and root else prefix  # images in the root
+    local = (dataset.get("backend_args") or {}).get("backend", "local") == "local"
+    file, folder = (part and os.path.join(root, part) for part in (dataset.get("ann_file"), prefix))
+    return (
+        file if local and file and "://" not in file else None,
+        folder if local and folder and "://" not in folder else None,
+    )
+
+
+def prepare_dataset(dataset: dict, consent: bool) -> None:
+    """Let a dataset make its files, where its class has `prepare(data_root, consent)`.
+
+    Args:
+        consent: The user wants files to be made at whatever place the config names.
+
+    Raises:
+        DataError: They cannot be made, or not without consent.
+    """
+    prepare = getattr(registered(DATASETS, dataset), "prepare", None)
+    if prepare is not None:
+        prepare(dataset.get("data_root") or "", consent)
+
+
+def has_stuff(dataset: dict) -> bool:
+    """Whether a dataset tells things from stuff."""
+    return "thing_classes" in (getattr(registered(DATASETS, dataset), "METAINFO", None) or {})
+
+
+def is_coco(dataset: dict, plain: bool = False) -> bool:
+    """Whether a dataset is a `CocoDataset`.
+
+    Args:
+        plain: And reads its file as that does; LVIS, panoptic and others have their own ways.
+    """
+    from mmdet.datasets import CocoDataset
+
+    cls = registered(DATASETS, dataset)
+    if not isinstance(cls, type) or not issubclass(cls, CocoDataset):
+        return False
+    return not plain or (
+        cls.load_data_list is CocoDataset.load_data_list and cls.parse_data_info is CocoDataset.parse_data_info
+    )
+
+
+def is_semantic(dataset: dict) -> bool:
+    """Whether a dataset is one of MMSegmentation's: a class at every pixel, in files of maps."""
+    return hasattr(registered(DATASETS, dataset), "get_label_map")
+
+
+def registered(registry: Registry, part: Mapping[str, Any] | str) -> type[Any] | None:
+    """Return the class that a name or a config's `type` means in the current scope; None if no registry has it.
+
+    In a config of MMSegmentation its own registries are asked first, and not MMDetection's.
+    """
+    kind = part if isinstance(part, str) else part.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as of_scope:
+        return of_scope.get(kind)
