@@ -7,13 +7,13 @@ from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
+from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
+from ..config.parts import registered
 from ..fused import fused_copy
 from .processes import unwrapped
-
-_OF_MMENGINE = ("ValLoop", "TestLoop", "mmengine.ValLoop", "mmengine.TestLoop", ValLoop, TestLoop)
 
 
 @HOOKS.register_module()
@@ -68,9 +68,10 @@ class FusedTestLoop(_OnFusedCopy, TestLoop):
 def fused_loop(loop: Any, kind: type[BaseLoop], hooks: Sequence[Hook]) -> Any:
     """Return the settings of a loop of MMEngine's, with the fused kind where FusedEvaluationHook is among the hooks."""
     wanted = any(isinstance(hook, FusedEvaluationHook) for hook in hooks)
-    if not wanted or not isinstance(loop, dict) or loop.get("type", "ValLoop") not in _OF_MMENGINE:
+    if not wanted or not isinstance(loop, dict):
         return loop
-    return {**loop, "type": kind}
+    named = registered(LOOPS, loop) if "type" in loop else kind
+    return {**loop, "type": kind} if named in (kind, ValLoop, TestLoop) else loop
 
 
 def _to_evaluate(runner: Runner) -> nn.Module:

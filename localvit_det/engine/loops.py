@@ -11,6 +11,7 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
+from ..config.parts import registered
 from ..files import write_text
 from .data_loader import (
     close_workers,
@@ -26,7 +27,7 @@ _RESTARTS = 3  # of data workers, without a batch in between
 VALIDATED = ".last_validation"  # the iteration after which the last validation was complete
 
 
-class _ResumableLoop(BaseLoop):
+class ResumableLoop(BaseLoop):
     """What both loops share: the position in the data, random numbers, and validations.
 
     All state of a loop is `_epoch`, `_iter` and the two numbers below; the rest follows from the run's seed.
@@ -148,7 +149,7 @@ class _ResumableLoop(BaseLoop):
 
 
 @LOOPS.register_module()
-class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
+class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
     """MMEngine's `EpochBasedTrainLoop`; arguments as there."""
 
     def run(self) -> Any:
@@ -188,7 +189,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
+class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
     """MMEngine's `IterBasedTrainLoop`; arguments as there."""
 
     def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
@@ -227,3 +228,19 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
     def _position_of_mmengine(meta: dict[str, Any], batches: int) -> dict[str, int]:
         """Return the position in a checkpoint of MMEngine's own loop, with its `InfiniteSampler`."""
         return {"pass": 0, "batch": meta["iter"], "batches": batches}
+
+
+_OURS: dict[type | None, type[BaseLoop]] = {
+    EpochBasedTrainLoop: ResumableEpochLoop,
+    IterBasedTrainLoop: ResumableIterLoop,
+}
+
+
+def resumable(loop: Any) -> Any:
+    """Return the settings of a training's loop, with ours in the place of MMEngine's."""
+    if not isinstance(loop, dict):
+        return loop
+    settings = dict(loop)
+    if "type" not in settings:
+        settings["type"] = EpochBasedTrainLoop if settings.pop("by_epoch", True) else IterBasedTrainLoop
+    return {**settings, "type": _OURS.get(registered(LOOPS, settings), settings["type"])}

@@ -216,19 +216,36 @@ class FiniteGuard:
 
 
 class GuardHook(Hook):
-    """Check after each iteration what has to end the training; the last of the hooks."""
+    """Look after each iteration for what has to end the training; hooks of the lowest priority may still follow.
+
+    MMEngine's training loops are exchanged for ours, which stop between two iterations. Loops of others know nothing of
+    that, so this hook stops them before the next iteration.
+    """
 
     priority = "LOWEST"
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Do for a loop of others what ours do themselves."""
+        if not hasattr(runner.train_loop, "position"):
+            runner.between_iterations()
+            runner.guard.remember()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Report losses that are not finite."""
         runner.guard.report(data_batch, outputs)
 
+    def after_train(self, runner: Any) -> None:
+        """Stop a loop of others where a signal has come in its last iteration or validation."""
+        if not hasattr(runner.train_loop, "position"):
+            runner.between_iterations()
+
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End a validation early where a signal asks for it; all processes together, as long as all have images."""
         signals = runner._signals
+        if signals is None or not hasattr(runner.train_loop, "position"):
+            return
         loader = runner.val_dataloader
-        if signals is None or batch_idx >= len(loader.dataset) // (batch_size_of(loader) * runner.world_size):
+        if batch_idx >= len(loader.dataset) // (batch_size_of(loader) * runner.world_size):
             return
         if all_reduce_max(signals.received)[0]:
             raise StopValidation

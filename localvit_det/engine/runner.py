@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 import torch
 from mmdet.engine.hooks import DetVisualizationHook
+from mmdet.registry import HOOKS
 from mmengine import dist
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.baselines import published_weights
 from ..checkpoint.read import load_weights_only
+from ..config.parts import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.metrics import exact_metrics
 from ..evaluation.no_detections import explain_no_detections
@@ -33,7 +35,7 @@ from .data_loader import batch_size_of, close_workers, guard_workers
 from .fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
 from .hooks import FreeMemoryHook
 from .loggers import ProgressBarHook, quiet_screen
-from .loops import ResumableEpochLoop, ResumableIterLoop
+from .loops import ResumableEpochLoop, ResumableLoop, resumable
 from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
 from .optim import accumulative_counts, explain_unfit_epochs, fit_warm_up, optim_wrappers
 from .processes import (
@@ -52,8 +54,6 @@ from .resume import ConfiguredState, newest_checkpoint
 
 _REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)
 START = "start.json"  # in the folder of a log: after which iteration this start has gone on
-_CHECKPOINT_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook")
-_LOOPS = {"EpochBasedTrainLoop": ResumableEpochLoop, "IterBasedTrainLoop": ResumableIterLoop}
 
 
 @RUNNERS.register_module()
@@ -213,7 +213,7 @@ class ReliableRunner(Runner):
         """Save, unless that has been done after this iteration; return where, to stand in a sentence."""
         hook = self.checkpoint_hook
         if hook is None:
-            return "no checkpoint could be saved, since the config has no CheckpointHook"
+            return "no checkpoint could be saved, since no hook of the config is a CheckpointHook of MMEngine"
         done = hook.saved_iteration == self.iter
         saved = f"{hook.last_ckpt} has it" if done else f"saved {hook.save_interim(self)}"
         return f"{saved}; --resume goes on from there"
@@ -232,7 +232,7 @@ class ReliableRunner(Runner):
         hooks = dict(hooks or {})
         hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
         for name, hook in hooks.items():
-            if isinstance(hook, dict) and hook.get("type") in _CHECKPOINT_HOOKS:
+            if isinstance(hook, dict) and registered(HOOKS, hook) is CheckpointHook:
                 hooks[name] = {**hook, "type": "SafeCheckpointHook", "_scope_": "mmdet"}
         super().register_default_hooks(hooks)
         self.register_hook(GuardHook())
@@ -240,16 +240,13 @@ class ReliableRunner(Runner):
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop, with those that can resume in the place of MMEngine's."""
-        if isinstance(loop, dict):
-            settings = dict(loop)
-            kind = settings.pop("type", None)
-            settings.pop("_scope_", None)
-            if kind is None:
-                kind = "EpochBasedTrainLoop" if settings.pop("by_epoch", True) else "IterBasedTrainLoop"
-            if isinstance(kind, str) and kind.removeprefix("mmengine.") in _LOOPS:
-                kind = _LOOPS[kind.removeprefix("mmengine.")]
-                return kind(runner=self, dataloader=self._train_dataloader, **settings)
-        return super().build_train_loop(loop)
+        built = super().build_train_loop(resumable(loop))
+        if not isinstance(built, ResumableLoop):
+            self.logger.warning(
+                f"The training's loop is {type(built).__name__}, which may repeat or leave out a part of an epoch "
+                "where it is resumed in the middle: train_cfg.type='EpochBasedTrainLoop' resumes exactly."
+            )
+        return built
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop; on a fused copy of the model where FusedEvaluationHook asks for it."""

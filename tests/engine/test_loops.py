@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from toy_training import different, final, log_of, names, signal_at, tensors_of, toy_runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from toy_training import NoisyImages, different, final, log_of, names, signal_at, tensors_of, toy_runner
 
+from localvit_det.engine import SafeCheckpointHook
+from localvit_det.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from localvit_det.engine.processes import Stopped
 from localvit_det.errors import CheckpointError
 
@@ -122,3 +124,61 @@ def test_other_batch_size_goes_on_at_the_same_share(tmp_path):
     second = train(tmp_path, epochs=1, resume=True, batch_size=4)
     assert "had 6 batches when the checkpoint was saved and has 3 now: going on after batch 2" in log_of(second)
     assert second.iter == 3 + 1
+
+
+@pytest.mark.parametrize("scope", ["", "mmengine.", "class"])
+def test_parts_of_mmengine_are_exchanged_however_they_are_named(scope, tmp_path):
+    """New-style configs name classes, not strings."""
+
+    def named(cls: type) -> object:
+        return cls if scope == "class" else scope + cls.__name__
+
+    checkpoint = {"type": named(CheckpointHook)}
+    by_iteration = {"type": named(IterBasedTrainLoop), "max_iters": 12}
+    assert (
+        type(toy_runner(tmp_path / "iter", train_cfg=by_iteration).build_train_loop(by_iteration)) is ResumableIterLoop
+    )
+    by_epoch = {"type": named(EpochBasedTrainLoop), "max_epochs": 3}
+    runner = toy_runner(tmp_path, checkpoint=checkpoint, train_cfg=by_epoch, custom_hooks=[signal_at(2)])
+    with pytest.raises(Stopped):
+        runner.train()
+    assert type(runner.train_loop) is ResumableEpochLoop
+    assert type(runner.checkpoint_hook) is SafeCheckpointHook
+    assert names(tmp_path) == ["interim_iter_2.pth"]
+
+
+class OwnLoop(EpochBasedTrainLoop):
+    """Of a user's own package."""
+
+
+class OwnCheckpointHook(CheckpointHook):
+    """Likewise."""
+
+
+@pytest.mark.parametrize("at", [2, 6, 18, "validation"])
+def test_signal_stops_loops_of_others(at, tmp_path):
+    options = {"train_cfg": {"type": OwnLoop, "max_epochs": 3}, "validate": True}
+    hook = SignalInValidation(2) if at == "validation" else signal_at(at)
+    with pytest.raises(Stopped):
+        train(tmp_path, hook, **options)
+    done = 6 if at == "validation" else at
+    assert names(tmp_path)[-1] == ("interim_iter_2.pth" if done == 2 else f"epoch_{done // 6}.pth")
+    second = train(tmp_path, resume=True, **options)
+    assert "The training's loop is OwnLoop" in log_of(second)
+    assert "epoch_3.pth" in names(tmp_path)
+    assert not [name for name in names(tmp_path) if "interim" in name]
+
+
+def test_step_of_loops_of_others_is_taken_back(tmp_path):
+    """A forward pass with NaN spoils the running statistics of BatchNorm, whatever the loop."""
+    dataset = NoisyImages(poisoned=(3,))
+    train_cfg = {"type": OwnLoop, "max_epochs": 1}
+    runner = train(tmp_path, dataset=dataset, train_cfg=train_cfg, cfg={"non_finite": {"patience": 9}})
+    assert all(tensor.isfinite().all() for tensor in runner.model.state_dict().values())
+
+
+def test_checkpoint_hook_of_others_is_left_alone(tmp_path):
+    runner = toy_runner(tmp_path, checkpoint={"type": OwnCheckpointHook}, custom_hooks=[signal_at(2)])
+    with pytest.raises(Stopped):
+        runner.train()
+    assert "no hook of the config is a CheckpointHook of MMEngine" in log_of(runner)
