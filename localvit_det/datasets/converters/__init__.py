@@ -186,7 +186,7 @@ def _leads_out(path: str) -> bool:
 
 
 def _link(image: Path, place: Path, rival: Path) -> None:
-    """Put an image into the target, without taking room where the disk allows it.
+    """Put an image into the target, without taking space where the disk allows it.
 
     Args:
         rival: What else of the source would be there.
