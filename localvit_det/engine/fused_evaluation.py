@@ -11,7 +11,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
-from ..config.parts import registered
+from ..config.utils import registered
 from ..fused import fused_copy
 from .processes import unwrapped
 

@@ -11,7 +11,7 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
-from ..config.parts import registered
+from ..config.utils import registered
 from ..files import write_text
 from .data_loader import (
     close_workers,

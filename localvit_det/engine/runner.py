@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.baselines import published_weights
 from ..checkpoint.read import load_weights_only
-from ..config.parts import registered
+from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.metrics import exact_metrics
 from ..evaluation.no_detections import explain_no_detections
