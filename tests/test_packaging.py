@@ -57,9 +57,8 @@ def test_files_of_both(dist):
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     configs = files_of("configs", ".py", ".yml")
     copies = {"model-index.yml", "tools/_process.py", "tools/train.py", "tools/test.py", *configs}
-    code = {
-        name for folder in ("localvit", "localvit_det") for name in files_of(folder, ".py", ".json", ".html", ".typed")
-    }
+    suffixes = (".py", ".json", ".html", ".css", ".js", ".typed")
+    code = {name for folder in ("localvit", "localvit_det") for name in files_of(folder, *suffixes)}
     assert packed == code | {f"localvit_det/.mim/{name}" for name in copies}
     with tarfile.open(only(dist, "*.tar.gz")) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}

@@ -1,10 +1,15 @@
-"""Charts of an evaluation and of trainings."""
+"""Charts of evaluations, trainings and datasets, for a page and as files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from pycocotools.cocoeval import COCOeval
@@ -12,25 +17,58 @@ from pycocotools.cocoeval import COCOeval
 from ..engine.reporting import Line, smooth, thin_out
 from ..visualization import class_color
 from .coco import precision_at_half
-from .style import ACCENT, COLORS, INK, new_axes, styled
 
+INK = "#010203"  # nearly black; on a page the color of its text, dark or light
+FONT = "system-ui, sans-serif"
+ACCENT = "#2f7fd0"  # can be read on white and on black
+COLORS = ("#2f7fd0", "#d9620f", "#2a9d63", "#b0479b", "#b8860b", "#6a5acd", "#c43c4c", "#3a9ca6")
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "localvit",  # the same page from the same numbers
+    "text.parse_math": False,  # a class may be called "$"
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.18,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.prop_cycle": cycler(color=COLORS),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
 _NAMED = 12  # classes that a legend can hold
 _NUMBERED = 20  # classes whose counts can be read in a matrix
 _SHADES = LinearSegmentedColormap.from_list(
     "shades", [(*(int(ACCENT[i : i + 2], 16) / 255 for i in (1, 3, 5)), a) for a in (0, 1)]
 )
+# Decorates functions that draw; matplotlib's own settings stay as they are.
+styled = matplotlib.rc_context(_SETTINGS)
+
+
+def _new_axes(width: float = 5.6, height: float = 3.6) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes, sizes in inches; called in a `styled` function."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
 
 
 def rgb(label: int) -> tuple[float, float, float]:
-    """The color of a class in pictures, as matplotlib wants it."""
+    """Return the color of a class in pictures, as matplotlib wants it."""
     blue, green, red = class_color(label)
     return red / 255, green / 255, blue / 255
 
 
 @styled
 def precision_recall(evaluator: COCOeval, names: Sequence[str]) -> Figure:
-    """Precision over recall at an overlap of 0.5: thin for each class, thick for their mean."""
-    figure, axes = new_axes()
+    """Draw precision over recall at an overlap of 0.5: thin for each class, thick for their mean."""
+    figure, axes = _new_axes()
     recall = evaluator.params.recThrs
     for label, name in enumerate(names):
         curve = precision_at_half(evaluator, label)
@@ -48,9 +86,9 @@ def precision_recall(evaluator: COCOeval, names: Sequence[str]) -> Figure:
 
 @styled
 def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """Counts of objects, each row shaded by its share; the background is the last row and column."""
+    """Draw counts of objects, each row shaded by its share; the background is the last row and column."""
     side = len(counts)
-    figure, axes = new_axes(*(max(4.6, min(9.0, 1.9 + 0.5 * side)),) * 2)
+    figure, axes = _new_axes(*(max(4.6, min(9.0, 1.9 + 0.5 * side)),) * 2)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1)
     size = 10 if side <= _NUMBERED else max(3.5, 300 / side)
@@ -78,8 +116,8 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
 def lines(
     curves: Mapping[str, Line], ylabel: str, smoothed: bool = False, from_zero: bool = True, log: bool = False
 ) -> Figure:
-    """A line for each curve over the iterations; the smoothed ones above a shade of what they were made of."""
-    figure, axes = new_axes()
+    """Draw a line for each curve over the iterations; the smoothed ones above a shade of what they were made of."""
+    figure, axes = _new_axes()
     for index, (name, (x, y)) in enumerate(curves.items()):
         color = COLORS[index % len(COLORS)]
         style = "-" if index < len(COLORS) else "--"
@@ -103,7 +141,7 @@ def lines(
 def histograms(
     samples: Mapping[str, np.ndarray], bins: np.ndarray, xlabel: str, ylabel: str, log: int | None = None
 ) -> Figure:
-    """The share of each bin, an outline for each set.
+    """Draw the share of each bin, an outline for each set.
 
     Args:
         samples: Values of each set.
@@ -112,7 +150,7 @@ def histograms(
         ylabel: Of what there is a share.
         log: The base of a logarithmic axis.
     """
-    figure, axes = new_axes()
+    figure, axes = _new_axes()
     for index, (name, values) in enumerate(samples.items()):
         if not len(values):
             continue
@@ -132,10 +170,10 @@ def histograms(
 
 @styled
 def class_shares(counts: Mapping[str, Sequence[int]], names: Sequence[str], most: int = 30) -> Figure:
-    """The share of each class among the objects of each set, the most frequent classes first."""
+    """Draw the share of each class among the objects of each set, the most frequent classes first."""
     totals = np.sum([np.asarray(row) for row in counts.values()], axis=0)
     order = np.argsort(-totals, kind="stable")[:most][::-1]
-    figure, axes = new_axes(5.6, 1.2 + 0.12 * len(order) * (1 + len(counts)))
+    figure, axes = _new_axes(5.6, 1.2 + 0.12 * len(order) * (1 + len(counts)))
     height = 0.8 / len(counts)
     for index, (split, row) in enumerate(counts.items()):
         shares = np.asarray(row)[order] / max(sum(row), 1)
@@ -151,8 +189,8 @@ def class_shares(counts: Mapping[str, Sequence[int]], names: Sequence[str], most
 
 @styled
 def heat(values: np.ndarray) -> Figure:
-    """A map (H, W) of shares, in shades of their fourth root: pixels count from the upper left."""
-    figure, axes = new_axes(4.6, 4.6 * values.shape[0] / values.shape[1])
+    """Draw shares (H, W) in shades of their fourth root: pixels count from the upper left."""
+    figure, axes = _new_axes(4.6, 4.6 * values.shape[0] / values.shape[1])
     axes.imshow((values / max(values.max(), 1e-30)) ** 0.25, cmap=_SHADES, vmin=0, vmax=1)
     axes.grid(False)
     axes.set(xlabel="pixels")

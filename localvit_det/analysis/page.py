@@ -1,24 +1,26 @@
-"""Pages of tables, charts and pictures: one HTML file that needs nothing beside itself, or files in a folder."""
+"""Pages of tables, charts and pictures: one self-contained HTML file, or files in a folder."""
 
 from __future__ import annotations
 
 import base64
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from ..files import atomic_file, write_bytes, write_text
 from ..output_names import OutputFolder
-from .look import SCRIPT, STYLE_SHEET
-from .style import FONT, INK, styled
+from .charts import FONT, INK, styled
 
 Cell = str | int | float | None
 
@@ -55,7 +57,11 @@ class Picture:
     name: str
     image: np.ndarray
     caption: str
-    tags: Sequence[str] = ()  # by which the reader can choose among the pictures of a section
+    tags: tuple[str, ...] = ()  # by which the reader can choose among the pictures of a section
+
+    def jpeg(self) -> bytes:
+        """Return the image as a file."""
+        return cv2.imencode(".jpg", self.image, (cv2.IMWRITE_JPEG_QUALITY, 85))[1].tobytes()
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,13 @@ class Tiles:
 Part = str | Table | Chart | Picture | Tiles  # a text is a paragraph
 
 
+class Group(NamedTuple):
+    """Parts of one kind that follow each other: charts and pictures share a grid."""
+
+    kind: str
+    parts: list[Part]
+
+
 @dataclass
 class Section:
     """A heading and what stands below it."""
@@ -75,124 +88,58 @@ class Section:
     title: str
     parts: list[Part] = field(default_factory=list)
 
+    @property
+    def anchor(self) -> str:
+        """How links within the page name the section."""
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+    def groups(self) -> list[Group]:
+        """Return the parts, in their order."""
+        grouped = itertools.groupby(self.parts, lambda part: type(part).__name__)
+        return [Group(kind, list(parts)) for kind, parts in grouped]
+
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes one HTML file that holds everything, images included, whole or not at all."""
+    """Write one HTML file that holds everything, images included, whole or not at all."""
     write_text(path, render(title, sections))
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """The HTML of a page."""
-    anchors = [re.sub(r"\W+", "-", section.title.lower()).strip("-") for section in sections]
-    links = "".join(
-        f'<a href="#{anchor}">{escape(section.title)}</a>' for anchor, section in zip(anchors, sections, strict=True)
-    )
-    body = "".join(
-        f'<section id="{anchor}"><h2>{escape(section.title)}</h2>{_parts(section.parts, anchor)}</section>\n'
-        for anchor, section in zip(anchors, sections, strict=True)
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f'<link rel="icon" href="data:,"/><title>{escape(title)}</title><style>{STYLE_SHEET}</style></head>\n'
-        f"<body><header><h1>{escape(title)}</h1><nav>{links}</nav></header>\n<main>{body}</main>\n"
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
-
-
-def _parts(parts: Sequence[Part], anchor: str) -> str:
-    """Charts and pictures that follow each other stand in one grid."""
-    html, open_grid = "", ""
-    for index, part in enumerate(parts):
-        grid = {Chart: "charts", Picture: "pictures"}.get(type(part), "")
-        if grid != open_grid:
-            html += "</div>" if open_grid else ""
-            if grid == "pictures":
-                html += _chooser(parts[index:])
-            html += f'<div class="{grid}">' if grid else ""
-            open_grid = grid
-        html += _part(part, f"{anchor}-{index}")
-    return html + ("</div>" if open_grid else "")
-
-
-def _chooser(parts: Sequence[Part]) -> str:
-    tags = dict.fromkeys(tag for part in parts if isinstance(part, Picture) for tag in part.tags)
-    if len(tags) < 2:
-        return ""
-    options = "".join(f'<option value="{escape(tag)}">{escape(tag)}</option>' for tag in sorted(tags))
-    return f'<p><label>show <select class="chooser"><option value="">all</option>{options}</select></label></p>'
-
-
-def _part(part: Part, identity: str) -> str:
-    if isinstance(part, Table):
-        return _table(part)
-    if isinstance(part, Tiles):
-        tiles = "".join(
-            f"<div><b>{escape(number)}</b><span>{escape(what)}</span></div>" for what, number in part.numbers
-        )
-        return f'<div class="tiles">{tiles}</div>'
-    if isinstance(part, Chart):
-        wide = ' class="wide"' if part.wide else ""
-        svg = _svg(part.figure, identity, part.caption)
-        return f"<figure{wide}>{svg}<figcaption>{escape(part.caption)}</figcaption></figure>"
-    if isinstance(part, Picture):
-        content = base64.b64encode(_encoded(part.image)).decode()
-        tags = escape("\n".join(part.tags)).replace("\n", "&#10;")
-        size = f'width="{part.image.shape[1]}" height="{part.image.shape[0]}"'
-        return (
-            f'<figure data-tags="{tags}"><img loading="lazy" {size} alt="{escape(part.caption)}" '
-            f'src="data:image/jpeg;base64,{content}"/><figcaption>{escape(part.caption)}</figcaption></figure>'
-        )
-    return f"<p>{escape(part)}</p>"
-
-
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.head)
-    rows = "".join(f"<tr>{''.join(_cell(cell, table.digits) for cell in row)}</tr>" for row in table.rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _cell(cell: Cell, digits: int) -> str:
-    if isinstance(cell, str):
-        return f"<td>{escape(cell)}</td>"
-    return f'<td class="number" data-value="{"" if cell is None else cell}">{readable(cell, digits)}</td>'
+    """Return the HTML of a page."""
+    return _ENVIRONMENT.get_template("page.html").render(title=title, sections=sections)
 
 
 def readable(cell: Cell, digits: int = 3) -> str:
-    """A cell as a text."""
+    """Return a cell as a text."""
     if cell is None:
         return "-"
     return f"{cell:.{digits}f}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell
 
 
 @styled
-def _svg(figure: Figure, identity: str, caption: str) -> str:
-    """A figure as an element of a page: its text is the page's, its names are its own."""
+def _svg(chart: Chart, identity: str) -> Markup:
+    """Return a chart as an element of a page: its text is the page's, its ids are its own."""
     stream = io.StringIO()
-    figure.savefig(
-        stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    )
-    text = stream.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
-    )
-    text = re.sub(r'\bid="', f'id="{identity}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{identity}-", text)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", FONT, text).replace(INK, "currentColor")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    chart.figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+    _, _, text = stream.getvalue().partition("<svg")
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    opening, _, content = text.partition(">")
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
+    content = re.sub(r'\bid="', f'id="{identity}-', content)
+    content = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{identity}-", content)
+    content = re.sub(r"'DejaVu Sans'[^;\"]*", FONT, content).replace(INK, "currentColor")
+    return Markup(f'<svg role="img" aria-label="{escape(chart.caption)}"{opening}>{content}')
 
 
-def _encoded(image: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, 85))[1].tobytes()
+_ENVIRONMENT = Environment(
+    loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.filters.update(readable=readable, svg=_svg, base64=lambda content: base64.b64encode(content).decode())
 
 
 def write_files(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
-    """Writes tables as CSV, charts as PNG and pictures as JPEG.
-
-    Returns:
-        The files.
-    """
+    """Write tables as CSV, charts as PNG and pictures as JPEG, and return the files."""
     outputs = OutputFolder(folder)
     return [path for section in sections for part in section.parts for path in _write_part(outputs, part)]
 
@@ -209,7 +156,7 @@ def _write_part(outputs: OutputFolder, part: Part) -> Iterator[Path]:
             part.figure.savefig(file, format="png", dpi=150, facecolor="white")
     elif isinstance(part, Picture):
         path = outputs.path(outputs.name(f"{part.name}.jpg"))
-        write_bytes(path, _encoded(part.image))
+        write_bytes(path, part.jpeg())
     else:
         return
     yield path
