@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from made_results import evaluation, results  # noqa: F401 - fixtures
@@ -50,6 +52,39 @@ def _open_screen() -> None:
 @pytest.fixture(autouse=True)
 def _mmdet_scope() -> None:
     init_default_scope("mmdet")  # as default_scope in every config does
+
+
+@pytest.fixture(scope="session")
+def published_file(tmp_path_factory) -> Path:
+    """A published file of a nano detector that has learned nothing."""
+    from predict_cases import published
+
+    return published(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A folder with four images of synthetic shapes, one of them in a folder of its own."""
+    from localvit_det.datasets.synthetic_shapes import make_shapes
+
+    root = make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=3, num_val=1, size=96)
+    (root / "train2017").rename(folder := root / "images")
+    (folder / "deeper").mkdir()
+    content = cv2.imread(str(next(folder.glob("*.jpg"))))
+    cv2.imwrite(str(folder / "deeper/small.png"), content[:64, :80])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory, images) -> Path:
+    """A video of five frames, ten a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 96))
+    picture = cv2.imread(str(next(images.glob("*.jpg"))))
+    for shift in range(5):
+        writer.write(np.roll(picture, 8 * shift, axis=1))
+    writer.release()
+    return path
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A detector that has learned nothing, images, and the command in this process."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,3 +59,10 @@ def files_in(folder: Path) -> set[str]:
     """Return the files below a folder but the index of outputs."""
     found = (path for path in Path(folder).rglob("*") if path.is_file() and path.name != ".localvit_outputs")
     return {path.relative_to(folder).as_posix() for path in found}
+
+
+def images_of(path: Path) -> list[str]:
+    """Return the names of the images in a JSON of objects, of which each has five (see `OPTIONS`)."""
+    content = json.loads(path.read_text())
+    assert len(content["annotations"]) == 5 * len(content["images"])
+    return [image["file_name"] for image in content["images"]]

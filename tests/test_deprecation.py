@@ -22,6 +22,8 @@ from localvit_det.predict import Detector
         ("localvit_det.heads:LeanFCNMaskHead", "localvit_det.heads:MemoryEfficientFCNMaskHead"),
         ("localvit_det.layers:form_of", "localvit_det.layers:register_fused"),
         ("localvit_det.checkpoint.fit:load_backbone", "localvit_det.checkpoint.loading:load_backbone"),
+        ("localvit_det.export:Program", "localvit_det.export.formats:ExportSpec"),
+        ("localvit_det.export:written", "localvit_det.export.formats:export_to"),
         ("localvit_det.drawing:draw_pair", "localvit_det.visualization:draw_pair"),
         ("localvit_det.evaluation:PairVisualizer", "localvit_det.visualization:PairVisualizer"),
         ("localvit_det.ops:lean", "localvit_det.ops:recomputed"),

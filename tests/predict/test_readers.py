@@ -1,4 +1,4 @@
-"""Images and videos of a few bytes that decode to gigabytes."""
+"""Read pages and frames, also of files of a few bytes that decode to gigabytes."""
 
 import io
 import struct
@@ -105,3 +105,14 @@ def test_each_page_of_an_animation_is_decoded_once(kind, monkeypatch):
     found = [page[0, 0, 2] for _, _, page in read_pages(stream.getvalue(), 64)]
     assert found == [10 * index for index in range(20)]
     assert len(opened) < 8
+
+
+@pytest.mark.parametrize("suffix", ["tif", "webp", "png", "avif", "gif"])
+def test_pages(tmp_path, suffix):
+    pages = [Image.fromarray(np.full((64, 64, 3), 60 * index, np.uint8)) for index in range(1, 4)]
+    pages[0].save(tmp_path / f"p.{suffix}", save_all=True, append_images=pages[1:], duration=100)
+    frames = list(Sources(tmp_path / f"p.{suffix}"))
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    np.testing.assert_allclose([frame.image.mean() for frame in frames], [60, 120, 180], atol=6)
+    assert frames[0].rate == (1 if suffix == "tif" else 10)
+    assert [frame.index for frame in Sources(tmp_path / f"p.{suffix}", every=2)] == [0, 2]
