@@ -1,4 +1,4 @@
-"""Load weights: by MMEngine's addresses, by an `init_cfg`, by `load_from`; all pass :func:`load_state_dict`.
+"""Load weights: by MMEngine's addresses, by an `init_cfg`, by `load_from`; all pass :func:`load_weights`.
 
 Since PyTorch 2.6 MMEngine's own `torch.load`, one for each kind of address, cannot read its own checkpoints, and with
 TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD set it runs whatever a pickle says; its `load_state_dict` only warns where names or
@@ -84,19 +84,41 @@ def load_file(module: nn.Module, file: str | os.PathLike, logger: Any = None) ->
     Raises:
         CheckpointError: The file cannot be read, or does not fit.
     """
-    content = with_label(load_weights_only(file), os.fspath(file))
-    load_state_dict(module, content.get("state_dict", content), logger=logger)
+    content = load_weights_only(file)
+    weights = weights_in(content)
+    choice = describe_choice(content)
+    load_weights(module, content if weights is None else weights, os.fspath(file), choice=choice, logger=logger)
     return content
 
 
 def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None) -> None:
-    """Load weights, with MMEngine's signature: convert, report, and refuse what does not fit.
+    """Load weights as :func:`load_weights` does, with MMEngine's signature; what they are is read off their label."""
+    facts = label_of(state_dict)
+    policy = cast(Policy, facts.get("policy", "strict"))
+    load_weights(
+        module, state_dict, facts.get("source", "a state dict"), policy, facts.get("choice", ""), strict, logger
+    )
+
+
+def load_weights(
+    module: nn.Module,
+    weights: Mapping[str, Any],
+    source: str,
+    policy: Policy = "strict",
+    choice: str = "",
+    strict: bool = False,
+    logger: Any = None,
+) -> None:
+    """Convert weights, report, refuse what does not fit, and load the rest: the one function that all weights pass.
 
     Models without a backbone of this package load as ever, with the report in addition.
 
     Args:
         module: The model.
-        state_dict: Tensors by name in any known layout, or a checkpoint with such a dict in it.
+        weights: Tensors by name in any known layout, or a checkpoint with such a dict in it.
+        source: The file's name.
+        policy: What may fail to fit.
+        choice: Which of the file's weights these are, where that is not clear by itself.
         strict: Whether models of others must fit, too.
         logger: Where the report goes; the current logger of MMEngine by default.
 
@@ -105,16 +127,15 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
     """
     if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         module = module.get_submodule("module")
-    facts, logger = label_of(state_dict), logger or "current"
-    source, ours = facts.get("source", "a state dict"), bool(backbones_in(module))
+    ours, logger = bool(backbones_in(module)), logger or "current"
     state: Mapping[str, Any]
     if ours:
-        state, report = prepare(module, state_dict, cast(Policy, facts.get("policy", "strict")), source)
+        state, report = prepare(module, weights, policy, source)
     else:
-        plain = plain_names(state_dict, backbone_alone=False, parts=[name for name, _ in module.named_children()])
-        state = plain if plain.keys() != state_dict.keys() else state_dict  # which may have metadata
+        plain = plain_names(weights, backbone_alone=False, parts=[name for name, _ in module.named_children()])
+        state = plain if plain.keys() != weights.keys() else weights  # which may have metadata
         report = compare(module, state, source)[0]
-    report.choice = facts.get("choice", "")
+    report.choice = choice
     print_log(str(report), logger, logging.WARNING if report.problems or report.choice else logging.INFO)
     if ours:
         module.load_state_dict(state, strict=False)
@@ -165,7 +186,8 @@ class PretrainedInit(MMEnginePretrainedInit):
             state = plain_names(state, backbone_alone=True)
             print_log(str(warm_start(module, state, self.warm_start, source)), "current")
         else:
-            load_state_dict(module, label(state, **{**facts, "policy": "partial" if self.partial else "strict"}))
+            policy: Policy = "partial" if self.partial else "strict"
+            load_weights(module, state, source, policy, facts.get("choice", ""))
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
 
