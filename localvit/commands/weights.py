@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from localvit.commands.configs import write_table
 from localvit_det.checkpoint.official import OfficialFile, official_files
@@ -30,12 +31,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not found:
         raise ConfigError(f"No network has '{' '.join(args.pattern)}' in its name: leave it out to see all.")
     if args.json:
-        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        sys.stdout.write(json.dumps([entry(one) for one in found], indent=1) + "\n")
         return
     rows = [
         (name(one), str(one.top1 or "-"), one.size or "-", how(one), one.direct or one.address or "-") for one in found
     ]
     write_table([HEAD, *rows], right=(1, 2))
+
+
+def entry(one: OfficialFile) -> dict[str, Any]:
+    """Return all that is known of a file."""
+    return {"network": one.network, "settings": one.settings, **asdict(one), "layout": one.layout}
 
 
 def name(one: OfficialFile) -> str:

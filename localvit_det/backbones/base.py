@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,12 +15,7 @@ from ..deprecation import warn_renamed
 from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children
 from ..ops import checkpointed, recompute_activations
 from .sizes import FeatureInfo, for_each_stage, stage_widths
-
-# A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
-Rename = tuple[str, str | Callable[[re.Match[str]], str] | None]
-# The name of a fused tensor that our layout splits; the names of its parts, and how many equal shares of its rows each
-# takes.
-WeightSplit = tuple[str, Sequence[tuple[str, int]]]
+from .weights import Release, Rename, WarmStart, WeightSplit
 
 
 def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set[str]:
@@ -92,11 +86,13 @@ class LocalViT(BaseModule):
     short_name: ClassVar[str] = ""  # in names of configs and in tables
     paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    official_layout: ClassVar[Sequence[Rename]] = ()  # applied in turn
+    releases: ClassVar[Mapping[str, Release]] = {}  # of the authors, by size; a subclass has its own
+    official_layout: ClassVar[Sequence[Rename]] = ()  # of their files; applied in turn
     joint_weights: ClassVar[Sequence[WeightSplit]] = ()  # split before that
     optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
     # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
     resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
+    warm_starts: ClassVar[Mapping[str, WarmStart]] = {}  # by the name of the other network
     # Parts of names of parameters that learn without weight decay, besides norms; as the official recipes have it.
     no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}

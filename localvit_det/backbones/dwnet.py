@@ -13,8 +13,14 @@ from ..layers import Fusible, build_norm, crop, pad_to_multiple
 from ..ops import DepthwiseConv2d, depthwise_conv, inhomogeneous_conv
 from .base import LocalViT
 from .sizes import swin_sizes
+from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 _REDUCTION = 4  # of the channels inside the kernel generators
+
+
+def _release(name: str, top1: float) -> Release:
+    address = f"https://github.com/Atten4Vis/DemystifyLocalViT/releases/download/prerelease/{name}_224.pth"
+    return Release(address, address, top1=top1)
 
 
 class DynamicDWConv(Fusible):
@@ -129,6 +135,7 @@ class DWNet(LocalViT):
         "https://arxiv.org/abs/2106.04263",
     )
     arch_settings: ClassVar = swin_sizes(heads=False, tiny=0.2, base=0.5)  # drop path rates
+    releases: ClassVar = {"tiny": _release("dwnet_tiny", 81.2), "base": _release("dwnet_base", 83.2)}
     official_layout: ClassVar = (
         (r"^head\.|^norm\.", None),  # of the classifier
         (r"^patch_embed\.", "stem."),
@@ -146,6 +153,19 @@ class DWNet(LocalViT):
         (r"\.attn2conv\.bn2\.", ".mixer.norm3."),
         (r"\.attn2conv\.", ".mixer."),
     )
+    warm_starts: ClassVar = {
+        "swin": WarmStart(
+            (
+                *SWIN_SKELETON,
+                # The norms inside stages are BatchNorms, whose statistics no LayerNorm has.
+                (r"\.blocks\.\d+\.norm\d\.|^out_norms\.", None),
+                (r"\.attn\.(query|key|relative)|\.attn\.(proj|value)\.bias", None),
+                (r"\.attn\.value\.", ".mixer.expand."),
+                (r"\.attn\.proj\.", ".mixer.project."),
+            ),
+            splits=((r"\.attn\.qkv\.", ((".attn.query.", 1), (".attn.key.", 1), (".attn.value.", 1))),),
+        )
+    }
 
     def __init__(self, arch: str | dict = "tiny", pad_to_window: bool = False, **common: Any) -> None:
         super().__init__(arch, **common)
@@ -175,6 +195,7 @@ class DynamicDWNet(DWNet):
     """
 
     short_name: ClassVar = "ddwnet"
+    releases: ClassVar = {"tiny": _release("dynamic_dwnet_tiny", 81.8), "base": _release("dynamic_dwnet_base", 83.2)}
 
     def make_conv(self, channels: int) -> nn.Module:
         """Make the depth-wise convolution: (B, C, H, W) -> (B, C, H, W)."""
@@ -190,6 +211,7 @@ class IDynamicDWNet(DWNet):
     """
 
     short_name: ClassVar = "iddwnet"
+    releases: ClassVar = {size: Release(warm_start=SWIN_RELEASES[size].address) for size in ("tiny", "base")}
 
     def make_conv(self, channels: int) -> nn.Module:
         """Make the depth-wise convolution: (B, C, H, W) -> (B, C, H, W)."""

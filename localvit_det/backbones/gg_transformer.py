@@ -13,6 +13,7 @@ from ..layers import WindowAttention, crop, pad_to_multiple, window_partition
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
 from .sizes import for_each_stage, swin_sizes
+from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 
 class GlanceGazeAttention(WindowAttention):
@@ -88,6 +89,13 @@ class GGTransformer(LocalViT):
     short_name: ClassVar = "gg"
     paper: ClassVar = ("Glance-and-Gaze Vision Transformer", "https://arxiv.org/abs/2106.02277")
     arch_settings: ClassVar = swin_sizes(tiny=0.2, small=0.3, base=0.5)  # drop path rates
+    releases: ClassVar = {size: Release(warm_start=swin.address) for size, swin in SWIN_RELEASES.items()}
+    # Without the Gaze, GG is Swin on other windows and without its position table.
+    warm_starts: ClassVar = {
+        "swin": WarmStart(
+            (*SWIN_SKELETON, (r"\.attn\.", ".mixer.")), zeros=r"\.mixer\.gaze\.", surplus="relative_position"
+        )
+    }
     default_norm_cfg: ClassVar = {"type": "LN2d"}
 
     def __init__(

@@ -33,6 +33,7 @@ from ..layers import (
 )
 from ..ops import attention, recomputed
 from .base import LocalViT
+from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 WithMessengers = tuple[Tensor, Tensor]  # a feature map and its messengers
 
@@ -293,6 +294,11 @@ class MSGTransformer(LocalViT):
         "small": {"embed_dims": 96, "depths": (2, 4, 12, 4), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.3},
         "base": {"embed_dims": 96, "depths": (2, 4, 28, 4), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.5},
     }
+    releases: ClassVar = {  # of no weights; the tiny size is narrower than any Swin
+        "tiny": Release(top1=82.4),
+        "small": Release(top1=83.4, warm_start=SWIN_RELEASES["tiny"].address),
+        "base": Release(top1=84.0, warm_start=SWIN_RELEASES["small"].address),
+    }
     official_layout: ClassVar = (
         (r"^head\.|^norm\.|relative_position_index$", None),
         (r"^patch_embed\.", "stem."),
@@ -301,6 +307,15 @@ class MSGTransformer(LocalViT):
         (r"^layers\.(\d)\.", r"stages.\1."),
         (r"\.attn\.", ".mixer."),
     )
+    # The stem and downsampling are other convolutions than Swin's. The stages have other depths: block n takes block n,
+    # as a block knows the residual sums after those before it.
+    warm_starts: ClassVar = {
+        "swin": WarmStart(
+            ((r"^patch_embed\.|\.downsample\.", None), *SWIN_SKELETON, (r"\.attn\.", ".mixer.")),
+            surplus=r"\.blocks\.",
+            size="embed_dims, which MSG-S and MSG-B share with Swin-T and Swin-S",
+        )
+    }
     default_norm_cfg: ClassVar = {"type": "LN2d"}
 
     def __init__(

@@ -13,6 +13,9 @@ from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, buil
 from ..ops import DepthwiseConv2d, recomputed
 from .base import LocalViT
 from .sizes import swin_sizes
+from .weights import Release
+
+_FOLDERS = "https://drive.google.com/drive/folders"
 
 
 class ShuffleBlock(Block):
@@ -67,6 +70,11 @@ class ShuffleTransformer(LocalViT):
         "https://arxiv.org/abs/2106.03650",
     )
     arch_settings: ClassVar = swin_sizes(tiny=0.1, small=0.3, base=0.5)  # drop path rates
+    releases: ClassVar = {
+        "tiny": Release(f"{_FOLDERS}/1goDJtcnxgBAcHhZnNwrgOlG_WBftpmOS?usp=sharing", top1=82.4),
+        "small": Release(f"{_FOLDERS}/1GUBBQyDldY145vDiK-BHqivmpj3K6HK2?usp=sharing", top1=83.6),
+        "base": Release(f"{_FOLDERS}/1x0biaJRdN4nxLmp_3lQcA_6hO_sDBoUM?usp=sharing", top1=84.0),
+    }
     official_layout: ClassVar = (
         (r"^head\.|relative_position_index$", None),
         (r"^to_token\.conv(\d)\.0\.", r"stem.conv\1."),

@@ -14,6 +14,14 @@ from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, in
 from ..ops import DepthwiseConv2d, recomputed
 from .base import LocalViT
 from .sizes import for_each_stage
+from .weights import Release
+
+_DRIVE = "https://drive.google.com/file/d"
+_COPIES = "https://download.openmmlab.com/mmclassification/v0/twins"  # MMPretrain's, in its own layout
+
+
+def _release(file: str, copy: str, top1: float) -> Release:
+    return Release(f"{_DRIVE}/{file}/view?usp=sharing", f"{_COPIES}/twins-{copy}.pth", top1=top1)
 
 
 class SubsampledAttention(Fusible):
@@ -214,6 +222,17 @@ class TwinsPCPVT(Twins):
             ("large", (3, 8, 27, 3), 0.5),
         )
     }
+    releases: ClassVar = {
+        "small": _release(
+            "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", "pcpvt-small_3rdparty_8xb128_in1k_20220126-ef23c132", 81.2
+        ),
+        "base": _release(
+            "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky", "pcpvt-base_3rdparty_8xb128_in1k_20220126-f8c4b0d5", 82.7
+        ),
+        "large": _release(
+            "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45", "pcpvt-large_3rdparty_16xb64_in1k_20220126-c1ef8d80", 83.1
+        ),
+    }
 
     def __init__(self, arch: str | dict = "small", out_norm_cfg: dict | str | None = None, **common: Any) -> None:
         super().__init__(arch, out_norm_cfg=out_norm_cfg, **common)
@@ -239,6 +258,15 @@ class TwinsSVT(Twins):
         "small": {"embed_dims": 64, "depths": (2, 2, 10, 4), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2},
         "base": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.3},
         "large": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.5},
+    }
+    releases: ClassVar = {
+        "small": _release(
+            "131SVOphM_-SaBytf4kWjo3ony5hpOt4S", "svt-small_3rdparty_8xb128_in1k_20220126-8fe5205b", 81.7
+        ),
+        "base": _release("1s83To8xgDWY6Ad8VBP3Nx9gqY709rrGu", "svt-base_3rdparty_8xb128_in1k_20220126-e31cc8e9", 83.2),
+        "large": _release(
+            "1um39wxIaicmOquP2fr_SiZdxNCUou8w-", "svt-large_3rdparty_16xb64_in1k_20220126-4817645f", 83.7
+        ),
     }
 
     def __init__(self, arch: str | dict = "small", mask_padding: bool = True, **common: Any) -> None:

@@ -55,6 +55,11 @@ def families() -> list[type[LocalViT]]:
     return [cls for cls in classes if isinstance(cls, type) and issubclass(cls, LocalViT)]
 
 
+def families_from(network: str) -> list[type[LocalViT]]:
+    """Return the families that can start from another network's weights, without those that are made from one."""
+    return [cls for cls in families() if network in vars(cls).get("warm_starts", {})]
+
+
 def find_origin(state: Mapping[str, Tensor]) -> Origin | None:
     """Recognise the weights of a backbone by their names.
 

@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
 from ..errors import CheckpointError, shortened
-from .identify import Origin, backbones_in, common_class_counts, find_origin
+from .identify import Origin, backbones_in, common_class_counts, families_from, find_origin
 from .layouts import (
     RESIZERS,
     describe_choice,
@@ -301,7 +301,7 @@ def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) 
     if swin:
         return (
             f"it is a Swin Transformer's and the model's backbone is {wanted}; use its own weights, or take what means "
-            "the same with warm_start=swin, which GG-Transformer, DWNet and MSG-Transformer have"
+            f"the same with warm_start=swin, which {', '.join(cls.title for cls in families_from('swin'))} have"
         )
     if origin is None:
         if prefix and not any(name.startswith(prefix) for name in report.found):

@@ -1,48 +1,48 @@
 """The files that the authors of the networks published, and `official` as a name for them.
 
-`official_weights.json` has a line for each network: the address that its authors give, the address from which the file
-can be downloaded without a browser (empty where there is none), the layout, the size and the accuracy as published.
+Those of this package's families are declared by the families (`releases`).
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..backbones.sizes import SWIN_SIZES
+from ..backbones.weights import SWIN_RELEASES, Release
 from ..errors import CheckpointError
+from .identify import families
 
 OFFICIAL = "official"  # what is given in place of a file
-_TABLE = Path(__file__).with_name("official_weights.json")
+# Of MMDetection's PVT: layers of each stage, size as stated, accuracy.
+_PVT = {
+    "tiny": ([2, 2, 2, 2], "51M", 75.1),
+    "small": ([3, 4, 6, 3], "93M", 79.8),
+    "medium": ([3, 4, 18, 3], "168M", 81.2),
+    "large": ([3, 8, 27, 3], "234M", 81.7),
+}
 
 
-@dataclass(frozen=True)
-class OfficialFile:
-    """One line of the table.
+@dataclass(frozen=True, kw_only=True)
+class OfficialFile(Release):
+    """A release, and the network that it is of.
 
     Attributes:
         network: The type of the backbone.
         settings: Its arguments.
-        address: Where the authors have the file; empty where they released none.
-        direct: Where it can be downloaded from; empty where only a person with a browser gets it.
-        layout: What its tensors are called, in words.
-        size: As its authors state it.
-        top1: ImageNet-1k top-1 accuracy in per cent, as published.
-        warm_start: A Swin's file from which it can start instead, where its authors released none.
     """
 
     network: str
     settings: dict[str, Any]
-    address: str
-    direct: str
-    layout: str
-    size: str | None
-    top1: float | None
-    warm_start: str
+
+    @property
+    def layout(self) -> str:
+        """What the tensors are called, in words."""
+        if self.direct not in ("", self.address):
+            return "classifier; the direct address has MMPretrain's copy in its own layout"
+        return "classifier of the authors' code" if self.address else ""
 
     @property
     def advice(self) -> str:
@@ -57,10 +57,22 @@ class OfficialFile:
         return f"its authors released no weights, so {swin if self.warm_start else ''}{own}"
 
 
-@cache
 def official_files() -> tuple[OfficialFile, ...]:
-    """Return the whole table."""
-    return tuple(OfficialFile(**line) for line in json.loads(_TABLE.read_text(encoding="utf-8")))
+    """Return those of all families, and of MMDetection's Swin and PVT."""
+    return tuple(OfficialFile(network=n, settings=s, **asdict(release)) for n, s, release in _releases())
+
+
+def _releases() -> Iterator[tuple[str, dict[str, Any], Release]]:
+    for family in families():
+        for arch, release in vars(family).get("releases", {}).items():
+            yield family.__name__, {"arch": arch}, release
+    for arch, release in SWIN_RELEASES.items():
+        size = SWIN_SIZES[arch]
+        yield "SwinTransformer", {"embed_dims": size["embed_dims"], "depths": list(size["depths"])}, release
+    for arch, (layers, stated, top1) in _PVT.items():
+        address = f"https://github.com/whai362/PVT/releases/download/v2/pvt_{arch}.pth"
+        release = Release(address, address, size=stated, top1=top1)
+        yield "PyramidVisionTransformer", {"embed_dims": 64, "num_layers": layers}, release
 
 
 def official_file(cls: object, settings: Mapping[str, Any]) -> OfficialFile | None:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.registry import MODELS
+
 from ..errors import CheckpointError
 from .config_text import NotPlain, as_text, parse
 
@@ -31,7 +33,6 @@ TYPES: dict[str, frozenset[str]] = {
             SingleStageDetector SparseRCNN TOOD TridentFasterRCNN TwoStageDetector VFNet YOLACT YOLOF YOLOV3 YOLOX
         """,
         "backbones": """
-            ShuffleTransformer GGTransformer DWNet DynamicDWNet IDynamicDWNet MSGTransformer TwinsPCPVT TwinsSVT
             CSPDarknet CSPNeXt ConvNeXt Darknet DetectoRS_ResNeXt DetectoRS_ResNet EfficientNet HRNet HourglassNet
             MobileNetV2 PyramidVisionTransformer PyramidVisionTransformerV2 RegNet Res2Net ResLayer ResNeSt ResNeXt
             ResNet ResNetV1c ResNetV1d SSDVGG SwinTransformer TridentResNet
@@ -51,7 +52,6 @@ TYPES: dict[str, frozenset[str]] = {
             YOLOV3Head YOLOXHead
         """,
         "heads on regions": """
-            LeanFCNMaskHead MemoryEfficientFCNMaskHead
             BBoxHead CascadeRoIHead CoarseMaskHead ConvFCBBoxHead DIIHead DoubleConvFCBBoxHead
             DoubleHeadRoIHead DynamicMaskHead DynamicRoIHead FCNMaskHead FeatureRelayHead FusedSemanticHead
             GlobalContextHead GridHead GridRoIHead HTCMaskHead HybridTaskCascadeRoIHead MaskIoUHead MaskPointHead
@@ -112,6 +112,7 @@ OPERATORS = frozenset(
         *("ModulatedDeformRoIPoolPack", "SimpleRoIAlign", "conv", "last_conv", "interpolation_conv"),
     )
 )
+_OWN = ("localvit_det.backbones.", "localvit_det.heads.")  # others read files: the detector of an exported model
 _TRANSFORMS = TYPES["transforms"]
 _MODEL = frozenset().union(*TYPES.values(), OPERATORS) - _TRANSFORMS
 
@@ -190,6 +191,13 @@ def _places(content: Mapping[str, Any]) -> Iterator[tuple[dict, str]]:
             yield texts, key
 
 
+def own_types() -> frozenset[str]:
+    """Return the backbones and heads that this package registers; what holds for `TYPES` holds for them."""
+    registries = (MODELS, *MODELS.children.values())
+    found = [item for registry in registries for item in registry.module_dict.items()]
+    return frozenset(name for name, cls in found if cls.__module__.startswith(_OWN))
+
+
 def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, Any]:
     """Take from a config of plain values the model, the test pipeline, the classes, the scope and the pixels' range.
 
@@ -211,7 +219,7 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
         raise ValueError("it has no model")
     if "data_preprocessor" in values:  # of MMSegmentation and MMPretrain, whose runner puts it there
         model = {"data_preprocessor": values["data_preprocessor"], **model}
-    taken["model"] = _vetted(model, _MODEL, "model", 0)
+    taken["model"] = _vetted(model, _MODEL | own_types(), "model", 0)
     dataset = _test_dataset(values)
     steps = dataset.get("pipeline") or values.get("test_pipeline")
     if steps:

@@ -1,83 +1,23 @@
 """Warm starts: a backbone takes from another network's weights whatever means the same in both.
 
-Swin, GG-Transformer and DWNet share a skeleton: patches, norms, merging, MLPs. MSG-Transformer has Swin's blocks,
-but steps of its own between them. Asked for by name, never guessed:
+What that is, each family declares (`warm_starts`). Asked for by name, never guessed:
 `init_cfg=dict(type="Pretrained", checkpoint="swin.pth", warm_start="swin")`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..backbones.base import LocalViT
-from ..backbones.dwnet import DWNet
-from ..backbones.gg_transformer import GGTransformer
-from ..backbones.msg_transformer import MSGTransformer
 from ..errors import CheckpointError, did_you_mean, shortened
+from .identify import families_from
 from .layouts import official_swin, rename_key, split_joint
 from .matching import LoadReport, compare
 
-if TYPE_CHECKING:
-    from ..backbones.base import Rename, WeightSplit
-
-_SKELETON: Sequence[Rename] = (
-    (r"^(head|norm)\.|attn_mask$|relative_position_index$", None),  # of the classifier; buffers
-    (r"^patch_embed\.", "stem."),
-    (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
-    (r"^layers\.(\d)\.", r"stages.\1."),
-    (r"^norm(\d)\.", r"out_norms.\1."),
-)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How a family takes weights.
-
-    Attributes:
-        rules: Names in the other network's official layout and ours; None: left out.
-        zeros: Pattern of what of ours starts at zero.
-        surplus: Pattern of theirs that may have no place in ours.
-        splits: Of tensors that are one in theirs and have names of their own in the rules.
-        size: What must be the same in both.
-    """
-
-    rules: Sequence[Rename]
-    zeros: str = r"(?!)"
-    surplus: str = r"(?!)"
-    splits: Sequence[WeightSplit] = ()
-    size: str = "embed_dims and depths"
-
-
-_QKV = ((r"\.attn\.qkv\.", ((".attn.query.", 1), (".attn.key.", 1), (".attn.value.", 1))),)
-# Without the Gaze, GG is Swin on other windows and without its position table.
-_GG = _Recipe((*_SKELETON, (r"\.attn\.", ".mixer.")), zeros=r"\.mixer\.gaze\.", surplus="relative_position")
-_DWNET = _Recipe(
-    (
-        *_SKELETON,
-        # Its norms inside stages are BatchNorms, whose statistics no LayerNorm has.
-        (r"\.blocks\.\d+\.norm\d\.|^out_norms\.|\.attn\.(query|key|relative)|\.attn\.(proj|value)\.bias", None),
-        (r"\.attn\.value\.", ".mixer.expand."),
-        (r"\.attn\.proj\.", ".mixer.project."),
-    ),
-    splits=_QKV,
-)
-# Its stem and downsampling are other convolutions. Its stages have other depths than Swin's: block n takes block n, as
-# a block knows the residual sums after those before it.
-_MSG = _Recipe(
-    ((r"^patch_embed\.|\.downsample\.", None), *_SKELETON, (r"\.attn\.", ".mixer.")),
-    surplus=r"\.blocks\.",
-    size="embed_dims, which MSG-S and MSG-B share with Swin-T and Swin-S",
-)
-_WARM_STARTS: dict[str, dict[type[LocalViT], _Recipe]] = {
-    "swin": {GGTransformer: _GG, DWNet: _DWNET, MSGTransformer: _MSG},
-}
-NAMES = tuple(_WARM_STARTS)
+NAMES = ("swin",)  # networks whose layout is known here
 
 
 def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> LoadReport:
@@ -96,14 +36,12 @@ def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, sour
     Raises:
         CheckpointError: There is no such warm start, or the weights are of another network or size.
     """
-    if name not in _WARM_STARTS:
+    if name not in NAMES:
         raise CheckpointError(f"There is no warm start '{name}'{did_you_mean(name, NAMES)}: choose from {NAMES}.")
-    families = _WARM_STARTS[name]
-    family = next((cls for cls in families if isinstance(module, cls)), None)
-    if family is None:
-        known = ", ".join(cls.__name__ for cls in families)
+    recipe = getattr(module, "warm_starts", {}).get(name)
+    if recipe is None:
+        known = ", ".join(cls.__name__ for cls in families_from(name))
         raise CheckpointError(f"A {type(module).__name__} has no warm start from {name}, only {known}: leave it out.")
-    recipe = families[family]
     official = official_swin(weights)
     if "layers.0.blocks.0.attn.qkv.weight" not in official:
         first = shortened(sorted(official))

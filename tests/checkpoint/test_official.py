@@ -64,7 +64,8 @@ def test_the_command_lists_them(capsys):
     weights.main(["--json"])
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == len(official_files())
-    assert listed[0]["direct"] == ""
+    assert {one["direct"] for one in listed if one["network"] == "ShuffleTransformer"} == {""}
+    assert {one["layout"] for one in listed if one["network"] == "DWNet"} == {"classifier of the authors' code"}
     with pytest.raises(SystemExit):
         weights.main(["resnet"])
     assert "No network has 'resnet'" in capsys.readouterr().err
@@ -76,7 +77,7 @@ def published(remote, monkeypatch, tmp_path):  # noqa: F811
     pages, asked = remote
     torch.save({"model": dwnet()}, tmp_path / "x.pth")
     pages[ADDRESS] = (tmp_path / "x.pth").read_bytes()
-    line = OfficialFile("DWNet", {"arch": "nano"}, ADDRESS, ADDRESS, "classifier", None, 1.0, "")
+    line = OfficialFile(network="DWNet", settings={"arch": "nano"}, address=ADDRESS, direct=ADDRESS, top1=1.0)
     monkeypatch.setattr(official, "official_file", lambda cls, settings: line)
     return pages, asked
 

@@ -191,7 +191,7 @@ def test_msg_resizes_the_position_table():
     ("family", "name", "change", "words"),
     [
         ("GGTransformer", "swine", None, r"no warm start 'swine' \(did you mean 'swin'\?\)"),
-        ("ShuffleTransformer", "swin", None, "A ShuffleTransformer has no warm start from swin, only GGTransformer"),
+        ("ShuffleTransformer", "swin", None, "A ShuffleTransformer has no .*, only DWNet, GGTransformer"),
         ("GGTransformer", "swin", "nothing", "holds no weights of a Swin"),
         ("GGTransformer", "swin", "larger", "does not fit a warm start of GGTransformer .* same size"),
         (
