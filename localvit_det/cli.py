@@ -18,6 +18,7 @@ from .engine.data_loader import explain_lost_evaluation
 from .errors import ConfigError, UserError, explain_limit, printable
 from .files import DISK_ERRORS
 from .preflight import check_config
+from .type_name import type_name
 
 LEFT_OUT = 3  # the exit code where some of the items that were given are left out
 
@@ -118,8 +119,8 @@ def enable_amp(cfg: Config) -> None:
     """
     import torch
 
-    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-    if kind not in ("OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
+    kind = type_name(cfg.optim_wrapper)
+    if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
         raise ConfigError(f"--amp would replace the optim_wrapper of type {kind}: leave one of the two out.")
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = "AmpOptimWrapper"

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from .backbones import LocalViT
 from .config.utils import registered, walk
 from .errors import ConfigError, RequirementError
+from .type_name import type_name
 
 # What --log takes: the backend, and the module that it needs.
 LOGGERS = {
@@ -44,7 +45,7 @@ def average_weights(cfg: Config, momentum: float) -> None:
     if not 0 < momentum < 1:
         raise ConfigError(f"--ema {momentum:g} is no share of the newest weights: give a number between 0 and 1.")
     for number, hook in enumerate(cfg.get("custom_hooks") or []):
-        if str(hook.get("type", "")).rpartition(".")[2] == "EMAHook":
+        if type_name(hook) == "EMAHook":
             if momentum not in (EMA_MOMENTUM, hook.get("momentum")):
                 raise ConfigError(
                     f"--ema {momentum:g} does not change the EMAHook that the config has: give --ema alone, or set "
@@ -68,7 +69,7 @@ def stop_early(cfg: Config, patience: int) -> None:
         raise ConfigError(f"--early-stop {patience} is no count of validations: give 1 or more.")
     if not cfg.get("val_dataloader") or not cfg.get("val_cfg"):
         raise ConfigError("--early-stop looks at validations, and the config has none: give it a val_dataloader.")
-    others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EarlyStopHook"]
+    others = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) != "EarlyStopHook"]
     cfg.custom_hooks = [*others, {"type": "EarlyStopHook", "patience": patience}]
 
 
@@ -80,7 +81,7 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
     """
     visualizer = cfg.setdefault("visualizer", {"type": "DetLocalVisualizer", "name": "visualizer"})
     backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
-    there = {backend.get("type") for backend in backends}
+    there = set(map(type_name, backends))
     name = Path(cfg.work_dir).name
     for logger in dict.fromkeys(names):
         backend = LOGGERS[logger][0]
@@ -96,7 +97,7 @@ def check_loggers(cfg: Config) -> None:
         RequirementError: It is not.
     """
     for _, backend in walk((cfg.get("visualizer") or {}).get("vis_backends")):
-        kind = str(backend.get("type", "")).rpartition(".")[2]
+        kind = type_name(backend)
         module = _MODULES.get(kind)
         if module is not None and importlib.util.find_spec(module) is None:
             raise RequirementError(f"{kind} needs {module}, which is not installed: run `pip install {module}`.")

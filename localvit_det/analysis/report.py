@@ -16,6 +16,7 @@ from ..datasets.annotations import read_annotations
 from ..engine.reporting import coco_rows
 from ..errors import DataError, UserError, first_line
 from ..evaluation.record import EvaluationRecord, read_record
+from ..type_name import type_name
 from . import charts
 from .coco import TASKS, evaluate
 from .logs import TrainingLog, read_log
@@ -133,7 +134,7 @@ def _settings(
             ("length", length),
             ("batch size of a process", loader.get("batch_size")),
             ("optimizer", f"{_name(optimizer)}, learning rate {optimizer.get('lr', '?')}" if optimizer else None),
-            ("mixed precision", optim.get("type") if optim.get("type", "OptimWrapper") != "OptimWrapper" else None),
+            ("mixed precision", kind if (kind := type_name(optim)) not in ("", "OptimWrapper") else None),
             ("seed", (cfg.get("randomness") or {}).get("seed")),
             ("started from", cfg.get("load_from")),
         ]
@@ -157,7 +158,7 @@ def _changes(log: TrainingLog | None) -> list[Sequence[Any]]:
 
 def _name(part: Mapping[str, Any]) -> str:
     arch = part.get("arch")
-    return str(part.get("type", "?")) + (f" ({arch})" if isinstance(arch, str) else "")
+    return (type_name(part) or "?") + (f" ({arch})" if isinstance(arch, str) else "")
 
 
 def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:

@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.registry import MODELS
 
 from ..errors import CheckpointError
+from ..type_name import type_name
 from .config_text import NotPlain, as_text, parse
 
 TRUST = "pass --trust-file if you know who made it"
@@ -254,7 +255,7 @@ def without_pretrained(node: Any, depth: int = 0) -> Any:
 
 def is_pretrained(node: Any) -> bool:
     """Whether a part of a config is an initialization from a file."""
-    return isinstance(node, dict) and str(node.get("type")).rpartition(".")[2] in ("Pretrained", "PretrainedInit")
+    return isinstance(node, dict) and type_name(node) in ("Pretrained", "PretrainedInit")
 
 
 def _vetted(value: Any, types: frozenset[str], path: str, depth: int) -> Any:

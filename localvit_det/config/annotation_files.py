@@ -12,11 +12,10 @@ from ..datasets.annotations import read_annotations
 from ..datasets.layouts import TRAIN, absent_images, find_images, look_into
 from ..datasets.normalize import file_names, is_copy, is_normalized, normalized
 from ..errors import DataError
-from .utils import dataset_paths, find_datasets, is_coco, type_name, walk
+from .utils import dataset_paths, find_datasets, is_coco, is_coco_metric, walk
 
 DEFAULT_FOLDERS = tuple(f"{split}2017/" for split in ("train", "val", "test"))
 _ORIGINALS = "originals"  # in the config's `recognized`: what datasets were set to before
-_OF_COCO = ("CocoMetric", "FastCocoMetric", "ExactCocoMetric")
 
 
 def is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
@@ -147,7 +146,7 @@ def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
         before = dataset_paths({**dataset, **originals(cfg).get(split, {})})[0]
         for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
             own = node.get("ann_file")
-            reads = "ann_file" not in node and type_name(node) in _OF_COCO and is_coco(dataset, plain=True)
+            reads = "ann_file" not in node and is_coco_metric(node) and is_coco(dataset, plain=True)
             if file is None or not (isinstance(own, str) or reads):
                 continue
             # A copy takes the place of the file that it is made of, whoever has named that.

@@ -15,6 +15,7 @@ from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, shortened
+from ..type_name import type_name
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
 from .utils import SPLITS, dataset_paths, find_datasets, is_coco, walk
 
@@ -201,13 +202,13 @@ def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) ->
 
 def _will_draw(cfg: Config, datasets: dict[str, dict], root: str) -> bool:
     """Whether synthetic shapes are to be drawn there, whose dataset says by itself why it cannot."""
-    shapes = all(dataset.get("type") == _SHAPES for dataset in datasets.values())
+    shapes = all(type_name(dataset) == _SHAPES for dataset in datasets.values())
     return shapes and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
 
 
 def _leave_shapes(datasets: dict[str, dict]) -> bool:
     """Make datasets of synthetic shapes plain ones of COCO's format, where other images are there."""
-    shapes = [dataset for dataset in datasets.values() if dataset.get("type") == _SHAPES]
+    shapes = [dataset for dataset in datasets.values() if type_name(dataset) == _SHAPES]
     files = [file for dataset in shapes if (file := dataset_paths(dataset)[0]) and os.path.isfile(file)]
     if not files or any(map(is_synthetic, files)):
         return False

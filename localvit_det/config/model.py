@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from ..checkpoint.official import OFFICIAL, official_address
 from ..datasets.annotations import read_annotations
 from ..errors import ConfigError
+from ..type_name import type_name
 from .utils import SPLITS, dataset_paths, find_datasets, has_stuff, is_semantic, prepare_dataset, registered, walk
 
 # Parts whose num_classes does not count object classes: RPN is class-agnostic, semantic heads count stuff.
@@ -139,7 +140,7 @@ def first_neck(node: dict) -> dict | None:
     """Return the neck behind the backbone of a detector, if its `in_channels` has a number for each feature map."""
     neck = node.get("neck")
     neck = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
-    if not isinstance(neck, dict) or neck.get("type") == "RFP":  # RFP takes the image as a first feature map
+    if not isinstance(neck, dict) or type_name(neck) == "RFP":  # RFP takes the image as a first feature map
         return None
     return neck if isinstance(neck.get("in_channels"), (list, tuple)) else None
 

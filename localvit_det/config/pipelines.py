@@ -16,7 +16,8 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 
 from ..errors import ConfigError
-from .utils import SPLITS, find_datasets, type_name, walk
+from ..type_name import type_name
+from .utils import SPLITS, find_datasets, walk
 
 SCORE = 0.3  # objects below are not worth showing
 # Detectors that find their boxes without masks, and what they are called then.
@@ -271,8 +272,7 @@ def _without_mask_head(cfg: Config, kind: str) -> bool:
     for _, node in walk(cfg.model):
         for key in _OF_MASKS:
             changed |= node.pop(key, None) is not None
-        if node.get("type") in _HEADS:
-            node.update(_HEADS[node["type"]])
+        node.update(_HEADS.get(type_name(node), {}))
         if node.get("pad_mask"):
             node["pad_mask"] = False
     return changed

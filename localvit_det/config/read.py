@@ -19,8 +19,9 @@ from ..checkpoint.safe_pickle import TooLarge
 from ..checkpoint.search import newest_for_test
 from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
 from ..requirements import require_named
+from ..type_name import type_name
 from .run import run_config
-from .utils import SPLITS, config_folder, config_names, find_config, find_datasets, type_name, walk
+from .utils import SPLITS, config_folder, config_names, find_config, find_datasets, walk
 
 # Where data, schedule and hooks come from for a model out of a file of weights.
 _DEFAULTS = {

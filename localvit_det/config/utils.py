@@ -9,6 +9,8 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ..type_name import type_name
+
 SPLITS = ("train", "val", "test")
 _PACKAGE = Path(__file__).parent.parent
 PREFIX = f"{_PACKAGE.name}::"
@@ -54,11 +56,6 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
         return
     for key, child in children:
         yield from walk(child, f"{path}.{key}".lstrip("."))
-
-
-def type_name(node: Mapping[str, Any]) -> str:
-    """Return the type of a part without the scope or module in front of it."""
-    return str(node.get("type", "")).rpartition(".")[2]
 
 
 def find_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
@@ -124,6 +121,11 @@ def is_coco(dataset: dict, plain: bool = False) -> bool:
     return not plain or (
         cls.load_data_list is CocoDataset.load_data_list and cls.parse_data_info is CocoDataset.parse_data_info
     )
+
+
+def is_coco_metric(evaluator: Mapping[str, Any]) -> bool:
+    """Whether an evaluator is MMDetection's `CocoMetric` or one of ours in its place."""
+    return type_name(evaluator) in ("CocoMetric", "ExactCocoMetric", "FastCocoMetric")
 
 
 def is_semantic(dataset: dict) -> bool:

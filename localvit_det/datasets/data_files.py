@@ -16,6 +16,7 @@ from mmengine.fileio import register_handler
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
 from ..errors import DataError
+from ..type_name import type_name
 
 _ADVICE = "which may run code: convert the file to JSON, or set allow_pickle=True if you know who made it."
 
@@ -61,7 +62,7 @@ def check_hierarchy(dataset: Mapping[str, Any]) -> None:
         DataError: It holds Python objects.
     """
     file = os.path.join(dataset.get("data_root") or "", str(dataset.get("hierarchy_file", "")))
-    if not str(dataset.get("type")).endswith("OpenImagesChallengeDataset") or not os.path.isfile(file):
+    if type_name(dataset) != "OpenImagesChallengeDataset" or not os.path.isfile(file):
         return
     try:
         np.load(file, allow_pickle=False)

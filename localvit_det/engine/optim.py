@@ -21,6 +21,7 @@ from torch import nn
 
 from ..backbones.base import parameters_without_decay
 from ..errors import ConfigError
+from ..type_name import type_name
 
 _EXEMPT_IN_SWIN = ("absolute_pos_embed", "relative_position_bias_table")
 _STAGE = re.compile(r"stages\.(\d+)\.")
@@ -220,9 +221,8 @@ def fit_warm_up(schedulers: Sequence[Mapping[str, Any]], max_iters: int) -> tupl
 def _is_warm_up(scheduler: Mapping[str, Any]) -> bool:
     """Whether a scheduler raises the learning rate over the first iterations."""
     rises = scheduler.get("start_factor", 1 / 3) < scheduler.get("end_factor", 1.0)
-    kind = str(scheduler.get("type")).rpartition(".")[2]
     first = scheduler.get("begin", 0) == 0 and scheduler.get("by_epoch", True) is False
-    return kind == "LinearLR" and rises and first and isinstance(scheduler.get("end"), int)
+    return type_name(scheduler) == "LinearLR" and rises and first and isinstance(scheduler.get("end"), int)
 
 
 def explain_unfit_epochs(

@@ -21,8 +21,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
 
-from ..config.utils import walk
+from ..config.utils import is_coco_metric, registered, walk
 from ..errors import ConfigError, DataError, RequirementError
+from ..type_name import type_name
 from .truth import GroundTruth
 
 
@@ -212,20 +213,11 @@ def exact_metrics(evaluator: Any) -> Any:
         return [exact_metrics(one) for one in evaluator]
     if not isinstance(evaluator, dict):
         return evaluator
-    kind = evaluator.get("type")
-    name = kind.removeprefix("mmdet.") if isinstance(kind, str) else kind
+    named = registered(METRICS, evaluator)
     for ours in (ExactCocoMetric, ExactPanopticMetric, ExactLVISMetric):
-        theirs = ours.__bases__[1]
-        if name in (theirs, theirs.__name__):
+        if named is ours.__bases__[1]:
             return {**evaluator, "type": ours}
     return {key: exact_metrics(value) if key == "metrics" else value for key, value in evaluator.items()}
-
-
-def is_coco_metric(node: Mapping[str, Any]) -> bool:
-    """Return whether the config of a metric is that of `CocoMetric` or one of ours in its place."""
-    kind = node.get("type")
-    name = str(getattr(kind, "__name__", kind)).removeprefix("mmdet.")
-    return name in ("CocoMetric", "ExactCocoMetric", "FastCocoMetric")
 
 
 def check_fast_eval() -> None:
@@ -252,7 +244,7 @@ def use_fast_eval(cfg: Config) -> None:
     evaluators = [node for split in ("val", "test") for _, node in walk(cfg.get(f"{split}_evaluator"))]
     found = list(filter(is_coco_metric, evaluators))
     if not found:
-        types = sorted({str(node.get("type")) for node in evaluators})
+        types = sorted(set(map(type_name, evaluators)))
         raise ConfigError(f"--fast-eval replaces CocoMetric, but the config evaluates with {types}; leave it out.")
     for node in found:
         node["type"] = "FastCocoMetric"

@@ -17,10 +17,10 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from ..config.utils import dataset_paths, find_datasets, walk
+from ..config.utils import dataset_paths, find_datasets, is_coco_metric, walk
 from ..errors import ConfigError, DataError
 from ..files import check_writable_folder, write_text
-from .metrics import is_coco_metric
+from ..type_name import type_name
 
 FOLDER = "evaluation"  # below the work dir
 _RECORD = "evaluation.json"
@@ -91,7 +91,7 @@ def _metric(cfg: Config) -> dict:
     nodes = [node for _, node in walk(cfg.get("test_evaluator"))]
     if found := next(filter(is_coco_metric, nodes), None):
         return found
-    kinds = ", ".join(sorted({str(node.get("type")) for node in nodes}))
+    kinds = ", ".join(sorted(set(map(type_name, nodes))))
     raise ConfigError(f"--report reads what CocoMetric writes, and this config evaluates with {kinds}: leave it out.")
 
 

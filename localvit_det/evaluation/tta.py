@@ -13,9 +13,9 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
 from torch import Tensor
 
-from ..config.utils import find_datasets, walk
+from ..config.utils import find_datasets, is_coco_metric, walk
 from ..errors import ConfigError
-from .metrics import is_coco_metric
+from ..type_name import type_name
 
 SCALES = (0.75, 1.0, 1.25)
 _MERGED = {"bbox", "segm"}
@@ -91,7 +91,7 @@ def use_tta(cfg: Config) -> None:
         "max_per_img": limits.get("max_per_img", 100),
     }
     wrapper = dict(cfg.get("tta_model") or {"type": "MaskTTAModel", "tta_cfg": merging})
-    if wrapper["type"] in ("DetTTAModel", "mmdet.DetTTAModel", DetTTAModel):
+    if type_name(wrapper) == "DetTTAModel":
         wrapper["type"] = "MaskTTAModel"
     cfg.model = {**wrapper, "module": cfg.model}
     for path, dataset in find_datasets(cfg, "test"):
@@ -108,7 +108,7 @@ def augmented(pipeline: list[dict], path: str) -> list[dict]:
     Raises:
         ConfigError: It has no `Resize` with a scale.
     """
-    at = next((i for i, step in enumerate(pipeline) if step.get("type") == "Resize" and step.get("scale")), None)
+    at = next((i for i, step in enumerate(pipeline) if type_name(step) == "Resize" and step.get("scale")), None)
     if at is None:
         raise ConfigError(f"--tta finds no Resize with a scale in {path}.pipeline: give the config a tta_pipeline.")
     resize, rest = pipeline[at], pipeline[at + 1 :]
@@ -120,9 +120,9 @@ def augmented(pipeline: list[dict], path: str) -> list[dict]:
 
 def _for_all_views(step: dict) -> dict:
     step = copy.deepcopy(step)
-    if step.get("type") == "Pad" and step.get("size"):  # room for the largest view
+    if type_name(step) == "Pad" and step.get("size"):  # room for the largest view
         step["size"] = _scaled(step["size"], max(SCALES))
-    if step.get("type") == "PackDetInputs":
+    if type_name(step) == "PackDetInputs":
         default = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         step["meta_keys"] = (*dict.fromkeys((*step.get("meta_keys", default), *_FLIP)),)
     return step
@@ -137,7 +137,7 @@ def _check_metrics(cfg: Config) -> None:
     if cfg.get("default_scope", "mmdet") != "mmdet":
         raise ConfigError(f"{merges} of MMDetection, and this config is one of {cfg.default_scope}: leave it.")
     metrics = [node for _, node in walk(cfg.get("test_evaluator")) if node.get("type")]
-    others = [node["type"] for node in metrics if not is_coco_metric(node)]
+    others = [type_name(node) for node in metrics if not is_coco_metric(node)]
     if others or not metrics:
         raise ConfigError(f"{merges}, and the config evaluates with {others or 'nothing'}: leave it out.")
     for node in metrics:

@@ -20,6 +20,7 @@ from ..checkpoint.search import search
 from ..config.utils import walk
 from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError, OutputError
+from ..type_name import type_name
 
 # Of each launcher: the variable that every process of it has, the one with how many share a machine, and what
 # starts it.
@@ -28,7 +29,7 @@ _LAUNCHERS = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "tools/slurm_train.sh or srun"),
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "mpirun"),
 }
-_HOOKS = ("CheckpointHook", "mmengine.CheckpointHook", "SafeCheckpointHook", "mmdet.SafeCheckpointHook")
+_HOOKS = ("CheckpointHook", "SafeCheckpointHook")
 _UNKNOWN = 2  # copies of the trained parameters in an optimizer that is not listed
 _COPIES = {"SGD": 0, "ASGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1, "Adadelta": 2, "Adafactor": 0}
 _OVERHEAD = 1 << 20  # schedulers, the history of losses, the config
@@ -181,7 +182,7 @@ def checkpoint_bytes(cfg: Config, hook: dict, model: nn.Module) -> tuple[int, in
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     hooks = [*(cfg.get("custom_hooks") or []), *(cfg.get("default_hooks") or {}).values()]
-    if any(isinstance(node, dict) and node.get("type") in ("EMAHook", "mmengine.EMAHook") for node in hooks):
+    if any(type_name(node) == "EMAHook" for node in hooks):
         weights *= 2
     full = weights + _OVERHEAD
     wrapper = cfg.get("optim_wrapper") or {}
@@ -194,7 +195,7 @@ def checkpoint_bytes(cfg: Config, hook: dict, model: nn.Module) -> tuple[int, in
 
 def _moments(optimizer: dict) -> int:
     """Return how many copies of the trained parameters an optimizer keeps."""
-    kind = str(optimizer.get("type", "")).rpartition(".")[2]
+    kind = type_name(optimizer)
     options = ("amsgrad", "centered", *(("momentum",) if kind in ("SGD", "RMSprop") else ()))
     return _COPIES.get(kind, _UNKNOWN) + sum(bool(optimizer.get(option)) for option in options)
 
@@ -225,7 +226,7 @@ def _saves(cfg: Config, hook: dict) -> int:
 
 def _folder(cfg: Config, hook: Any) -> Path | None:
     """Return where checkpoints go; None where nothing is saved, or not to a local disk."""
-    if not isinstance(hook, dict) or hook.get("type") not in _HOOKS or cfg.get("work_dir") is None:
+    if not isinstance(hook, dict) or type_name(hook) not in _HOOKS or cfg.get("work_dir") is None:
         return None
     out_dir = hook.get("out_dir")
     if "://" in str(out_dir) or hook.get("file_client_args") or hook.get("backend_args"):

@@ -23,6 +23,7 @@ from ..checkpoint.official import official_file
 from ..checkpoint.read import classes_in, download, load_weights_only, split_key
 from ..config.utils import find_datasets, registered
 from ..errors import CheckpointError
+from ..type_name import type_name
 from .classes import dataset_classes
 from .resources import build_on_meta, checkpoint_to_resume, pretrained_init
 
@@ -57,7 +58,7 @@ def check_start(cfg: Config) -> None:
         return
     found = {name: _start_of(name, part) for name, part in _parts(model)}
     backbone = model.get("backbone") or {}
-    kind = backbone.get("type") if isinstance(backbone, Mapping) else ""
+    kind = type_name(backbone)
     at_random = found.get("backbone") == _RANDOM
     texts = [f"backbone {kind} {_RANDOM}"] if at_random else []
     texts += [f"{name} {text}" for name, text in found.items() if text != _RANDOM]

@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from ..datasets.images import decode, pixel_range_of
 from ..errors import ConfigError, first_line
 from ..output_names import OutputFolder, drawn_suffix
+from ..type_name import type_name
 from .draw import Objects, draw_pair
 
 
@@ -43,13 +44,13 @@ def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: flo
     if hook is None:
         raise ConfigError("--show and --show-dir need default_hooks.visualization in the config, which draws.")
     hook["draw"] = True
-    if (cfg.get("visualizer") or {}).get("type") in ("DetLocalVisualizer", "mmdet.DetLocalVisualizer"):
+    if type_name(cfg.get("visualizer")) == "DetLocalVisualizer":
         cfg.visualizer["type"] = "PairVisualizer"
     if show:
         hook.update(show=True, wait_time=wait_time)
     if not folder:
         return
-    kind = str(getattr(hook["type"], "__name__", hook["type"])).rpartition(".")[2]
+    kind = type_name(hook)
     if kind == "SegVisualizationHook":
         from . import mmseg_hook  # noqa: F401 - needs MMSegmentation
 
