@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..datasets.data_files import check_hierarchy, read_data_safely
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
+from ..type_name import type_name
 from .annotation_files import evaluators_follow
 from .discovery import discover_data
 from .model import match_channels, set_classes, set_pretrained
@@ -25,7 +27,7 @@ from .read import one_line, read_config_file
 from .utils import SPLITS, config_folder, find_config, find_datasets
 
 RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
-_DEFAULT_ROOTS = ("data/coco", "data/shapes")  # of MMDetection's configs and of ours
+_SETS_ROOT = re.compile(r"^data_root\s*=\s*['\"](.*?)['\"]", re.MULTILINE)
 
 
 def load_config(
@@ -55,8 +57,8 @@ def load_config(
     if cfg.get("default_scope"):
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
 
-    own_root = cfg.get("data_root")
     follow_own_root(cfg)
+    own_root = data_root_of(cfg)
     mistakes = unread_names(options, cfg, find_config(path))
     if unread is None:
         raise_all(mistakes)
@@ -106,12 +108,28 @@ def check_settings(cfg: Config) -> None:
 
 
 def follow_own_root(cfg: Config) -> None:
-    """Let datasets follow a `data_root` that a config has set over its parent's, whose datasets name the default."""
-    roots = _roots(cfg)
+    """Let datasets follow a `data_root` that a config has set over its parent's, which they have pasted in.
+
+    A dataset's root that no file of the config has as its `data_root` was given by hand, and stays.
+    """
     root = cfg.get("data_root")
-    old = roots[0].rstrip("/") if len(roots) == 1 else ""
-    if isinstance(root, str) and old in _DEFAULT_ROOTS and root.rstrip("/") != old:
+    if not isinstance(root, str) or _lie_below(root, _roots(cfg)):
+        return
+    earlier = {old.rstrip("/") for old in _SETS_ROOT.findall(cfg.text)}  # the parents' text comes first
+    for old in sorted({one.rstrip("/") for one in _roots(cfg)} & earlier):
         set_data_root(cfg, root, old)
+
+
+def data_root_of(cfg: Config) -> str | None:
+    """Return the folder below which the datasets of a config are; None where they do not agree on one."""
+    root, roots = cfg.get("data_root"), _roots(cfg)
+    if root and (len(roots) != 1 or _lie_below(root, roots)):
+        return root
+    return roots[0] if len(roots) == 1 else None
+
+
+def _lie_below(root: str, folders: Sequence[str]) -> bool:
+    return any(f"{folder.rstrip('/')}/".startswith(f"{root.rstrip('/')}/") for folder in folders)
 
 
 def set_data_root(cfg: Config, root: str, old: str | None) -> None:
@@ -121,20 +139,18 @@ def set_data_root(cfg: Config, root: str, old: str | None) -> None:
     changes nothing. Without `old` it is taken from the datasets, if they agree.
 
     Raises:
-        ConfigError: It is unclear which folder to replace.
+        ConfigError: No path is below the old folder, or it is unclear which one to replace.
     """
-    if not old:
-        roots = _roots(cfg)
-        if len(roots) != 1:
-            raise ConfigError(
-                f"The option data_root={root} has no effect: the config names no data_root and its datasets "
-                f"have {roots or 'none'}; set each dataset's own data_root."
-            )
-        old = roots[0]
-    old, root = old.rstrip("/"), os.path.expanduser(root).rstrip("/")
-    for key in [f"{split}_{part}" for split in SPLITS for part in ("dataloader", "evaluator")]:
-        if cfg.get(key) is not None:
-            cfg[key] = _moved(cfg[key], old, root)
+    old, root = (old or data_root_of(cfg) or "").rstrip("/"), os.path.expanduser(root).rstrip("/")
+    keys = [f"{split}_{part}" for split in SPLITS for part in ("dataloader", "evaluator")]
+    moved = {key: _moved(cfg[key], old, root) for key in keys if old and cfg.get(key) is not None}
+    if old != root and all(value == cfg[key] for key, value in moved.items()):
+        raise ConfigError(
+            f"The option data_root={root} has no effect: no path of the config is below "
+            f"{old or 'a data_root'}, and its datasets have {_roots(cfg) or 'none'}; set each dataset's own data_root."
+        )
+    for key, value in moved.items():
+        cfg[key] = value
     cfg.data_root = root + "/"
 
 
@@ -170,11 +186,11 @@ def add_hooks(cfg: Config) -> None:
         if wrong := [name for name in omitted if name not in known]:
             raise ConfigError(f"omit_hooks names {wrong[0]}, which is none of {known}{did_you_mean(wrong[0], known)}.")
         # Ours behind the config's own, whose numbers options name.
-        hooks = [hook for hook in [*hooks, *_missing(ours, hooks)] if hook.get("type") not in omitted]
+        hooks = [hook for hook in [*hooks, *_missing(ours, hooks)] if type_name(hook) not in omitted]
     always = [{"type": "LoadPolicyHook"}, {"type": "BrokenImagesHook"}]
     cfg.custom_hooks = [*hooks, *_missing(always, hooks)]
 
 
 def _missing(wanted: Sequence[dict], hooks: Sequence[dict]) -> list[dict]:
-    there = {hook.get("type") for hook in hooks}
+    there = set(map(type_name, hooks))
     return [hook for hook in wanted if hook["type"] not in there]

@@ -212,6 +212,45 @@ def test_data_root_option_wins_only_where_nothing_else_was_said(tmp_path):
     assert cfg.val_dataloader.dataset.data_root == "/a/"
 
 
+ELSEWHERE = """
+data_root = 'data/plants/'
+train_dataloader = dict(dataset=dict(type='CocoDataset', data_root=data_root, ann_file='a.json'))
+val_dataloader = dict(dataset=dict(type='CocoDataset', data_root=data_root, ann_file='b.json'))
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'b.json')
+"""
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_data_root_of_a_file_moves_its_parents_datasets(levels, tmp_path):
+    """Wherever these are; an option moves them further."""
+    (tmp_path / "base.py").write_text(ELSEWHERE)
+    (tmp_path / "own.py").write_text("_base_ = './base.py'\ndata_root = '/data/mine'\n")
+    (tmp_path / "child.py").write_text("_base_ = './own.py'\nclasses = ('leaf',)\n")
+    path = tmp_path / ("own.py" if levels == 1 else "child.py")
+    for given, root in (({}, "/data/mine/"), ({"data_root": "/data/other"}, "/data/other/")):
+        cfg = load_config(path, given)
+        assert [d.data_root for split in ("train", "val") for _, d in find_datasets(cfg, split)] == [root, root]
+        assert (cfg.data_root, cfg.val_evaluator.ann_file) == (root, f"{root}b.json")
+
+
+def test_root_of_a_dataset_by_hand_stays(tmp_path):
+    """Also where the parent's data_root is left over; an option moves it then."""
+    (tmp_path / "base.py").write_text(ELSEWHERE)
+    by_hand = "dict(dataset=dict(data_root='mine'))"
+    text = f"_base_ = './base.py'\ntrain_dataloader = {by_hand}\nval_dataloader = {by_hand}\n"
+    (tmp_path / "own.py").write_text(text)
+    for given, root in (({}, "mine"), ({"data_root": "/data/other"}, "/data/other/")):
+        cfg = load_config(tmp_path / "own.py", given)
+        assert [d.data_root for split in ("train", "val") for _, d in find_datasets(cfg, split)] == [root, root]
+
+
+def test_data_root_that_moves_nothing(tmp_path):
+    text = ELSEWHERE.replace("data_root=data_root, ann_file='b", "data_root='x', ann_file='b")
+    (tmp_path / "own.py").write_text(text.replace("data_root=data_root", "data_root='y'").replace("data_root + ", ""))
+    with pytest.raises(ConfigError, match=r"data_root=/z has no effect: .* datasets have \['x', 'y'\]"):
+        load_config(tmp_path / "own.py", {"data_root": "/z"})
+
+
 def test_data_root_without_a_name_in_the_config():
     cfg = Config({"val_dataloader": {"dataset": {"data_root": "x/"}}, "val_evaluator": {"ann_file": "x/a.json"}})
     set_data_root(cfg, "y", None)
