@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from localvit_det.analysis.matching import MEASURES
+from localvit_det.analysis.coco import MEASURES
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
 from localvit_det.cli import add_trust, tells_mistakes
 from localvit_det.config.options import HELP, OptionsAction
@@ -165,28 +165,30 @@ def runs(args: argparse.Namespace) -> Sections:
 
 def field(args: argparse.Namespace) -> Sections:
     """The receptive fields of a backbone."""
-    from localvit_det.analysis import network_pages as pages
+    from localvit_det.analysis import networks
 
     check_size(args.size)
-    backbone, cfg, trained = pages.load_backbone(args.model, args.cfg_options, args.trust_config)
+    backbone, cfg, trained = networks.load_backbone(args.model, args.cfg_options, args.trust_config)
     if args.image:
-        images = [pages.prepared(pages.open_square(path, args.size, cfg), cfg) for path in args.image]
+        images = [networks.prepared(networks.open_square(path, args.size, cfg), cfg) for path in args.image]
     else:
         images = [torch.randn(4, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))]
-    sections = pages.field_sections(backbone, torch.cat(images), trained)
+    sections = networks.field_sections(backbone, torch.cat(images), trained)
     return f"{Path(args.model).stem}: receptive field", sections
 
 
 def windows(args: argparse.Namespace) -> Sections:
     """What tokens see."""
-    from localvit_det.analysis import network_pages as pages
+    from localvit_det.analysis import networks
 
     check_size(args.size)
-    if args.at and len(args.at) > pages.MOST:
-        raise ConfigError(f"--at has {len(args.at)} tokens, and {pages.MOST} can be told apart: leave some out.")
-    backbone, cfg, _ = pages.load_backbone(args.model, args.cfg_options, args.trust_config)
-    image = pages.open_image(args.image, args.size, cfg)
-    return f"{Path(args.model).stem}: windows", pages.window_sections(backbone, image, cfg, args.at or pages.PLACES)
+    if args.at and len(args.at) > networks.MOST:
+        raise ConfigError(f"--at has {len(args.at)} tokens, and {networks.MOST} can be told apart: leave some out.")
+    backbone, cfg, _ = networks.load_backbone(args.model, args.cfg_options, args.trust_config)
+    image = networks.open_image(args.image, args.size, cfg)
+    return f"{Path(args.model).stem}: windows", networks.window_sections(
+        backbone, image, cfg, args.at or networks.PLACES
+    )
 
 
 def check_size(size: int) -> None:

@@ -1,1 +1,1 @@
-"""Looking at data, trainings and results: pages of tables, charts and pictures."""
+"""Looking at datasets, trainings, results and networks: pages of tables, charts and pictures."""

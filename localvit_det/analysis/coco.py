@@ -1,32 +1,49 @@
-"""Predictions against ground truth, evaluated by pycocotools: the arrays that all tables and curves are read from."""
+"""Predictions against ground truth: pycocotools' arrays, from which all tables and curves are read, and matches.
+
+A match tells which prediction is which object at one overlap and from one score on, as a user sees the result; what
+pycocotools matches, at ten overlaps and for all scores, does not.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..datasets.annotations import read_annotations
-from ..datasets.images import PixelRange, pixel_range_of
+from ..datasets.images import BrokenImageError, PixelRange, decode, pixel_range_of, read_file
 from ..errors import DataError
 from ..evaluation.truth import GroundTruth
+from ..visualization import Objects
 
 TASKS = {"bbox": "boxes", "segm": "masks"}
 RANGES = {"AP": (None, 0), "AP50": (0.5, 0), "AP75": (0.75, 0), "APs": (None, 1), "APm": (None, 2), "APl": (None, 3)}
+# How images are ranked, the worst first.
+MEASURES = {
+    "mistakes": "missed, false and confused objects together",
+    "missed": "objects that were not found",
+    "false": "predictions where nothing is",
+    "confused": "objects found with the name of another class",
+    "f1": "the lowest F1, 2·right / (2·right + missed + false + 2·confused)",
+}
 _LIMIT = 2  # the index of 100 detections an image, with which COCO's AP is defined
+
+Object = dict[str, Any]  # an annotation or a prediction in COCO's format
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What pycocotools found out.
+    """What pycocotools has evaluated.
 
     Attributes:
         truth: The ground truth, numbered anew.
@@ -58,10 +75,10 @@ def evaluate(
     image_ids: Collection[object] | None = None,
     pixel_range: Any = None,
 ) -> Evaluation:
-    """Reads both files and evaluates boxes, and masks where both have them, as MMDetection's `CocoMetric` does.
+    """Read both files and evaluate boxes, and masks where both have them, as MMDetection's `CocoMetric` does.
 
     Args:
-        annotations: Ground truth, a data set in COCO's format.
+        annotations: Ground truth, a dataset in COCO's format.
         predictions: A list in the format of COCO's results.
         classes: Names of the classes that count, in the order of the labels; by default all of the file.
         images: The folder of the images.
@@ -132,7 +149,7 @@ def _check_ids(content: list[dict], truths: dict, path: str | Path) -> None:
 
 
 def average_precision(evaluator: COCOeval, column: str = "AP", label: int | None = None) -> float | None:
-    """A number of COCO's table from the accumulated precisions.
+    """Return a number of COCO's table from the accumulated precisions.
 
     Args:
         evaluator: After `accumulate()`.
@@ -150,14 +167,14 @@ def average_precision(evaluator: COCOeval, column: str = "AP", label: int | None
 
 
 def precision_at_half(evaluator: COCOeval, label: int | None = None) -> np.ndarray | None:
-    """Precision at the 101 recalls of COCO, at an overlap of 0.5: (101,), or the mean over the classes."""
+    """Return precision at the 101 recalls of COCO, at an overlap of 0.5: (101,), of a class or the mean of all."""
     curves = evaluator.eval["precision"][0, :, :, 0, _LIMIT]  # 101, classes
     curves = curves[:, curves[0] > -1] if label is None else curves[:, [label]]
     return curves.mean(1) if curves.size and curves.min() > -1 else None
 
 
 def best_score(evaluator: COCOeval, label: int) -> tuple[float, float] | None:
-    """The score from which on a class has its best F1 at an overlap of 0.5, and that F1; None without objects."""
+    """Return the score with the best F1 of a class at an overlap of 0.5, and that F1; None without objects."""
     precision = precision_at_half(evaluator, label)
     if precision is None or not precision.any():
         return None
@@ -165,3 +182,153 @@ def best_score(evaluator: COCOeval, label: int) -> tuple[float, float] | None:
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
     best = int(f1.argmax())
     return float(evaluator.eval["scores"][0, best, label, 0, _LIMIT]), float(f1[best])
+
+
+# ---- matches
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The objects and predictions of one image.
+
+    Attributes:
+        right: Pairs of an object and a prediction of the same class.
+        confused: Pairs of different classes.
+        missed: Objects without a prediction.
+        false: Predictions without an object.
+    """
+
+    image_id: int
+    right: list[tuple[Object, Object]] = field(default_factory=list)
+    confused: list[tuple[Object, Object]] = field(default_factory=list)
+    missed: list[Object] = field(default_factory=list)
+    false: list[Object] = field(default_factory=list)
+
+    @property
+    def f1(self) -> float:
+        """1 where all is right, also where nothing is there and nothing was found."""
+        wrong = len(self.missed) + len(self.false) + 2 * len(self.confused)
+        return 1.0 if not wrong else 2 * len(self.right) / (2 * len(self.right) + wrong)
+
+    def badness(self, measure: str) -> float:
+        """Return how bad the image is by one of `MEASURES`."""
+        if measure == "f1":
+            return 1 - self.f1
+        if measure == "mistakes":
+            return len(self.missed) + len(self.false) + len(self.confused)
+        return len(getattr(self, measure))
+
+
+def match(evaluation: Evaluation, overlap: float = 0.5, score: float = 0.3) -> list[Matches]:
+    """Match all images, in the order of their ids.
+
+    Predictions choose in the order of their scores, each the free object of its class that it overlaps most; those
+    that are left then choose among the objects of other classes. What lies in a crowd is neither right nor wrong.
+
+    Args:
+        overlap: Least intersection over union of a pair; of masks where there are masks, else of boxes.
+        score: Least score of a prediction.
+    """
+    truth, found = evaluation.truth, evaluation.found
+    matches = []
+    for image_id in sorted(truth.imgs):
+        objects = [one for one in truth.imgToAnns.get(image_id, ()) if one["category_id"] in evaluation.classes]
+        predictions = [one for one in found.imgToAnns.get(image_id, ()) if one["score"] >= score]
+        predictions = [one for one in predictions if one["category_id"] in evaluation.classes]
+        predictions.sort(key=lambda one: -one["score"])
+        matches.append(_match_image(evaluation, image_id, objects, predictions, overlap))
+    return matches
+
+
+def _match_image(
+    evaluation: Evaluation, image_id: int, objects: list[Object], predictions: list[Object], overlap: float
+) -> Matches:
+    result = Matches(image_id)
+    crowd = np.array([bool(one["iscrowd"]) for one in objects], bool)
+    free = [index for index, one in enumerate(objects) if not one["iscrowd"]]
+    overlaps = _overlaps(evaluation, predictions, objects)  # predictions, objects
+    left = list(range(len(predictions)))
+    for same in (True, False):
+        pairs = result.right if same else result.confused
+        for index in list(left):
+            category = predictions[index]["category_id"]
+            near = [
+                other
+                for other in free
+                if overlaps[index, other] >= overlap and (objects[other]["category_id"] == category) is same
+            ]
+            if near:
+                best = max(near, key=lambda other: overlaps[index, other])
+                pairs.append((objects[best], predictions[index]))
+                free.remove(best)
+                left.remove(index)
+    result.missed.extend(objects[index] for index in free)
+    result.false.extend(predictions[index] for index in left if not (overlaps[index, crowd] >= overlap).any())
+    return result
+
+
+def _overlaps(evaluation: Evaluation, predictions: Sequence[Object], objects: Sequence[Object]) -> np.ndarray:
+    """Return intersection over union, with a crowd over the prediction alone: (predictions, objects)."""
+    if not predictions or not objects:
+        return np.zeros((len(predictions), len(objects)))
+    crowd = [int(one["iscrowd"]) for one in objects]
+    if evaluation.main_task == "bbox":
+        return coco_masks.iou([one["bbox"] for one in predictions], [one["bbox"] for one in objects], crowd)
+    found, truth = evaluation.found, evaluation.truth
+    return coco_masks.iou([found.annToRLE(one) for one in predictions], [truth.annToRLE(one) for one in objects], crowd)
+
+
+def confusion_matrix(matches: Iterable[Matches], categories: Sequence[int]) -> np.ndarray:
+    """Return counts of objects: row = what it is, column = what it was taken for; the last of each is the background.
+
+    Returns:
+        (classes + 1, classes + 1), int; the corner of background and background is 0.
+    """
+    place = {category: index for index, category in enumerate(categories)}
+    counts = np.zeros((len(place) + 1, len(place) + 1), int)
+    for image in matches:
+        for truth, found in (*image.right, *image.confused):
+            counts[place[truth["category_id"]], place[found["category_id"]]] += 1
+        for truth in image.missed:
+            counts[place[truth["category_id"]], -1] += 1
+        for found in image.false:
+            counts[-1, place[found["category_id"]]] += 1
+    return counts
+
+
+def worst(matches: Iterable[Matches], measure: str, count: int) -> list[Matches]:
+    """Return the worst images by one of `MEASURES`, the worst first; images without any mistake are left out."""
+    bad = [image for image in matches if image.badness(measure) > 0]
+    return sorted(bad, key=lambda image: (-image.badness(measure), image.f1, image.image_id))[:count]
+
+
+# ---- pictures
+
+
+def read_image(
+    folder: str | os.PathLike, entry: Mapping[str, Any], pixel_range: PixelRange | None
+) -> np.ndarray | None:
+    """Return an image of a dataset as a training reads it: H×W×3, uint8, BGR; None where it cannot be used."""
+    try:
+        content = read_file(Path(folder, entry["file_name"]))
+        return decode(content, (entry["width"], entry["height"]), pixel_range=pixel_range)
+    except BrokenImageError:
+        return None
+
+
+def objects_of(coco: COCO, annotations: Sequence[dict], labels: Mapping[int, int], texts: Sequence[str]) -> Objects:
+    """Return annotations or predictions of one image for drawing.
+
+    Args:
+        coco: The dataset that they are of.
+        annotations: In COCO's format.
+        labels: Label of each category id.
+        texts: What to write at each.
+    """
+    boxes = np.array([one["bbox"] for one in annotations], float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    masked = bool(annotations) and all(one.get("segmentation") for one in annotations)
+    masks = np.array([coco.annToMask(one).astype(bool) for one in annotations]) if masked else None
+    return Objects(
+        boxes.astype(np.float32), np.array([labels[one["category_id"]] for one in annotations], int), texts, masks
+    )

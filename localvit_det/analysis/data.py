@@ -1,4 +1,4 @@
-"""A data set as it is: statistics of its splits beside each other, and images with their objects drawn."""
+"""A dataset: statistics of its splits, next to each other, and images with their objects drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from ..datasets.annotations import read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..errors import DataError, shortened
 from ..preflight.classes import dataset_classes
+from ..visualization import draw_readable
 from . import charts
-from .page import Cell, Chart, Part, Section, Table
-from .pictures import browser_pictures
+from .coco import Object, objects_of, read_image
+from .page import LARGEST, Cell, Chart, Part, Picture, Section, Table
 
 _ASPECTS = np.geomspace(1 / 8, 8, 31)  # what is flatter or steeper counts as the last
 _MOST = 30  # objects an image, likewise
@@ -47,20 +48,20 @@ class Split:
     classes: Sequence[str]
     pixel_range: PixelRange | None
 
-    def objects(self) -> list[dict]:
-        """All annotations of used classes that are no crowds."""
+    def objects(self) -> list[Object]:
+        """Return all annotations of used classes that are no crowds."""
         used = {identity for identity, one in self.coco.cats.items() if one["name"] in set(self.classes)}
         return [one for one in self.coco.anns.values() if one["category_id"] in used and not one.get("iscrowd")]
 
 
 def read_splits(cfg: Config, names: Sequence[str] = ("train", "val", "test")) -> list[Split]:
-    """The splits of a config; where two read the same file, once.
+    """Return the splits of a config; where two read the same file, once.
 
     Raises:
         DataError: An annotation file is missing or broken, or the config names none.
     """
     splits: dict[str, Split] = {}
-    for name, path, dataset in _datasets(cfg, names):
+    for name, (path, dataset) in ((split, found) for split in names for found in find_datasets(cfg, split)):
         prepare_dataset(dataset, cfg.get("draw", False))
         file, folder = dataset_paths(dataset)
         if file is None or folder is None or file in splits:
@@ -79,14 +80,8 @@ def read_splits(cfg: Config, names: Sequence[str] = ("train", "val", "test")) ->
     return list(splits.values())
 
 
-def _datasets(cfg: Config, names: Sequence[str]) -> Iterator[tuple[str, str, dict]]:
-    for name in names:
-        for path, dataset in find_datasets(cfg, name):
-            yield name, path, dataset
-
-
 def data_sections(splits: Sequence[Split], count: int = 24, seed: int = 0) -> list[Section]:
-    """Statistics of the splits, and images of each.
+    """Return statistics of the splits, and images of each.
 
     Args:
         splits: What to look at.
@@ -102,33 +97,29 @@ def data_sections(splits: Sequence[Split], count: int = 24, seed: int = 0) -> li
     ]
 
 
-def _overview(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Section:
-    rows: list[list[Cell]] = []
+def _overview(splits: Sequence[Split], objects: Mapping[str, list[Object]]) -> Section:
+    rows: list[dict[str, Cell]] = []
     for split in splits:
-        found, images = objects[split.name], split.coco.imgs.values()
-        crowds = sum(bool(one.get("iscrowd")) for one in split.coco.anns.values())
-        empty = len(split.coco.imgs) - len({one["image_id"] for one in found})
-        sizes = Counter((image["width"], image["height"]) for image in images)
+        found, images = objects[split.name], split.coco.imgs
+        sizes = Counter((image["width"], image["height"]) for image in images.values())
         (width, height), _ = sizes.most_common(1)[0] if sizes else ((0, 0), 0)
         area = [one["area"] for one in found]
         small, large = sum(a < 32**2 for a in area), sum(a >= 96**2 for a in area)
-        shares = [part / max(len(area), 1) for part in (small, len(area) - small - large, large)]
-        each = len(found) / max(len(split.coco.imgs), 1)
-        rows.append([split.name, len(split.coco.imgs), empty, len(found), each, crowds, *shares])
-        rows[-1].append(f"{width} x {height}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""))
-    head = [
-        "split",
-        "images",
-        "without objects",
-        "objects",
-        "objects an image",
-        "crowds",
-        "small",
-        "medium",
-        "large",
-        "image size",
-    ]
-    section = Section("Splits", [Table("splits", head, rows, digits=2)])
+        rows.append(
+            {
+                "split": split.name,
+                "images": len(images),
+                "without objects": len(images) - len({one["image_id"] for one in found}),
+                "objects": len(found),
+                "objects an image": len(found) / max(len(images), 1),
+                "crowds": sum(bool(one.get("iscrowd")) for one in split.coco.anns.values()),
+                "small": small / max(len(area), 1),
+                "medium": (len(area) - small - large) / max(len(area), 1),
+                "large": large / max(len(area), 1),
+                "image size": f"{width} x {height}" + f" and {len(sizes) - 1} other sizes" * (len(sizes) > 1),
+            }
+        )
+    section = Section("Splits", [Table.of_rows("splits", rows, digits=2)])
     section.parts.append("Small, medium, large: shares of objects under 32², under 96² and of more pixels.")
     for first, second in itertools.pairwise(splits):
         names = [{os.path.basename(image["file_name"]) for image in one.coco.imgs.values()} for one in (first, second)]
@@ -140,105 +131,79 @@ def _overview(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Sec
     return section
 
 
-def _classes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Section:
+def _classes(splits: Sequence[Split], objects: Mapping[str, list[Object]]) -> Section:
     names = list(dict.fromkeys(name for split in splits for name in split.classes))
     counts = {}
     for split in splits:
         found = Counter(split.coco.cats[one["category_id"]]["name"] for one in objects[split.name])
         counts[split.name] = [found[name] for name in names]
-    rows = [
-        [name, *(cell for split in splits for cell in _share(counts[split.name], index))]
-        for index, name in enumerate(names)
-    ]
-    head = ["class", *(text for split in splits for text in (f"{split.name}: objects", f"{split.name}: share"))]
-    absent = [
-        f"{name} ({split})"
-        for split, row in counts.items()
-        for name, count in zip(names, row, strict=True)
-        if not count
-    ]
+    rows: list[dict[str, Cell]] = []
+    absent = []
+    for index, name in enumerate(names):
+        row: dict[str, Cell] = {"class": name}
+        for split_name, each in counts.items():
+            row |= {f"{split_name}: objects": each[index], f"{split_name}: share": each[index] / max(sum(each), 1)}
+        rows.append(row)
+    for split_name, each in counts.items():
+        absent += [f"{name} ({split_name})" for name, count in zip(names, each, strict=True) if not count]
     parts: list[Part] = [Chart("class_shares", charts.class_shares(counts, names), "The most frequent classes.")]
     if absent:
         parts.append(f"Classes without any object: {shortened(absent, _LISTED)}.")
-    return Section("Classes", [*parts, Table("class_counts", head, rows)])
+    return Section("Classes", [*parts, Table.of_rows("class_counts", rows)])
 
 
-def _share(row: Sequence[int], index: int) -> tuple[int, float]:
-    return row[index], row[index] / max(sum(row), 1)
-
-
-def _shapes(splits: Sequence[Split], objects: Mapping[str, list[dict]]) -> Section:
-    boxes = {
-        name: np.array([one["bbox"][2:] for one in found], float).reshape(-1, 2) for name, found in objects.items()
-    }
-    boxes = {name: sides[(sides > 0).all(1)] for name, sides in boxes.items()}
-    sides = {name: np.sqrt(found.prod(1)) for name, found in boxes.items()}
-    aspects = {name: found[:, 0] / found[:, 1] for name, found in boxes.items()}
-    each = {
-        split.name: np.array(
-            [*Counter(dict.fromkeys(split.coco.imgs, 0) | Counter(o["image_id"] for o in objects[split.name])).values()]
-        )
-        for split in splits
-    }
-    relative = {}
+def _shapes(splits: Sequence[Split], objects: Mapping[str, list[Object]]) -> Section:
+    sizes, relative, aspects, each = {}, {}, {}, {}
     for split in splits:
-        images = split.coco.imgs
-        shares = [
-            one["bbox"][2]
-            * one["bbox"][3]
-            / max(images[one["image_id"]]["width"] * images[one["image_id"]]["height"], 1)
-            for one in objects[split.name]
-            if one["image_id"] in images
-        ]
+        images, found = split.coco.imgs, objects[split.name]
+        boxes = np.array([one["bbox"][2:] for one in found], float).reshape(-1, 2)
+        boxes = boxes[(boxes > 0).all(1)]
+        sizes[split.name], aspects[split.name] = np.sqrt(boxes.prod(1)), boxes[:, 0] / boxes[:, 1]
+        areas = {key: max(image["width"] * image["height"], 1) for key, image in images.items()}
+        inside = [one for one in found if one["image_id"] in areas]
+        shares = [one["bbox"][2] * one["bbox"][3] / areas[one["image_id"]] for one in inside]
         relative[split.name] = np.sqrt(np.array(shares, float).clip(1e-6))
-    of_objects = "share of the objects"
-    return Section(
-        "Sizes and shapes",
-        [
-            Chart(
-                "sizes",
-                charts.histograms(sides, _edges(sides), "root of a box's area, pixels", of_objects, 2),
-                "Sizes.",
-            ),
-            Chart(
-                "relative_sizes",
-                charts.histograms(
-                    relative, _edges(relative), "root of a box's share of its image's area", of_objects, 10
-                ),
-                "Sizes in images. What is resized keeps this.",
-            ),
-            Chart(
-                "aspects",
-                charts.histograms(aspects, _ASPECTS, "width over height", of_objects, 2),
-                "Aspect ratios of boxes.",
-            ),
-            Chart(
-                "objects_an_image",
-                charts.histograms(
-                    each, _whole_edges(each), f"objects an image ({_MOST}: and more)", "share of the images"
-                ),
-                "Objects in an image.",
-            ),
-        ],
-    )
+        counts = Counter(one["image_id"] for one in found)
+        each[split.name] = np.array([*(dict.fromkeys(images, 0) | counts).values()])
+    whole = np.arange(-0.5, min(max(map(max, each.values())), _MOST) + 1)
+    in_images = "root of a box's share of its image's area"
+    rows = [
+        ("sizes", sizes, _edges(sizes), "root of a box's area, pixels", 2, "Sizes."),
+        ("relative_sizes", relative, _edges(relative), in_images, 10, "Sizes in images. What is resized keeps this."),
+        ("aspects", aspects, _ASPECTS, "width over height", 2, "Aspect ratios of boxes."),
+        ("objects_an_image", each, whole, f"objects an image ({_MOST}: and more)", None, "Objects in an image."),
+    ]
+    section = Section("Sizes and shapes")
+    for name, values, bins, xlabel, log, caption in rows:
+        what = "images" if values is each else "objects"
+        section.parts.append(Chart(name, charts.histograms(values, bins, xlabel, f"share of the {what}", log), caption))
+    return section
 
 
 def _edges(samples: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Edges of logarithmic bins that hold all samples."""
+    """Return edges of logarithmic bins that hold all samples."""
     values = np.concatenate([*samples.values(), [0.5, 1.0]])
     return np.geomspace(max(values.min(), 1e-3), values.max(), 31)
 
 
-def _whole_edges(samples: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Edges of bins with one whole number each, from 0 to the largest, or `_MOST`."""
-    return np.arange(-0.5, min(max(map(max, samples.values())), _MOST) + 1)
-
-
 def _browser(split: Split, count: int, seed: int) -> Section:
+    """Return images with all objects of used classes; those that cannot be read are left out."""
     ids = sorted(split.coco.imgs)
-    chosen = np.random.default_rng(seed).permutation(len(ids))[:count]
-    ids_chosen = [ids[i] for i in sorted(chosen)]
-    pictures = browser_pictures(split.coco, split.folder, ids_chosen, split.classes, split.name, split.pixel_range)
+    chosen = [ids[i] for i in sorted(np.random.default_rng(seed).permutation(len(ids))[:count])]
+    place = {name: label for label, name in enumerate(split.classes)}
+    labels = {key: place[one["name"]] for key, one in split.coco.cats.items() if one["name"] in place}
+    pictures = []
+    for image_id in chosen:
+        entry = split.coco.imgs[image_id]
+        pixels = read_image(split.folder, entry, split.pixel_range)
+        if pixels is None:
+            continue
+        shown = [one for one in split.coco.imgToAnns.get(image_id, ()) if one["category_id"] in labels]
+        names = [split.classes[labels[one["category_id"]]] for one in shown]
+        texts = [f"{name} (crowd)" if one.get("iscrowd") else name for name, one in zip(names, shown, strict=True)]
+        drawn = draw_readable(pixels, objects_of(split.coco, shown, labels, texts), largest=LARGEST)
+        tags = tuple(dict.fromkeys(names))
+        pictures.append(Picture(f"{split.name}_{image_id}", drawn, entry["file_name"], tags))
     text = f"{len(pictures)} of {len(ids)} images, chosen at random (seed {seed})."
     if len(pictures) < len(chosen):
         text += f" {len(chosen) - len(pictures)} more cannot be read in {split.folder}."

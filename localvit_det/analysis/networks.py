@@ -1,40 +1,138 @@
-"""What a backbone sees: found out with gradients, so that the answer is the network's own, whatever it is made of."""
+"""What a backbone sees, computed with gradients, so that the answer is the network's own, whatever it is made of."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..config import load_config
+from ..datasets.annotations import MAX_PIXELS
+from ..datasets.images import BrokenImageError, decode, pixel_range_of, read_file
+from ..errors import ConfigError, DataError
+from ..predict import Detector
+from . import charts
+from .page import Cell, Chart, Part, Picture, Section, Table
 
+SHARES = (0.5, 0.95)
+PLACES = ((0.5, 0.5), (0.2, 0.25), (0.8, 0.7))  # of the tokens that look: shares of height and width
+_COLORS = ((14, 98, 217), (208, 127, 47), (99, 157, 42), (155, 71, 176))  # BGR
+MOST = len(_COLORS)  # tokens in a picture
+_CELL = 2  # pixels at least of a token in a picture
 # A block by the name of its class, as here, in MMDetection and in most libraries; its mixer by its name in the block.
 _BLOCK = re.compile(r"(Block|Bottleneck|EncoderLayer)(V\d)?$")
 _MIXERS = ("mixer", "attn")
 _DRAWS = 3  # a ReLU may hide a token once
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Which tokens of a map one block lets some tokens see.
+def load_backbone(
+    model: str, options: Mapping[str, Any] | None = None, trusted: bool = False
+) -> tuple[nn.Module, Config, bool]:
+    """Return a backbone in eval mode.
 
-    Attributes:
-        name: Of the module whose input and output were compared.
-        tokens: Row and column of the tokens that look.
-        masks: (tokens, H, W), bool: what each of them sees.
+    Args:
+        model: A checkpoint or a work dir, or a config, whose backbone gets random weights.
+        options: Changes of the config, by dotted keys.
+        trusted: As of `Detector`.
+
+    Returns:
+        The backbone, the config, and whether its weights are trained.
+
+    Raises:
+        UserError: Something is missing, broken, or does not fit.
     """
+    if os.path.isdir(model) or str(model).endswith((".pth", ".pt")):
+        detector = Detector(model, device="cpu", fuse=False, options=options, trusted=trusted)
+        if not hasattr(detector.model, "backbone"):
+            raise ConfigError(f"The model in {model} has no backbone to look at.")
+        return detector.model.get_submodule("backbone"), detector.config, True
+    cfg = load_config(model, dict(options or {}), data=False)
+    backbone = (cfg.get("model") or {}).get("backbone")
+    if not backbone:
+        raise ConfigError(f"The model of {model} has no backbone to look at: name a detector's config.")
+    return random_backbone(backbone), cfg, False
 
-    name: str
-    tokens: Sequence[tuple[int, int]]
-    masks: Tensor
+
+def random_backbone(cfg: Mapping[str, Any]) -> nn.Module:
+    """Return a backbone in eval mode with random weights, the same each time.
+
+    Args:
+        cfg: Its part of a config.
+    """
+    torch.manual_seed(0)
+    backbone = MODELS.build({**cfg, "init_cfg": None})
+    if hasattr(backbone, "init_weights"):
+        MMLogger.get_current_instance().setLevel(logging.WARNING)  # else each weight is named
+        backbone.init_weights()
+    for parameter in backbone.parameters():
+        if not parameter.any():  # some begin branches with zeros, through which no gradient would come
+            nn.init.normal_(parameter, std=0.1)
+    backbone.eval()  # MMDetection's return nothing from it
+    return backbone
+
+
+def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray:
+    """Return an image file with no more than so many pixels on its longer side: H×W×3, uint8, BGR.
+
+    Args:
+        path: Of the file.
+        longest: Pixels.
+        cfg: A config, whose `max_pixels` and `pixel_range` hold.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        limit = cfg.get("max_pixels", MAX_PIXELS)
+        image = decode(read_file(path, limit), limit=limit, pixel_range=pixel_range_of(cfg.get("pixel_range")))
+    except BrokenImageError as error:
+        raise DataError(f"The image {path} {error}.") from error
+    factor = longest / max(image.shape[:2])
+    return image if factor >= 1 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+
+
+def open_square(path: str | os.PathLike, side: int, cfg: Config) -> np.ndarray:
+    """Return the middle of an image file as a square of so many pixels on a side, so that fields can be averaged.
+
+    Args:
+        path: Of the file.
+        side: Pixels.
+        cfg: As of `open_image`.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    image = open_image(path, 10**9, cfg)
+    height, width = image.shape[:2]
+    half = min(height, width) // 2
+    square = image[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
+    return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def prepared(image: np.ndarray, cfg: Config) -> Tensor:
+    """Return an image as the config's model takes it: (1, 3, H, W)."""
+    settings = (cfg.get("model") or {}).get("data_preprocessor") or {}
+    mean, std = (np.array(settings.get(key) or default, np.float32) for key, default in (("mean", 0), ("std", 1)))
+    pixels = image[..., ::-1] if settings.get("bgr_to_rgb", True) else image
+    return torch.from_numpy(((pixels - mean) / std).astype(np.float32)).permute(2, 0, 1)[None]  # H,W,3 -> 1,3,H,W
+
+
+# ---- receptive fields
 
 
 def effective_fields(backbone: nn.Module, images: Tensor) -> list[Tensor]:
-    """How much each pixel matters to the token in the middle of each map that a backbone returns.
+    """Return how much each pixel matters to the token in the middle of each feature map of a backbone.
 
     The mean over images of the absolute gradients of the token's summed channels with respect to the pixels, as in
     arXiv:1701.04128 and arXiv:2203.06717.
@@ -61,7 +159,7 @@ def effective_fields(backbone: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def side_that_holds(field: Tensor, share: float) -> int:
-    """The side of the smallest square around the middle that holds a share of a field (H, W), in pixels."""
+    """Return the side of the smallest square around the middle that holds a share of a field (H, W), in pixels."""
     middle = [size // 2 for size in field.shape]
     for half in range(1, max(field.shape)):
         top, left = (max(0, place - half) for place in middle)
@@ -70,8 +168,53 @@ def side_that_holds(field: Tensor, share: float) -> int:
     return max(field.shape)
 
 
+def field_sections(backbone: nn.Module, images: Tensor, trained: bool) -> list[Section]:
+    """Return the effective receptive fields of a backbone's feature maps.
+
+    Args:
+        backbone: In eval mode.
+        images: (N, 3, H, W).
+        trained: Whether its weights are trained, for the text.
+    """
+    fields = effective_fields(backbone, images)
+    height, width = images.shape[-2:]
+    rows: list[dict[str, Cell]] = []
+    parts: list[Part] = []
+    for level, field in enumerate(fields):
+        sides = [side_that_holds(field, share) for share in SHARES]
+        row: dict[str, Cell] = {"map": f"map {level}"}
+        row |= {f"side that holds {share:.0%}, pixels": side for share, side in zip(SHARES, sides, strict=True)}
+        rows.append(row | {"share of the pixels that matter at all": float((field > 0).float().mean())})
+        caption = f"Map {level}: half of the field in a square of {sides[0]} pixels, 95% in one of {sides[1]}."
+        parts.append(Chart(f"field_{level}", charts.heat(field.numpy()), caption))
+    text = (
+        f"How much each of the {height} x {width} pixels matters to the token in the middle of each map: absolute "
+        f"gradients, the mean over {len(images)} inputs, with {'trained' if trained else 'random'} weights. "
+        "Shades are the fourth root of the share, so that the faint parts can be seen."
+    )
+    return [Section("Effective receptive field", [text, *parts, Table.of_rows("fields", rows, digits=2)])]
+
+
+# ---- tokens
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which tokens of a feature map one block lets some tokens see.
+
+    Attributes:
+        name: Of the module whose input and output were compared.
+        tokens: Row and column of the tokens that look.
+        masks: (tokens, H, W), bool: what each of them sees.
+    """
+
+    name: str
+    tokens: Sequence[tuple[int, int]]
+    masks: Tensor
+
+
 def seen_tokens(backbone: nn.Module, image: Tensor, places: Sequence[tuple[float, float]]) -> list[Seen]:
-    """What single tokens see through each mixer, or through each block whose mixer takes no map.
+    """Return what single tokens see through each mixer, or through each block whose mixer takes no feature map.
 
     Args:
         backbone: In eval mode; of any library, if its blocks are called …Block, Bottleneck or …EncoderLayer.
@@ -114,7 +257,7 @@ def _keep(calls: list[tuple[str, nn.Module, tuple, dict]], name: str) -> Any:
 
 
 def _chosen(calls: Sequence[tuple[str, nn.Module, tuple, dict]]) -> Iterator[tuple[str, nn.Module, tuple, dict]]:
-    """Mixers that take a map, and blocks without one."""
+    """Yield mixers that take a feature map, and blocks without one."""
     mixed = {name.rpartition(".")[0] for name, _, args, kwargs in calls if _is_mixer(name) and _size(args, kwargs)}
     for call in calls:
         name, _, args, kwargs = call
@@ -127,7 +270,7 @@ def _is_mixer(name: str) -> bool:
 
 
 def _size(args: tuple, kwargs: dict) -> tuple[int, int] | None:
-    """Height and width of the map that a module was given; a sequence of tokens comes with its own."""
+    """Return height and width of the feature map that a module was given; a sequence of tokens comes with its own."""
     x = _first(args)
     if not isinstance(x, Tensor):
         return None
@@ -139,7 +282,7 @@ def _size(args: tuple, kwargs: dict) -> tuple[int, int] | None:
 
 
 def _first(args: tuple) -> Any:
-    """The map, which may come with something beside it."""
+    """Return the feature map, which may come in a tuple."""
     return args[0][0] if args and isinstance(args[0], tuple) and args[0] else (args[0] if args else None)
 
 
@@ -161,7 +304,7 @@ def _look(
             out = module(first, *args[1:], **kwargs)
             out = out[0] if isinstance(out, tuple) else out
             if out.shape != x.shape:
-                return None  # it steps down
+                return None  # it downsamples
             # A norm at the end lets the channels' plain sum be constant; this one is not.
             weights = torch.linspace(0.5, 1.5, x.shape[1] if x.dim() == 4 else x.shape[2])
             values = torch.einsum("c,bchw->bhw" if x.dim() == 4 else "c,bnc->bn", weights, out).reshape(height, width)
@@ -175,3 +318,63 @@ def _seen(gradient: Tensor, height: int, width: int) -> Tensor:
     """(1, C, H, W) or (1, H·W, C) -> (H, W): where it is not zero."""
     per_token = gradient[0].abs().sum(0 if gradient.dim() == 4 else 1)
     return per_token.reshape(height, width) > 0
+
+
+def window_sections(
+    backbone: nn.Module, image: np.ndarray, cfg: Config, places: Sequence[tuple[float, float]] = PLACES
+) -> list[Section]:
+    """Return what tokens of an image see through each kind of block.
+
+    Args:
+        backbone: In eval mode.
+        image: H×W×3, uint8, BGR.
+        cfg: The config, for the image's normalisation.
+        places: Where the tokens lie, as shares of the height and width.
+    """
+    sections: dict[tuple[int, int], Section] = {}
+    kinds: dict[tuple[int, int], list[Tensor]] = {}
+    for seen in seen_tokens(backbone, prepared(image, cfg), places):
+        height, width = seen.masks.shape[-2:]
+        known = kinds.setdefault((height, width), [])
+        if any(torch.equal(masks, seen.masks) for masks in known):
+            continue
+        known.append(seen.masks)
+        section = sections.setdefault((height, width), Section(f"Map of {height} x {width} tokens"))
+        counts = ", ".join(str(int(mask.sum())) for mask in seen.masks)
+        caption = f"{seen.name}: the marked tokens see {counts} of {height * width} tokens."
+        section.parts.append(Picture(f"windows_{seen.name.replace('.', '_')}", draw_seen(image, seen), caption))
+    first = next(iter(sections.values()))
+    first.parts.insert(
+        0,
+        "Each color is what one token, in the ring, sees through one mixer (or block): all tokens from which a "
+        "gradient reaches it. Blocks of a stage that let them see the same are shown once.",
+    )
+    return list(sections.values())
+
+
+def draw_seen(image: np.ndarray, seen: Seen) -> np.ndarray:
+    """Draw what tokens see over a faded image.
+
+    Args:
+        image: H×W×3, uint8, BGR.
+        seen: Masks over a map of the image.
+
+    Returns:
+        The picture, uint8, BGR; large enough that single tokens can be seen.
+    """
+    rows, columns = seen.masks.shape[-2:]
+    factor = max(1, -(-_CELL * max(rows, columns) // max(image.shape[:2])), -(-480 // max(image.shape[:2])))
+    height, width = (side * factor for side in image.shape[:2])
+    pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    gray = pixels.mean(2, keepdims=True)
+    picture = 0.45 * (0.5 * gray + 0.5 * pixels) + 0.55 * 235
+    for mask, color in zip(seen.masks.numpy(), _COLORS, strict=False):
+        large = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        picture[large] = 0.4 * gray[large] + 0.6 * np.array(color, np.float32)
+    picture = picture.clip(0, 255).astype(np.uint8)
+    for (row, column), color in zip(seen.tokens, _COLORS, strict=False):
+        center = round((column + 0.5) * width / columns), round((row + 0.5) * height / rows)
+        radius = min(max(6, round(0.9 * width / columns)), 14)
+        for tone, thickness in (((255, 255, 255), 6), (color, 3)):
+            cv2.circle(picture, center, radius, tone, thickness, cv2.LINE_AA)
+    return picture

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from ..files import atomic_file, write_bytes, write_text
 from ..output_names import OutputFolder
 from .charts import FONT, INK, styled
 
+LARGEST = 640  # pixels on the longer side of an image in a picture
 Cell = str | int | float | None
 
 
@@ -38,6 +39,11 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     digits: int = 3
+
+    @classmethod
+    def of_rows(cls, name: str, rows: Sequence[Mapping[str, Cell]], digits: int = 3) -> Table:
+        """Return the table of at least one row, each of which has its cells by their heads."""
+        return cls(name, list(rows[0]), [list(row.values()) for row in rows], digits)
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from ..evaluation.record import EvaluationRecord, read_record
 from ..type_name import type_name
 from . import charts
 from .coco import TASKS, evaluate
-from .logs import TrainingLog, read_log
 from .page import Cell, Chart, Part, Section, Table, Tiles, write_page
 from .results import result_sections
+from .runs import TrainingLog, read_log
 
 REPORT = "report.html"
 
 
 def write_report(work_dir: str | os.PathLike, path: str | os.PathLike | None = None, **settings: Any) -> Path:
-    """Writes the report of a work dir.
+    """Write the report of a work dir.
 
     Args:
         work_dir: Of a training, an evaluation, or both.
@@ -47,7 +47,7 @@ def write_report(work_dir: str | os.PathLike, path: str | os.PathLike | None = N
 
 
 def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Section]]:
-    """The title and the sections of a work dir's report; arguments as of `write_report`."""
+    """Return the title and the sections of a work dir's report; arguments as of `write_report`."""
     work_dir = Path(work_dir)
     record = read_record(work_dir)
     folder = Path(record.checkpoint).parent if record else work_dir
@@ -77,7 +77,7 @@ def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Sect
             )
         )
     sections.append(_costs(record, log))
-    name = (record and record.config) or (log and log.name) or work_dir.name
+    name = (record and record.config) or (log and log.folder.name) or work_dir.name
     return f"{name}: report", [section for section in sections if section.parts]
 
 
@@ -162,7 +162,7 @@ def _name(part: Mapping[str, Any]) -> str:
 
 
 def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:
-    """What the annotation files hold that can still be found."""
+    """Return what the annotation files hold that can still be found."""
     files: dict[str, list[str]] = {}
     for split in ("train", "val"):
         for _, dataset in find_datasets(cfg, split) if cfg else ():
@@ -170,7 +170,7 @@ def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:
                 files.setdefault(os.path.abspath(file), []).append(split)
     if record:
         files.setdefault(record.annotations, []).append("evaluated")
-    rows: list[list[Cell]] = []
+    rows: list[dict[str, Cell]] = []
     absent = []
     for file, splits in files.items():
         try:
@@ -179,20 +179,18 @@ def _data(cfg: Config | None, record: EvaluationRecord | None) -> Section:
             absent.append(file)
             continue
         dropped = found.faults.count() + found.errors.count()
-        objects = found.boxes - found.crowds - dropped
         rows.append(
-            [
-                ", ".join(dict.fromkeys(splits)),
-                file,
-                len(found.images),
-                objects,
-                found.crowds,
-                dropped,
-                len(found.categories),
-            ]
+            {
+                "used for": ", ".join(dict.fromkeys(splits)),
+                "annotations": file,
+                "images": len(found.images),
+                "objects": found.boxes - found.crowds - dropped,
+                "crowds": found.crowds,
+                "unusable": dropped,
+                "classes": len(found.categories),
+            }
         )
-    head = ["used for", "annotations", "images", "objects", "crowds", "unusable", "classes"]
-    parts: list[Part] = [Table("data", head, rows)] if rows else []
+    parts: list[Part] = [Table.of_rows("data", rows)] if rows else []
     if absent:
         parts.append(f"Not found from here, or not in COCO's format: {', '.join(absent)}.")
     return Section("Data", parts)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..visualization import Objects, draw_pair
 from . import charts
-from .coco import RANGES, TASKS, Evaluation, average_precision, best_score
-from .matching import MEASURES, Matches, confusion_matrix, match, worst
-from .page import Cell, Chart, Part, Section, Table
-from .pictures import worst_pictures
+from .coco import (
+    MEASURES,
+    RANGES,
+    TASKS,
+    Evaluation,
+    Matches,
+    Object,
+    average_precision,
+    best_score,
+    confusion_matrix,
+    match,
+    objects_of,
+    read_image,
+    worst,
+)
+from .page import LARGEST, Cell, Chart, Part, Picture, Section, Table
 
 _PAIRS = 20  # most frequent confusions that a table lists
 
@@ -18,7 +31,7 @@ _PAIRS = 20  # most frequent confusions that a table lists
 def result_sections(
     evaluation: Evaluation, overlap: float = 0.5, score: float = 0.3, measure: str = "mistakes", count: int = 12
 ) -> list[Section]:
-    """All that is worth looking at in an evaluation.
+    """Return all sections about an evaluation.
 
     Args:
         evaluation: What was found and what is there.
@@ -38,7 +51,7 @@ def result_sections(
 
 
 def class_table(evaluation: Evaluation, task: str) -> Table:
-    """AP of each class, the mean last."""
+    """Return AP of each class, the mean last."""
     evaluator = evaluation.tasks[task]
     annotations = evaluation.truth.dataset.get("annotations", ())
     rows: list[list[Cell]] = []
@@ -57,7 +70,7 @@ def class_table(evaluation: Evaluation, task: str) -> Table:
 
 
 def class_section(evaluation: Evaluation) -> Section:
-    """A table for each task."""
+    """Return a table for each task."""
     section = Section("Classes")
     for task in evaluation.tasks:
         section.parts += [f"{TASKS[task].capitalize()} of each class.", class_table(evaluation, task)]
@@ -74,7 +87,7 @@ def class_section(evaluation: Evaluation) -> Section:
 
 
 def curve_section(evaluation: Evaluation) -> Section:
-    """A chart for each task."""
+    """Return a chart for each task."""
     names = list(evaluation.classes.values())
     found: list[Part] = [
         Chart(
@@ -88,7 +101,7 @@ def curve_section(evaluation: Evaluation) -> Section:
 
 
 def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: str) -> Section:
-    """The matrix, and the most frequent mistakes in words."""
+    """Return the matrix, and the most frequent mistakes."""
     names = list(evaluation.classes.values())
     counts = confusion_matrix(matches, list(evaluation.classes))
     chart = Chart("confusion", charts.confusion(counts, names), f"Counts of objects {rule}.", wide=len(names) > 20)
@@ -101,8 +114,8 @@ def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: 
             share = count / int(counts[row].sum()) if row < len(names) else None
             rows.append([[*names, "background"][row], [*names, "nothing (missed)"][column], count, share])
     parts: list[Part] = [
-        "Each prediction takes the free object of its class that it overlaps most, the surest first; what is left then "
-        "takes objects of other classes. Rows are what is there, columns what it was taken for.",
+        "Each prediction takes the free object of its class that it overlaps most, by descending score; what is left "
+        "then takes objects of other classes. Rows are what is there, columns what it was taken for.",
         chart,
         Table("confusions", ["is", "was taken for", "count", "share of the class"], rows, digits=2),
     ]
@@ -110,9 +123,9 @@ def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: 
 
 
 def worst_section(evaluation: Evaluation, matches: Sequence[Matches], measure: str, count: int, rule: str) -> Section:
-    """Pictures of the images with the most mistakes."""
+    """Return pictures of the images with the most mistakes."""
     found = worst(matches, measure, count)
-    pictures = worst_pictures(evaluation, found)
+    pictures = _worst_pictures(evaluation, found)
     text = f"By {measure} ({MEASURES[measure]}), {rule}; the worst first."
     if not found:
         text = f"No image has any mistake of this sort ({measure}), {rule}."
@@ -120,3 +133,29 @@ def worst_section(evaluation: Evaluation, matches: Sequence[Matches], measure: s
         where = evaluation.images or "a folder that is not known"
         text += f" {len(found) - len(pictures)} of {len(found)} images cannot be read in {where}."
     return Section("Worst images", [text, *pictures])
+
+
+def _worst_pictures(evaluation: Evaluation, found: Iterable[Matches]) -> list[Picture]:
+    """Return ground truth next to predictions, mistakes named and on top; images that cannot be read are left out."""
+    labels = {category: label for label, category in enumerate(evaluation.classes)}
+
+    def objects(side: int, wrong: Sequence[Object], mistake: str, image: Matches) -> Objects:
+        right = [pair[side] for pair in (*image.confused, *image.right)]
+        texts = [f"{mistake}: {evaluation.classes[one['category_id']]}" for one in wrong]
+        texts += [evaluation.classes[one["category_id"]] for one in right]
+        shown = [*wrong, *right]
+        if side:
+            texts = [f"{text} {one['score']:.2f}" for text, one in zip(texts, shown, strict=True)]
+        return objects_of(evaluation.found if side else evaluation.truth, shown, labels, texts)
+
+    pictures = []
+    for number, image in enumerate(found, 1):
+        entry = evaluation.truth.imgs[image.image_id]
+        pixels = read_image(evaluation.images, entry, evaluation.pixel_range) if evaluation.images else None
+        if pixels is None:
+            continue
+        sides = objects(0, image.missed, "missed", image), objects(1, image.false, "false", image)
+        counts = [(what, len(getattr(image, what))) for what in ("missed", "false", "confused", "right")]
+        caption = f"{entry['file_name']}: {', '.join(f'{count} {what}' for what, count in counts if count)}"
+        pictures.append(Picture(f"worst_{number:02d}", draw_pair(pixels, *sides, largest=LARGEST), caption))
+    return pictures

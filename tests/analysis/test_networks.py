@@ -7,8 +7,15 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from localvit_det.analysis.network_pages import draw_seen, load_backbone, random_backbone
-from localvit_det.analysis.networks import Seen, effective_fields, seen_tokens, side_that_holds
+from localvit_det.analysis.networks import (
+    Seen,
+    draw_seen,
+    effective_fields,
+    load_backbone,
+    random_backbone,
+    seen_tokens,
+    side_that_holds,
+)
 from localvit_det.errors import ConfigError
 
 PLACES = ((0.5, 0.5), (0.1, 0.9))

@@ -15,7 +15,7 @@ from mmengine.runner import BaseLoop
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from localvit_det.analysis.network_pages import open_image
+from localvit_det.analysis.networks import open_image
 from localvit_det.checkpoint.safe_config import take
 from localvit_det.config import load_config
 from localvit_det.datasets.images import BrokenImageError, decode, pixel_range_of, read_depth
