@@ -17,11 +17,7 @@ from localvit_det.checkpoint.layouts import (
 )
 
 RAW, AVERAGE = {"a.weight": torch.zeros(2)}, {"a.weight": torch.ones(2)}
-
-
 ADAM = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]}
-
-
 # What a file holds, the keys of its weights in the order of preference, what is said.
 FILES = {
     "timm": ({"model": RAW, "model_ema": AVERAGE, "optimizer": ADAM}, ["model", "model_ema"], "not model_ema (FILE#"),

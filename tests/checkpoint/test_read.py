@@ -8,7 +8,7 @@ from io import BytesIO
 
 import pytest
 import torch
-from checkpoint_cases import Runs, refusal
+from checkpoint_cases import Runs, refusal, saved
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
@@ -56,12 +56,11 @@ def test_other_archives(tmp_path):
 
 
 def test_something_else_than_a_dictionary(tmp_path):
-    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
-    assert "holds a Tensor" in refusal(load_weights_only, tmp_path / "tensor.pth")
-    torch.save([RAW], tmp_path / "list.pth")
-    assert "holds a list" in refusal(load_weights_only, tmp_path / "list.pth")
-    torch.save(nn.Linear(1, 1), tmp_path / "module.pth")
-    assert "torch.nn.modules.linear.Linear" in refusal(load_weights_only, tmp_path / "module.pth")
+    assert "holds a Tensor" in refusal(load_weights_only, saved(tmp_path / "tensor.pth", torch.zeros(2)))
+    assert "holds a list" in refusal(load_weights_only, saved(tmp_path / "list.pth", [RAW]))
+    assert "torch.nn.modules.linear.Linear" in refusal(
+        load_weights_only, saved(tmp_path / "module.pth", nn.Linear(1, 1))
+    )
 
 
 def test_safetensors(tmp_path, monkeypatch):
@@ -99,8 +98,9 @@ def test_shards_are_named(tmp_path):
     torch.save(RAW, tmp_path / "model-00001-of-00001.bin")
     load_weights_only(tmp_path / "model-00001-of-00001.bin")
     sharded = pytest.importorskip("torch.distributed._shard.sharded_tensor")
-    torch.save({"a.weight": Runs(sharded.ShardedTensor)}, tmp_path / "rank_0.pth")
-    assert "one process's part of a sharded model" in refusal(load_weights_only, tmp_path / "rank_0.pth")
+    assert "one process's part of a sharded model" in refusal(
+        load_weights_only, saved(tmp_path / "rank_0.pth", {"a.weight": Runs(sharded.ShardedTensor)})
+    )
 
 
 def test_rows_of_numbers_count_before_they_are_made():

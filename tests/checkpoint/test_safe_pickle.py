@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_cases import Runs, refusal
+from checkpoint_cases import Runs, refusal, saved
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
@@ -91,26 +91,24 @@ def test_builtins_are_refused_whatever_others_allow(tmp_path, function):
     ],
 )
 def test_getattr_reaches_nothing(tmp_path, arguments):
-    torch.save({"a": Runs(getattr, *arguments)}, tmp_path / "model.pth")
-    assert "builtins.getattr" in refusal(load_weights_only, tmp_path / "model.pth")
+    assert "builtins.getattr" in refusal(
+        load_weights_only, saved(tmp_path / "model.pth", {"a": Runs(getattr, *arguments)})
+    )
 
 
 def test_a_looked_up_statistic_is_only_a_name(tmp_path):
-    torch.save({"a": Runs(getattr, HistoryBuffer, "min")}, tmp_path / "model.pth")
-    assert load_weights_only(tmp_path / "model.pth") == {"a": "min"}
+    assert load_weights_only(saved(tmp_path / "model.pth", {"a": Runs(getattr, HistoryBuffer, "min")})) == {"a": "min"}
 
 
 def test_an_empty_history_loads(tmp_path):
-    torch.save({"a": HistoryBuffer()}, tmp_path / "model.pth")
-    assert load_weights_only(tmp_path / "model.pth")["a"].data[0].size == 0
+    assert load_weights_only(saved(tmp_path / "model.pth", {"a": HistoryBuffer()}))["a"].data[0].size == 0
 
 
 def test_a_file_cannot_replace_statistics(tmp_path, monkeypatch):
     buffer = HistoryBuffer([1.0, 3.0], [1, 1])
     state = {**vars(buffer), "statistics_methods": {"mean": HistoryBuffer.max}, "mean": None}
     monkeypatch.setattr(HistoryBuffer, "__getstate__", lambda _self: state)
-    torch.save({"a": buffer}, tmp_path / "model.pth")
-    loaded = load_weights_only(tmp_path / "model.pth")["a"]
+    loaded = load_weights_only(saved(tmp_path / "model.pth", {"a": buffer}))["a"]
     assert type(loaded) is HistoryBuffer
     assert loaded.statistics("mean") == loaded.mean() == 2.0
 
@@ -118,22 +116,20 @@ def test_a_file_cannot_replace_statistics(tmp_path, monkeypatch):
 def test_numpy_flags_from_a_file_are_not_believed(tmp_path):
     """With NumPy's own dtype these make floats pass for pointers to objects."""
     hostile = Runs(np.dtype, "f8", False, True, state=(3, "<", None, None, None, -1, -1, 63))
-    torch.save({"a": hostile}, tmp_path / "model.pth")
-    dtype = load_weights_only(tmp_path / "model.pth")["a"]
+    dtype = load_weights_only(saved(tmp_path / "model.pth", {"a": hostile}))["a"]
     assert dtype == np.float64
     assert not dtype.hasobject
 
 
 @pytest.mark.parametrize("array", [np.array([{}, None]), np.zeros(2, "i4,f8"), np.zeros(1, "M8[s]")])
 def test_arrays_of_anything_but_numbers_are_refused(tmp_path, array):
-    torch.save({"a": array}, tmp_path / "model.pth")
-    assert "numpy.dtype[" in refusal(load_weights_only, tmp_path / "model.pth")
+    assert "numpy.dtype[" in refusal(load_weights_only, saved(tmp_path / "model.pth", {"a": array}))
 
 
 def test_numpy_values_come_back(tmp_path):
     holder = [np.float32(1.5)]
     holder.append(holder)
-    saved = {
+    content = {
         "array": np.arange(6, dtype=">i2").reshape(2, 3),
         "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
         "empty": np.zeros((0, 4), bool),
@@ -142,13 +138,12 @@ def test_numpy_values_come_back(tmp_path):
         "itself": holder,
         "tensor": torch.arange(3),
     }
-    torch.save(saved, tmp_path / "model.pth")
-    loaded = load_weights_only(tmp_path / "model.pth")
+    loaded = load_weights_only(saved(tmp_path / "model.pth", content))
     for name in ("array", "fortran", "empty", "text"):
-        np.testing.assert_array_equal(loaded[name], saved[name])
-        assert loaded[name].dtype == saved[name].dtype
+        np.testing.assert_array_equal(loaded[name], content[name])
+        assert loaded[name].dtype == content[name].dtype
         assert loaded[name].flags.owndata
-    assert loaded["nested"] == saved["nested"]
+    assert loaded["nested"] == content["nested"]
     assert loaded["itself"][1] is loaded["itself"]
     assert type(loaded["itself"][0]) is np.float32
 
@@ -235,8 +230,9 @@ def test_settings_of_a_training_beside_its_weights(tmp_path):
     found = load_weights_only(tmp_path / "timm.pth")["args"]
     assert (found["lr"], found["output"], found["nested"]) == (0.1, "/data/out", {"names": ("a", "b")})
     assert found["itself"] is found
-    torch.save({"args": Runs(argparse.Namespace, state=["no", "mapping"])}, tmp_path / "bad.pth")
-    assert "cannot be read" in refusal(load_weights_only, tmp_path / "bad.pth")
+    assert "cannot be read" in refusal(
+        load_weights_only, saved(tmp_path / "bad.pth", {"args": Runs(argparse.Namespace, state=["no", "mapping"])})
+    )
 
 
 def doubled(depth: int):
@@ -294,11 +290,6 @@ def inflating(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as member:
         for _ in range(100):
             member.write(bytes(1 << 20))
-    return path
-
-
-def saved(path, content):
-    torch.save(content, path)
     return path
 
 
