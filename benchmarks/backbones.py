@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.sizes import SWIN_SIZES
 from localvit_det.checkpoint.identify import families
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError, UserError, did_you_mean
 
 from .complexity import count_macs
@@ -284,7 +284,7 @@ def _checked_step(case: Case, record: Record) -> Step | None:
         return None
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print tables, write the samples."""
     parser = make_parser(__doc__, "backbones")

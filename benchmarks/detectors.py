@@ -35,7 +35,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from torch.utils.benchmark import timer
 
 from localvit.process import keep_memory
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.config import load_config
 from localvit_det.errors import ConfigError, did_you_mean
 from localvit_det.fused import fuse_detector
@@ -333,7 +333,7 @@ def measure(rows: Sequence[Row], mode: str, args: argparse.Namespace) -> list[Re
     return list(records.values())
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print tables, write the samples."""
     parser = make_parser(__doc__, "detectors", rounds=5)

@@ -19,7 +19,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.config import load_config
 from localvit_det.errors import ConfigError, UserError
 from localvit_det.files import check_writable_folder, write_text
@@ -128,7 +128,7 @@ def summary(families: dict[str, list[dict]], parameters: dict[str, int]) -> str:
     return f"{markdown_table(HEAD, rows)}\n\nMachine and versions:\n\n{machines}"
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is not finished, then write the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

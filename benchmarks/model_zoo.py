@@ -21,7 +21,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from localvit_det.backbones import LocalViT
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.config import load_config
 
 from .complexity import Complexity, all_complexities
@@ -198,7 +198,7 @@ def generate(entries: Sequence[Entry]) -> dict[Path, str]:
     return files
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Write or check the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

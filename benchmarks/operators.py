@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.ops import inhomogeneous_conv
 
 from .backbones import TOLERANCES, relative_error
@@ -86,7 +86,7 @@ def _step(
     return step
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the samples."""
     parser = make_parser(__doc__, "operator")

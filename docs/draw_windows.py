@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.files import atomic_file, check_writable
 from localvit_det.layers import Split, window_partition
 
@@ -57,7 +57,7 @@ def draw_windows(path: Path, side: int = 12, window_size: int = 4) -> None:
         figure.savefig(file, format="png", dpi=130, transparent=True, metadata={"Software": None})
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw docs/windows.png."""
     parser = argparse.ArgumentParser(description=__doc__)

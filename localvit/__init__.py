@@ -1,5 +1,5 @@
 """The command `localvit`; the library is `localvit_det`.
 
-It stands beside the library because some things have to be in place before PyTorch starts, which importing anything of
+It stands next to the library because some things have to be in place before PyTorch starts, which importing anything of
 `localvit_det` does.
 """

@@ -13,13 +13,13 @@ from . import process
 
 COMMANDS = {
     "train": "train or fine-tune a detector",
-    "test": "evaluate a checkpoint on a data set",
+    "test": "evaluate a checkpoint on a dataset",
     "predict": "find objects in images, videos, a webcam",
     "export": "write a detector for ONNX Runtime, OpenVINO, TorchScript, torch.export",
-    "analyze": "look at a run, a data set or a network: one HTML page",
-    "check": "name every mistake in a data set",
+    "analyze": "look at a run, a dataset or a network: one HTML page",
+    "check": "name every mistake in a dataset",
     "publish": "write weights, config and classes of a training into one file",
-    "convert": "an official checkpoint, or a YOLO or Pascal VOC data set, into this package's format",
+    "convert": "an official checkpoint, or a YOLO or Pascal VOC dataset, into this package's format",
     "configs": "list the configs that come with the package",
     "weights": "list the official weights of all networks, and how to get them",
     "doctor": "look at the installation and the machine",
@@ -33,7 +33,7 @@ HELP = "usage: localvit COMMAND [arguments]\n\n{}\n\n`localvit COMMAND --help` h
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; a mistake ends in one sentence and exit code 1."""
+    """Run one command; a mistake ends in one sentence and exit code 1."""
     process.survive_closed_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv else "--help"
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
     process.set_up()
     if name in ("train", "test") and not {"-h", "--help"} & set(argv):
-        process.announce(name)
+        process.print_startup(name)
     sys.argv[0] = f"localvit {name}"  # what argparse calls the program
     try:
         if name not in WITHOUT_LIBRARY:

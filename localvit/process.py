@@ -92,16 +92,16 @@ def survive_closed_streams() -> None:
     logging.raiseExceptions = False  # a log file on a full disk: one traceback a line otherwise
 
 
-def announce(command: str) -> None:
-    """Says that something is going on: importing all that a training needs takes seconds, on busy machines a minute."""
+def print_startup(command: str) -> None:
+    """Say that something is going on: importing all that a training needs takes seconds, on busy machines a minute."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         sys.stderr.write(f"localvit {command}: importing PyTorch and MMDetection\n")
         sys.stderr.flush()
 
 
 def set_up() -> None:
-    """Applies all settings, unless the environment says to leave the process alone."""
-    # MMEngine's matter, which no user can mend; it comes dozens of times.
+    """Apply all settings, unless the environment says to leave the process alone."""
+    # MMEngine's matter, which no user can fix; it comes dozens of times.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     survive_closed_streams()
     if os.environ.get("LOCALVIT_PROCESS") != "plain":

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, the config, and how mistakes are told."""
+"""What the commands share: arguments, the config, and how errors of the user are reported."""
 
 import argparse
 import functools
@@ -15,16 +15,14 @@ from .config import load_config
 from .config.options import HELP, OptionsAction
 from .config.run import Run
 from .engine.data_loader import explain_lost_evaluation
-from .errors import ConfigError, UserError, explain_limit, printable
+from .errors import UserError, explain_limit, printable
 from .files import DISK_ERRORS
-from .preflight import check_config
-from .type_name import type_name
 
 LEFT_OUT = 3  # the exit code where some of the items that were given are left out
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Makes a parser with the arguments that MMDetection users know."""
+    """Return a parser with the arguments that MMDetection users know."""
     parser = make_config_parser(description)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)")
     parser.add_argument("--verbose", action="store_true", help="show all lines of the log on the screen, too")
@@ -35,7 +33,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def make_config_parser(description: str) -> argparse.ArgumentParser:
-    """Makes a parser with the arguments that name and change a config."""
+    """Return a parser with the arguments that name and change a config."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="config file")
     parser.add_argument(
@@ -48,25 +46,25 @@ def make_config_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--draw",
         action="store_true",
-        help="let a data set of drawn shapes be drawn at its data_root; without this only at its default place",
+        help="let a dataset of synthetic shapes be drawn at its data_root; without this only at its default place",
     )
     add_trust(parser)
     return parser
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Adds the switch that lifts what is asked of a file of weights from others."""
+    """Add the switch that lifts what is asked of a file of weights from others."""
     parser.add_argument(
         *("--trust-file", "--trust-config"),
         dest="trust_config",
         action="store_true",
         help="you know who made the file of weights: take its whole config, which may import and name code of others, "
-        "and run it if it is a program (.pt, .pt2)",
+        "and run it if it is an exported model (.pt, .pt2)",
     )
 
 
 def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
-    """Loads and completes the config that the arguments name; names that nothing reads go to `args.unread`.
+    """Load and complete the config that the arguments name; names that nothing reads go to `args.unread`.
 
     Args:
         run: What is gone on from: its options hold where none of the arguments changes them.
@@ -96,106 +94,54 @@ def also_unread(args: argparse.Namespace) -> Iterator[None]:
 
 
 def work_dir_of(args: argparse.Namespace, cfg: Mapping[str, Any]) -> str:
-    """The work dir that the arguments name, else the config, else the one by the config's name."""
+    """Return the work dir that the arguments name, else the config, else the one by the config's name."""
     return args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
 
 
 def read_arguments(args: argparse.Namespace, run: Run | None = None, unread: list[UserError] | None = None) -> Config:
-    """Loads the config of `make_config_parser`'s arguments; as `config_from` and `load_config`."""
+    """Load the config of `make_config_parser`'s arguments; as `config_from` and `load_config`."""
     options = options_of(args)
     return load_config(args.config, run.over(options) if run else options, args.trust_config, unread=unread)
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, by dotted keys."""
+    """Return the options that were given, by dotted keys."""
     return {**({"draw": True} if args.draw else {}), **(args.cfg_options or {})}
 
 
-def enable_amp(cfg: Config) -> None:
-    """Switches mixed precision on: float16 on a GPU, bfloat16 on a CPU.
-
-    Raises:
-        ConfigError: The config has an optimizer's wrapper of its own.
-    """
-    import torch
-
-    kind = type_name(cfg.optim_wrapper)
-    if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
-        raise ConfigError(f"--amp would replace the optim_wrapper of type {kind}: leave one of the two out.")
-    if torch.cuda.is_available():
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
-        return
-    cfg.optim_wrapper.type = "CpuBf16OptimWrapper"
-    for key in ("loss_scale", "dtype"):  # of float16
-        cfg.optim_wrapper.pop(key, None)
-
-
-def seed(cfg: Config, number: int | None, deterministic: bool) -> None:
-    """Fixes the random numbers, and if wanted the ways to compute.
-
-    Args:
-        number: The seed; None keeps the config's, or MMEngine's random one.
-        deterministic: Take the same way through every operator each time; some are slower, a few refuse.
-    """
-    cfg.setdefault("randomness", {})
-    if number is not None:
-        cfg.randomness.seed = number
-    if deterministic:
-        cfg.randomness.deterministic = True
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
-
-
-def tells_mistakes(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Lets a tool end with one sentence and exit code 1 where the user has to mend something."""
+def handle_user_errors(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
+    """Let a command end with one sentence and exit code 1 where the user has to fix something."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
         try:
             main(argv)
         except UserError as error:
-            _tell(*dict.fromkeys(map(sentence_of, (error, *error.others))))
+            _exit(*dict.fromkeys(map(format_error, (error, *error.others))))
         except KeyboardInterrupt:
             sys.stderr.write("Interrupted.\n")
             raise SystemExit(130) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 where = f" to {error.filename}" if error.filename else ""
-                _tell(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
+                _exit(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
             sentence = explain_limit(error) or explain_lost_evaluation(error)
             if sentence is None:
                 raise
-            _tell(sentence)
+            _exit(sentence)
 
     return run
 
 
-def _tell(*sentences: str) -> NoReturn:
+def _exit(*sentences: str) -> NoReturn:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         sys.stderr.write("".join(f"error: {sentence}\n" for sentence in sentences))
     raise SystemExit(1) from None
 
 
-def sentence_of(error: UserError) -> str:
-    """The message of an error in one line, without what a data worker's way to the main process added to it."""
+def format_error(error: UserError) -> str:
+    """Return the message of an error in one line, without what a data worker added to it."""
     text = str(error).strip()
     if text.startswith("Caught "):  # by torch: the worker's traceback follows, and the message behind its kind
         text = text.rpartition(f"{UserError.__module__}.")[2].partition(": ")[2] or text
     return printable(text)
-
-
-__all__ = [
-    "LEFT_OUT",
-    "add_trust",
-    "check_config",
-    "config_from",
-    "enable_amp",
-    "make_config_parser",
-    "make_parser",
-    "options_of",
-    "read_arguments",
-    "seed",
-    "sentence_of",
-    "tells_mistakes",
-    "work_dir_of",
-]

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each message is one sentence with the cause and the fix.
+"""Errors that a user can fix: each message is one sentence with the cause and the fix.
 
 The command-line tools print the sentence and exit with code 1, without a traceback.
 """
@@ -25,7 +25,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data set is missing, empty or inconsistent with the config."""
+    """A dataset is missing, empty or inconsistent with the config."""
 
 
 class CheckpointError(UserError):
@@ -75,7 +75,7 @@ def explain_limit(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of an error's message, to stand inside a sentence."""
+    """Return the first line of an error's message, to stand inside a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(error).__name__
 
@@ -86,12 +86,12 @@ def printable(text: str) -> str:
 
 
 def shortened(names: Sequence[str], count: int = 3) -> str:
-    """Names in a sentence: the first few, and how many more there are."""
+    """Return names in a sentence: the first few, and how many more there are."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def did_you_mean(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:
-    """Returns ` (did you mean 'x'?)` with the nearest candidate or nothing; upper case counts as lower."""
+    """Return ` (did you mean 'x'?)` with the nearest candidate or nothing; upper case counts as lower."""
     lower = {candidate.casefold(): candidate for candidate in sorted(map(str, candidates))}
     near = difflib.get_close_matches(str(name).casefold(), lower, n=1, cutoff=cutoff)
     return f" (did you mean '{lower[near[0]]}'?)" if near else ""

@@ -20,9 +20,9 @@ _DRAFT = re.compile(r"\..+\.\d+\.tmp")
 
 @contextmanager
 def atomic_file(path: str | os.PathLike, flush: bool = True) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of `path` in one step when the block ends without an error.
+    """Open a file that takes the place of `path` in one step when the block ends without an error.
 
-    It is written beside `path` and flushed to the disk first: after a crash there is the old file or the new one,
+    It is written next to `path` and flushed to the disk first: after a crash there is the old file or the new one,
     never a part of either. After an error nothing is left of it; after a SIGKILL `remove_drafts` takes it away.
 
     Args:
@@ -31,7 +31,7 @@ def atomic_file(path: str | os.PathLike, flush: bool = True) -> Iterator[BinaryI
     path = Path(os.path.realpath(path))  # a link stays a link
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed a work dir in the middle
+        path.parent.mkdir(parents=True, exist_ok=True)  # a work dir may have been removed in the middle
         with open(draft, "wb") as file:
             yield file
             file.flush()
@@ -77,7 +77,7 @@ def move_with_parts(draft: Path, path: Path) -> None:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
-    """Writes a file as `atomic_file` does."""
+    """Write a file as `atomic_file` does."""
     with atomic_file(path) as file:
         file.write(content)
 
@@ -97,7 +97,7 @@ def sha256(file: Path) -> str:
 
 
 def remove_drafts(folder: str | os.PathLike) -> list[str]:
-    """Removes what killed processes left behind; call it only while no other process writes there.
+    """Remove what killed processes left behind; call it only while no other process writes there.
 
     Returns:
         The names of the removed files.
@@ -109,7 +109,7 @@ def remove_drafts(folder: str | os.PathLike) -> list[str]:
 
 
 def check_writable(path: str | os.PathLike, option: str) -> None:
-    """Checks that a file can be written at `path`, which need not exist; its folders are made.
+    """Check that a file can be written at `path`, which need not exist; its folders are made.
 
     Args:
         path: The file of an output.
@@ -125,7 +125,7 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
 
 
 def check_writable_folder(path: str | os.PathLike, option: str) -> None:
-    """Checks that files can be written into a folder, which is made.
+    """Check that files can be written into a folder, which is made.
 
     Args:
         path: The folder of an output.

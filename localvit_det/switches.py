@@ -1,12 +1,19 @@
-"""Switches of `localvit train`: each is a change of the config that people would have to look up otherwise."""
+"""Switches of `localvit train`: each is a change of the config that people would have to look up otherwise.
+
+A new switch is a function here and its line in `SWITCHES`: the command takes its arguments from there, a run remembers
+it, `--resume` repeats it and `--without` leaves it out.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -30,8 +37,52 @@ EMA_MOMENTUM = 2e-4
 PATIENCE = 5
 
 
+def enable_amp(cfg: Config) -> None:
+    """`--amp`: switch mixed precision on: float16 on a GPU, bfloat16 on a CPU.
+
+    Raises:
+        ConfigError: The config has an optimizer's wrapper of its own.
+    """
+    kind = type_name(cfg.optim_wrapper)
+    if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
+        raise ConfigError(f"--amp would replace the optim_wrapper of type {kind}: leave one of the two out.")
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        return
+    cfg.optim_wrapper.type = "CpuBf16OptimWrapper"
+    for key in ("loss_scale", "dtype"):  # of float16
+        cfg.optim_wrapper.pop(key, None)
+
+
+def seed(cfg: Config, number: int | None, deterministic: bool) -> None:
+    """`--seed`, `--deterministic`: fix the random numbers, and if wanted the ways to compute.
+
+    Args:
+        number: The seed; None keeps the config's, or MMEngine's random one.
+        deterministic: Take the same way through every operator each time; some are slower, a few refuse.
+    """
+    cfg.setdefault("randomness", {})
+    if number is not None:
+        cfg.randomness.seed = number
+    if deterministic:
+        cfg.randomness.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+
+
+def scale_rate(cfg: Config) -> None:
+    """`--auto-scale-lr`: scale the learning rate with the batch size.
+
+    Raises:
+        ConfigError: The config does not say for which batch size its rate is.
+    """
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise ConfigError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.")
+    cfg.auto_scale_lr.enable = True
+
+
 def average_weights(cfg: Config, momentum: float) -> None:
-    """`--ema`: validates, saves and publishes a moving average of the weights instead of the last ones.
+    """`--ema`: validate, save and publish a moving average of the weights instead of the last ones.
 
     RTMDet's: the average forgets fast at first, so that it is of use in short trainings as well, and BatchNorm's
     statistics are averaged with the weights that they belong to. An EMAHook that the config has stays as it is.
@@ -57,7 +108,7 @@ def average_weights(cfg: Config, momentum: float) -> None:
 
 
 def stop_early(cfg: Config, patience: int) -> None:
-    """`--early-stop`: ends the training when validations bring nothing better any more.
+    """`--early-stop`: end the training when validations bring nothing better any more.
 
     Args:
         patience: Validations without a new best one.
@@ -74,7 +125,7 @@ def stop_early(cfg: Config, patience: int) -> None:
 
 
 def log_to(cfg: Config, names: Sequence[str]) -> None:
-    """`--log`: sends losses, metrics and the config to these loggers, too.
+    """`--log`: send losses, metrics and the config to these loggers, too.
 
     Args:
         names: Keys of `LOGGERS`.
@@ -91,7 +142,7 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
 
 
 def check_loggers(cfg: Config) -> None:
-    """Checks that what the config logs to is installed.
+    """Check that what the config logs to is installed.
 
     Raises:
         RequirementError: It is not.
@@ -104,7 +155,7 @@ def check_loggers(cfg: Config) -> None:
 
 
 def freeze(cfg: Config, stages: int) -> None:
-    """`--freeze`: leaves the stem and the first stages of the backbone as they are.
+    """`--freeze`: leave the stem and the first stages of the backbone as they are.
 
     Args:
         stages: How many; 0 for the stem alone.
@@ -131,7 +182,7 @@ def freeze(cfg: Config, stages: int) -> None:
 
 
 def decay_layers(cfg: Config, rate: float) -> None:
-    """`--layer-decay`: lets learning rates fall from the heads down to the stem.
+    """`--layer-decay`: let learning rates fall from the heads down to the stem.
 
     Args:
         rate: From each layer to the one below it.
@@ -166,7 +217,7 @@ def _takes(cls: type, argument: str) -> bool:
 
 
 def _stages(cls: type, backbone: dict) -> int:
-    """How many stages a backbone has, as far as its config or its class tells; four otherwise."""
+    """Return how many stages a backbone has, as far as its config or its class tells; four otherwise."""
     if issubclass(cls, LocalViT):
         return len(backbone.get("depths") or cls.resolve_arch(backbone.get("arch", _default(cls, "arch")))["depths"])
     if "num_stages" in backbone:
@@ -181,3 +232,68 @@ def _default(cls: type, argument: str) -> object:
         if constructor and argument in (parameters := inspect.signature(constructor).parameters):
             return parameters[argument].default
     return None
+
+
+class Switch(NamedTuple):
+    """A switch of `localvit train`.
+
+    Attributes:
+        apply: Changes a config by the value that was given.
+        argument: Of `add_argument`.
+    """
+
+    apply: Callable[[Config, Any], None]
+    argument: dict[str, Any]
+
+
+def _on(help: str) -> dict[str, Any]:
+    return {"action": "store_const", "const": True, "help": help}
+
+
+# In this order they are applied; `amp` is `--amp` and so on.
+SWITCHES = {
+    "amp": Switch(lambda cfg, _: enable_amp(cfg), _on("mixed precision: float16 on GPUs, bfloat16 on CPUs")),
+    "auto_scale_lr": Switch(lambda cfg, _: scale_rate(cfg), _on("scale the learning rate with the batch size")),
+    "seed": Switch(
+        lambda cfg, number: seed(cfg, number, deterministic=False),
+        {"type": int, "metavar": "N", "help": "the same random numbers in each run"},
+    ),
+    "deterministic": Switch(
+        lambda cfg, _: seed(cfg, None, deterministic=True), _on("the same sums in each run on a GPU, too: slower")
+    ),
+    "ema": Switch(
+        average_weights,
+        {
+            "nargs": "?",
+            "type": float,
+            "const": EMA_MOMENTUM,
+            "metavar": "MOMENTUM",
+            "help": "validate, save and publish a moving average of the weights",
+        },
+    ),
+    "early_stop": Switch(
+        stop_early,
+        {
+            "nargs": "?",
+            "type": int,
+            "const": PATIENCE,
+            "metavar": "PATIENCE",
+            "help": f"stop after so many validations without a new best one (default {PATIENCE})",
+        },
+    ),
+    "log": Switch(
+        log_to,
+        {
+            "nargs": "+",
+            "choices": list(LOGGERS),
+            "metavar": "LOGGER",
+            "help": f"log there, too: {', '.join(LOGGERS)}",
+        },
+    ),
+    "freeze": Switch(
+        freeze, {"type": int, "metavar": "N", "help": "leave the backbone's stem and first N stages as they are"}
+    ),
+    "layer_decay": Switch(
+        decay_layers, {"type": float, "metavar": "RATE", "help": "let learning rates fall by layer, for example 0.9"}
+    ),
+}

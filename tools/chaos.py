@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.errors import UserError
 from localvit_det.files import check_writable_folder
 from reliability.checks import differences, drafts, newest, problems, stamp
@@ -58,7 +58,7 @@ class Round:
         return max(0, self.done - self.saved)
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains undisturbed, trains disturbed, compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -25,7 +25,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError, UserError
 from localvit_det.files import check_writable_folder, write_text
 
@@ -84,7 +84,7 @@ class MemoryLogHook(Hook):
                 file.write(json.dumps({"iteration": iteration, "mode": mode, **memory_now()}) + "\n")
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,7 +2,7 @@
 
 import _process  # settings that must stand before PyTorch starts
 
-_process.announce("test")
+_process.print_startup("test")
 
 # isort: split
 from localvit.commands.test import main  # noqa: E402

@@ -2,7 +2,7 @@
 
 import _process  # settings that must stand before PyTorch starts
 
-_process.announce("train")
+_process.print_startup("train")
 
 # isort: split
 from localvit.commands.train import main  # noqa: E402

@@ -1,8 +1,8 @@
-"""Looks at a run, predictions, a data set or a network, and writes one HTML page that needs nothing beside itself.
+"""Looks at a run, predictions, a dataset or a network, and writes one HTML page that needs no other file.
 
   localvit analyze RUN_DIR                   report of a training, of `localvit test … --report`, or of both
   localvit analyze results PREDICTIONS.json  the same for any predictions in the format of COCO's results
-  localvit analyze data CONFIG               statistics and images of a data set, split beside split
+  localvit analyze data CONFIG               statistics and images of a dataset, split by split
   localvit analyze runs RUN_DIR RUN_DIR …    learning curves of several trainings
   localvit analyze field MODEL               effective receptive fields of a backbone
   localvit analyze windows MODEL IMAGE       what single tokens of an image see, block by block
@@ -21,7 +21,7 @@ import torch
 
 from localvit_det.analysis.coco import MEASURES
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
-from localvit_det.cli import add_trust, tells_mistakes
+from localvit_det.cli import add_trust, handle_user_errors
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError, did_you_mean
 from localvit_det.files import check_writable, check_writable_folder
@@ -29,9 +29,9 @@ from localvit_det.files import check_writable, check_writable_folder
 Sections = tuple[str, list[Section]]  # with the title of the page
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, looks, writes the page, prints the tables that fit a terminal."""
+    """Read the arguments, look, write the page, print the tables that fit a terminal."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] not in {*VERBS, "-h", "--help"}:
         if (hint := did_you_mean(argv[0], VERBS)) and not os.path.exists(argv[0]):
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """One parser for each verb, with what they share."""
+    """Return one parser for each verb, with what they share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -81,12 +81,12 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--worst", type=int, default=12, metavar="N", help="images to draw (default: %(default)s)")
         one.add_argument("--by", choices=MEASURES, default="mistakes", help="what makes an image the worst")
 
-    data = verbs.add_parser("data", help="statistics and images of a data set")
+    data = verbs.add_parser("data", help="statistics and images of a dataset")
     data.add_argument("config", help="config, or its name; or a work dir, whose data are taken")
     data.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
     data.add_argument("--images", type=int, default=24, metavar="N", help="of each split (default: %(default)s)")
     data.add_argument("--seed", type=int, default=0, help="of the choice of images (default: %(default)s)")
-    data.add_argument("--draw", action="store_true", help="let a set of drawn shapes be drawn at its data_root")
+    data.add_argument("--draw", action="store_true", help="let a dataset of synthetic shapes be drawn at its data_root")
 
     runs = verbs.add_parser("runs", help="learning curves of several trainings")
     runs.add_argument("folders", nargs="+", metavar="RUN_DIR", help="work dirs of trainings")
@@ -110,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def place(text: str) -> tuple[float, float]:
-    """Reads `0.5,0.25`."""
+    """Read `0.5,0.25`."""
     numbers = tuple(map(float, text.split(",")))
     if len(numbers) != 2 or not all(0 <= number <= 1 for number in numbers):
         raise argparse.ArgumentTypeError(f"{text} is no place: give two shares from 0 to 1, as in 0.5,0.25")
@@ -118,19 +118,19 @@ def place(text: str) -> tuple[float, float]:
 
 
 def default_out(args: argparse.Namespace) -> str:
-    """In the run's folder for a run, else here, by the verb's name."""
+    """Return a place in the run's folder for a run, else here, by the verb's name."""
     return os.path.join(args.folder, "report.html") if args.verb == "run" else f"{args.verb}.html"
 
 
 def run(args: argparse.Namespace) -> Sections:
-    """A work dir."""
+    """Return the report of a work dir."""
     from localvit_det.analysis.report import report
 
     return report(args.folder, **settings_of(args))
 
 
 def results(args: argparse.Namespace) -> Sections:
-    """Predictions of any detector."""
+    """Return the report of predictions of any detector."""
     from localvit_det.analysis.coco import evaluate
     from localvit_det.analysis.results import result_sections
 
@@ -140,7 +140,7 @@ def results(args: argparse.Namespace) -> Sections:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `result_sections`."""
+    """Return the settings of `result_sections`."""
     for name in ("overlap", "score"):
         if not 0 <= getattr(args, name) <= 1:
             raise ConfigError(f"--{name} {getattr(args, name)} makes no sense: give a number from 0 to 1.")
@@ -148,7 +148,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def data(args: argparse.Namespace) -> Sections:
-    """The data sets of a config."""
+    """Return pages of the datasets of a config."""
     from localvit_det.analysis.data import data_sections, read_splits
     from localvit_det.cli import read_arguments
 
@@ -157,14 +157,14 @@ def data(args: argparse.Namespace) -> Sections:
 
 
 def runs(args: argparse.Namespace) -> Sections:
-    """Several work dirs."""
+    """Return the curves of several work dirs."""
     from localvit_det.analysis.runs import run_sections
 
     return f"{len(args.folders)} trainings", run_sections(args.folders)
 
 
 def field(args: argparse.Namespace) -> Sections:
-    """The receptive fields of a backbone."""
+    """Return the receptive fields of a backbone."""
     from localvit_det.analysis import networks
 
     check_size(args.size)
@@ -178,7 +178,7 @@ def field(args: argparse.Namespace) -> Sections:
 
 
 def windows(args: argparse.Namespace) -> Sections:
-    """What tokens see."""
+    """Return what tokens see."""
     from localvit_det.analysis import networks
 
     check_size(args.size)
@@ -192,7 +192,7 @@ def windows(args: argparse.Namespace) -> Sections:
 
 
 def check_size(size: int) -> None:
-    """Refuses what no backbone could shrink 32 times."""
+    """Refuse what no backbone could shrink 32 times."""
     if size < 32:
         raise ConfigError(f"--size {size} is too small: give 32 pixels or more.")
 
@@ -209,7 +209,7 @@ PRINTED = ("classes_bbox", "classes_segm", "splits", "runs", "fields")  # tables
 
 
 def as_text(table: Table) -> str:
-    """A table for a terminal."""
+    """Return a table for a terminal."""
     rows = [list(table.head), *([readable(cell, table.digits) for cell in row] for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

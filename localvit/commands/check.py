@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 from tqdm import tqdm
 
-from localvit_det.cli import make_config_parser, read_arguments, sentence_of, tells_mistakes
+from localvit_det.cli import format_error, handle_user_errors, make_config_parser, read_arguments
 from localvit_det.config import SPLITS
 from localvit_det.config.utils import dataset_paths, find_datasets
 from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
@@ -23,7 +23,7 @@ from localvit_det.preflight.images import all_faults
 SHOWN = 50  # images that are named
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look at everything, report what is found."""
     parser = make_config_parser(__doc__)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, None] = {}  # val and test are often the same
     for split in SPLITS:
         for mistake in find_problems(cfg, split):
-            found[sentence_of(mistake)] = None
+            found[format_error(mistake)] = None
     for sentence in found:
         sys.stderr.write(f"error: {sentence}\n")
     count = len(found) + (broken_images(cfg, max(1, args.workers)) if args.images else 0)

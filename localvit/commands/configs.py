@@ -13,16 +13,16 @@ from typing import Any
 
 import yaml
 
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.config.utils import config_folder, config_names
 from localvit_det.errors import ConfigError, did_you_mean
 
 HEAD = ("config", "backbone", "epochs", "parameters", "multiply-adds", "published box / mask AP")
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, prints the table."""
+    """Read the arguments, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="*", help="only names that hold these texts")
     parser.add_argument("--json", action="store_true", help="write the list as JSON, with the file of each config")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
-    """Prints rows, the first of which is the head; the columns `right` end flush."""
+    """Print rows, the first of which is the head; the columns `right` end flush."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (
@@ -51,7 +51,7 @@ def write_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
 
 
 def describe() -> list[dict[str, Any]]:
-    """What the metafiles say about each config, and its name alone where they say nothing."""
+    """Return what the metafiles say about each config, and its name alone where they say nothing."""
     metadata: dict[str, dict] = {}
     for file in (config_folder() / "metafiles").glob("*.yml"):
         for model in yaml.safe_load(file.read_text(encoding="utf-8"))["Models"]:
@@ -65,7 +65,7 @@ def describe() -> list[dict[str, Any]]:
 
 
 def readable(value: object) -> str:
-    """A cell of the table."""
+    """Return a cell of the table."""
     if value is None:
         return "-"
     if isinstance(value, int) and value >= 1_000_000:

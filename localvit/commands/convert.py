@@ -16,13 +16,13 @@ from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.checkpoint.publish import convert
-from localvit_det.cli import LEFT_OUT, tells_mistakes
+from localvit_det.cli import LEFT_OUT, handle_user_errors
 from localvit_det.config import load_config
 from localvit_det.datasets.converters import convert_dataset
 from localvit_det.errors import ConfigError, printable, shortened
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, convert, and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from localvit_det.backbones import LocalViT
-from localvit_det.cli import add_trust, tells_mistakes
+from localvit_det.cli import add_trust, handle_user_errors
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.errors import ConfigError
 from localvit_det.export import export_backbone
@@ -23,12 +23,12 @@ from localvit_det.predict.sources import Sources
 FORMATS = {"onnx": "onnx", "openvino": "openvino", "torchscript": "torchscript", "torch.export": "torch_export"}
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, exports, tells how far the program is from the detector."""
+    """Read the arguments, exports, tell how far the exported model is from the detector."""
     args = read_arguments(argv)
     for sources in filter(None, (args.images, args.calibration)):
-        Sources(sources)  # a slip is told before any work
+        Sources(sources)  # a mistake is reported before any work
     detector = Detector(args.model, args.config, "cpu", fuse=False, options=args.cfg_options, trusted=args.trust_config)
     for line in compared(args, detector):
         sys.stdout.write(f"{line}\n")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
-    """Exports, and says how far the program is from the detector."""
+    """Export, and say how far the exported model is from the detector."""
     reading = {key: detector.config.get(key) for key in ("max_pixels", "pixel_range")}
     if args.backbone:
         backbone = getattr(detector.model, "backbone", None)
@@ -57,7 +57,7 @@ def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads and checks the command line."""
+    """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="checkpoint or work dir")
     parser.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO), .pt or .pt2")
@@ -65,8 +65,8 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", metavar="HxW", help="take only images of this size, in pixels, padded if smaller")
     parser.add_argument("--dynamic", action="store_true", help="take images of any size (default without --size)")
     parser.add_argument("--backbone", action="store_true", help="the backbone alone: normalized image in, maps out")
-    parser.add_argument("--images", nargs="+", metavar="SOURCE", help="compare on these instead of drawn images")
-    parser.add_argument("--int8", action="store_true", help="OpenVINO with integers of 8 bits, see --calibration")
+    parser.add_argument("--images", nargs="+", metavar="SOURCE", help="compare on these instead of synthetic images")
+    parser.add_argument("--int8", action="store_true", help="OpenVINO in INT8, see --calibration")
     parser.add_argument("--calibration", nargs="+", metavar="SOURCE", help="images like those that it will see")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
     parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
@@ -93,7 +93,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Height and width from 'HxW'."""
+    """Return height and width from 'HxW'."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(f"--size {text} is no size: give height and width, as in --size 448x672.")

@@ -16,7 +16,7 @@ import numpy as np
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from localvit_det.cli import LEFT_OUT, add_trust, tells_mistakes
+from localvit_det.cli import LEFT_OUT, add_trust, handle_user_errors
 from localvit_det.config.options import HELP, OptionsAction
 from localvit_det.config.pipelines import SCORE
 from localvit_det.errors import ConfigError, DataError, OutputError, first_line, printable, shortened
@@ -27,9 +27,9 @@ from localvit_det.predict.sources import Sources
 WINDOW = "localvit: q ends"
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, looks at all sources, finds and writes."""
+    """Read the arguments, look at all sources, find and write."""
     args = read_arguments(argv)
     MMLogger.get_current_instance().setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.verbose:
@@ -71,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads and checks the command line."""
+    """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="checkpoint, work dir or exported file")
     parser.add_argument("source", metavar="SOURCE", nargs="+", help="where images come from")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
     parser.add_argument("--out", default="predictions", help="folder of drawn images and videos (default: %(default)s)")
     parser.add_argument("--no-images", action="store_true", help="draw nothing")
-    parser.add_argument("--json", metavar="FILE", help="write all objects as a data set in COCO's format, with scores")
+    parser.add_argument("--json", metavar="FILE", help="write all objects as a dataset in COCO's format, with scores")
     parser.add_argument("--crops", metavar="DIR", help="write what lies in each box, in a folder for each class")
     parser.add_argument("--score", type=float, default=SCORE, help="leave out lower scores (default: %(default)s)")
     parser.add_argument("--batch", type=int, help="images at a time (default: 1 on a CPU, 8 on a GPU)")
@@ -101,7 +101,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def interruptible(results: Iterable[Result]) -> Iterator[Result]:
-    """Ctrl-C is how one ends a webcam: what was found until then is kept."""
+    """Yield results until Ctrl-C, which is how one ends a webcam: what was found until then is kept."""
     try:
         yield from results
     except KeyboardInterrupt:
@@ -109,13 +109,13 @@ def interruptible(results: Iterable[Result]) -> Iterator[Result]:
 
 
 def show(image: np.ndarray) -> bool:
-    """Shows an image; says whether to go on."""
+    """Show an image; return whether to go on."""
     cv2.imshow(WINDOW, image)
     return cv2.waitKey(1) & 0xFF not in (27, ord("q"))
 
 
 def summary(args: argparse.Namespace, images: int, counts: Counter[str], left_out: Collection[str]) -> str:
-    """What was found, and where it was written."""
+    """Return what was found, and where it was written."""
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common(8))
     more = f", … of {len(counts)} classes" if len(counts) > 8 else ""
     lines = [f"{images} images, {counts.total()} objects{f' ({objects}{more})' if objects else ''}"]

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
 from localvit_det.checkpoint.publish import publish
-from localvit_det.cli import add_trust, tells_mistakes
+from localvit_det.cli import add_trust, handle_user_errors
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments and publishes."""
+    """Read the arguments and publish."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="checkpoint of a training")
     parser.add_argument("--out-dir", help="folder of the published file (default: the checkpoint's)")

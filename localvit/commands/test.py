@@ -17,7 +17,7 @@ from localvit_det.analysis.report import write_report
 from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.checkpoint.search import newest_for_test
-from localvit_det.cli import also_unread, check_config, config_from, make_parser, options_of, tells_mistakes
+from localvit_det.cli import also_unread, config_from, handle_user_errors, make_parser, options_of
 from localvit_det.config.discovery import orders_classes
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.config.utils import find_datasets
@@ -27,20 +27,21 @@ from localvit_det.evaluation.record import dump_metric, keep_predictions, write_
 from localvit_det.evaluation.tta import use_tta
 from localvit_det.export.runtime import run_exported
 from localvit_det.files import check_writable, check_writable_folder
+from localvit_det.preflight import check_config
 from localvit_det.preflight.classes import dataset_classes
 from localvit_det.visualization import draw_predictions
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, checks everything that can be checked, evaluates."""
+    """Read the arguments, check everything that can be checked, evaluate."""
     parser = make_parser(__doc__)
     parser.add_argument(
         "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
     )
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="draw predictions beside ground truth into this folder")
+    parser.add_argument("--show-dir", help="draw predictions next to ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
     parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
     parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.load_from = None
         if args.tta:
             raise ConfigError(
-                f"--tta merges what a model computes inside, and {args.checkpoint} is a program: leave it out."
+                f"--tta merges what a model computes inside, and {args.checkpoint} is an exported model: leave it out."
             )
     if args.show or args.show_dir:
         # Absolute, so that images land in the folder itself and not below a time stamp of the work dir.
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def checkpoint_with_config(given: str) -> str:
-    """The checkpoint where nothing else is given.
+    """Return the checkpoint where nothing else is given.
 
     Raises:
         ConfigError: It is a config.
@@ -124,7 +125,7 @@ def checkpoint_with_config(given: str) -> str:
 
 
 def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run | None = None) -> Config:
-    """The config, with its classes in the order in which the checkpoint was trained on them.
+    """Return the config, with its classes in the order in which the checkpoint was trained on them.
 
     Raises:
         CheckpointError: It was trained on as many classes, but on others.
@@ -136,7 +137,7 @@ def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run |
     if not classes:
         return cfg
     saved = read_info(file).classes if is_exported(file) else saved_classes(file)
-    if not saved or saved == tuple(classes) or len(saved) != len(classes):  # other numbers: the loading tells it
+    if not saved or saved == tuple(classes) or len(saved) != len(classes):  # other numbers: the loading reports it
         return cfg
     if set(saved) == set(classes) and orders_classes(cfg):
         args.cfg_options = {**(args.cfg_options or {}), "classes": list(saved)}

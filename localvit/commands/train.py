@@ -12,13 +12,10 @@ from mmengine.registry import RUNNERS
 
 from localvit_det.checkpoint.search import search
 from localvit_det.cli import (
-    check_config,
     config_from,
-    enable_amp,
+    handle_user_errors,
     make_parser,
     options_of,
-    seed,
-    tells_mistakes,
     work_dir_of,
 )
 from localvit_det.config.read import read_config_file
@@ -26,57 +23,16 @@ from localvit_det.config.run import Run, changes, find_old_run, find_run, rememb
 from localvit_det.engine.hooks import DryRunDone, DryRunHook
 from localvit_det.engine.optim import stretch_schedules, stretch_switches
 from localvit_det.engine.processes import launched_rank, lock_work_dir
-from localvit_det.errors import ConfigError
-from localvit_det.switches import (
-    EMA_MOMENTUM,
-    LOGGERS,
-    PATIENCE,
-    average_weights,
-    check_loggers,
-    decay_layers,
-    freeze,
-    log_to,
-    stop_early,
-)
-
-# What a training remembers next to its options, and repeats when it goes on.
-SWITCHES = ("amp", "auto_scale_lr", "seed", "deterministic", "ema", "early_stop", "log", "freeze", "layer_decay")
+from localvit_det.preflight import check_config
+from localvit_det.switches import SWITCHES, check_loggers
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, checks everything that can be checked, trains."""
+    """Read the arguments, check everything that can be checked, train."""
     parser = make_parser(__doc__)
-    on: dict[str, Any] = {"action": "store_const", "const": True}
-    parser.add_argument("--amp", **on, help="mixed precision: float16 on GPUs, bfloat16 on CPUs")
-    parser.add_argument("--auto-scale-lr", **on, help="scale the learning rate with the batch size")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same random numbers in each run")
-    parser.add_argument("--deterministic", **on, help="the same sums in each run on a GPU, too: slower")
-    parser.add_argument(
-        "--ema",
-        nargs="?",
-        type=float,
-        const=EMA_MOMENTUM,
-        metavar="MOMENTUM",
-        help="validate, save and publish a moving average of the weights",
-    )
-    parser.add_argument(
-        "--early-stop",
-        nargs="?",
-        type=int,
-        const=PATIENCE,
-        metavar="PATIENCE",
-        help=f"stop after so many validations without a new best one (default {PATIENCE})",
-    )
-    parser.add_argument(
-        "--log", nargs="+", choices=list(LOGGERS), metavar="LOGGER", help=f"log there, too: {', '.join(LOGGERS)}"
-    )
-    parser.add_argument(
-        "--freeze", type=int, metavar="N", help="leave the backbone's stem and first N stages as they are"
-    )
-    parser.add_argument(
-        "--layer-decay", type=float, metavar="RATE", help="let learning rates fall by layer, for example 0.9"
-    )
+    for name, one in SWITCHES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **one.argument)
     parser.add_argument("--dry-run", action="store_true", help="check everything, try one batch, write nothing")
     parser.add_argument(
         "--pretrained",
@@ -114,18 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.cfg_options = {"load_policy": "finetune", "load_from": args.load_from, **(args.cfg_options or {})}
     run = run_to_resume(args)
     cfg = config_from(args, run)
-    if args.amp:
-        enable_amp(cfg)
-    if args.seed is not None or args.deterministic:
-        seed(cfg, args.seed, args.deterministic)
-    if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-            raise ConfigError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.")
-        cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
-    switch(cfg, args)
+    for name, one in SWITCHES.items():
+        if getattr(args, name) is not None:
+            one.apply(cfg, getattr(args, name))
+    check_loggers(cfg)
     if run is not None:
         run.check(cfg, options_of(args))
         args.cfg_options = {**(args.cfg_options or {}), **follow_length(cfg, run, options_of(args))}
@@ -143,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_to_resume(args: argparse.Namespace) -> Run | None:
-    """The training to go on with, whose switches take their places among the arguments; None where there is none."""
+    """Return the training to go on with, after its switches take their places among the arguments; None without one."""
     if not args.resume:
         return None
     if args.resume != "auto":
@@ -164,7 +115,7 @@ def run_to_resume(args: argparse.Namespace) -> Run | None:
 
 
 def follow_length(cfg: Config, run: Run, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Lets schedules and switches made for the length of a run follow another one, and returns how, as options."""
+    """Let schedules and switches made for the length of a run follow another one, and return how, as options."""
     changed = changes(run.config, cfg)
     for key in ("max_epochs", "max_iters"):
         was, now = (one.get("train_cfg", {}).get(key) for one in (run.config, cfg))
@@ -181,26 +132,8 @@ def follow_length(cfg: Config, run: Run, options: Mapping[str, Any]) -> dict[str
     return {}
 
 
-def switch(cfg: Config, args: argparse.Namespace) -> None:
-    """Applies the switches that were given.
-
-    Raises:
-        UserError: One makes no sense for this config, or needs a package that is not installed.
-    """
-    for value, change in (
-        (args.ema, average_weights),
-        (args.early_stop, stop_early),
-        (args.log, log_to),
-        (args.freeze, freeze),
-        (args.layer_decay, decay_layers),
-    ):
-        if value is not None:
-            change(cfg, value)
-    check_loggers(cfg)
-
-
 def try_one_batch(cfg: Config) -> None:
-    """Trains for one iteration in a temporary work dir, and tells how it went."""
+    """Train for one iteration in a temporary work dir, and tell how it went."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cfg.work_dir = folder
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.get("type") != "CurvesHook"]  # it draws at exit

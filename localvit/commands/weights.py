@@ -14,15 +14,15 @@ from typing import Any
 
 from localvit.commands.configs import write_table
 from localvit_det.checkpoint.official import OfficialFile, official_files
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError
 
 HEAD = ("network", "top-1, published", "size, stated", "how", "address")
 
 
-@tells_mistakes
+@handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the arguments, prints the table."""
+    """Read the arguments, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="*", help="only networks whose names hold these texts, in any case")
     parser.add_argument("--json", action="store_true", help="write the list as JSON, with layouts and both addresses")
@@ -45,12 +45,12 @@ def entry(one: OfficialFile) -> dict[str, Any]:
 
 
 def name(one: OfficialFile) -> str:
-    """A network and its size."""
+    """Return a network and its size."""
     return " ".join([one.network, *(f"{value}".replace(" ", "") for value in one.settings.values())])
 
 
 def how(one: OfficialFile) -> str:
-    """How one gets the file."""
+    """Return how one gets the file."""
     if one.direct:
         return "--pretrained official" if one.direct == one.address else "--pretrained official (a copy by MMPretrain)"
     return "by hand, --pretrained FILE" if one.address else "none released"

@@ -127,7 +127,7 @@ class Run:
 def remember(
     cfg: Config, file: str, options: Mapping[str, Any], switches: Mapping[str, Any], run: Run | None = None
 ) -> None:
-    """Writes into a config what its training is started with.
+    """Write into a config what its training is started with.
 
     Args:
         file: The config file.
@@ -187,7 +187,7 @@ def find_old_run(place: str | os.PathLike) -> Run | None:
 
 
 def say_unknown(place: object) -> None:
-    """Says that a run does not say what it was started with."""
+    """Say that a run does not say what it was started with."""
     print_log(
         f"{place} does not say what its training was started with, as those of earlier versions do not: only the "
         "config and the options that are given now count.",
@@ -197,7 +197,7 @@ def say_unknown(place: object) -> None:
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any], parts: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ between two configs, by their dotted keys: before and after; None where there is none.
+    """Return the settings that differ between two configs, by dotted keys: before and after; None where there is none.
 
     Args:
         was: A config, complete.
@@ -211,7 +211,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], parts: Collection[st
 
 
 def as_table(found: Mapping[str, tuple[Any, Any]], extra: tuple[str, Mapping[str, str]] | None = None) -> str:
-    """Lines for the log: setting, was, now.
+    """Return lines for the log: setting, was, now.
 
     Args:
         extra: Head and cells of one more column.
@@ -228,7 +228,7 @@ def as_table(found: Mapping[str, tuple[Any, Any]], extra: tuple[str, Mapping[str
 
 
 def _unnamed(key: str, options: Iterable[str]) -> str | None:
-    """The kind of a difference that some option has to name, and none does."""
+    """Return the kind of a difference that some option has to name, and none does."""
     kind = next((kind for kind in _KINDS if kind.keys.match(key)), None)
     if kind is None:
         return None

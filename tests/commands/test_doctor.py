@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from localvit import examine
 from localvit.commands import doctor
+from localvit.commands import doctor as examine
 
 Usage = type(shutil.disk_usage("."))
 
@@ -57,7 +57,7 @@ def test_complaints(plenty, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         doctor.main([])
     assert stop.value.code == 1
-    mend = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mend: ")]
+    mend = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fix: ")]
     for advice in (
         "--shm-size=8g",
         "with_cp=True",

@@ -8,11 +8,11 @@ import torch
 from mmengine.config import Config
 
 from localvit.commands import train
-from localvit_det.cli import enable_amp, seed
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.engine.loggers import ScreenFilter
 from localvit_det.errors import ConfigError
+from localvit_det.switches import enable_amp, seed
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
 NO_WORKERS = [

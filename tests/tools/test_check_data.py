@@ -11,7 +11,7 @@ from coco_folder import edited, write_coco, write_config
 from conftest import REPOSITORY
 from torch.utils.data import DataLoader
 
-from localvit_det.cli import sentence_of
+from localvit_det.cli import format_error
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import DataError, UserError
 
@@ -77,12 +77,12 @@ class Bad:
         raise DataError("The image a.jpg is\nbroken: mend it.")
 
 
-def test_sentence_of_a_data_worker():
+def test_format_error_a_data_worker():
     with pytest.raises(UserError) as caught:
         next(iter(DataLoader(Bad(), num_workers=1)))
     assert "Traceback" in str(caught.value)
-    assert sentence_of(caught.value) == "The image a.jpg is broken: mend it."
-    assert sentence_of(DataError("a.jpg\nis\x1b broken.")) == "a.jpg is  broken."
+    assert format_error(caught.value) == "The image a.jpg is broken: mend it."
+    assert format_error(DataError("a.jpg\nis\x1b broken.")) == "a.jpg is  broken."
 
 
 @pytest.mark.slow

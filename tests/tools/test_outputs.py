@@ -17,7 +17,7 @@ from forked import Forked, _one_thread_and_no_process_left  # noqa: F401 - a fix
 
 from localvit_det import files
 from localvit_det.checkpoint.publish import measured_metrics, write_hashed
-from localvit_det.cli import tells_mistakes
+from localvit_det.cli import handle_user_errors
 
 NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
 
@@ -88,7 +88,7 @@ def test_published_file_is_whole_or_not_there(tmp_path, monkeypatch):
 def test_tools_tell_a_full_disk_in_one_sentence(tmp_path):
     """A limit of the system on the size of files stands for the disk."""
 
-    @tells_mistakes
+    @handle_user_errors
     def main(argv: object = None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         write_hashed({"a": torch.ones(100_000)}, tmp_path / "out", "name")
@@ -112,7 +112,7 @@ def test_metrics_of_a_killed_training(tmp_path):
 def test_ctrl_c_promises_nothing(capsys):
     """Trainings answer it with a checkpoint and a sentence of their own; other commands have none to go on from."""
 
-    @tells_mistakes
+    @handle_user_errors
     def interrupted(argv=None):
         raise KeyboardInterrupt
 
