@@ -68,7 +68,7 @@ def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) ->
     """Compute ``then(cheap(x))`` and recompute the output of ``cheap`` in backward instead of keeping it.
 
     Args:
-        cheap: A norm or an activation; deterministic.
+        cheap: A norm or an activation; deterministic. One that works in place keeps its output.
         then: What follows, and would keep its input.
         x: The input of any shape, which must not be changed later.
 
@@ -77,9 +77,11 @@ def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) ->
         for a compiler (which decides by itself) that is all there is to it.
     """
     out = cheap(x)
-    # Other processes take part in a synchronised norm, and may not be there in backward.
-    free = isinstance(cheap, (nn.SyncBatchNorm, nn.Identity))
+    # Other processes take part in a synchronised norm, and may not be there in backward; RReLU draws other slopes then.
+    free = isinstance(cheap, (nn.SyncBatchNorm, nn.Identity, nn.RReLU))
     if free or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _off.get():
+        return then(out)
+    if out.data_ptr() == x.data_ptr():  # an activation with inplace=True: recomputing would apply it twice
         return then(out)
     kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # meta has none
     autocast = {

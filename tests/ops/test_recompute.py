@@ -1,6 +1,7 @@
 """Cheap outputs are computed again instead of kept, and nothing else changes."""
 
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +12,24 @@ from localvit_det.ops import checkpointed, recompute, recomputed
 def gradients(recompute: bool, norm: torch.nn.Module) -> list[torch.Tensor]:
     """Gradients of product(norm(x)), and the norm's statistics."""
     torch.manual_seed(0)
-    product = torch.nn.Conv2d(8, 8, 1, bias=False)
+    before, product = (torch.nn.Conv2d(8, 8, 1, bias=False) for _ in range(2))
     x = torch.randn(2, 8, 6, 6, requires_grad=True)
-    out = recomputed(norm, product, x) if recompute else product(norm(x))
-    return [*torch.autograd.grad(out.square().sum(), (x, product.weight)), *norm.buffers()]
+    y = before(x)
+    out = recomputed(norm, product, y) if recompute else product(norm(y))
+    return [*torch.autograd.grad(out.square().sum(), (x, before.weight, product.weight)), *norm.buffers()]
 
 
-@pytest.mark.parametrize("make", [lambda: torch.nn.BatchNorm2d(8), torch.nn.GELU, torch.nn.ReLU6])
+IN_PLACE = (torch.nn.SiLU, torch.nn.LeakyReLU, torch.nn.ReLU, torch.nn.ELU, torch.nn.Mish, torch.nn.Hardswish)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda: torch.nn.BatchNorm2d(8), torch.nn.GELU, torch.nn.ReLU6, torch.nn.PReLU, torch.nn.RReLU),
+        *IN_PLACE,
+        *(partial(kind, inplace=True) for kind in IN_PLACE),
+    ],
+)
 def test_gradients_and_statistics_are_the_same(make):
     torch.testing.assert_close(gradients(True, make()), gradients(False, make()), rtol=1e-6, atol=1e-6)
 
