@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -227,20 +228,25 @@ def seen_tokens(backbone: nn.Module, image: Tensor, places: Sequence[tuple[float
     Raises:
         ConfigError: The backbone has no such block.
     """
-    calls: list[tuple[str, nn.Module, tuple, dict]] = []
+    calls: list[_Call] = []
     hooks = []
     for name, block in backbone.named_modules():
         if _BLOCK.search(type(block).__name__):
             mixers = {f"{name}.{mixer}": getattr(block, mixer) for mixer in _MIXERS if hasattr(block, mixer)}
             for part, module in {name: block, **mixers}.items():
-                hooks.append(module.register_forward_pre_hook(_keep(calls, part), with_kwargs=True))
+                keep = partial(_keep, calls, part)
+                hooks.append(module.register_forward_pre_hook(keep, with_kwargs=True))
     try:
         with torch.no_grad():
             backbone(image)
     finally:
         for hook in hooks:
             hook.remove()
-    found = [seen for call in _chosen(calls) if (seen := _look(*call, places)) is not None]
+    calls = [call for call in calls if call.size is not None]
+    # Of a block whose mixer takes a feature map, the mixer alone.
+    mixed = {block for block, _, part in (call.name.rpartition(".") for call in calls) if part in _MIXERS}
+    looked = (_look(call, places) for call in calls if call.name not in mixed)
+    found = [seen for seen in looked if seen is not None]
     if not found:
         raise ConfigError(
             f"{type(backbone).__name__} has no blocks that are known by their names (…Block, Bottleneck, "
@@ -249,75 +255,62 @@ def seen_tokens(backbone: nn.Module, image: Tensor, places: Sequence[tuple[float
     return found
 
 
-def _keep(calls: list[tuple[str, nn.Module, tuple, dict]], name: str) -> Any:
-    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        calls.append((name, module, args, kwargs))
+class _Call(NamedTuple):
+    """One call of a module in a forward pass."""
 
-    return hook
+    name: str
+    module: nn.Module
+    args: tuple
+    kwargs: dict[str, Any]
 
+    @property
+    def features(self) -> Any:
+        """The feature map, or the sequence of its tokens; some modules take it in a tuple."""
+        first = self.args[0] if self.args else None
+        return first[0] if isinstance(first, tuple) and first else first
 
-def _chosen(calls: Sequence[tuple[str, nn.Module, tuple, dict]]) -> Iterator[tuple[str, nn.Module, tuple, dict]]:
-    """Yield mixers that take a feature map, and blocks without one."""
-    mixed = {name.rpartition(".")[0] for name, _, args, kwargs in calls if _is_mixer(name) and _size(args, kwargs)}
-    for call in calls:
-        name, _, args, kwargs = call
-        if name not in mixed and _size(args, kwargs):
-            yield call
-
-
-def _is_mixer(name: str) -> bool:
-    return name.rpartition(".")[2] in _MIXERS
-
-
-def _size(args: tuple, kwargs: dict) -> tuple[int, int] | None:
-    """Return height and width of the feature map that a module was given; a sequence of tokens comes with its own."""
-    x = _first(args)
-    if not isinstance(x, Tensor):
-        return None
-    if x.dim() == 4:
-        return x.shape[-2], x.shape[-1]
-    sizes = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, (tuple, list)) and len(value) == 2]
-    fitting = [tuple(size) for size in sizes if x.dim() == 3 and size[0] * size[1] == x.shape[1]]
-    return fitting[0] if fitting else None
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the feature map; a sequence of tokens comes with its own."""
+        x = self.features
+        if not isinstance(x, Tensor):
+            return None
+        if x.dim() == 4:
+            return x.shape[-2], x.shape[-1]
+        others = (*self.args[1:], *self.kwargs.values())
+        sizes = (tuple(value) for value in others if isinstance(value, (tuple, list)) and len(value) == 2)
+        return next((size for size in sizes if x.dim() == 3 and size[0] * size[1] == x.shape[1]), None)
 
 
-def _first(args: tuple) -> Any:
-    """Return the feature map, which may come in a tuple."""
-    return args[0][0] if args and isinstance(args[0], tuple) and args[0] else (args[0] if args else None)
+def _keep(calls: list[_Call], name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    calls.append(_Call(name, module, args, kwargs))
 
 
-def _look(
-    name: str, module: nn.Module, args: tuple, kwargs: dict, places: Sequence[tuple[float, float]]
-) -> Seen | None:
-    size = _size(args, kwargs)
-    assert size is not None  # of what `_chosen` lets pass
-    height, width = size
-    given = _first(args).detach()
+def _look(call: _Call, places: Sequence[tuple[float, float]]) -> Seen | None:
+    """Return what tokens see through a module, None for one that downsamples."""
+    assert call.size is not None
+    height, width = call.size
+    given = call.features.detach()
+    is_map = given.dim() == 4  # else (1, H·W, C)
     tokens = [(min(int(y * height), height - 1), min(int(x * width), width - 1)) for y, x in places]
     masks = torch.zeros(len(tokens), height, width, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     for draw in range(_DRAWS):
         noise = torch.randn(given.shape, generator=generator).to(given) * given.std()
         x = (given + noise * bool(draw)).requires_grad_()
-        first = (x, *args[0][1:]) if isinstance(args[0], tuple) else x
+        first = (x, *call.args[0][1:]) if isinstance(call.args[0], tuple) else x
         with torch.enable_grad():
-            out = module(first, *args[1:], **kwargs)
+            out = call.module(first, *call.args[1:], **call.kwargs)
             out = out[0] if isinstance(out, tuple) else out
             if out.shape != x.shape:
-                return None  # it downsamples
+                return None
             # A norm at the end lets the channels' plain sum be constant; this one is not.
-            weights = torch.linspace(0.5, 1.5, x.shape[1] if x.dim() == 4 else x.shape[2])
-            values = torch.einsum("c,bchw->bhw" if x.dim() == 4 else "c,bnc->bn", weights, out).reshape(height, width)
+            weights = torch.linspace(0.5, 1.5, x.shape[1 if is_map else 2])
+            values = torch.einsum("c,bchw->bhw" if is_map else "c,bnc->bn", weights, out).reshape(height, width)
             for index, (row, column) in enumerate(tokens):
                 (gradient,) = torch.autograd.grad(values[row, column], x, retain_graph=True)
-                masks[index] |= _seen(gradient, height, width)
-    return Seen(name, tokens, masks)
-
-
-def _seen(gradient: Tensor, height: int, width: int) -> Tensor:
-    """(1, C, H, W) or (1, H·W, C) -> (H, W): where it is not zero."""
-    per_token = gradient[0].abs().sum(0 if gradient.dim() == 4 else 1)
-    return per_token.reshape(height, width) > 0
+                masks[index] |= gradient[0].abs().sum(0 if is_map else 1).reshape(height, width) > 0
+    return Seen(call.name, tokens, masks)
 
 
 def window_sections(

@@ -23,31 +23,24 @@ from .page import Cell, Chart, Part, Section, Table, Tiles, write_page
 from .results import result_sections
 from .runs import TrainingLog, read_log
 
-REPORT = "report.html"
 
-
-def write_report(work_dir: str | os.PathLike, path: str | os.PathLike | None = None, **settings: Any) -> Path:
-    """Write the report of a work dir.
-
-    Args:
-        work_dir: Of a training, an evaluation, or both.
-        path: The file; by default `report.html` in the work dir.
-        settings: Of `result_sections`.
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: There is nothing to report, or what there is cannot be read.
-    """
-    path = Path(path or Path(work_dir, REPORT))
-    title, sections = report(work_dir, **settings)
-    write_page(path, title, sections)
+def write_report(work_dir: str | os.PathLike) -> Path:
+    """Write the report of a work dir into it, and return the file; as `report`."""
+    path = Path(work_dir, "report.html")
+    write_page(path, *report(work_dir))
     return path
 
 
 def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Section]]:
-    """Return the title and the sections of a work dir's report; arguments as of `write_report`."""
+    """Return the title and the sections of a work dir's report.
+
+    Args:
+        work_dir: Of a training, an evaluation, or both.
+        settings: Of `result_sections`.
+
+    Raises:
+        DataError: There is nothing to report, or what there is cannot be read.
+    """
     work_dir = Path(work_dir)
     record = read_record(work_dir)
     folder = Path(record.checkpoint).parent if record else work_dir
@@ -67,15 +60,10 @@ def report(work_dir: str | os.PathLike, **settings: Any) -> tuple[str, list[Sect
         sections.append(_curves(log))
     if record is not None:
         found = (record.annotations, record.predictions, record.classes, record.images, record.image_ids)
-        evaluation = evaluate(*found, record.pixel_range)
-        sections += result_sections(evaluation, **settings)
+        sections += result_sections(evaluate(*found, record.pixel_range), **settings)
     else:
-        sections.append(
-            Section(
-                "Results",
-                ["No predictions are kept here: `localvit test … --report` adds tables, curves and pictures."],
-            )
-        )
+        text = "No predictions are kept here: `localvit test … --report` adds tables, curves and pictures."
+        sections.append(Section("Results", [text]))
     sections.append(_costs(record, log))
     name = (record and record.config) or (log and log.folder.name) or work_dir.name
     return f"{name}: report", [section for section in sections if section.parts]
@@ -211,9 +199,8 @@ def _curves(log: TrainingLog) -> Section:
 def _costs(record: EvaluationRecord | None, log: TrainingLog | None) -> Section:
     rows: list[Sequence[Any]] = []
     if log:
-        seconds, memory = log.seconds(), log.memory()
-        rows.append(["training: seconds an iteration (median)", seconds])
-        rows.append(["training: peak memory of the GPU, MiB", memory])
+        rows.append(["training: seconds an iteration (median)", log.seconds()])
+        rows.append(["training: peak memory of the GPU, MiB", log.memory()])
     if record:
         each = record.seconds / record.batch_size if record.seconds and record.batch_size else None
         loading = record.loading_seconds / record.batch_size if record.loading_seconds and record.batch_size else None
