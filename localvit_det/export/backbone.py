@@ -81,10 +81,10 @@ def export_backbone(
         dynamic={INPUT: {2: "height", 3: "width"}, **axes} if dynamic else {},
     )
     with export_to(spec, path, kind) as run:
-        return _compare(run, model, _sizes_to_compare(size, window) if dynamic else [example], batch, channels)
+        return _compare_maps(run, model, _sizes_to_compare(size, window) if dynamic else [example], batch, channels)
 
 
-def _compare(
+def _compare_maps(
     run: Run, model: nn.Module, sizes: Sequence[tuple[int, int]], batch: int, channels: int
 ) -> list[Comparison]:
     """Run an exported model and its network on noise of several sizes.

@@ -116,7 +116,7 @@ def export_detector(
     images = images or [synthetic_image(shape, seed) for seed, shape in enumerate(_SHAPES, start=1)]
     prepared = [prepare(pipeline, image) for image in images]
     with export_to(spec, path, kind) as run:
-        found = _compare(detector.model, ExportedDetector(run, info), prepared)
+        found = _compare_on(detector.model, ExportedDetector(run, info), prepared)
         check_agreement(found)
         return found
 
@@ -182,7 +182,7 @@ def synthetic_image(size: tuple[int, int], seed: int) -> np.ndarray:
     return np.ascontiguousarray(image[: size[0], : size[1]])
 
 
-def _compare(model: nn.Module, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> list[Agreement]:
+def _compare_on(model: nn.Module, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> list[Agreement]:
     """Look for the same objects with a detector and its exported model, in images as `prepare` gives them."""
     expected, score = _expected(model, exported.info, prepared)
     found = []

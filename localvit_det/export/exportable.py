@@ -219,37 +219,37 @@ def _requirements(model: BaseDetector) -> Iterator[tuple[bool, str]]:
     kind = type(model)
     yield kind in _ONE_STAGE + _TWO_STAGE, f"the type {kind.__name__}"
     yield getattr(model, "neck", None) is not None, "no neck"
-    yield _is(model.data_preprocessor, DetDataPreprocessor), f"a {_name(model.data_preprocessor)}"
+    yield _is(model.data_preprocessor, DetDataPreprocessor), f"a {_kind_of(model.data_preprocessor)}"
     if kind in _ONE_STAGE:
         head = model.bbox_head
-        yield _is(head, RetinaHead), f"a {_name(head)}"
+        yield _is(head, RetinaHead), f"a {_kind_of(head)}"
         yield from _dense_requirements(head)
         return
     rpn, roi = model.rpn_head, model.roi_head
-    yield _is(rpn, RPNHead), f"a {_name(rpn)}"
+    yield _is(rpn, RPNHead), f"a {_kind_of(rpn)}"
     yield from _dense_requirements(rpn)
-    yield _is(roi, StandardRoIHead, CascadeRoIHead), f"a {_name(roi)}"
+    yield _is(roi, StandardRoIHead, CascadeRoIHead), f"a {_kind_of(roi)}"
     yield not roi.with_shared_head, "a shared head"
     yield roi.test_cfg.get("max_per_img", -1) > 0, "no max_per_img of its RoI head"
     yield _nms_is_plain(roi.test_cfg), f"nms={dict(roi.test_cfg.nms)}"
     for head in _several(roi.bbox_head):
-        yield _is(head, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead), f"a {_name(head)}"
-        yield head.with_cls and head.with_reg, f"a {_name(head)} without classes or boxes"
-        yield not head.custom_cls_channels and not head.custom_activation, f"the loss {_name(head.loss_cls)}"
-        yield _coder_is_plain(head.bbox_coder), f"a {_name(head.bbox_coder)}"
+        yield _is(head, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead), f"a {_kind_of(head)}"
+        yield head.with_cls and head.with_reg, f"a {_kind_of(head)} without classes or boxes"
+        yield not head.custom_cls_channels and not head.custom_activation, f"the loss {_kind_of(head.loss_cls)}"
+        yield _coder_is_plain(head.bbox_coder), f"a {_kind_of(head.bbox_coder)}"
     extractors = [*_several(roi.bbox_roi_extractor), *(_several(roi.mask_roi_extractor) if roi.with_mask else [])]
     for extractor in extractors:
-        yield _is(extractor, SingleRoIExtractor), f"a {_name(extractor)}"
+        yield _is(extractor, SingleRoIExtractor), f"a {_kind_of(extractor)}"
         layer = extractor.roi_layers[0]
-        yield isinstance(layer, RoIAlign) and layer.pool_mode == "avg", f"a {_name(layer)}"
+        yield isinstance(layer, RoIAlign) and layer.pool_mode == "avg", f"a {_kind_of(layer)}"
     for head in _several(roi.mask_head) if roi.with_mask else []:
-        yield _is(head, FCNMaskHead), f"a {_name(head)}"
+        yield _is(head, FCNMaskHead), f"a {_kind_of(head)}"
 
 
 def _dense_requirements(head: AnchorHead) -> Iterator[tuple[bool, str]]:
     yield head.use_sigmoid_cls, "softmax in its dense head"
-    yield type(head.prior_generator) is AnchorGenerator, f"a {_name(head.prior_generator)}"
-    yield _coder_is_plain(head.bbox_coder), f"a {_name(head.bbox_coder)}"
+    yield type(head.prior_generator) is AnchorGenerator, f"a {_kind_of(head.prior_generator)}"
+    yield _coder_is_plain(head.bbox_coder), f"a {_kind_of(head.bbox_coder)}"
     for key in ("nms_pre", "max_per_img"):
         yield head.test_cfg.get(key, -1) > 0, f"no {key} of its dense head"
     yield _nms_is_plain(head.test_cfg), f"nms={dict(head.test_cfg.nms)}"
@@ -277,7 +277,7 @@ def _several(part: nn.Module) -> list[Any]:
     return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
-def _name(module: object) -> str:
+def _kind_of(module: object) -> str:
     return type(module).__name__
 
 

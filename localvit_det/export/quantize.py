@@ -105,7 +105,8 @@ def quantize(
         openvino.save_model(quantized, os.fspath(whole), compress_to_fp16=False)
         run = find_format("openvino", whole).open(whole)
         exported = ExportedDetector(run, info)
-        objects, again = _compare(detector, exported, [prepare(pipeline, image) for image in images[:_COMPARED]])
+        prepared = [prepare(pipeline, image) for image in images[:_COMPARED]]
+        objects, again = _count_found(detector, exported, prepared)
         del run, exported
         check_found_again(objects, again)
         move_with_parts(whole, path)
@@ -140,7 +141,7 @@ def check_found_again(objects: int, again: int) -> None:
         )
 
 
-def _compare(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> tuple[int, int]:
+def _count_found(detector: Detector, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> tuple[int, int]:
     """Count the objects that the detector is sure of, and those of them that the exported model finds."""
     objects = again = 0
     for one in prepared:

@@ -41,7 +41,7 @@ class ExportedDetector(nn.Module):
         if isinstance(file, (str, os.PathLike)):
             if not trusted:
                 check_trusted(file)
-            self.info, self.run = read_info(file), _open(file)
+            self.info, self.run = read_info(file), _run_of(file)
         elif info is None:
             raise TypeError("A model that is open already needs the info of its file.")
         else:
@@ -97,7 +97,7 @@ def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) ->
         dataset["pipeline"] = fitting(dataset["pipeline"], size)
 
 
-def _open(file: str | os.PathLike) -> Run:
+def _run_of(file: str | os.PathLike) -> Run:
     try:
         return find_format(None, file).open(Path(file))
     except UserError:

@@ -108,21 +108,21 @@ def assemble(partial: str | os.PathLike, path: str | os.PathLike) -> None:
         DataError: They are no such lines.
         OSError: The file cannot be written.
     """
-    head = next(_lines(partial), None)
+    head = next(_read_lines(partial), None)
     if head is None or "categories" not in head:
         raise DataError(f"{partial} is not what `localvit predict --json` writes: remove it.")
     with atomic_file(path) as file:
         # As json.dumps would write the whole, which need not fit into memory.
         for start, key in ((b'{"images": [', "image"), (b'], "annotations": [', "annotations")):
             file.write(start)
-            lines = itertools.islice(_lines(partial), 1, None)
+            lines = itertools.islice(_read_lines(partial), 1, None)
             found = (one for line in lines for one in ([line[key]] if key == "image" else line[key]))
             for index, one in enumerate(found):
                 file.write((b", " if index else b"") + json.dumps(one).encode())
         file.write(b'], "categories": ' + json.dumps(head["categories"]).encode() + b"}")
 
 
-def _lines(partial: str | os.PathLike) -> Iterator[dict[str, Any]]:
+def _read_lines(partial: str | os.PathLike) -> Iterator[dict[str, Any]]:
     with open(partial, "rb") as stream:
         for line in stream:
             try:

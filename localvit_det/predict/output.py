@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePath
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from .readers import count_frames
 from .result import Result
 
 
-class Output:
+class Output(AbstractContextManager):
     """Write results one by one, in a `with` statement; each is on the disk when `add` returns, videos at their end.
 
     Args:
@@ -61,13 +61,7 @@ class Output:
         self.left_out: dict[str, str] = {}  # videos that could not be written, by the names of their frames, and why
         self._video: _VideoFile | None = None
 
-    def __enter__(self) -> Output:
-        """Return the output itself; everything is checked already."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the video and the JSON, whatever has happened."""
         self._end_video()
         if self.json:

@@ -71,7 +71,7 @@ def read_video(
         DataError: It cannot be opened, its frames are too large, or there is not a single one.
         BrokenImageError: It ends before the frames that it announces.
     """
-    capture = _open(source)
+    capture = _open_video(source)
     try:
         if not capture.isOpened():
             if isinstance(source, int):
@@ -104,7 +104,7 @@ def read_video(
 
 def count_frames(source: str | int) -> int | None:
     """Return how many frames a video file announces, 0 where it does not say; None where it cannot be opened."""
-    capture = _open(source)
+    capture = _open_video(source)
     count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if capture.isOpened() else None
     capture.release()
     return count
@@ -120,7 +120,7 @@ def from_pil(image: Image.Image, pixel_range: PixelRange | None = None) -> np.nd
     return _bgr(image)
 
 
-def _open(source: str | int) -> cv2.VideoCapture:
+def _open_video(source: str | int) -> cv2.VideoCapture:
     # OpenCV would take a name like image_%03d.mp4 for a pattern, and a bare number for a camera.
     return cv2.VideoCapture(source if isinstance(source, int) else os.path.abspath(source))
 

@@ -3,7 +3,6 @@
 import ast
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -16,9 +15,10 @@ CITED = sorted(set(re.findall(r"`((?:\w+/)?test_\w+\.py)::([\w:]+)`", PAGE + COR
 @cache
 def names_in(file: str) -> set[str]:
     """Names of a file's tests, those of classes as pytest writes them."""
-    path = REPOSITORY / "tests" / (file if "/" in file else f"engine/{file}")
+    path = REPOSITORY / "tests" / file
+    path = path if path.exists() else path.with_name("engine") / file
     names = set()
-    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.ClassDef):
