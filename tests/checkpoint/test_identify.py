@@ -1,5 +1,8 @@
 """The family and size that weights are of."""
 
+import re
+from typing import ClassVar
+
 import pytest
 import torch
 from checkpoint_cases import OFFICIAL, backbone, refusal
@@ -7,6 +10,7 @@ from mmdet.registry import MODELS
 from official_layouts import openmmlab_twins, twins
 
 import localvit_det  # noqa: F401
+from localvit_det.backbones import DWNet
 from localvit_det.backbones.sizes import stage_widths
 from localvit_det.checkpoint.identify import find_origin
 from localvit_det.checkpoint.matching import prepare
@@ -61,3 +65,23 @@ def test_backbones_of_others_are_named():
     state = MODELS.build({"type": "mmdet.ResNet", "depth": 18}).state_dict()
     assert find_origin(state) is None
     assert "none of this package's families" in refusal(prepare, backbone("DWNet"), state)
+
+
+def test_a_layout_from_outside(monkeypatch):
+    """A family declares how its official file calls the weights; what identifies, converts and explains follows."""
+
+    class PoolNet(DWNet):
+        official_layout: ClassVar = ((r"^entry\.", "stem."), (r"^level(\d)\.unit(\d)\.", r"stages.\1.blocks.\2."))
+
+    monkeypatch.setitem(MODELS.module_dict, "PoolNet", PoolNet)
+    net = PoolNet(arch={"embed_dims": 32, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}, out_norm_cfg=None)
+    official = {
+        re.sub(r"^stages\.(\d)\.blocks\.(\d)\.", r"level\1.unit\2.", name.replace("stem.", "entry.")): tensor
+        for name, tensor in net.state_dict().items()
+    }
+    origin = find_origin(official)
+    assert (origin.family, origin.official, origin.embed_dims, origin.depths) == (PoolNet, True, 32, (1, 1, 1, 1))
+    state, report = prepare(net, {"network": official})
+    assert state.keys() == net.state_dict().keys()
+    assert report.choice == "network is taken, its only weights"
+    assert "its backbone is PoolNet" in refusal(prepare, backbone("ShuffleTransformer"), official)
