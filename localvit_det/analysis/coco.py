@@ -232,10 +232,9 @@ def match(evaluation: Evaluation, overlap: float = 0.5, score: float = 0.3) -> l
     truth, found = evaluation.truth, evaluation.found
     matches = []
     for image_id in sorted(truth.imgs):
-        objects = [one for one in truth.imgToAnns.get(image_id, ()) if one["category_id"] in evaluation.classes]
         predictions = [one for one in found.imgToAnns.get(image_id, ()) if one["score"] >= score]
-        predictions = [one for one in predictions if one["category_id"] in evaluation.classes]
         predictions.sort(key=lambda one: -one["score"])
+        objects = list(truth.imgToAnns.get(image_id, ()))
         matches.append(_match_image(evaluation, image_id, objects, predictions, overlap))
     return matches
 

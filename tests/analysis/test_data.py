@@ -1,4 +1,4 @@
-"""Statistics and images of data sets."""
+"""Statistics and images of datasets."""
 
 import cv2
 import numpy as np
@@ -42,14 +42,14 @@ def test_statistics(cfg):
     assert sum(row[1] for row in counts.values()) == pytest.approx(1)
 
 
-def test_page_tells_shared_files_and_absent_classes(cfg):
+def test_page_names_shared_files_and_absent_classes(cfg):
     text = check_page(render("data", data_sections(read_splits(cfg), count=2))).text
     assert "4 images have the same file name in train and val" in text
     absent = text.partition("Classes without any object: ")[2]
     assert absent.startswith(tuple(f"{name} (val)" for name in NAMES))
 
 
-def test_pictures_show_objects_and_broken_images_are_told(cfg, tmp_path):
+def test_pictures_show_objects_and_broken_images_are_counted(cfg, tmp_path):
     next((tmp_path / "train2017").glob("*.jpg")).write_bytes(b"no image")
     (_, _, _, train, _) = data_sections(read_splits(cfg), count=9)
     pictures = [part for part in train.parts if isinstance(part, Picture)]

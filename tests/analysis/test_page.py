@@ -1,4 +1,4 @@
-"""Pages need nothing beside themselves, and say what they were given."""
+"""Pages are self-contained, and say what they were given."""
 
 import csv
 

@@ -167,7 +167,7 @@ def test_tool_evaluates_with_it(shapes_annotations, tmp_path):
     assert "coco/segm_mAP" in done.stdout
 
 
-def test_not_installed_is_told_at_once(monkeypatch):
+def test_not_installed_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequirementError, match="pip install faster-coco-eval"):
         FastCocoMetric(metric="bbox")

@@ -123,8 +123,8 @@ def test_two_processes_score_a_part_of_the_images(root, tmp_path):
         runner = RUNNERS.build(cfg)
         with recorded() as numbers:
             metrics = runner.test()
-        told = {"AP": metrics["coco/bbox_mAP"], "ids": runner.test_evaluator.metrics[0].image_ids}
-        (tmp_path / f"{rank}.json").write_text(json.dumps(told | {task: list(row) for task, row in numbers.items()}))
+        found = {"AP": metrics["coco/bbox_mAP"], "ids": runner.test_evaluator.metrics[0].image_ids}
+        (tmp_path / f"{rank}.json").write_text(json.dumps(found | {task: list(row) for task, row in numbers.items()}))
 
     ranks = forked_ranks(go, tmp_path)
     assert [rank.wait(60) for rank in ranks] == [0, 0], ranks[0].text()[-2000:]
