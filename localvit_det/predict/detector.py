@@ -166,21 +166,17 @@ class Detector:
         yield from self._run(batch, score, sources)
 
     def _run(self, batch: list[tuple[Frame, dict]], score: float, sources: Sources) -> Iterator[Result]:
-        if not batch:
-            return
+        found: Iterable[Result]
         try:
-            found = self._find(batch, score)
+            found = self._find(batch, score) if batch else []
         except Exception as error:
             _LOG.info("A batch of %d images failed.", len(batch), exc_info=True)
             if len(batch) == 1:
                 sources.cannot_process(batch[0][0], error, "makes the detector fail")
                 return
-            found = None
-        if found is None:
-            for one in batch:  # the others are not to blame
-                yield from self._run([one], score, sources)
-        else:
-            yield from found
+            # The others are not to blame.
+            found = (result for one in batch for result in self._run([one], score, sources))
+        yield from found
 
     def _find(self, batch: list[tuple[Frame, dict]], score: float) -> list[Result]:
         data = {key: [prepared[key] for _, prepared in batch] for key in ("inputs", "data_samples")}
