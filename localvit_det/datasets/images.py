@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 from .annotations import EDGE_TOLERANCE, MAX_PIXELS
 
 _BYTES_PER_PIXEL = 16  # of any format, uncompressed
@@ -23,6 +23,9 @@ PixelRange = tuple[float, float]  # what is black and what is white
 
 class BrokenImageError(Exception):
     """An image that cannot be used; the message says what is wrong with it, to stand behind its path."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # decoders quote bytes of the file, line breaks included
 
 
 def pixel_range_of(value: Any) -> PixelRange | None:

@@ -9,7 +9,7 @@ from coco_folder import NAMES, annotations, write_coco
 from mmdet.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
-from localvit_det.datasets import load_image
+from localvit_det.datasets import images, load_image
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
 from localvit_det.datasets.load_image import LoadImageFromFile
 from localvit_det.engine.hooks import loading_transforms
@@ -233,3 +233,13 @@ def test_transforms_are_found_in_wrappers():
     found = list(loading_transforms(Box(dataset=concat)))
     assert len(found) == 4
     assert found[0] is inner
+
+
+def test_what_a_decoder_quotes_of_a_file_stays_in_one_line(monkeypatch):
+    def quote(*_, **__):
+        raise OSError("unknown compression 'a\nb\x07'")
+
+    monkeypatch.setattr(images.Image, "open", quote)
+    with pytest.raises(BrokenImageError) as caught:
+        images.read_header(b"II*\0" + bytes(100))
+    assert str(caught.value) == "cannot be read (OSError: unknown compression 'a b ')"
