@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from .read import load_weights_only
 
 POINTER = "last_checkpoint"  # MMEngine's file with the path of the latest checkpoint
@@ -59,6 +60,21 @@ class Search:
     def complaints(self) -> str:
         """Return the damaged files as half a sentence, or nothing."""
         return "; ".join(f"{path.name} {reason}" for path, reason in sorted(self.damaged.items()))
+
+
+def check_saves_locally(hook: Mapping[str, Any]) -> None:
+    """Check that a `CheckpointHook` with these settings saves into a folder of this machine, where `search` looks.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    backend = (hook.get("backend_args") or hook.get("file_client_args") or {}).get("backend", "local")
+    if "://" in str(hook.get("out_dir")) or backend not in ("local", "disk"):
+        place = hook.get("out_dir") or f"the backend {backend!r}"
+        raise ConfigError(
+            f"The checkpoints would go to {place}, where --resume cannot look for them: leave out_dir and backend_args "
+            "out of default_hooks.checkpoint, and copy the work dir to there."
+        )
 
 
 def search(folder: str | os.PathLike) -> Search:

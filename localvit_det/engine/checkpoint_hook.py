@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.registry import HOOKS
 from mmengine import dist
-from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from ..checkpoint.search import BEST, POINTER, search, steps_of
+from ..checkpoint.search import BEST, POINTER, check_saves_locally, search, steps_of
 from ..files import remove_drafts, write_text
 from .non_finite import check_finite
 from .optim import accumulative_counts
@@ -37,7 +38,6 @@ class SafeCheckpointHook(CheckpointHook):
         settings: Arguments of `CheckpointHook`.
     """
 
-    file_backend: Any
     last_ckpt: str | None
 
     def __init__(self, every_minutes: float | None = None, **settings: Any) -> None:
@@ -51,23 +51,31 @@ class SafeCheckpointHook(CheckpointHook):
     # ---- start
 
     def folder(self, runner: Runner) -> Path:
-        """Return where the checkpoints of a run go, also before MMEngine has decided it in `out_dir`."""
+        """Return where the checkpoints of a run go, also before MMEngine has decided it in `out_dir`.
+
+        Raises:
+            ConfigError: They go to no folder of this machine.
+        """
+        check_saves_locally(
+            {"out_dir": self._given, "backend_args": self.backend_args, "file_client_args": self.file_client_args}
+        )
         if self._given is None or str(self._given) == runner.work_dir:
             return Path(runner.work_dir)
         return Path(self._given, Path(runner.work_dir).name)
 
     def before_train(self, runner: Runner) -> None:
         """Clear the folder of what is not this training's, and take over what is."""
+        self.folder(runner)
         super().before_train(runner)
         self._saved_at = time.monotonic()
-        if dist.is_main_process() and self._is_local():
+        if dist.is_main_process():
             self._set_aside(runner)
-        if self.max_keep_ckpts > 0 and self._is_local():
+        if self.max_keep_ckpts > 0:
             # What the folder holds, not what the checkpoint remembers: a kill may have come between the two.
             steps = sorted(step for step, _ in steps_of(self.filename_tmpl, Path(self.out_dir)))
             self.keep_ckpt_ids = deque(steps)
             self._remove_old()
-        if self.save_best and self._is_local():
+        if self.save_best:
             self._move_best_paths(runner)
 
     def _set_aside(self, runner: Runner) -> None:
@@ -137,19 +145,17 @@ class SafeCheckpointHook(CheckpointHook):
     def _save(self, runner: Runner, name: str, meta: dict) -> Path:
         check_finite(runner)
         self._gradients = gather_gradients(runner)
-        path = self.file_backend.join_path(self.out_dir, name)
+        path = os.path.join(self.out_dir, name)
         previous, self.last_ckpt = self.last_ckpt, path
         runner.message_hub.update_info("last_ckpt", path)
         try:
             runner.save_checkpoint(
                 self.out_dir,
                 name,
-                self.file_client_args,
                 save_optimizer=self.save_optimizer,
                 save_param_scheduler=self.save_param_scheduler,
                 meta=meta,
                 by_epoch=self.by_epoch,
-                backend_args=self.backend_args,
                 **self.args,
             )
         except BaseException:
@@ -160,7 +166,7 @@ class SafeCheckpointHook(CheckpointHook):
         if dist.is_main_process():
             write_text(Path(runner.work_dir, POINTER), path)
             # Everything older goes only now, when the new one and its pointer are on the disk.
-            for _, interim in steps_of(INTERIM, Path(self.out_dir)) if self._is_local() else ():
+            for _, interim in steps_of(INTERIM, Path(self.out_dir)):
                 if interim.name != name:
                     interim.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
@@ -170,7 +176,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove_old(self) -> None:
         while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
             name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-            self._remove(self.file_backend.join_path(self.out_dir, name))
+            self._remove(os.path.join(self.out_dir, name))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
@@ -191,10 +197,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _remove(self, path: str) -> None:
         if dist.is_main_process():
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-            elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints
-                self.file_backend.rmtree(path)
+            with suppress(FileNotFoundError):
+                os.remove(path)
 
     # ---- what goes into a checkpoint next to MMEngine's
 
@@ -222,9 +226,6 @@ class SafeCheckpointHook(CheckpointHook):
         if checkpoint.get("gradients") is not None:
             counts = checkpoint["meta"].get("accumulative_counts", accumulative_counts(runner.optim_wrapper))
             restore_gradients(runner, checkpoint["gradients"], counts)
-
-    def _is_local(self) -> bool:
-        return isinstance(self.file_backend, LocalBackend)
 
 
 def gather_gradients(runner: Runner) -> list[dict[str, torch.Tensor]] | None:

@@ -236,8 +236,9 @@ class BrokenImagesHook(Hook):
         marked = self._unusable.get(name)
         if not marked:
             return
-        count = torch.stack([flags.sum(dtype=torch.int64) for flags in marked]).sum()
-        dist.all_reduce(count)
+        together = torch.stack(marked).int()
+        dist.all_reduce(together, "max")  # image by image: to have equal shares, processes repeat some
+        count = together.sum()
         total = len(loop.dataloader.dataset)
         if total and int(count) >= total:
             raise DataError(

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..checkpoint.read import check_is_checkpoint, split_key
 from ..checkpoint.safe_config import is_pretrained
-from ..checkpoint.search import search
+from ..checkpoint.search import check_saves_locally, search
 from ..config.utils import walk
 from ..datasets.annotations import what_is_there
 from ..errors import CheckpointError, ConfigError, OutputError
@@ -71,10 +71,12 @@ def check_work_dir(cfg: Config) -> None:
     """Check that `cfg.work_dir`, which need not exist yet, can be written.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: It cannot, or is no folder of this machine.
     """
     if cfg.get("work_dir") is None:
         return
+    if "://" in str(cfg.work_dir):
+        raise ConfigError(f"The work-dir {cfg.work_dir} is no folder of this machine: give one with --work-dir.")
     existing = work_dir = Path(cfg.work_dir).absolute()
     try:
         str(work_dir).encode()
@@ -140,13 +142,14 @@ def check_checkpoints(cfg: Config, train: bool) -> None:
 
 
 def check_space(cfg: Config) -> None:
-    """Check that the checkpoints which a training keeps at once fit on the disk.
+    """Check that the checkpoints which a training keeps at once fit on the disk; they go to no other place.
 
     Counted are weights, the optimizer's moments, and averaged weights; `max_keep_ckpts` files, the best one, and the
     one that is being written. Without `max_keep_ckpts` it is every checkpoint of the training.
 
     Raises:
         OutputError: They do not.
+        ConfigError: The config saves them elsewhere.
     """
     hook = (cfg.get("default_hooks") or {}).get("checkpoint", {"type": "CheckpointHook", "interval": 1})
     folder = _folder(cfg, hook)
@@ -225,12 +228,11 @@ def _saves(cfg: Config, hook: dict) -> int:
 
 
 def _folder(cfg: Config, hook: Any) -> Path | None:
-    """Return where checkpoints go; None where nothing is saved, or not to a local disk."""
+    """Return where checkpoints go; None where nothing is saved."""
     if not isinstance(hook, dict) or type_name(hook) not in _HOOKS or cfg.get("work_dir") is None:
         return None
+    check_saves_locally(hook)
     out_dir = hook.get("out_dir")
-    if "://" in str(out_dir) or hook.get("file_client_args") or hook.get("backend_args"):
-        return None
     return Path(out_dir, Path(cfg.work_dir).name).absolute() if out_dir else Path(cfg.work_dir).absolute()
 
 

@@ -19,7 +19,7 @@ from localvit_det.analysis.networks import open_image
 from localvit_det.checkpoint.safe_config import take
 from localvit_det.config import load_config
 from localvit_det.datasets.images import BrokenImageError, decode, pixel_range_of, read_depth
-from localvit_det.engine import BrokenImagesHook
+from localvit_det.engine import BrokenImagesHook, hooks
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.predict import sources
 from localvit_det.predict.sources import Sources
@@ -181,6 +181,28 @@ def test_floats_stop_before_a_run(tmp_path, root):
     with pytest.raises(DataError, match=r"4 of 4 images .* has pixels of type float32, from 0 to 1,"):
         check_config(cfg, train=False)
     check_config(load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto", "pixel_range": 1}))
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_images_that_processes_repeat_count_once(good, monkeypatch):
+    """4 processes with 10 images load 12; each knows of its own."""
+    bad = torch.arange(10) >= good
+    shares = [[index % 10 for index in range(rank, 12, 4)] for rank in range(4)]
+    flags = [torch.zeros(10, dtype=torch.uint8).index_fill_(0, torch.tensor(share), 1) * bad for share in shares]
+
+    def all_reduce(own: torch.Tensor, op: str = "sum") -> None:
+        others = torch.stack(flags).int() if own.dim() else torch.stack(flags).sum(1)
+        own.copy_((others.amax(0) if op == "max" else others.sum(0)).expand_as(own))
+
+    monkeypatch.setattr(hooks.dist, "all_reduce", all_reduce)
+    hook = BrokenImagesHook()
+    hook._unusable = {"_test_loop": [flags[0]]}
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(10)))
+    if good:
+        hook._refuse_no_image(loop, "_test_loop")
+    else:
+        with pytest.raises(DataError, match="None of the 10 images could be used"):
+            hook._refuse_no_image(loop, "_test_loop")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -16,7 +16,7 @@ from toy_training import Do, Scores, final, log_of, names, toy_runner
 from localvit_det import files
 from localvit_det.checkpoint.search import newest_for_test, search
 from localvit_det.engine import checkpoint_hook
-from localvit_det.errors import CheckpointError, NonFiniteError, OutputError
+from localvit_det.errors import CheckpointError, ConfigError, NonFiniteError, OutputError
 
 
 def resumed(work_dir: Path, **options):
@@ -31,6 +31,22 @@ def trained(tmp_path: Path) -> Path:
     toy_runner(tmp_path).train()
     assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
     return tmp_path
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_folder_elsewhere_is_refused(resume, tmp_path):
+    """It made a local folder `s3:` or, on a resume, began anew over what was there."""
+    with pytest.raises(ConfigError, match="would go to s3://bucket, where --resume cannot look for them"):
+        toy_runner(tmp_path, checkpoint={"out_dir": "s3://bucket"}, resume=resume).train()
+    assert not names(tmp_path)
+
+
+def test_folder_of_its_own(tmp_path):
+    place = {"out_dir": str(tmp_path / "saved"), "backend_args": {"backend": "local"}}
+    options = {"checkpoint": {**place, "max_keep_ckpts": 1}}
+    toy_runner(tmp_path / "run", epochs=1, **options).train()
+    assert "the newest usable checkpoint" in log_of(resumed(tmp_path / "run", epochs=2, **options))
+    assert names(tmp_path / "saved/run") == ["epoch_2.pth"]
 
 
 RISING = [{"mAP": value, "images": 7} for value in (0.1, 0.2, 0.3)]

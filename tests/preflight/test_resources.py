@@ -146,7 +146,19 @@ def test_how_many_there_are(tmp_path, monkeypatch):
     assert not refused(10 * 43_000_000, **every)
     assert not refused(100_000_000, **every, **{"default_hooks.checkpoint.interval": 8})
     assert refused(130_000_000, **{"default_hooks.checkpoint.every_minutes": 5})
-    assert not refused(0, **{"default_hooks.checkpoint.out_dir": "s3://elsewhere"})
+
+
+@pytest.mark.parametrize("place", [{"out_dir": "s3://elsewhere"}, {"backend_args": {"backend": "petrel"}}])
+def test_checkpoints_elsewhere_are_refused(load, place):
+    """`--resume` would find none, and train anew over them."""
+    cfg = load(**{"default_hooks.checkpoint": {"type": "CheckpointHook", "interval": 1, **place}})
+    fails(cfg, ConfigError, "cannot look for them", "copy the work dir")
+
+
+def test_work_dir_elsewhere_is_refused(load):
+    cfg = load()
+    cfg.work_dir = "s3://bucket/run"
+    fails(cfg, ConfigError, "s3://bucket/run is no folder of this machine", "--work-dir")
 
 
 def test_what_a_resumed_training_replaces_counts(tmp_path, monkeypatch):
