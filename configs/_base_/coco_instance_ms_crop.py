@@ -1,27 +1,10 @@
-# COCO with multi-scale training and crops, the augmentation of DETR that Swin's 3x recipe uses.
-_base_ = "mmdet::_base_/datasets/coco_instance.py"
+# COCO, boxes and masks, multi-scale with crops.
+_base_ = ["mmdet::_base_/datasets/coco_instance.py", "./augmentation.py"]
 
-scales = [(short, 1333) for short in range(480, 801, 32)]
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=None),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(
-        type="RandomChoice",
-        transforms=[
-            [dict(type="RandomChoiceResize", scales=scales, keep_ratio=True)],
-            [
-                dict(type="RandomChoiceResize", scales=[(400, 1333), (500, 1333), (600, 1333)], keep_ratio=True),
-                dict(
-                    type="RandomCrop",
-                    crop_type="absolute_range",
-                    crop_size=(384, 600),
-                    allow_negative_crop=True,
-                ),
-                dict(type="RandomChoiceResize", scales=scales, keep_ratio=True),
-            ],
-        ],
-    ),
+    *_base_.augmentation.multi_scale_crop,
     dict(type="PackDetInputs"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,7 +1,7 @@
 # Faster R-CNN with an FPN on COCO, 12 epochs, one scale; the backbone is each config's own.
 _base_ = [
     "mmdet::_base_/models/faster-rcnn_r50_fpn.py",
-    "mmdet::_base_/datasets/coco_detection.py",
+    "./coco_detection.py",
     "./schedule_1x.py",
     "./runtime.py",
 ]

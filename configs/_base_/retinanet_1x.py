@@ -1,2 +1,2 @@
 # RetinaNet on COCO, 12 epochs, one scale.
-_base_ = ["./retinanet.py", "mmdet::_base_/datasets/coco_detection.py", "./schedule_1x.py", "./runtime.py"]
+_base_ = ["./retinanet.py", "./coco_detection.py", "./schedule_1x.py", "./runtime.py"]

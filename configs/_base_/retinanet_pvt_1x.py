@@ -1,4 +1,4 @@
 # RetinaNet on COCO, 12 epochs, one scale, in PVT's recipe: half the learning rate of Mask R-CNN.
-_base_ = ["./retinanet.py", "mmdet::_base_/datasets/coco_detection.py", "./schedule_pvt_1x.py", "./runtime.py"]
+_base_ = ["./retinanet.py", "./coco_detection.py", "./schedule_pvt_1x.py", "./runtime.py"]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-4))

@@ -1,9 +1,11 @@
 # The synthetic shapes, made on first use under data_root.
+_base_ = "./augmentation.py"
+
 data_root = "data/shapes/"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="RandomFlip", prob=[0.33, 0.33], direction=["horizontal", "vertical"]),
+    *_base_.augmentation.flips,
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [

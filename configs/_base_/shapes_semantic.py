@@ -1,9 +1,11 @@
 # The synthetic shapes as semantic maps, made on first use under data_root.
+_base_ = "./augmentation.py"
+
 data_root = "data/shapes/"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
-    dict(type="RandomFlip", prob=[0.33, 0.33], direction=["horizontal", "vertical"]),
+    *_base_.augmentation.flips,
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
