@@ -1,5 +1,6 @@
 """The registered backbones, and small ones of each."""
 
+from inspect import signature
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -10,14 +11,6 @@ from localvit_det.backbones import LocalViT, MSGTransformer
 FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
 )
-
-# What has a setting for each stage, in networks of two: that of an early stage, and that of the last.
-_FEWER = {
-    "GGTransformer": {"gaze_kernels": (5, 3)},
-    "MSGTransformer": {"shuffle_size": (4, 1)},
-    "TwinsPCPVT": {"sr_ratios": (4, 1)},
-    "TwinsSVT": {"sr_ratios": (4, 1)},
-}
 
 
 def build(family: str, **options) -> LocalViT:
@@ -32,7 +25,11 @@ def build(family: str, **options) -> LocalViT:
 
 def build_short(family: str) -> LocalViT:
     """One of two stages, the first with both kinds of blocks: for compilers, which think about each block for long."""
-    return build(family, depths=(2, 1), out_indices=(0, 1), **_FEWER.get(family, {}))
+    constructors = [vars(base)["__init__"] for base in MODELS.get(family).__mro__ if "__init__" in vars(base)]
+    settings = {name: one.default for make in constructors for name, one in signature(make).parameters.items()}
+    # Of those for each of four stages: that of an early stage, and that of the last.
+    fewer = {name: (value[1], value[-1]) for name, value in settings.items() if isinstance(value, tuple)}
+    return build(family, **{**fewer, "depths": (2, 1), "out_indices": (0, 1)})
 
 
 def block_input(net: LocalViT, x: Tensor) -> Any:

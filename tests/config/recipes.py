@@ -6,6 +6,8 @@ and RTMDet with a Swin, PVT's Semantic FPN, Swin's UPerNet, Swin's and DeiT's cl
 
 from typing import NamedTuple
 
+from make_configs import OTHERS, TINY
+
 SWIN, ALL, NO_BIAS = "norms and positions", "nothing", "norms, positions and biases"
 
 
@@ -28,7 +30,7 @@ STEPS_1X = {0.6: 1, 0.7: 0.1, 0.95: 0.01}
 RECIPES = {
     "1x": Recipe(
         (
-            *(f"mask_rcnn_{net}_*_coco.py" for net in ("shuffle", "gg", "dwnet", "ddwnet", "iddwnet", "msg", "swin")),
+            *(f"mask_rcnn_{net}_*_coco.py" for net in (*OTHERS, "swin")),
             *(f"{head}_{net}_t_coco.py" for head in ("faster_rcnn", "panoptic_fpn") for net in ("shuffle", "dwnet")),
             *(f"retinanet_{net}_t_coco.py" for net in ("shuffle", "gg", "dwnet")),
         ),
@@ -64,7 +66,7 @@ RECIPES = {
         ("upernet_*_ade20k.py",), 6e-5, 0.01, 16, 160000, (1e-6, 1500), {0.5: 80000 / 158500, 0.99999: 0}, SWIN
     ),
     "classifiers of Swin": Recipe(
-        tuple(f"pretrain/{net}_t_in1k.py" for net in ("shuffle", "gg", "dwnet", "ddwnet", "iddwnet", "msg")),
+        tuple(f"pretrain/{net}_in1k.py" for net in TINY),
         *(1e-3, 0.05, 1024, 300, (0.001, 20), {160 / 300: 0.505, 0.99999: 0.01}, NO_BIAS, 5.0),
     ),
     "classifiers of DeiT": Recipe(
