@@ -25,7 +25,7 @@ FORMATS = {"onnx": "onnx", "openvino": "openvino", "torchscript": "torchscript",
 
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the arguments, exports, tell how far the exported model is from the detector."""
+    """Read the arguments, export, and report how far the exported model is from the detector."""
     args = read_arguments(argv)
     for sources in filter(None, (args.images, args.calibration)):
         Sources(sources)  # a mistake is reported before any work
