@@ -157,7 +157,7 @@ def overview(entries: Sequence[Entry], nets: Sequence[tuple[str, str]] = ()) -> 
 def metafile(entries: Sequence[Entry]) -> str:
     """Return a family's metafile in OpenMMLab's format. No Results: there are none before they are measured."""
     family, papers = entries[0].backbone_class, published()
-    collection = getattr(family, "title", f"{family.__name__} (MMDetection's)")
+    collection = getattr(family, "title", f"{family.__name__} (MMDetection's)") or family.__name__
     models = [
         {
             "Name": entry.name,
@@ -175,7 +175,8 @@ def metafile(entries: Sequence[Entry]) -> str:
         }
         for entry in entries
     ]
-    paper = {"Paper": dict(zip(("Title", "URL"), family.paper, strict=True))} if hasattr(family, "paper") else {}
+    title, address = getattr(family, "paper", ("", ""))
+    paper = {"Paper": {"Title": title, "URL": address}} if title else {}
     content = {"Collections": [{"Name": collection, **paper}], "Models": models}
     return NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 

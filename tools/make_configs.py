@@ -73,7 +73,10 @@ def texts() -> dict[str, str]:
     for recipe, pattern, networks in RECIPES:
         nano = recipe.endswith("nano_shapes")
         for network, family, arch in (row for name in networks for row in _sizes(name, nano)):
-            found[pattern.format(network)] = _text(recipe, pattern.format(network), family, arch)
+            config = pattern.format(network)
+            if config in found:  # sizes are told apart by their first letter
+                raise SystemExit(f"Two networks have the config {config}: rename one of the sizes in arch_settings.")
+            found[config] = _text(recipe, config, family, arch)
     return found
 
 
@@ -91,7 +94,10 @@ def stale(folder: Path = FOLDER) -> list[str]:
 def _sizes(name: str, nano: bool) -> Iterator[tuple[str, type[LocalViT], str | None]]:
     """(name in a config's, class, arch) of a family's sizes, or of the one that is named."""
     short, _, letter = name.partition("_")
-    family = next(cls for cls in families() if vars(cls).get("short_name") == short)
+    named = {cls.short_name: cls for cls in families() if vars(cls).get("short_name")}
+    if short not in named:
+        raise SystemExit(f"No family has the short_name '{short}' (there are {', '.join(named)}): correct the tables.")
+    family = named[short]
     if nano:
         yield short, family, None
     for arch in () if nano else family.arch_settings:

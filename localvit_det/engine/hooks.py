@@ -328,7 +328,7 @@ class DryRunHook(Hook):
             f"({runner.max_iters} are planned), {validated} went through"
             f"{f', and {memory / 2**30:.1f} GiB of memory were used at most' if memory else ''}; "
             + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            + ". Nothing was written."
+            + ". Nothing was written to the work dir."
         )
 
 

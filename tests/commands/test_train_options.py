@@ -55,7 +55,7 @@ def test_mixed_precision_on_a_cpu(capsys, shapes, tmp_path):
     """Losses are near those of float32, and not the same."""
     plain, mixed = (
         dict(part.split() for part in dry_run(capsys, shapes, tmp_path, "--seed", "5", *options).rpartition("; ")[2]
-             .partition(".\n")[0].removesuffix(". Nothing was written").split(", "))
+             .partition(".\n")[0].removesuffix(". Nothing was written to the work dir").split(", "))
         for options in ([], ["--amp"])
     )  # fmt: skip
     assert plain.keys() == mixed.keys()

@@ -27,6 +27,8 @@ def test_family_stands_on_the_pages(name):
     family = MODELS.get(name)
     sizes = re.findall(rf"^\| `{name}` \| (\w+) \|", ZOO, flags=re.MULTILINE)
     assert sizes == list(family.arch_settings)
+    assert family.title
+    assert family.paper[1].startswith("https://")
     assert family.paper[1] in README
 
 
