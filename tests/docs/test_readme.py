@@ -29,7 +29,9 @@ def test_family_stands_on_the_pages(name):
     assert sizes == list(family.arch_settings)
     assert family.title
     assert family.paper[1].startswith("https://")
-    assert family.paper[1] in README
+    file = family.__module__.rpartition(".")[2]
+    assert family.paper[1] in (REPOSITORY / f"configs/metafiles/{file}.yml").read_text(encoding="utf-8")
+    assert family.paper[1] in README or name not in README
 
 
 def test_swap_of_the_backbone(tmp_path):
