@@ -128,5 +128,6 @@ def test_changes():
     assert changes(was, copy.deepcopy(was)) == {}
     now = {"a": {"b": [1, 2], "c": [{"d": 2}, {"d": 3}]}, "work_dir": "y", "test_cfg": 2, "e": {}, "f": 0.5}
     assert changes(was, now) == {"a.c.0.d": (1, 2), "a.c.1.d": (None, 3), "f": (None, 0.5)}
+    assert changes(was, {**was, "augmentation": {"flips": []}}) == {}  # pipelines have what was taken from it
     lines = as_table({"a": (None, "x" * 99)}, ("applied", {"a": "yes"})).splitlines()
     assert [cell.strip() for cell in lines[1].split("|")] == ["a", "-", "x" * 59 + "…", "yes"]
