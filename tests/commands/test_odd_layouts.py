@@ -48,7 +48,8 @@ def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capf
 
     train.main([NAME, "--work-dir", str(run), *options, *needed, *QUICK])
     said = "".join(capfd.readouterr())
-    line, size = told
+    *of_masks, line, size = told
+    assert len(of_masks) == (name == "boxes")
     for word in (f"data_root {root}: {layout}; ", "train:", "val:", "images", "annotations", "3 classes"):
         assert word in line
     assert size.startswith("Images are scaled to fit into 96x96")

@@ -13,7 +13,7 @@ from families import FAMILIES, build
 from official_layouts import shuffle
 
 PAGE = (REPOSITORY / "docs/backbones.md").read_text(encoding="utf-8")
-OTHERS = "('mmdet', 'mmcv', 'mmseg', 'mmpretrain', 'torchvision', 'cv2', 'matplotlib')"
+OTHERS = "('mmdet', 'mmcv', 'mmseg', 'mmpretrain', 'torchvision')"  # none of them comes with MMEngine
 BLOCKED = f"import sys\nsys.modules.update(dict.fromkeys({OTHERS}))\n"
 
 
