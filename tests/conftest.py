@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -52,6 +53,21 @@ def _open_screen() -> None:
 @pytest.fixture(autouse=True)
 def _mmdet_scope() -> None:
     init_default_scope("mmdet")  # as default_scope in every config does
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache of the test's own, for copies and downloads."""
+    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def lines_logged_by(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> list[str]:
+    """Return the list that gets what modules log; the screen's logger of a process is the one of its first run."""
+    lines: list[str] = []
+    for module in modules:
+        monkeypatch.setattr(module, "print_log", lambda message, *_: lines.append(message))
+    return lines
 
 
 @pytest.fixture(scope="session")

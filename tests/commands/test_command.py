@@ -123,11 +123,11 @@ def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, capsys):
             ["mask_rcnn_shuffle_nano_shapes", *checkpoint, "--work-dir", str(tmp_path / "W"), "--cfg-options", *options]
         )
     assert stop.value.code == 1
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    reported = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     for words in ("optimizer.lr=0.1", "batch_size=3", *(["windw_size", str(absent)] if trains else checkpoint)):
-        assert sum(words in line for line in told) == 1, (words, told)
+        assert sum(words in line for line in reported) == 1, (words, reported)
     # The loading may be what fails.
     with pytest.raises(SystemExit):
         command.main(["mask_rcnn_shuffle_nano_shapes", *checkpoint, "--cfg-options", "lr=0.1", "val_split=7"])
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert ["val_split=7" in told[0], "optimizer.lr=0.1" in told[1], len(told)] == [True, True, 2]
+    reported = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ["val_split=7" in reported[0], "optimizer.lr=0.1" in reported[1], len(reported)] == [True, True, 2]

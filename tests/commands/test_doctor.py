@@ -57,7 +57,7 @@ def test_complaints(plenty, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         doctor.main([])
     assert stop.value.code == 1
-    mend = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fix: ")]
+    fixes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fix: ")]
     for advice in (
         "--shm-size=8g",
         "with_cp=True",
@@ -66,7 +66,7 @@ def test_complaints(plenty, capsys, monkeypatch):
         "setuptools<82",
         "uninstall -y mmcv",
     ):
-        assert sum(advice in line for line in mend) == 1 + (advice == "--work-dir"), (advice, mend)
+        assert sum(advice in line for line in fixes) == 1 + (advice == "--work-dir"), (advice, fixes)
 
 
 @pytest.mark.parametrize(

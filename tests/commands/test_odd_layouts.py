@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import lines_logged_by
 from odd_layouts import CLASSES, LAYOUTS
 
 from localvit.commands import predict, test, train
@@ -36,9 +37,7 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
-    told: list[str] = []  # the screen's logger of a process is the one of its first run
-    for module in (discovery, pipelines):
-        monkeypatch.setattr(module, "print_log", lambda message, *_: told.append(message))
+    reported = lines_logged_by(monkeypatch, discovery, pipelines)
     make, layout, needed = LAYOUTS[name]
     root, run = tmp_path / "my data", tmp_path / "run"
     root.mkdir()
@@ -48,7 +47,7 @@ def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capf
 
     train.main([NAME, "--work-dir", str(run), *options, *needed, *QUICK])
     said = "".join(capfd.readouterr())
-    *of_masks, line, size = told
+    *of_masks, line, size = reported
     assert len(of_masks) == (name == "boxes")
     for word in (f"data_root {root}: {layout}; ", "train:", "val:", "images", "annotations", "3 classes"):
         assert word in line

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import lines_logged_by
 from mmdet.visualization import DetLocalVisualizer
 from pages import check_page
 from test_odd_layouts import NAME
@@ -80,11 +81,9 @@ def here(place, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
-    """What is said of the run; the screen's logger of a process is the one of its first run."""
-    lines: list[str] = []
-    monkeypatch.setattr(run_module, "print_log", lambda message, *_: lines.append(message))
-    return lines
+def reported(monkeypatch) -> list[str]:
+    """What is said of the run."""
+    return lines_logged_by(monkeypatch, run_module)
 
 
 def refused(capsys: pytest.CaptureFixture, command: ModuleType, *arguments: str) -> str:
@@ -104,10 +103,10 @@ def scores_of(*arguments: str, out: str) -> dict:
     return json.loads(next(Path(out).glob("*/*.json")).read_text())
 
 
-def test_resume_repeats_what_was_given(here, told):
+def test_resume_repeats_what_was_given(here, reported):
     run(train, NAME, "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3")
-    assert "classes=auto data_root=mine" in told[0]
-    assert "with_mask=False" in told[0]
+    assert "classes=auto data_root=mine" in reported[0]
+    assert "with_mask=False" in reported[0]
     found = find_run("W")
     assert found.config["train_dataloader"]["dataset"]["data_root"] == "mine/"
     assert found.config["classes"] == ("nut", "bolt", "gear")
@@ -143,7 +142,7 @@ def test_four_changed_settings(here):
     assert max(group["weight_decay"] for group in groups) == 0.2
 
 
-def test_resume_before_the_first_checkpoint(here, told):
+def test_resume_before_the_first_checkpoint(here, reported):
     """A run that was killed early has said in its work dir what it was started with."""
     for file in Path("W").glob("*.pth"):
         file.unlink()
@@ -166,7 +165,7 @@ def test_resume_with_other_data_is_refused_unless_named(here, capsys):
     assert find_run("W").config["classes"] == ("nut", "bolt", "gear")
 
 
-def test_edited_and_other_configs(here, capsys, told):
+def test_edited_and_other_configs(here, capsys, reported):
     """What a file changes is applied and shown, but for data, classes and architecture, which have to be named."""
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\noptim_wrapper = dict(optimizer=dict(lr=0.004))\n")
     run(train, "own.py", "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3")
@@ -182,25 +181,25 @@ def test_edited_and_other_configs(here, capsys, told):
     assert "model.backbone.type was ShuffleTransformer and is SwinTransformer" in said
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\ndata_root = 'other/'\n")
     shutil.copytree("W", "X")
-    told.clear()
+    reported.clear()
     scores_of("own.py", "X", "--cfg-options", "data_root=other", out="T")
-    assert "test_dataloader.dataset.data_root" in told[-1]
+    assert "test_dataloader.dataset.data_root" in reported[-1]
 
 
-def test_test_with_its_config(here, told):
+def test_test_with_its_config(here, reported):
     """`test CONFIG W`, a file in W, and W alone are the same test."""
     expected = scores_of("W", out="a")
     assert scores_of(NAME, "W", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
-    assert "data_root=mine" in told[-1]
+    assert "data_root=mine" in reported[-1]
     assert scores_of(NAME, "W/epoch_2.pth", out="c")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     assert scores_of("W/epoch_2.pth", out="d")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     assert "coco/segm_mAP" not in expected
-    assert not any("Changed since" in line for line in told)
-    told.clear()
+    assert not any("Changed since" in line for line in reported)
+    reported.clear()
     named = ["--cfg-options", "data_root=other"]
     other = [scores_of(NAME, "W", *named, out="e"), scores_of("W", *named, out="f")]
     assert other[0]["coco/bbox_mAP"] == other[1]["coco/bbox_mAP"]
-    for line in (told[1], told[2]):
+    for line in (reported[1], reported[2]):
         assert "Changed since the run was started:" in line
         assert [cell.strip() for cell in line.splitlines()[2].split("|")] == [
             "test_dataloader.dataset.data_root", "mine/", "other/",
@@ -216,7 +215,7 @@ def test_resume_of_one_of_before_names_its_data(here, capsys):
     assert not (here / "data").exists()  # where synthetic shapes would be
 
 
-def test_a_moved_run_and_one_of_before(here, told):
+def test_a_moved_run_and_one_of_before(here, reported):
     Path("W").rename("elsewhere")
     expected = scores_of("elsewhere", out="a")
     assert scores_of(NAME, "elsewhere", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
@@ -229,7 +228,7 @@ def test_a_moved_run_and_one_of_before(here, told):
     (dump,) = Path("elsewhere").glob("*.py")
     dump.write_text(dump.read_text().partition("\nstarted_with")[0])
     assert find_run("elsewhere") is None
-    told.clear()
+    reported.clear()
     scores_of(
         NAME,
         "elsewhere",
@@ -240,10 +239,10 @@ def test_a_moved_run_and_one_of_before(here, told):
         "image_size=64",
         out="c",
     )
-    assert "elsewhere does not say what its training was started with" in told[0]
+    assert "elsewhere does not say what its training was started with" in reported[0]
 
 
-def test_predictions_with_its_config(here, told):
+def test_predictions_with_its_config(here, reported):
     """Also where the data are no longer there."""
     shutil.rmtree("mine")
     image = next(Path("other/val2017").iterdir())

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from coco_folder import NAMES, annotations, write_coco, write_config
+from conftest import lines_logged_by
 from mmdet.registry import DATASETS
 from pycocotools import mask as coco_masks
 
@@ -18,24 +19,16 @@ from localvit_det.datasets.normalize import is_copy
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
 
+pytestmark = pytest.mark.usefixtures("cache")
 PLACES = {
     "coco": ("annotations/instances_{}2017.json", "{}2017"),
     "plain": ("{}.json", "images/{}"),
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
-    lines: list[str] = []
-    for module in (discovery, annotation_files, data):
-        monkeypatch.setattr(module, "print_log", lambda message, *_: lines.append(message))
-    return lines
+def reported(monkeypatch) -> list[str]:
+    return lines_logged_by(monkeypatch, discovery, annotation_files, data)
 
 
 def names(change):
@@ -121,7 +114,7 @@ def good(tmp_path_factory) -> dict[str, list[dict]]:
 
 @pytest.mark.parametrize("layout", PLACES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_same_fault_is_repaired_in_all_layouts(tmp_path, good, told, layout, fault):
+def test_the_same_fault_is_repaired_in_all_layouts(tmp_path, good, reported, layout, fault):
     edit, words = FAULTS[fault]
     root = write(tmp_path / "mine", layout, edit)
     before = {file: file.read_bytes() for file in root.rglob("*.json")}
@@ -132,12 +125,12 @@ def test_the_same_fault_is_repaired_in_all_layouts(tmp_path, good, told, layout,
     for split in ("val", "test"):
         assert cfg[f"{split}_evaluator"].ann_file.endswith(cfg[f"{split}_dataloader"].dataset.ann_file)
     assert {file: file.read_bytes() for file in before} == before  # the user's files stay
-    assert not any("is scored" in line for line in told)  # the copy is no other file
+    assert not any("is scored" in line for line in reported)  # the copy is no other file
     if not (layout == "plain" and fault == "prefix"):
-        assert words in told[-1]
+        assert words in reported[-1]
 
 
-def test_a_file_that_is_named_by_hand(tmp_path, told):
+def test_a_file_that_is_named_by_hand(tmp_path, reported):
     root = write(tmp_path / "mine", "plain", FAULTS["backslashes"][0])
     options = {"data_root": str(root), "classes": "auto"}
     for split in ("train", "val", "test"):
@@ -145,7 +138,7 @@ def test_a_file_that_is_named_by_hand(tmp_path, told):
         options[f"{split}_dataloader.dataset.data_prefix.img"] = f"images/{'train' if split == 'train' else 'val'}/"
     cfg = load_config(write_config(tmp_path), options)
     check_config(cfg)
-    assert "train: train.json, 4 images, 8 annotations, 3 classes (4 file names corrected)" in told[0]
+    assert "train: train.json, 4 images, 8 annotations, 3 classes (4 file names corrected)" in reported[0]
     assert [one["name"] for one in loaded(cfg)] == ["val001.jpg", "val002.jpg", "val003.jpg", "val004.jpg"]
 
 
@@ -180,7 +173,7 @@ def test_good_files_are_not_copied_and_read_once(tmp_path, cache, monkeypatch):
     assert "recognized" not in cfg
 
 
-def test_unicode_forms_are_named(tmp_path, told):
+def test_unicode_forms_are_named(tmp_path, reported):
     root = write_coco(tmp_path / "mine", train=annotations())
     file = root / "annotations/instances_train2017.json"
     content = json.loads(file.read_text())
@@ -190,7 +183,7 @@ def test_unicode_forms_are_named(tmp_path, told):
         image["file_name"] = f"é{name}"
     file.write_text(json.dumps(content))
     cfg = load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto"})
-    assert "4 file names corrected, 4 of them in Unicode form" in told[0]
+    assert "4 file names corrected, 4 of them in Unicode form" in reported[0]
     assert len(loaded(cfg, "train")) == 4
 
 
@@ -226,17 +219,17 @@ class TestCrowds:
 
         return write(tmp_path / "mine", "coco", brush)
 
-    def test_are_reported_with_their_split(self, tmp_path, root, told):
+    def test_are_reported_with_their_split(self, tmp_path, root, reported):
         cfg = load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto"})
         check_config(cfg)
-        lines = [line for line in told if "crowds_as_objects=True" in line]
+        lines = [line for line in reported if "crowds_as_objects=True" in line]
         assert ["6 of 8 objects" in line and "(75%)" in line for line in lines] == [True, True]
         assert [line.partition(":")[0] for line in lines] == ["train", "val"]
         assert "nothing is learnt" in lines[0]
         assert "nothing is scored" in lines[1]
 
     @pytest.mark.parametrize("polygons", [False, True])
-    def test_are_taken_as_objects(self, tmp_path, root, told, polygons):
+    def test_are_taken_as_objects(self, tmp_path, root, reported, polygons):
         body = "train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict("
         body += (
             "type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False), dict(type='PackDetInputs')]))"
@@ -244,7 +237,7 @@ class TestCrowds:
         options = {"data_root": str(root), "classes": "auto", "crowds_as_objects": True}
         cfg = load_config(write_config(tmp_path, body if polygons else ""), options)
         check_config(cfg)
-        assert "6 crowds taken as objects" in told[0]
+        assert "6 crowds taken as objects" in reported[0]
         assert not any(flag for one in loaded(cfg, "train") for _, _, flag in one["labels"])
         dataset = DATASETS.build({**cfg.train_dataloader.dataset})
         image = dataset[0]["data_samples"]
@@ -280,7 +273,7 @@ class TestCrowds:
             check_config(cfg)
 
 
-def test_a_split_without_objects_of_a_class(tmp_path, told):
+def test_a_split_without_objects_of_a_class(tmp_path, reported):
     content = annotations(10)
     rare = content["annotations"][0]
     for annotation in content["annotations"][1:]:
@@ -292,7 +285,7 @@ def test_a_split_without_objects_of_a_class(tmp_path, told):
         (tmp_path / "mine" / image["file_name"]).write_bytes(cv2.imencode(".jpg", np.zeros((80, 100, 3)))[1].tobytes())
     load_config(write_config(tmp_path), {"data_root": str(tmp_path / "mine"), "classes": "auto", "val_split": 0.1})
     warning = "val_split leaves 1 of 2 classes without an object to validate on: zebra; "
-    assert told[0].startswith(warning)
+    assert reported[0].startswith(warning)
 
 
 def test_paths_are_those_of_the_dataset(tmp_path):

@@ -124,8 +124,8 @@ def test_recipe_of_twins(config, rate, decay, warm_up):
     [
         "type='GGTransformer', arch='tiny'",
         "type='DWNet', arch='tiny'",
-        "type='DynamicDWNet', arch='tiny'",
-        "type='GGTransformer', arch='base'",
+        pytest.param("type='DynamicDWNet', arch='tiny'", marks=pytest.mark.slow),
+        pytest.param("type='GGTransformer', arch='base'", marks=pytest.mark.slow),
         "type='SwinTransformer'",
         "type='ResNet', depth=18",
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from coco_folder import NAMES, annotations, edited, gray, write_coco, write_config
+from conftest import lines_logged_by
 from mmengine.config import Config
 from odd_layouts import CLASSES, LAYOUTS
 
@@ -16,19 +17,12 @@ from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config
 
 NANO = "mask_rcnn_shuffle_nano_shapes"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(discovery, "print_log", lambda message, *_: lines.append(message))
-    return lines
+def reported(monkeypatch) -> list[str]:
+    return lines_logged_by(monkeypatch, discovery)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +75,7 @@ def check_whole(cfg: Config) -> None:
     ("name", "config"),
     [*((name, NANO) for name in LAYOUTS), *((name, "cascade_mask_rcnn_dwnet_t_3x_coco") for name in ("cvat", "boxes"))],
 )
-def test_layouts(shapes, mine, told, name, config):
+def test_layouts(shapes, mine, reported, name, config):
     make, layout, needed = LAYOUTS[name]
     make(shapes, mine)
     options = {"data_root": str(mine), "classes": "auto"}
@@ -93,7 +87,7 @@ def test_layouts(shapes, mine, told, name, config):
     check_whole(cfg)
     check_config(cfg)
     check_config(cfg, train=False)
-    [line] = told
+    [line] = reported
     assert line.startswith(f"data_root {mine}: {layout}; train: ")
     counts = {split: len(content["images"]) for split, (content, _) in parts(cfg).items()}
     assert counts == ({"train": 6, "val": 2, "test": 2} if needed else {"train": 8, "val": 3, "test": 3})
@@ -148,10 +142,10 @@ def test_a_class_that_validation_lacks(tmp_path, mine):
     check_config(cfg)
 
 
-def test_images_of_both_are_told(tmp_path, mine, told):
+def test_images_of_both_are_told(tmp_path, mine, reported):
     one_file(one_file(mine, "train.json"), "val.json")
     load_config(write_config(tmp_path), {"data_root": str(mine)})
-    assert "10 images are in train and in val, which makes the results too good" in told[0]
+    assert "10 images are in train and in val, which makes the results too good" in reported[0]
 
 
 class TestSplit:
@@ -184,10 +178,10 @@ class TestSplit:
         one_file(mine, content=annotations(12))
         assert len(held() & first) >= 2
 
-    def test_of_a_set_with_validation_is_not_used(self, tmp_path, told):
+    def test_of_a_set_with_validation_is_not_used(self, tmp_path, reported):
         root = write_coco(tmp_path / "mine")
         load_config(write_config(tmp_path), {"data_root": str(root), "val_split": 0.5})
-        assert "val_split=0.5 is not used" in told[0]
+        assert "val_split=0.5 is not used" in reported[0]
 
     @pytest.mark.parametrize("share", [0, 1.5, "tenth", True])
     def test_that_is_no_share(self, tmp_path, share):
@@ -267,16 +261,16 @@ class TestUnusedFiles:
         with pytest.raises(DataError, match=sentence):
             check_config(load_config(path))
 
-    def test_are_named_beside_what_is_used(self, tmp_path, root, told):
+    def test_are_named_beside_what_is_used(self, tmp_path, root, reported):
         options = {"data_root": str(root), "classes": "auto"}
         load_config(write_config(tmp_path), {**options, "val_split": 0.1})
         one_file(root, "val.json", images="v")
         load_config(write_config(tmp_path), options)
         words = "; not used: labels_b.json (to validate on it: val_dataloader.dataset.ann_file=labels_b.json)"
-        assert "val_split leaves 1 of 3 classes without an object to validate on: dog;" in told.pop(0)
-        assert [words in line for line in told] == [True, True]
+        assert "val_split leaves 1 of 3 classes without an object to validate on: dog;" in reported.pop(0)
+        assert [words in line for line in reported] == [True, True]
 
-    def test_serve_as_the_sentence_says(self, tmp_path, root, told):
+    def test_serve_as_the_sentence_says(self, tmp_path, root, reported):
         options = {"data_root": str(root), "classes": "auto", "val_dataloader.dataset.ann_file": "labels_b.json"}
         cfg = load_config(write_config(tmp_path), options)
         assert {split: len(content["images"]) for split, (content, _) in parts(cfg).items()} == {
@@ -285,7 +279,7 @@ class TestUnusedFiles:
         check_whole(cfg)
         check_config(cfg)
         check_config(cfg, train=False)
-        assert "not used" not in told[0]
+        assert "not used" not in reported[0]
         cfg = load_config(write_config(tmp_path), {**options, "val_dataloader.dataset.data_prefix.img": "val2017/"})
         assert cfg.val_dataloader.dataset.data_prefix.img == "val2017/"  # typed, and wrong
 
@@ -337,7 +331,7 @@ class TestNothingFits:
 
 
 class TestShapes:
-    def test_other_images_make_plain_sets(self, tmp_path, told):
+    def test_other_images_make_plain_sets(self, tmp_path, reported):
         root = write_coco(tmp_path / "mine")
         cfg = load_config(NANO, {"data_root": str(root), "classes": "auto"})
         assert {dataset.type for split in ("train", "val", "test") for _, dataset in find_datasets(cfg, split)} == {
@@ -345,7 +339,7 @@ class TestShapes:
         }
         assert cfg.train_dataloader.dataset.pipeline[2] == dict(type="Resize", scale=(160, 160), keep_ratio=True)
         check_config(cfg)
-        assert told == [
+        assert reported == [
             f"data_root {root}: COCO's layout; train: annotations/instances_train2017.json, 4 images, "
             "8 annotations, 3 classes; val: annotations/instances_val2017.json, 4 images, 8 annotations, 3 classes."
         ]

@@ -50,15 +50,15 @@ def test_written_and_read_back(started, tmp_path):
 
 
 def test_given_options_count_over_the_runs(started, monkeypatch):
-    told = []
-    monkeypatch.setattr(run, "print_log", lambda message, *_: told.append(message))
+    lines = []
+    monkeypatch.setattr(run, "print_log", lambda message, *_: lines.append(message))
     found = started.over({"train_dataloader.batch_size": 8})
     assert found["train_dataloader.batch_size"] == 8
     assert found["classes"] == "[a b,c]"
     assert found["data_root"] == OPTIONS["data_root"]
     assert not {"load_from", "work_dir"} & found.keys()
-    assert "data_root=/data/my 'own' set, 2 draw=True" in told[0]
-    assert "batch_size" not in told[0]
+    assert "data_root=/data/my 'own' set, 2 draw=True" in lines[0]
+    assert "batch_size" not in lines[0]
     # Other data may have other classes, which 'auto' would take.
     assert started.over({"data_root": "other"})["classes"] == ["a b", "c"]
     assert started.over({"data_root": "other", "classes": "auto"})["classes"] == "auto"
@@ -107,8 +107,8 @@ def test_differences_that_have_to_be_named(kind, started, nano):
 
 
 def test_differences_of_a_test_are_shown(started, nano, monkeypatch):
-    told = []
-    monkeypatch.setattr(run, "print_log", lambda message, *_: told.append(message))
+    lines = []
+    monkeypatch.setattr(run, "print_log", lambda message, *_: lines.append(message))
     cfg = copy.deepcopy(nano)
     cfg.merge_from_dict(
         {
@@ -119,8 +119,11 @@ def test_differences_of_a_test_are_shown(started, nano, monkeypatch):
         }
     )
     started.check(cfg, [], OF_TESTS)
-    assert [cell.strip() for cell in told[0].splitlines()[2].split("|")][0::2] == ["test_dataloader.batch_size", "3"]
-    assert len(told[0].splitlines()) == 3
+    assert [cell.strip() for cell in lines[0].splitlines()[2].split("|")][0::2] == [
+        "test_dataloader.batch_size",
+        "3",
+    ]
+    assert len(lines[0].splitlines()) == 3
 
 
 def test_changes():

@@ -1,4 +1,4 @@
-"""What the page on own data shows is what is told: first lines of each layout."""
+"""What the page on own data shows is what is reported: first lines of each layout."""
 
 import shutil
 from pathlib import Path

@@ -59,9 +59,7 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
 @pytest.mark.parametrize(
     ("family", "format"),
     [
-        pytest.param(
-            family, name, marks=[pytest.mark.slow] * (name in ("openvino", "torch_export") and family != "DWNet")
-        )
+        pytest.param(family, name, marks=[pytest.mark.slow] * (family != "DWNet"))
         for family in FAMILIES
         for name in FORMATS
     ],

@@ -127,6 +127,7 @@ class TestExport:
         ours, theirs = Detector(published(name), device="cpu"), Detector(exported(format, name), trusted=True)
         assert_alike(theirs(image, score=0.2), ours(image, score=0.2))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("format", ["onnx", "openvino"])
     def test_fixed_size(self, format, published, tmp_path):
         """Padding beyond the image changes what is found a little, so the comparison pads in the same way."""
@@ -155,6 +156,7 @@ class TestExport:
         found = export_detector(detector, tmp_path / "found.onnx", size=(128, 192))
         assert sum(one.objects for one in found) >= 60
 
+    @pytest.mark.slow
     def test_page_runs_it_without_the_package(self, exported, tmp_path, monkeypatch):
         page = (REPOSITORY / "docs/export.md").read_text(encoding="utf-8")
         code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in block)

@@ -1,4 +1,4 @@
-"""The command-line tools from the user's side: real runs, and mistakes told in one sentence."""
+"""The command-line tools from the user's side: real runs, and mistakes reported in one sentence."""
 
 import json
 import os
