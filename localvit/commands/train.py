@@ -20,8 +20,8 @@ from localvit_det.cli import (
 )
 from localvit_det.config.read import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
+from localvit_det.config.schedules import stretch_schedules, stretch_switches
 from localvit_det.engine.hooks import DryRunDone, DryRunHook
-from localvit_det.engine.optim import stretch_schedules, stretch_switches
 from localvit_det.engine.processes import launched_rank, lock_work_dir
 from localvit_det.preflight import check_config
 from localvit_det.switches import SWITCHES, check_loggers

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.baselines import published_weights
 from ..checkpoint.read import load_weights_only
+from ..config.schedules import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.metrics import exact_metrics
@@ -37,7 +38,7 @@ from .hooks import FreeMemoryHook
 from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableLoop, resumable
 from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
-from .optim import accumulative_counts, explain_unfit_epochs, fit_warm_up, optim_wrappers
+from .optim import accumulative_counts, optim_wrappers
 from .processes import (
     SignalWatch,
     Stopped,
