@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from localvit_det.cli import (
 )
 from localvit_det.config.read import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
-from localvit_det.config.schedules import stretch_schedules, stretch_switches
+from localvit_det.config.schedules import follow_length
 from localvit_det.engine.hooks import DryRunDone, DryRunHook
 from localvit_det.engine.processes import launched_rank, lock_work_dir
 from localvit_det.preflight import check_config
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_loggers(cfg)
     if run is not None:
         run.check(cfg, options_of(args))
-        args.cfg_options = {**(args.cfg_options or {}), **follow_length(cfg, run, options_of(args))}
+        args.cfg_options = {**(args.cfg_options or {}), **follow_changed_length(cfg, run)}
     remember(cfg, args.config, options_of(args), {name: getattr(args, name) for name in SWITCHES}, run)
     if launched_rank() == 0 and not args.dry_run:
         lock_work_dir(cfg.work_dir)  # before anything is written there
@@ -114,21 +114,18 @@ def run_to_resume(args: argparse.Namespace) -> Run | None:
     return run
 
 
-def follow_length(cfg: Config, run: Run, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Let schedules and switches made for the length of a run follow another one, and return how, as options."""
+def follow_changed_length(cfg: Config, run: Run) -> dict[str, Any]:
+    """Let what is made for the length of a run follow another one, but for what has changed as well; return how."""
     changed = changes(run.config, cfg)
     for key in ("max_epochs", "max_iters"):
         was, now = (one.get("train_cfg", {}).get(key) for one in (run.config, cfg))
-        if not was or not now or was == now:
-            continue
-        found: dict[str, Any] = {}
-        schedules = cfg.get("param_scheduler") or []
-        if isinstance(schedules, list) and not any(name.startswith("param_scheduler") for name in changed):
-            found = stretch_schedules(schedules, was, now, by_epoch=key == "max_epochs")
-        if key == "max_epochs" and not any(name.endswith("switch_epoch") for name in changed):
-            found |= stretch_switches(cfg.get("custom_hooks") or [], was, now)
-        cfg.merge_from_dict(found)
-        return found
+        if was and now and was != now:
+            found = follow_length(cfg, was, now, by_epoch=key == "max_epochs")
+            wholes = {"param_scheduler", "switch_epoch", "dynamic_intervals"}
+            kept = wholes & {part for name in changed for part in name.split(".")}
+            found = {name: value for name, value in found.items() if not kept & set(name.split("."))}
+            cfg.merge_from_dict(found)
+            return found
     return {}
 
 

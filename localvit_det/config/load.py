@@ -24,6 +24,7 @@ from .model import match_channels, set_classes, set_pretrained
 from .options import read_options, unread_names
 from .pipelines import leave_out_masks, scale_images
 from .read import one_line, read_config_file
+from .short_settings import expand_short
 from .utils import SPLITS, config_folder, find_config, find_datasets
 
 RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
@@ -51,7 +52,6 @@ def load_config(
         DataError: `classes='auto'` and the annotation file is missing or unreadable.
     """
     options = options or {}
-    typed = tuple(options)  # what these set stays; preflight reports what does not fit
     read_data_safely()
     cfg = read_config_file(Path(path), trusted)
     if cfg.get("default_scope"):
@@ -64,7 +64,8 @@ def load_config(
         raise_all(mistakes)
     else:
         unread += mistakes
-    options = read_options(options, cfg._cfg_dict)
+    options = expand_short(cfg, read_options(options, cfg._cfg_dict))
+    typed = tuple(options)  # what these set stays; preflight reports what does not fit
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError, AssertionError) as error:

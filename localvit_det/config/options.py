@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint.config_text import parse
 from ..errors import ConfigError, did_you_mean
+from .short_settings import SHORT, SHORTER
 from .utils import config_folder
 
 HELP = """override settings of the config: data_root="/data/my set" classes=auto optim_wrapper.optimizer.lr=1e-4.
@@ -251,9 +252,9 @@ def unread_names(options: Mapping[str, Any], cfg: Config, path: Path) -> list[Co
 
 def _option_mistake(key: str, value: object, cfg: Config) -> ConfigError | None:
     top = key.partition(".")[0]
-    if top in _READ:
+    if top in _READ or key in SHORT:
         return None
-    instead = _instead(key, value)
+    instead = _instead(key, value, SHORTER)
     if top not in cfg:
         hint = "" if instead else did_you_mean(top, {*cfg.keys(), *_READ})
         fix = instead or "correct its name, or write it into the config if code of yours reads it"
@@ -341,7 +342,7 @@ def _warn(sentence: str) -> None:
     print_log(sentence, "current", logging.WARNING)
 
 
-def _instead(key: str, value: object) -> str | None:
+def _instead(key: str, value: object, shorter: Mapping[str, str] = {}) -> str | None:
     """Return what to do where a setting has another name here."""
     if key.startswith("optimizer."):
         return f"set optim_wrapper.{key}={value}"
@@ -349,4 +350,5 @@ def _instead(key: str, value: object) -> str | None:
     if plain not in _MEANT:
         return _NO_SETTING.get(plain)
     shown = f"={value}" if isinstance(value, (str, int, float)) else ""
-    return f"set {_MEANT[plain]}{shown}"
+    meant = _MEANT[plain]
+    return f"set {shorter.get(meant, meant)}{shown}"

@@ -73,6 +73,25 @@ def _switches(hooks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {key: epoch for key, epoch in found.items() if isinstance(epoch, int)}
 
 
+def follow_length(cfg: Mapping[str, Any], old: int, new: int, by_epoch: bool = True) -> dict[str, Any]:
+    """Return the options with which all of a config that is made for a length of training fits another one.
+
+    Args:
+        cfg: The config.
+        old: The length, in epochs or iterations.
+        new: The other one.
+        by_epoch: Which of the two.
+    """
+    schedules = cfg.get("param_scheduler") or []
+    options = stretch_schedules(schedules, old, new, by_epoch) if isinstance(schedules, list) else {}
+    if by_epoch:
+        options |= stretch_switches(cfg.get("custom_hooks") or [], old, new)
+        if intervals := (cfg.get("train_cfg") or {}).get("dynamic_intervals"):
+            moved = [(_from_the_end(begin, old, new), interval) for begin, interval in intervals]
+            options["train_cfg.dynamic_intervals"] = moved
+    return options
+
+
 def stretch_switches(hooks: Sequence[Mapping[str, Any]], old: int, new: int) -> dict[str, int]:
     """Return the options with which hooks that switch at an epoch fit another length: as many last epochs, if they fit.
 
@@ -81,10 +100,11 @@ def stretch_switches(hooks: Sequence[Mapping[str, Any]], old: int, new: int) -> 
         old: The length in epochs that they are made for.
         new: The other one.
     """
-    return {
-        key: new - (old - epoch) if 0 < old - epoch < new else round(new * epoch / old)
-        for key, epoch in _switches(hooks).items()
-    }
+    return {key: _from_the_end(epoch, old, new) for key, epoch in _switches(hooks).items()}
+
+
+def _from_the_end(epoch: int, old: int, new: int) -> int:
+    return new - (old - epoch) if 0 < old - epoch < new else round(new * epoch / old)
 
 
 def stretch_schedules(schedulers: Sequence[Mapping[str, Any]], old: int, new: int, by_epoch: bool) -> dict[str, Any]:

@@ -48,12 +48,11 @@ def test_missing_config_offers_the_nearest(tmp_path):
     [
         ({"optim_wraper.optimizer.lr": 1}, "optim_wraper.optimizer.lr .*did you mean 'optim_wrapper'"),
         ({"clases": "auto"}, r"sets clases, which nothing reads \(did you mean 'classes'\?\)"),
-        ({"epochs": 3}, r"^The option epochs sets epochs, which nothing reads: set train_cfg.max_epochs=3\.$"),
-        ({"max_epochs": 3}, r"set train_cfg.max_epochs=3\.$"),
-        ({"lr": 0.5}, r"set optim_wrapper.optimizer.lr=0.5\.$"),
+        ({"max_epochs": 3}, r"^The option max_epochs sets max_epochs, which nothing reads: set epochs=3\.$"),
+        ({"learning_rate": 0.5}, r"set lr=0.5\.$"),
         ({"optimizer.lr": 0.5}, r"set optim_wrapper.optimizer.lr=0.5\.$"),
-        ({"batch-size": 7}, r"set train_dataloader.batch_size=7\.$"),
-        ({"num_workers": 0}, r"set train_dataloader.num_workers=0\.$"),
+        ({"batch-size": 7}, r"set batch=7\.$"),
+        ({"num_workers": 0}, r"set workers=0\.$"),
         ({"seed": 1}, r"set randomness.seed=1\.$"),
         ({"class_names": "auto"}, r"set classes=auto\.$"),
         ({"device": "cpu"}, "CUDA_VISIBLE_DEVICES"),
@@ -94,19 +93,19 @@ def test_names_that_only_the_config_file_uses_are_told(tmp_path, monkeypatch):
     assert load_config(path, {"max_epochs": 3, "train_cfg.val_interval": 3}).train_cfg.max_epochs == 12
     assert lines == [
         "The option max_epochs sets max_epochs, which only the config's own file uses: what was made of it there stays "
-        "as it was; set train_cfg.max_epochs=3."
+        "as it was; set epochs=3."
     ]
 
 
 def test_all_mistakes_of_the_options_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load_config(write_config(tmp_path), {"epochs": 3, "batch": 4, "lr": 1e-4, "imgsz": 800})
+        load_config(write_config(tmp_path), {"num_epochs": 3, "batch_size": 4, "lr0": 1e-4, "imgscale": 800})
     sentences = [str(error).partition(": ")[2] for error in (caught.value, *caught.value.others)]
     assert sentences == [
-        "set train_cfg.max_epochs=3.",
-        "set train_dataloader.batch_size=4.",
-        "set optim_wrapper.optimizer.lr=0.0001.",
-        "set image_size=800.",
+        "set epochs=3.",
+        "set batch=4.",
+        "set lr=0.0001.",
+        "set imgsz=800.",
     ]
 
 
