@@ -22,7 +22,7 @@ class BuildWithConfigs(build_py):
         shutil.copytree(here / "configs", target / "configs", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy2(here / "model-index.yml", target)
         (target / "tools").mkdir()
-        for name in ("_process.py", "train.py", "test.py"):  # what `mim train` and `mim test` run
+        for name in ("train.py", "test.py"):  # what `mim train` and `mim test` run
             shutil.copy2(here / "tools" / name, target / "tools")
 
 

@@ -1,6 +1,7 @@
 """`localvit COMMAND`, or `python -m localvit COMMAND`: everything from a folder of images to a detector.
 
-A new command is a module in `localvit.commands` with a `main(argv)`, and a line in `COMMANDS`.
+A new command is a module in `localvit.commands` with a `main(argv)`, one in `localvit.arguments` with a `read(argv)`,
+which imports neither PyTorch nor MMDetection, and a line in `COMMANDS`.
 """
 
 import difflib
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import process
+from . import library, process
 
 COMMANDS = {
     "train": "train or fine-tune a detector",
@@ -25,6 +26,7 @@ COMMANDS = {
     "doctor": "look at the installation and the machine",
 }
 WITHOUT_LIBRARY = ("doctor",)  # works where the library cannot be imported
+LISTINGS = ("configs", "weights")  # read what was written down, and need neither PyTorch nor MMDetection
 GONE = {
     "hook": "`localvit hook` is gone: let a config say custom_imports = dict(imports=['localvit_det']), or put "
     "`import localvit_det` before `import mmdet` in a script",
@@ -52,10 +54,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         sys.stderr.write(f"error: There is no command '{name}'{hint}: `localvit --help` lists them.\n")
         raise SystemExit(1)
-    process.set_up()
-    if name in ("train", "test") and not {"-h", "--help"} & set(argv):
-        process.print_startup(name)
+    run(name, argv[1:])
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run a command: what it is asked is read and checked at once, then comes what takes seconds to import."""
+    process.survive_closed_streams()
+    argv = list(sys.argv[1:] if argv is None else argv)
     sys.argv[0] = f"localvit {name}"  # what argparse calls the program
+    with library.not_run():
+        prepare(name, argv)
+        if name in LISTINGS:
+            importlib.import_module(f"localvit.commands.{name}").main(argv)
+            return
+    process.set_up()
+    if name in ("train", "test"):
+        process.print_startup(name)
     try:
         if name not in WITHOUT_LIBRARY:
             importlib.import_module("localvit_det").register()  # it says what is missing
@@ -66,7 +80,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
-    command.main(argv[1:])
+    command.main(argv)
+
+
+def prepare(name: str, argv: Sequence[str]) -> None:
+    """Read the arguments of a command, which ends with `--help` or a mistake, and look for missing packages."""
+    read = importlib.import_module(f"localvit.arguments.{name}").read
+    if name in WITHOUT_LIBRARY:
+        read(argv)
+        return
+    cli, requirements = (importlib.import_module(f"localvit_det.{part}") for part in ("cli", "requirements"))
+    cli.handle_user_errors(read)(argv)
+    if name not in LISTINGS:
+        cli.handle_user_errors(lambda _: requirements.check_installed())()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""What the commands share: arguments, the config, and how errors of the user are reported."""
+"""What the commands share: arguments, the config, and how errors of the user are reported.
+
+Arguments are read before PyTorch and MMDetection are imported, so nothing here imports them at once.
+"""
+
+from __future__ import annotations
 
 import argparse
 import functools
@@ -7,16 +12,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmengine.config import Config
+from .errors import DataError, UserError, explain_limit, printable
+from .files import DISK_ERRORS, what_is_there
+from .typed_options import HELP, OptionsAction
 
-from .config import load_config
-from .config.options import HELP, OptionsAction
-from .config.run import Run
-from .engine.data_loader import explain_lost_evaluation
-from .errors import UserError, explain_limit, printable
-from .files import DISK_ERRORS
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from .config.run import Run
 
 LEFT_OUT = 3  # the exit code where some of the items that were given are left out
 
@@ -83,6 +88,20 @@ def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
     return cfg
 
 
+def check_given(argument: str, path: str | None) -> None:
+    """Check at once that the file or folder of an argument is there: what reads it is imported in seconds.
+
+    Addresses are for the work itself, as is what stands behind a `#`.
+
+    Raises:
+        DataError: It is missing.
+    """
+    if not path or "://" in path or Path(path).expanduser().exists() or Path(path.rpartition("#")[0] or path).exists():
+        return
+    file = Path(path).expanduser().absolute()
+    raise DataError(f"{argument} {file} does not exist ({what_is_there(file)}): correct the path.")
+
+
 @contextmanager
 def also_unread(args: argparse.Namespace) -> Iterator[None]:
     """Add the names that nothing reads to a mistake which ends a command before `check_config` raises all."""
@@ -100,6 +119,8 @@ def work_dir_of(args: argparse.Namespace, cfg: Mapping[str, Any]) -> str:
 
 def read_arguments(args: argparse.Namespace, run: Run | None = None, unread: list[UserError] | None = None) -> Config:
     """Load the config of `make_config_parser`'s arguments; as `config_from` and `load_config`."""
+    from .config import load_config
+
     options = options_of(args)
     return load_config(args.config, run.over(options) if run else options, args.trust_config, unread=unread)
 
@@ -125,6 +146,8 @@ def handle_user_errors(main: Callable[[Sequence[str] | None], None]) -> Callable
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 where = f" to {error.filename}" if error.filename else ""
                 _exit(f"Nothing more can be written{where} ({error.strerror}): make room, or name another place.")
+            from .engine.data_loader import explain_lost_evaluation
+
             sentence = explain_limit(error) or explain_lost_evaluation(error)
             if sentence is None:
                 raise

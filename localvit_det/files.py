@@ -108,6 +108,16 @@ def remove_drafts(folder: str | os.PathLike) -> list[str]:
     return [path.name for path in drafts]
 
 
+def what_is_there(path: Path) -> str:
+    """Say for a missing path which part of it exists and what lies there."""
+    parent = path.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in parent.iterdir())
+    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return f"{parent} holds {listed or 'nothing'}"
+
+
 def check_writable(path: str | os.PathLike, option: str) -> None:
     """Check that a file can be written at `path`, which need not exist; its folders are made.
 

@@ -200,7 +200,7 @@ def _config_names() -> Iterator[Replacement]:
     from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
-    from .config.utils import PREFIX, find_config
+    from .config_names import PREFIX, find_config
 
     original = Config._get_cfg_path
 

@@ -94,6 +94,33 @@ def check_networks() -> None:
             _check(requirement)
 
 
+def check_installed() -> None:
+    """Check that every package is there, without importing one, which takes seconds.
+
+    Raises:
+        RequirementError: One is missing.
+    """
+    for requirement in requirements():
+        if importlib.util.find_spec(requirement.module) is None:
+            raise RequirementError(f"{requirement.module} is not installed: run `{requirement.install}`.")
+
+
+def require_package(module: str, purpose: str, package: str = "") -> None:
+    """Check that what is needed for one thing only is there, without importing it.
+
+    Args:
+        module: Its name in Python.
+        purpose: What needs it, for the sentence.
+        package: What pip installs, if that has another name.
+
+    Raises:
+        RequirementError: It is missing.
+    """
+    if importlib.util.find_spec(module) is None:
+        package = package or module
+        raise RequirementError(f"{purpose} needs {package}, which is not installed: run `pip install {package}`.")
+
+
 def has_compiled_operators() -> bool:
     """Return whether mmcv brings its own compiled operators; `ops.mmcv_ops` does not count.
 

@@ -1,26 +1,24 @@
 """Switches of `localvit train`: each is a change of the config that people would have to look up otherwise.
 
 A new switch is a function here and its line in `SWITCHES`: the command takes its arguments from there, a run remembers
-it, `--resume` repeats it and `--without` leaves it out.
+it, `--resume` repeats it and `--without` leaves it out. A function imports what it needs of PyTorch and MMDetection by
+itself, as arguments are read before these are.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
-
-from .backbones import LocalViT
-from .config.utils import registered, walk
-from .errors import ConfigError, RequirementError
+from .errors import ConfigError
+from .requirements import require_package
 from .type_name import type_name
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # What --log takes: the backend, and the module that it needs.
 LOGGERS = {
@@ -46,6 +44,8 @@ def enable_amp(cfg: Config) -> None:
     kind = type_name(cfg.optim_wrapper)
     if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
         raise ConfigError(f"--amp would replace the optim_wrapper of type {kind}: leave one of the two out.")
+    import torch
+
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
@@ -147,11 +147,13 @@ def check_loggers(cfg: Config) -> None:
     Raises:
         RequirementError: It is not.
     """
+    from .config.utils import walk
+
     for _, backend in walk((cfg.get("visualizer") or {}).get("vis_backends")):
         kind = type_name(backend)
         module = _MODULES.get(kind)
-        if module is not None and importlib.util.find_spec(module) is None:
-            raise RequirementError(f"{kind} needs {module}, which is not installed: run `pip install {module}`.")
+        if module is not None:
+            require_package(module, kind)
 
 
 def freeze(cfg: Config, stages: int) -> None:
@@ -163,6 +165,10 @@ def freeze(cfg: Config, stages: int) -> None:
     Raises:
         ConfigError: The backbone has not so many, cannot do it, or would keep random weights.
     """
+    from mmdet.registry import MODELS
+
+    from .config.utils import registered
+
     found = list(_backbones(cfg))
     if not found:
         raise ConfigError(f"--freeze {stages} has no effect: the model of the config has no backbone.")
@@ -203,12 +209,16 @@ def decay_layers(cfg: Config, rate: float) -> None:
 
 
 def _backbones(cfg: Config) -> Iterator[tuple[str, dict]]:
+    from .config.utils import walk
+
     for path, node in walk(cfg.get("model"), "model"):
         if isinstance(node.get("backbone"), dict):
             yield f"{path}.backbone", node["backbone"]
 
 
 def _takes(cls: type, argument: str) -> bool:
+    from .backbones import LocalViT
+
     return (issubclass(cls, LocalViT) and argument in cls.accepted_arguments()) or any(
         argument in inspect.signature(vars(base)["__init__"]).parameters
         for base in cls.__mro__
@@ -218,6 +228,8 @@ def _takes(cls: type, argument: str) -> bool:
 
 def _stages(cls: type, backbone: dict) -> int:
     """Return how many stages a backbone has, as far as its config or its class tells; four otherwise."""
+    from .backbones import LocalViT
+
     if issubclass(cls, LocalViT):
         return len(backbone.get("depths") or cls.resolve_arch(backbone.get("arch", _default(cls, "arch")))["depths"])
     if "num_stages" in backbone:

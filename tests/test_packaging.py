@@ -56,7 +56,7 @@ def test_files_of_both(dist):
     with zipfile.ZipFile(only(dist, "*.whl")) as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     configs = files_of("configs", ".py", ".yml")
-    copies = {"model-index.yml", "tools/_process.py", "tools/train.py", "tools/test.py", *configs}
+    copies = {"model-index.yml", "tools/train.py", "tools/test.py", *configs}
     suffixes = (".py", ".json", ".html", ".css", ".js", ".typed")
     code = {name for folder in ("localvit", "localvit_det") for name in files_of(folder, *suffixes)}
     assert packed == code | {f"localvit_det/.mim/{name}" for name in copies}

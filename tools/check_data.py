@@ -1,9 +1,10 @@
 """Checks the data of a config: `python tools/check_data.py CONFIG`, the same as `localvit check`."""
 
-import _process  # noqa: F401 - settings that must stand before PyTorch starts
+from functools import partial
 
-# isort: split
-from localvit.commands.check import main
+from localvit.__main__ import run
+
+main = partial(run, "check")
 
 if __name__ == "__main__":
     main()

@@ -1,9 +1,10 @@
 """Converts a checkpoint: `python tools/convert_checkpoint.py SOURCE TARGET`, the same as `localvit convert`."""
 
-import _process  # noqa: F401 - settings that must stand before PyTorch starts
+from functools import partial
 
-# isort: split
-from localvit.commands.convert import main
+from localvit.__main__ import run
+
+main = partial(run, "convert")
 
 if __name__ == "__main__":
     main()

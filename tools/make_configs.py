@@ -1,17 +1,23 @@
 """Writes the configs that differ in a word, every network under every recipe: `python tools/make_configs.py`.
 
+And the table of official weights, which `localvit weights` lists without importing a network.
+
 The recipes themselves are in configs/_base_/; a config of another kind is written by hand, beside these. With `--check`
 nothing is written, and a file that is not what the tables give ends with exit code 1.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from localvit.commands.weights import FILE as WEIGHTS
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.sizes import SWIN_SIZES, stage_widths
 from localvit_det.checkpoint.identify import families
+from localvit_det.checkpoint.official import official_files
 from localvit_det.files import write_text
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -91,6 +97,26 @@ def stale(folder: Path = FOLDER) -> list[str]:
     return sorted(name for name in wanted.keys() | current.keys() if wanted.get(name) != current.get(name))
 
 
+def write_or_check_weights(check: bool) -> None:
+    """Write the table of official weights if it is not current; with `check` end instead."""
+    path, wanted = FOLDER / WEIGHTS, official_weights()
+    if path.is_file() and path.read_text(encoding="utf-8") == wanted:
+        return
+    if check:
+        sys.exit(f"Not what tools/make_configs.py gives: {path.name}. Run it without --check.")
+    write_text(path, wanted)
+    print(f"wrote {path.name}")
+
+
+def official_weights() -> str:
+    """What is known of each network's official file, as JSON."""
+    lines = [
+        json.dumps({"network": one.network, "settings": one.settings, **asdict(one), "layout": one.layout})
+        for one in official_files()
+    ]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
 def _sizes(name: str, nano: bool) -> Iterator[tuple[str, type[LocalViT], str | None]]:
     """(name in a config's, class, arch) of a family's sizes, or of the one that is named."""
     short, _, letter = name.partition("_")
@@ -146,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted, names = texts(), stale()
     if check and names:
         sys.exit(f"Not what tools/make_configs.py gives: {', '.join(names)}. Run it without --check.")
+    write_or_check_weights(check)
     for name in names:
         path = FOLDER / f"{name}.py"
         write_text(path, wanted[name]) if name in wanted else path.unlink()

@@ -5,10 +5,11 @@ end; give it to tools/train.py as --pretrained. On eight GPUs: `torchrun --nproc
 --launcher pytorch`.
 """
 
-import _process  # noqa: F401 - settings that must stand before PyTorch starts
+from functools import partial
 
-# isort: split
-from localvit.commands.train import main
+from localvit.__main__ import run
+
+main = partial(run, "train")
 
 if __name__ == "__main__":
     main()

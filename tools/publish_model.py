@@ -1,9 +1,10 @@
 """Publishes a detector: `python tools/publish_model.py CHECKPOINT`, the same as `localvit publish`."""
 
-import _process  # noqa: F401 - settings that must stand before PyTorch starts
+from functools import partial
 
-# isort: split
-from localvit.commands.publish import main
+from localvit.__main__ import run
+
+main = partial(run, "publish")
 
 if __name__ == "__main__":
     main()

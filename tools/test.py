@@ -1,11 +1,10 @@
 """Evaluates a checkpoint: `python tools/test.py CONFIG CHECKPOINT`, the same as `localvit test`."""
 
-import _process  # settings that must stand before PyTorch starts
+from functools import partial
 
-_process.print_startup("test")
+from localvit.__main__ import run
 
-# isort: split
-from localvit.commands.test import main  # noqa: E402
+main = partial(run, "test")
 
 if __name__ == "__main__":
     main()

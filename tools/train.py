@@ -1,11 +1,10 @@
 """Trains a detector: `python tools/train.py CONFIG`, the same as `localvit train`."""
 
-import _process  # settings that must stand before PyTorch starts
+from functools import partial
 
-_process.print_startup("train")
+from localvit.__main__ import run
 
-# isort: split
-from localvit.commands.train import main  # noqa: E402
+main = partial(run, "train")
 
 if __name__ == "__main__":
     main()

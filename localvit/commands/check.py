@@ -1,8 +1,4 @@
-"""Checks the data of a config: `localvit check CONFIG --images`.
-
-Names every mistake in annotations and files, where training stops at the first one; with --images all images are
-decoded, too. The exit code is 1 where there are problems.
-"""
+"""Checks the data of a config, as `localvit.arguments.check` says."""
 
 import os
 import sys
@@ -11,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 from tqdm import tqdm
 
-from localvit_det.cli import format_error, handle_user_errors, make_config_parser, read_arguments
+from localvit.arguments.check import read
+from localvit_det.cli import format_error, handle_user_errors, read_arguments
 from localvit_det.config import SPLITS
 from localvit_det.config.utils import dataset_paths, find_datasets
 from localvit_det.datasets.annotations import MAX_PIXELS, read_annotations
@@ -26,10 +23,7 @@ SHOWN = 50  # images that are named
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look at everything, report what is found."""
-    parser = make_config_parser(__doc__)
-    parser.add_argument("--images", action="store_true", help="decode every image")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of --images")
-    args = parser.parse_args(argv)
+    args = read(argv)
     cfg = read_arguments(args)
     found: dict[str, None] = {}  # val and test are often the same
     for split in SPLITS:

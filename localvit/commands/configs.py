@@ -1,11 +1,5 @@
-"""Lists the configs that come with the package: `localvit configs`, `localvit configs shuffle`.
+"""Lists the configs that come with the package, as `localvit.arguments.configs` says."""
 
-Sizes and costs are computed (multiply-adds of one image of 1280×800); box and mask AP on COCO val2017 are the papers',
-which this package has not repeated. `localvit train NAME` takes the names, and a config of your own
-`_base_ = "localvit_det::NAME.py"`.
-"""
-
-import argparse
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -13,8 +7,9 @@ from typing import Any
 
 import yaml
 
+from localvit.arguments.configs import read
 from localvit_det.cli import handle_user_errors
-from localvit_det.config.utils import config_folder, config_names
+from localvit_det.config_names import config_folder, config_names
 from localvit_det.errors import ConfigError, did_you_mean
 
 HEAD = ("config", "backbone", "epochs", "parameters", "multiply-adds", "published box / mask AP")
@@ -23,10 +18,7 @@ HEAD = ("config", "backbone", "epochs", "parameters", "multiply-adds", "publishe
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pattern", nargs="*", help="only names that hold these texts")
-    parser.add_argument("--json", action="store_true", help="write the list as JSON, with the file of each config")
-    args = parser.parse_args(argv)
+    args = read(argv)
     found = [one for one in describe() if all(text in one["config"] for text in args.pattern)]
     if not found:
         asked = " ".join(args.pattern)

@@ -1,12 +1,7 @@
-"""Looks at the installation and the machine: `localvit doctor`.
-
-Names what does not fit, each with the command that fixes it; the exit code is 1 then. Its output belongs into bug
-reports: it holds versions, hardware and settings, and no paths.
-"""
+"""Looks at the installation and the machine, as `localvit.arguments.doctor` says."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -19,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from localvit.arguments.doctor import read
 
 PACKAGES = (
     *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite"),
@@ -53,9 +50,7 @@ Facts = dict[str, dict[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="write everything as JSON")
-    args = parser.parse_args(argv)
+    args = read(argv)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         facts, complaints = examine()
@@ -137,7 +132,7 @@ def _library() -> tuple[dict[str, Any], list[str]]:
         sentence = " ".join(str(error).split())
         known = type(error).__name__ == "RequirementError"
         return facts, [sentence if known else f"localvit_det cannot be imported ({type(error).__name__}: {sentence})."]
-    from localvit_det.config.utils import config_folder, config_names
+    from localvit_det.config_names import config_folder, config_names
 
     facts["installed"] = "in the package" if ".mim" in config_folder().parts else "in place, from a checkout"
     facts["configs"] = len(config_names())

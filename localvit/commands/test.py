@@ -1,8 +1,4 @@
-"""Evaluates a checkpoint: `localvit test CONFIG CHECKPOINT`.
-
-The config may be left out for a checkpoint that carries one: a published one, one of a training, a work dir, or an
-exported file.
-"""
+"""Evaluates a checkpoint, as `localvit.arguments.test` says."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,11 +9,12 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
+from localvit.arguments.test import read
 from localvit_det.analysis.report import write_report
 from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.read import saved_classes
 from localvit_det.checkpoint.search import newest_for_test
-from localvit_det.cli import also_unread, config_from, handle_user_errors, make_parser, options_of
+from localvit_det.cli import also_unread, config_from, handle_user_errors, options_of
 from localvit_det.config.discovery import orders_classes
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.config.utils import find_datasets
@@ -26,7 +23,6 @@ from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.record import dump_metric, keep_predictions, write_record
 from localvit_det.evaluation.tta import use_tta
 from localvit_det.export.runtime import run_exported
-from localvit_det.files import check_writable, check_writable_folder
 from localvit_det.preflight import check_config
 from localvit_det.preflight.classes import dataset_classes
 from localvit_det.visualization import draw_predictions
@@ -35,26 +31,7 @@ from localvit_det.visualization import draw_predictions
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, check everything that can be checked, evaluate."""
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
-    )
-    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
-    parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="draw predictions next to ground truth into this folder")
-    parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
-    parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
-    parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
-    parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes")
-    parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
-    args = parser.parse_args(argv)
-    if args.out and not args.out.endswith((".pkl", ".pickle")):
-        raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
-    if args.out:
-        check_writable(args.out, "--out")
-    if args.show_dir:
-        check_writable_folder(args.show_dir, "--show-dir")
-
+    args = read(argv)
     if args.checkpoint is None:
         args.checkpoint, run = checkpoint_with_config(args.config), find_run(args.config)
         if not Path(args.config).is_dir():  # a work dir has the config of its training

@@ -1,4 +1,4 @@
-"""Trains a detector: `localvit train mask_rcnn_shuffle_t_coco`."""
+"""Trains a detector, as `localvit.arguments.train` says."""
 
 import argparse
 import tempfile
@@ -10,11 +10,11 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
+from localvit.arguments.train import read
 from localvit_det.checkpoint.search import search
 from localvit_det.cli import (
     config_from,
     handle_user_errors,
-    make_parser,
     options_of,
     work_dir_of,
 )
@@ -30,39 +30,7 @@ from localvit_det.switches import SWITCHES, check_loggers
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, check everything that can be checked, train."""
-    parser = make_parser(__doc__)
-    for name, one in SWITCHES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **one.argument)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, try one batch, write nothing")
-    parser.add_argument(
-        "--pretrained",
-        metavar="BACKBONE.pth",
-        help="start the backbone from these weights (official files as they are; 'official' downloads them, see "
-        "`localvit weights`; FILE#model_ema takes those under that key of a file with several)",
-    )
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--load-from",
-        metavar="DETECTOR.pth",
-        help="fine-tune this detector; heads keep the rows of classes of the same names, other rows start new",
-    )
-    start.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="go on from a checkpoint; from the latest one in the work dir if none is named. What the training was "
-        "started with is repeated, but for what is given now",
-    )
-    parser.add_argument(
-        "--without",
-        nargs="+",
-        choices=[name.replace("_", "-") for name in SWITCHES],
-        default=[],
-        metavar="SWITCH",
-        help="with --resume: leave out these switches that the training was started with",
-    )
-    args = parser.parse_args(argv)
+    args = read(argv)
 
     if args.pretrained:
         args.cfg_options = {"pretrained": args.pretrained, **(args.cfg_options or {})}

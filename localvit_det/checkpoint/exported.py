@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config_names import EXPORTED_SUFFIXES
 from ..errors import CheckpointError, ConfigError, RequirementError, first_line
 from .safe_pickle import TooLarge, check_total
 
 NOTE = "localvit_det"  # the note's key
-SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
 _PROGRAMS = {".pt": "TorchScript", ".pt2": "torch.export"}  # whose files may hold any code, the others' only operators
 _LONGEST = 4_000_000  # bytes of a note
 
@@ -78,7 +78,7 @@ def is_exported(path: str | os.PathLike) -> bool:
     """Whether a file is an exported model rather than a checkpoint; .pt is the ending of both."""
     path = Path(path)
     if path.suffix != ".pt":
-        return path.suffix in SUFFIXES
+        return path.suffix in EXPORTED_SUFFIXES
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

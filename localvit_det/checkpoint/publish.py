@@ -21,6 +21,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..config_names import CHECKPOINT_SUFFIXES
 from ..errors import CheckpointError, OutputError, RequirementError
 from ..files import atomic_file, check_writable, check_writable_folder, sha256, write_bytes
 from .config_text import as_text, to_json
@@ -30,7 +31,6 @@ from .matching import LoadReport, no_weights, prepare
 from .read import load_weights_only, split_key
 from .safe_config import metainfo_in, read_config
 
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
 _mmengine_dump = Config.dump
 
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..checkpoint.matching import POLICIES
+from ..config_names import config_folder, find_config
 from ..datasets.data_files import check_hierarchy, read_data_safely
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
@@ -25,7 +26,7 @@ from .options import read_options, unread_names
 from .pipelines import leave_out_masks, scale_images
 from .read import one_line, read_config_file
 from .short_settings import expand_short
-from .utils import SPLITS, config_folder, find_config, find_datasets
+from .utils import SPLITS, find_datasets
 
 RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
 _SETS_ROOT = re.compile(r"^data_root\s*=\s*['\"](.*?)['\"]", re.MULTILINE)

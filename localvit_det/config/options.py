@@ -4,12 +4,11 @@ MMEngine's `DictAction` would split paths at their commas, turn classes named 1e
 as texts, and store a misspelt name in silence.
 """
 
-import argparse
 import ast
 import inspect
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,10 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoint.config_text import parse
+from ..config_names import config_folder
 from ..errors import ConfigError, did_you_mean
+from ..typed_options import Typed
 from .short_settings import SHORT, SHORTER
-from .utils import config_folder
-
-HELP = """override settings of the config: data_root="/data/my set" classes=auto optim_wrapper.optimizer.lr=1e-4.
-VALUE is a number, True, False or None; a [list], a (tuple) or a {dict: of them}, in which words need no quotes;
-'"a text in quotes"'; or else the text as it is, with its spaces, commas and brackets. A list without its brackets
-(a,b) is taken where the config has a list now, for classes, and for numbers. Paths (data_root, ann_file, load_from
-and the like) are always texts"""
 
 # Last words of keys whose value is a path, whatever it looks like.
 _PATHS = {
@@ -83,39 +77,8 @@ _NO_SETTING = {
 }
 
 
-class Typed(str):
-    """A value as it was typed, which still has to be read by the config's present one."""
-
-
-class OptionsAction(argparse.Action):
-    """Collect `KEY=VALUE` in a dict, over one or several uses of the option.
-
-    Raises:
-        ConfigError: One has no `=`, or no key.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Add what one use of the option gives."""
-        options = dict(getattr(namespace, self.dest, None) or {})
-        for value in values or ():
-            key, equals, typed = str(value).partition("=")
-            if not equals or not key.strip():
-                raise ConfigError(
-                    f"The option '{value}' of {option_string} is not KEY=VALUE: put quotes round a value with spaces, "
-                    f"{option_string} 'data_root=/data/my set'."
-                )
-            options[key.strip()] = Typed(typed)
-        setattr(namespace, self.dest, options)
-
-
 def read_options(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with values in place of what was typed; see `HELP` for the rules.
+    """Return the options with values in place of what was typed; see `typed_options.HELP` for the rules.
 
     Args:
         options: Dotted keys and values; values that are not `Typed` are kept.

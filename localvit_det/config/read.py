@@ -11,17 +11,17 @@ from mmengine.registry import MODELS
 from mmengine.utils import import_modules_from_strings
 
 from ..checkpoint.config_text import as_text
-from ..checkpoint.exported import SUFFIXES, is_exported, read_info
-from ..checkpoint.publish import CHECKPOINT_SUFFIXES
+from ..checkpoint.exported import is_exported, read_info
 from ..checkpoint.read import BuildLimit, load_weights_only, split_key
 from ..checkpoint.safe_config import read_config
 from ..checkpoint.safe_pickle import TooLarge
 from ..checkpoint.search import newest_for_test
-from ..errors import CheckpointError, ConfigError, UserError, did_you_mean
+from ..config_names import CHECKPOINT_SUFFIXES, EXPORTED_SUFFIXES, config_folder, existing_config
+from ..errors import CheckpointError, ConfigError, UserError
 from ..requirements import require_named
 from ..type_name import type_name
 from .run import run_config
-from .utils import SPLITS, config_folder, config_names, find_config, find_datasets, walk
+from .utils import SPLITS, find_datasets, walk
 
 # Where data, schedule and hooks come from for a model out of a file of weights.
 _DEFAULTS = {
@@ -44,19 +44,11 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         ConfigError: The file is missing or cannot be read.
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
-    path = find_config(split_key(path)[0])
+    path = existing_config(split_key(path)[0])
     if path.is_dir():
         return _read_run(path, trusted)
-    if not path.is_file():
-        names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
-        hint = did_you_mean(path.name, [*names, *config_names()])
-        what = f"{path.absolute()} does not exist{missing}{hint}"
-        if path.suffix in (*CHECKPOINT_SUFFIXES, *SUFFIXES):
-            raise CheckpointError(f"The file {what}: correct its path.")
-        raise ConfigError(f"The config {what}; `localvit configs` lists those that are known by their names.")
     try:
-        if path.suffix in (*CHECKPOINT_SUFFIXES, *SUFFIXES):
+        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
             return _read_embedded(path, trusted)
         return Config.fromfile(path)
     except UserError:

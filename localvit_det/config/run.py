@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from ..checkpoint.config_text import parse
 from ..deprecation import RENAMED_IN_CONFIGS
 from ..errors import ConfigError
-from .options import Typed
+from ..typed_options import Typed
 
 STARTED = "started_with"
 # Options that say where a training begins, and where it writes: what goes on from it has both already.

@@ -1,8 +1,7 @@
-"""Find configs by their names, the parts of one that completing and checking look for, and what their types mean."""
+"""Find the parts of a config that completing and checking look for, and what their types mean."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mmdet.registry import DATASETS
@@ -12,37 +11,6 @@ from mmengine.registry import Registry
 from ..type_name import type_name
 
 SPLITS = ("train", "val", "test")
-_PACKAGE = Path(__file__).parent.parent
-PREFIX = f"{_PACKAGE.name}::"
-
-
-def config_folder() -> Path:
-    """Return the folder of all configs: in the package after an installation (as OpenMMLab's), else in the checkout."""
-    installed = _PACKAGE / ".mim/configs"
-    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
-
-
-def config_names() -> list[str]:
-    """Return the names of all configs, without their suffix."""
-    return sorted(path.stem for path in config_folder().glob("*.py"))
-
-
-def find_config(path: str | Path) -> Path:
-    """Return the file that is meant: an existing path, or the name of a config that comes with the package.
-
-    Args:
-        path: A path; or a name like `mask_rcnn_shuffle_t_coco` or `pretrain/gg_t_in1k`, with or without `.py` and
-            `localvit_det::`.
-
-    Returns:
-        A path, which may not exist.
-    """
-    name = str(path)
-    if not name.startswith(PREFIX) and Path(path).exists():
-        return Path(path)
-    name = name.removeprefix(PREFIX)
-    packaged = config_folder() / (name if name.endswith(".py") else f"{name}.py")
-    return packaged if packaged.is_file() else Path(path)
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, shortened
+from ..files import what_is_there
 from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
 from .segmentations import FAR, PLAIN, mask_fault, without_plain_polygons
 
@@ -126,16 +127,6 @@ def read_annotations(path: str | Path) -> Annotations:
     finally:
         if collecting:
             gc.enable()
-
-
-def what_is_there(path: Path) -> str:
-    """Say for a missing path which part of it exists and what lies there."""
-    parent = path.parent
-    while not parent.is_dir():
-        parent = parent.parent
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in parent.iterdir())
-    listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return f"{parent} holds {listed or 'nothing'}"
 
 
 def forget_annotations() -> None:

@@ -18,8 +18,7 @@ from mmengine.logging import print_log
 from pycocotools import mask as coco_masks
 
 from ..errors import DataError
-from ..files import atomic_folder, write_text
-from .annotations import what_is_there
+from ..files import atomic_folder, what_is_there, write_text
 from .synthetic_shapes import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES, annotation_file, make_shapes
 
 DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py

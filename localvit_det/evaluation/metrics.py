@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ from mmengine.fileio import load
 from mmengine.logging import MMLogger
 
 from ..config.utils import is_coco_metric, registered, walk
-from ..errors import ConfigError, DataError, RequirementError
+from ..errors import ConfigError, DataError
+from ..requirements import require_package
 from ..type_name import type_name
 from .truth import GroundTruth
 
@@ -226,11 +226,7 @@ def check_fast_eval() -> None:
     Raises:
         RequirementError: It is not installed.
     """
-    if importlib.util.find_spec("faster_coco_eval") is None:
-        raise RequirementError(
-            "--fast-eval and FastCocoMetric need faster-coco-eval, which is not installed: "
-            "pip install faster-coco-eval, or use CocoMetric."
-        )
+    require_package("faster_coco_eval", "FastCocoMetric (--fast-eval)", "faster-coco-eval")
 
 
 def use_fast_eval(cfg: Config) -> None:

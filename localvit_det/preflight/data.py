@@ -14,11 +14,12 @@ from mmengine.logging import print_log
 from ..config.discovery import explain
 from ..config.pipelines import can_leave_masks
 from ..config.utils import dataset_paths, find_datasets, is_coco, is_semantic, prepare_dataset, registered, walk
-from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations, what_is_there
+from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
 from ..datasets.scored import NO_IMAGE
 from ..errors import ConfigError, DataError, UserError, did_you_mean
+from ..files import what_is_there
 from .classes import check_classes, dataset_classes
 from .images import check_maps, check_panoptic_maps, check_sample
 

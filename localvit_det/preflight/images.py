@@ -16,7 +16,7 @@ from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
 from ..config.utils import registered
-from ..datasets.annotations import Annotations, what_is_there
+from ..datasets.annotations import Annotations
 from ..datasets.images import (
     BrokenImageError,
     PixelRange,
@@ -30,6 +30,7 @@ from ..datasets.images import (
     size_difference,
 )
 from ..errors import DataError
+from ..files import what_is_there
 from .classes import dataset_classes
 
 _SAMPLE = 50

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from localvit.__main__ import COMMANDS, main
 from localvit.commands import configs, test, train
 from localvit_det.config import load_config
-from localvit_det.config.utils import config_names, find_config
+from localvit_det.config_names import config_names, find_config
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
@@ -118,6 +118,7 @@ def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, capsys):
     absent = tmp_path / "absent"
     checkpoint = [] if trains else [str(tmp_path / "none.pth")]
     options = ["lr=0.1", "batch_size=3", "model.backbone.windw_size=4", f"data_root={absent}"]
+    (tmp_path / "none.pth").touch()  # one that is missing is told before all else
     with pytest.raises(SystemExit) as stop:
         command.main(
             ["mask_rcnn_shuffle_nano_shapes", *checkpoint, "--work-dir", str(tmp_path / "W"), "--cfg-options", *options]

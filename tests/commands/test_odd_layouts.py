@@ -11,7 +11,8 @@ from odd_layouts import CLASSES, LAYOUTS
 from localvit.commands import predict, test, train
 from localvit_det.cli import config_from, make_parser
 from localvit_det.config import discovery, pipelines
-from localvit_det.config.utils import dataset_paths, find_config, find_datasets
+from localvit_det.config.utils import dataset_paths, find_datasets
+from localvit_det.config_names import find_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import CheckpointError
 

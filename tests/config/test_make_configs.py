@@ -34,4 +34,5 @@ def test_what_differs_is_told(folder, monkeypatch, capsys):
     assert path.read_text() == text
     assert not (folder / "mask_rcnn_gone_coco.py").exists()
     assert (folder / "mine.py").exists()
-    assert capsys.readouterr().out.splitlines() == ["wrote mask_rcnn_gg_t_coco.py", "removed mask_rcnn_gone_coco.py"]
+    written = ["wrote official_weights.json", "wrote mask_rcnn_gg_t_coco.py", "removed mask_rcnn_gone_coco.py"]
+    assert capsys.readouterr().out.splitlines() == written

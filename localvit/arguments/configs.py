@@ -1,0 +1,17 @@
+"""Lists the configs that come with the package: `localvit configs`, `localvit configs shuffle`.
+
+Sizes and costs are computed (multiply-adds of one image of 1280×800); box and mask AP on COCO val2017 are the papers',
+which this package has not repeated. `localvit train NAME` takes the names, and a config of your own
+`_base_ = "localvit_det::NAME.py"`.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+
+def read(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read and check the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pattern", nargs="*", help="only names that hold these texts")
+    parser.add_argument("--json", action="store_true", help="write the list as JSON, with the file of each config")
+    return parser.parse_args(argv)

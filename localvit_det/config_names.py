@@ -1,0 +1,61 @@
+"""Find configs by their names; reading a name needs neither PyTorch nor MMDetection."""
+
+from pathlib import Path
+
+from .errors import CheckpointError, ConfigError, did_you_mean
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
+EXPORTED_SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
+_PACKAGE = Path(__file__).parent
+PREFIX = f"{_PACKAGE.name}::"
+
+
+def config_folder() -> Path:
+    """Return the folder of all configs: in the package after an installation (as OpenMMLab's), else in the checkout."""
+    installed = _PACKAGE / ".mim/configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Return the names of all configs, without their suffix."""
+    return sorted(path.stem for path in config_folder().glob("*.py"))
+
+
+def find_config(path: str | Path) -> Path:
+    """Return the file that is meant: an existing path, or the name of a config that comes with the package.
+
+    Args:
+        path: A path; or a name like `mask_rcnn_shuffle_t_coco` or `pretrain/gg_t_in1k`, with or without `.py` and
+            `localvit_det::`.
+
+    Returns:
+        A path, which may not exist.
+    """
+    name = str(path)
+    if not name.startswith(PREFIX) and Path(path).exists():
+        return Path(path)
+    name = name.removeprefix(PREFIX)
+    packaged = config_folder() / (name if name.endswith(".py") else f"{name}.py")
+    return packaged if packaged.is_file() else Path(path)
+
+
+def existing_config(path: str | Path) -> Path:
+    """Return the file or the work dir that is meant.
+
+    Args:
+        path: As of `find_config`, or a checkpoint.
+
+    Raises:
+        ConfigError: There is none.
+        CheckpointError: Likewise for a checkpoint.
+    """
+    path = find_config(path)
+    if path.exists():
+        return path
+    names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
+    hint = did_you_mean(path.name, [*names, *config_names()])
+    what = f"{path.absolute()} does not exist{missing}{hint}"
+    if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
+        raise CheckpointError(f"The file {what}: correct its path.")
+    raise ConfigError(f"The config {what}; `localvit configs` lists those that are known by their names.")
