@@ -1,7 +1,7 @@
 """Parameters and MACs of backbones and detectors, counted on shapes alone by PyTorch's FlopCounterMode.
 
 docs/model_zoo.md has the convention. MMEngine's `get_model_complexity_info` traces a model on real memory, and has no
-rule for `scaled_dot_product_attention`, `baddbmm` and `addcmul`, which attention and dynamic convolutions consist of.
+rule for `scaled_dot_product_attention` and `addcmul`, which attention and dynamic convolutions consist of.
 """
 
 from __future__ import annotations
@@ -38,17 +38,14 @@ def count_macs(run: Callable[[], object]) -> int:
     """Count the multiply-adds of everything that ``run`` does with PyTorch.
 
     PyTorch's own counter does the work. It lacks ``addcmul_``, one multiply-add per element, of which the
-    inhomogeneous convolution is made, ``baddbmm_`` of our attention, and in some releases the attention kernels of
-    the CPU; the plain form of attention is two matrix products, which every release counts.
+    inhomogeneous convolution is made, and in some releases the attention kernels of the CPU; the plain form of
+    attention is two matrix products, which every release counts.
     """
 
     def addcmul(out: torch.Size, *factors: torch.Size, **_: object) -> int:
         return 2 * prod(out)  # the counter takes a multiplication and an addition for two
 
-    def baddbmm(out: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
-        return 2 * prod(left) * right[-1]
-
-    missing = {torch.ops.aten.addcmul_: addcmul, torch.ops.aten.baddbmm_: baddbmm}
+    missing = {torch.ops.aten.addcmul_: addcmul}
     counter = FlopCounterMode(display=False, custom_mapping=missing)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         run()

@@ -29,7 +29,7 @@ MEANINGS = {
 def windows_of_tokens(side: int, window_size: int, split: Split) -> Tensor:
     """Return the number of the window of each token of a square map (side, side), as the networks split it."""
     tokens = torch.arange(side * side)
-    windows = window_partition(tokens.view(1, 1, side, side), window_size, split)[0, :, 0, :, 0]  # windows, ws²
+    windows = window_partition(tokens.view(1, 1, side, side), window_size, split)[0, 0]  # windows, ws²
     numbers = torch.empty_like(tokens)
     numbers[windows] = torch.arange(len(windows))[:, None]
     return numbers.view(side, side)

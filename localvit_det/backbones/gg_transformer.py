@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import WindowAttention, crop, pad_to_multiple, window_partition
+from ..layers import WindowAttention, crop
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
 from .sizes import for_each_stage, swin_sizes
@@ -19,10 +18,10 @@ from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 class GlanceGazeAttention(WindowAttention):
     """Attention over dilated windows (Glance) plus a depth-wise convolution on the values (Gaze).
 
-    The paper merges the values of all windows back to a feature map, convolves it, and adds the result to the
-    attention's output before the projection (section 3.3). The values are a feature map before they are split, so here
-    nothing needs merging. Our reading: padding takes no part in the convolution, which sees zeros beyond the
-    real feature map; the paper is silent, and this makes the result of real tokens independent of padding.
+    The values of all windows are merged back to a feature map, which is convolved; the result is added to the
+    attention's output before the projection (section 3.3). Our reading: padding takes no part in the convolution, which
+    sees zeros beyond the real feature map; the paper is silent, and this makes the result of real tokens independent of
+    padding.
 
     Args:
         channels: Channels in and out.
@@ -48,19 +47,10 @@ class GlanceGazeAttention(WindowAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        parts = (2 * x.shape[1], x.shape[1])
-        weights = self.qkv.weight.split(parts)  # of queries with keys, and of values
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(parts)
-        value = F.conv2d(x, weights[1], biases[1])  # B, C, H, W
-        gaze = self.gaze(value)  # B, C, H, W
-        query, key = self.partition(F.conv2d(pad_to_multiple(x, self.window_size), weights[0], biases[0]), parts=2)
-        (value,) = self.partition(pad_to_multiple(value, self.window_size), parts=1)
-        glance = crop(self.attend(query, key, value, x), x.shape[-2:])  # B, C, H, W
-        return self.proj_drop(self.proj(glance + gaze))
-
-    def partition(self, x: Tensor, parts: int) -> Tensor:
-        """Split into windows and heads: (B, parts·C, H', W') -> (parts, B·windows, heads, ws², d)."""
-        return window_partition(x, self.window_size, self.split, self.num_heads, parts)
+        query, key, value = self.project(x)  # each B·windows, heads, ws², d
+        glance, values = self.attend(query, key, value, x), self.merge(value, x)  # each B, C, H', W'
+        glance, values = (crop(y, x.shape[-2:]) for y in (glance, values))  # each B, C, H, W
+        return self.proj_drop(self.proj(glance + self.gaze(values)))
 
 
 @MODELS.register_module()

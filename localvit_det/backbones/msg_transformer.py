@@ -27,6 +27,7 @@ from ..layers import (
     drop_scale,
     key_padding_mask,
     pad_to_multiple,
+    split_heads,
     trunc_normal_,
     window_partition,
     window_reverse,
@@ -99,9 +100,9 @@ def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tenso
     Returns:
         Tokens of shape (1, C, B·hh·ww, 1 + ws²), channels-last, zeros where a window hangs over the border.
     """
-    tokens = window_partition(pad_to_multiple(patches, window_size), window_size, "local")[:, :, 0]  # 1, n, ws², C
-    leaders = messengers.permute(0, 2, 3, 1).reshape(1, -1, 1, messengers.shape[1])  # 1, n, 1, C
-    return torch.cat((leaders, tokens), dim=2).permute(0, 3, 1, 2)
+    tokens = window_partition(pad_to_multiple(patches, window_size), window_size, "local")  # 1, C, n, ws²
+    leaders = messengers.permute(0, 2, 3, 1).reshape(1, -1, 1, messengers.shape[1]).permute(0, 3, 1, 2)  # 1, C, n, 1
+    return torch.cat((leaders, tokens), dim=3)
 
 
 def split_windows(tokens: Tensor, size: Sequence[int], window_size: int) -> WithMessengers:
@@ -207,17 +208,15 @@ class MessengerAttention(WindowAttention):
         """(B, C, H, W) and (B, C, hh, ww), both normed -> the same shapes."""
         patches, messengers = x
         qkv = self.qkv(join_windows(patches, messengers, self.window_size))  # 1, 3C, B·windows, 1 + ws²
-        qkv = qkv[0].permute(1, 2, 0).unflatten(2, (3, self.num_heads, -1))  # B·windows, 1 + ws², 3, heads, d
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
-        mixed = attention(query, key, value, self.attn_mask(patches), self.attn_drop_rate if self.training else 0.0)
+        query, key, value = split_heads(qkv.squeeze(0).permute(1, 2, 0), self.num_heads, parts=3)
+        mixed = attention(query, key, value, self.biases(patches), self.attn_drop_rate if self.training else 0.0)
         mixed = mixed.transpose(1, 2).flatten(2)[None].permute(0, 3, 1, 2)  # 1, C, B·windows, 1 + ws²
         return split_windows(self.proj_drop(self.proj(mixed)), patches.shape[-2:], self.window_size)
 
-    def attn_mask(self, x: Tensor) -> Tensor:
-        """Return position bias plus the mask of padded keys: (1 | B·windows, heads, 1 + ws², 1 + ws²)."""
+    def biases(self, x: Tensor) -> list[Tensor]:
+        """Return what logits get: position bias, mask of padded keys: each (1 | n, heads | 1, 1 | 1 + ws², 1 + ws²)."""
         mask = add_messenger_keys(key_padding_mask(x, self.window_size, self.split))
-        bias = self.position_bias()
-        return bias if mask is None else bias + mask
+        return [self.position_bias()] if mask is None else [self.position_bias(), mask]
 
     def position_bias(self) -> Tensor:
         """Return the position bias by query and key: (1, heads, 1 + ws², 1 + ws²)."""

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import Block, Fusible, PatchEmbed, WindowAttention, build_norm, init_trunc_normal, pad_to_multiple
-from ..ops import DepthwiseConv2d, recomputed
+from ..layers import (
+    Block,
+    Fusible,
+    PatchEmbed,
+    WindowAttention,
+    build_norm,
+    init_trunc_normal,
+    pad_to_multiple,
+    split_heads,
+)
+from ..ops import DepthwiseConv2d, kernel_attention, recomputed
 from .base import LocalViT
 from .sizes import for_each_stage
 from .weights import Release
@@ -74,17 +82,16 @@ class SubsampledAttention(Fusible):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         reduced = self.reduce(pad_to_multiple(x, self.ratio))  # B, C, ⌈H/r⌉, ⌈W/r⌉
-        key, value = self.split_heads(recomputed(self.norm, self.key_value, reduced), parts=2)
-        (query,) = self.split_heads(self.query(x), parts=1)
+        pair = recomputed(self.norm, self.key_value, reduced)  # B, 2C, ⌈H/r⌉, ⌈W/r⌉
+        # H·W tokens of each image, views in channels-last memory; heads become B, heads, H·W, d:
+        (query,), (key, value) = (
+            split_heads(y.permute(0, 2, 3, 1).flatten(1, 2), self.num_heads, parts)
+            for y, parts in ((self.query(x), 1), (pair, 2))
+        )
         drop_rate = self.attn_drop_rate if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop_rate)  # B, heads, H·W, d
+        mixed = kernel_attention(query, key, value, drop_rate=drop_rate)  # B, heads, H·W, d
         mixed = rearrange(mixed, "b heads (h w) d -> b h w (heads d)", w=x.shape[3]).permute(0, 3, 1, 2)  # B, C, H, W
         return self.proj_drop(self.proj(mixed))
-
-    def split_heads(self, x: Tensor, parts: int) -> Tensor:
-        """Split into parts and heads: (B, parts·C, H, W), channels-last -> (parts, B, heads, H·W, d), a view."""
-        axes = "b h w (parts heads d) -> parts b heads (h w) d"
-        return rearrange(x.permute(0, 2, 3, 1), axes, parts=parts, heads=self.num_heads)
 
 
 class PositionBlock(Block):

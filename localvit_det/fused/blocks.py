@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..backbones.gg_transformer import GlanceGazeAttention
@@ -14,16 +13,17 @@ from ..layers import (
     ConvStem,
     Fused,
     WindowAttention,
+    ceil_div,
     crop,
     fused,
     key_padding_mask,
     pad_to_multiple,
     register_fused,
+    split_heads,
     window_partition,
     window_reverse,
 )
 from ..ops import attention, cpu_inference
-from ..ops.cpu_kernels import one_kernel
 from .bands import Banded, Reach, add_branch
 from .detector import Variant
 from .folding import fold_into_residual, fuse_bn_conv, fuse_conv_bn, split_outputs
@@ -66,33 +66,27 @@ class FusedWindowAttention(Banded):
 
     def mix_rows(self, x: Tensor) -> Tensor:
         """(B, C, rows, W) -> (B, C, rows, W)."""
-        padded = pad_to_multiple(x, self.window_size)  # B, C, rows', W'
-        query, key, value = self.project(padded, self.qkv, parts=3)  # each B·windows, heads, ws², d
+        query, key, value = self.project(x, self.qkv, parts=3)  # each B·windows, heads, ws², d
         # Projecting before cropping keeps the product's input dense.
-        return crop(self.proj(self.attend(query, key, value, x, padded)), x.shape[-2:])
+        return crop(self.proj(self.attend(query, key, value, x)), x.shape[-2:])
 
     def project(self, x: Tensor, layer: nn.Module, parts: int) -> tuple[Tensor, ...]:
-        """Project and split into windows: (B, C, H', W') -> ``parts`` times (B·windows, heads, ws², d).
+        """Split into windows and project: (B, C, rows, W) -> ``parts`` times (B·windows, heads, ws², d).
 
         Args:
-            x: The feature map, padded to whole windows.
+            x: The feature map.
             layer: A projection of each position, (B, C, any, any) -> (B, parts·C, any, any).
             parts: What the projection makes of each position, for example query, key and value.
         """
-        if not one_kernel(x):
-            return window_partition(layer(x), self.window_size, self.split, self.num_heads, parts).unbind()
-        # Windows first: one copy of C channels instead of parts·C, and attention reads parts and heads in place.
-        tokens = window_partition(x, self.window_size, self.split)[:, :, 0]  # 1, B·windows, ws², C
-        y = layer(tokens.permute(0, 3, 1, 2))  # -> 1, C, B·windows, ws² -> 1, parts·C, B·windows, ws²
-        return rearrange(y, "1 (p heads d) n t -> p n heads t d", p=parts, heads=self.num_heads).unbind()  # views
+        windows = window_partition(pad_to_multiple(x, self.window_size), self.window_size, self.split)  # 1, C, n, ws²
+        return split_heads(layer(windows).squeeze(0).permute(1, 2, 0), self.num_heads, parts)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor, padded: Tensor) -> Tensor:
-        """Attend, and return to a feature map: three times (B·windows, heads, ws², d) -> (B, C, H', W')."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
+        """Attend, and return to a feature map: three times (B·windows, heads, ws², d) -> (B, C, rows', W')."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
-        if self.position_bias is not None:
-            mask = self.position_bias if mask is None else self.position_bias + mask
-        mixed = attention(query, key, value, mask)  # B·windows, heads, ws², d
-        return window_reverse(mixed, padded.shape[-2:], self.window_size, self.split)
+        mixed = attention(query, key, value, [bias for bias in (self.position_bias, mask) if bias is not None])
+        size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # rows', W'
+        return window_reverse(mixed, size, self.window_size, self.split)
 
 
 @register_fused(GlanceGazeAttention)
@@ -126,11 +120,10 @@ class FusedGlanceGaze(FusedWindowAttention):
     # Takes what `mix_whole` returns here, three feature maps.
     def mix_rows(self, x: Tensor, value: Tensor, gaze: Tensor) -> Tensor:  # type: ignore[override]
         """Glance and project: three times (B, C, rows, W) -> (B, C, rows, W)."""
-        padded = pad_to_multiple(x, self.window_size)  # B, C, rows', W'
-        query, key = self.project(padded, self.query_key, parts=2)  # each B·windows, heads, ws², d
-        value = pad_to_multiple(value, self.window_size)  # B, C, rows', W'
-        value = window_partition(value, self.window_size, self.split, self.num_heads)[0]  # B·windows, heads, ws², d
-        mixed = crop(self.attend(query, key, value, x, padded), x.shape[-2:])  # B, C, rows, W
+        query, key = self.project(x, self.query_key, parts=2)  # each B·windows, heads, ws², d
+        value = window_partition(pad_to_multiple(value, self.window_size), self.window_size, self.split)  # 1, C, n, ws²
+        (value,) = split_heads(value.squeeze(0).permute(1, 2, 0), self.num_heads)  # B·windows, heads, ws², d
+        mixed = crop(self.attend(query, key, value, x), x.shape[-2:])  # B, C, rows, W
         return self.proj(mixed + gaze)
 
 

@@ -15,7 +15,7 @@ from ..backbones.msg_transformer import (
     shuffle_messengers,
     split_windows,
 )
-from ..layers import Fused, key_padding_mask, register_fused
+from ..layers import Fused, key_padding_mask, register_fused, split_heads
 from ..ops import attention, cpu_inference
 from . import bands
 from .blocks import FusedBlock
@@ -73,11 +73,11 @@ class FusedMessengerAttention(Fused):
 
     def mix(self, tokens: Tensor, patches: Tensor) -> Tensor:
         """Norm, attend, project: tokens (1, C, B·windows, 1 + ws²) of this feature map -> the same shape."""
-        qkv = self.qkv(self.norm(tokens))
-        query, key, value = rearrange(qkv, "1 (p heads d) n t -> p n heads t d", p=3, heads=self.num_heads).unbind()
+        qkv = self.qkv(self.norm(tokens))  # 1, 3C, B·windows, 1 + ws²
+        query, key, value = split_heads(qkv.squeeze(0).permute(1, 2, 0), self.num_heads, parts=3)
         mask = add_messenger_keys(key_padding_mask(patches, self.window_size, "local"))
-        mask = self.position_bias if mask is None else self.position_bias + mask
-        return self.proj(rearrange(attention(query, key, value, mask), "n heads t d -> 1 (heads d) n t"))
+        biases = [self.position_bias] if mask is None else [self.position_bias, mask]
+        return self.proj(rearrange(attention(query, key, value, biases), "n heads t d -> 1 (heads d) n t"))
 
 
 @register_fused(MessengerBlock)

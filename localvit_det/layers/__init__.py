@@ -7,7 +7,16 @@ from .fusible import Fused, Fusible, fuse_children, fused, register_fused
 from .init import init_trunc_normal, trunc_normal_
 from .norm import LayerNorm2d, build_activation, build_norm
 from .stem import ConvDownsample, ConvStem, PatchEmbed, PatchMerging
-from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import (
+    Split,
+    ceil_div,
+    crop,
+    key_padding_mask,
+    pad_to_multiple,
+    split_heads,
+    window_partition,
+    window_reverse,
+)
 
 __all__ = [
     "Block",
@@ -36,6 +45,7 @@ __all__ = [
     "pad_to_multiple",
     "register_fused",
     "relative_position_index",
+    "split_heads",
     "trunc_normal_",
     "window_partition",
     "window_reverse",

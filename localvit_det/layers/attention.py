@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import attention
 from .fusible import Fusible
 from .init import init_trunc_normal, trunc_normal_
-from .window import Split, ceil_div, crop, key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from .window import (
+    Split,
+    ceil_div,
+    crop,
+    key_padding_mask,
+    pad_to_multiple,
+    split_heads,
+    window_partition,
+    window_reverse,
+)
 
 
 class WindowAttention(Fusible):
@@ -70,12 +80,17 @@ class WindowAttention(Fusible):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # B, 3C, H', W'
-        # Each B·windows, heads, ws², d:
-        query, key, value = window_partition(qkv, self.window_size, self.split, self.num_heads, parts=3)
+        query, key, value = self.project(x)  # each B·windows, heads, ws², d
         mixed = self.attend(query, key, value, x)  # B, C, H', W'
         # Projecting before cropping keeps the convolution's input dense.
         return self.proj_drop(crop(self.proj(mixed), x.shape[-2:]))
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Make queries, keys and values of each window: (B, C, H, W) -> three times (B·windows, heads, ws², d)."""
+        # Windows first: one copy of C channels instead of 3·C, and attention reads parts and heads in place.
+        windows = window_partition(pad_to_multiple(x, self.window_size), self.window_size, self.split)  # 1, C, n, ws²
+        tokens = self.qkv(windows).squeeze(0).permute(1, 2, 0)  # 1, 3C, B·windows, ws² -> B·windows, ws², 3C
+        return split_heads(tokens, self.num_heads, parts=3)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
         """Attend, and return to a feature map: three times (B·windows, heads, ws², d) -> (B, C, H', W').
@@ -86,18 +101,21 @@ class WindowAttention(Fusible):
             value: Windows of values.
             x: The feature map before padding, (B, C, H, W); gives the size.
         """
-        out = attention(query, key, value, self.attn_mask(x), self.attn_drop_rate if self.training else 0.0)
-        size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # H', W'
-        return window_reverse(out, size, self.window_size, self.split)
+        mixed = attention(query, key, value, self.biases(x), self.attn_drop_rate if self.training else 0.0)
+        return self.merge(mixed, x)
 
-    def attn_mask(self, x: Tensor) -> Tensor | None:
-        """Return position bias plus the mask of padded keys: (1 | B·windows, heads | 1, ws² | 1, ws²), or None."""
+    def merge(self, windows: Tensor, x: Tensor) -> Tensor:
+        """Merge windows to a feature map as large as ``x``, padded: (B·windows, heads, ws², d) -> (B, C, H', W')."""
+        size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # H', W'
+        return window_reverse(windows, size, self.window_size, self.split)
+
+    def biases(self, x: Tensor) -> list[Tensor]:
+        """Return what logits get: position bias, mask of padded keys: each (1 | B·windows, heads | 1, ws² | 1, ws²)."""
         mask = key_padding_mask(x, self.window_size, self.split) if self.mask_padding else None
-        if self.relative_position_bias_table is None:
-            return mask
-        bias = self.relative_position_bias_table[self.relative_position_index]  # ws², ws², heads
-        bias = bias.permute(2, 0, 1)[None]  # 1, heads, ws², ws²
-        return bias if mask is None else bias + mask
+        table = self.relative_position_bias_table
+        positions = None if table is None else F.embedding(self.relative_position_index, table)  # ws², ws², heads
+        bias = None if positions is None else positions.permute(2, 0, 1)[None]  # 1, heads, ws², ws²
+        return [term for term in (bias, mask) if term is not None]
 
 
 def relative_position_index(window_size: int) -> Tensor:

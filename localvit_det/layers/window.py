@@ -46,40 +46,47 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """Undo :func:`pad_to_multiple`: (B, C, H', W') -> (B, C, *size), a view."""
-    # As lengths, which exporters believe; of the ends of slices they keep the smaller of two sizes.
-    return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
+    for dim, length in zip((2, 3), size, strict=True):
+        if not _nothing(x.shape[dim] - length):  # the gradient of a slice is a copy of the whole
+            # As a length, which exporters believe; of the ends of slices they keep the smaller of two sizes.
+            x = x.narrow(dim, 0, length)
+    return x
 
 
-def window_partition(x: Tensor, window_size: int, split: Split, num_heads: int = 1, parts: int = 1) -> Tensor:
-    """Split a feature map into windows, and its channels into parts (query, key, value) and heads.
-
-    One copy of the feature map, whatever the split: in channels-last memory the innermost runs stay contiguous.
+def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
+    """Split a feature map into windows, in one copy; in channels-last memory its innermost runs stay contiguous.
 
     Args:
-        x: Feature map of shape (B, parts·heads·d, H, W); H and W multiples of ``window_size``.
+        x: Feature map of shape (B, C, H, W); H and W multiples of ``window_size``.
         window_size: Side of a window, in tokens.
         split: Which tokens share a window.
-        num_heads: Heads in the channel axis.
-        parts: Parts in the channel axis, outside the heads.
 
     Returns:
-        Windows of shape (parts, B·hh·ww, heads, ws², d).
+        Windows as a feature map for 1×1 convolutions, of shape (1, C, B·hh·ww, ws²), channels-last in memory.
     """
-    return rearrange(
+    channels_last = rearrange(
         x.permute(0, 2, 3, 1),  # B,C,H,W -> B,H,W,C, a view; so that the gradient is channels-last, too
-        f"b {_AXES[split]} (parts heads d) -> parts (b hh ww) heads (wh wl) d",
-        parts=parts,
-        heads=num_heads,
+        f"b {_AXES[split]} c -> 1 (b hh ww) (wh wl) c",
         wh=window_size,
         wl=window_size,
     )
+    return channels_last.permute(0, 3, 1, 2)  # -> 1, C, B·hh·ww, ws², a view
+
+
+def split_heads(tokens: Tensor, num_heads: int, parts: int = 1) -> tuple[Tensor, ...]:
+    """Split channels into parts (query, key, value) and heads: (n, t, parts·C) -> parts times (n, heads, t, d), views.
+
+    The gradient of the parts comes back in one piece, in the order that a projection's backward reads.
+    """
+    whole = (tokens,) if parts == 1 else tokens.unflatten(2, (parts, -1)).unbind(2)  # each n, t, C
+    return tuple(part.unflatten(2, (num_heads, -1)).transpose(1, 2) for part in whole)
 
 
 def window_reverse(windows: Tensor, size: Sequence[int], window_size: int, split: Split) -> Tensor:
-    """Merge windows to a feature map: the inverse of :func:`window_partition` for one part.
+    """Merge windows and heads to a feature map, in one copy.
 
     Args:
-        windows: Windows of shape (B·hh·ww, heads, ws², d).
+        windows: Windows of shape (B·hh·ww, heads, ws², d), as attention returns them.
         size: Height and width of the feature map, in tokens; multiples of ``window_size``.
         window_size: Side of a window, in tokens.
         split: The split that made the windows.
@@ -114,9 +121,9 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None
     bottom, right = _padding(x, window_size)
     if _nothing(bottom, right):
         return None
-    mask = x.new_zeros(x.shape[0], 1, *x.shape[-2:])  # B, 1, H, W
+    mask = torch.zeros(x.shape[0], 1, *x.shape[-2:], dtype=x.dtype, device=x.device)  # B, 1, H, W
     mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)  # B, 1, H', W'
-    return rearrange(window_partition(mask, window_size, split), "1 windows 1 keys 1 -> windows 1 1 keys")
+    return rearrange(window_partition(mask, window_size, split), "1 1 windows keys -> windows 1 1 keys")
 
 
 def _padding(x: Tensor, divisor: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The same numbers as PyTorch's own operators, faster or in less memory; nothing here knows a network."""
 
 from ..deprecation import former_names
-from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv
+from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv, kernel_attention
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
 from .modes import cpu_inference, exported, traced
 from .recompute import checkpointed, recompute_activations, recomputed
@@ -15,6 +15,7 @@ __all__ = [
     "exported",
     "inhomogeneous_conv",
     "inhomogeneous_conv_by_rows",
+    "kernel_attention",
     "recompute_activations",
     "recomputed",
     "traced",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,7 +83,9 @@ class _DepthwiseConv(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, drop_rate: float = 0.0) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, biases: Sequence[Tensor] = (), drop_rate: float = 0.0
+) -> Tensor:
     """Scaled dot-product attention of many short sequences.
 
     On CPUs, PyTorch's kernel takes no mask that learns, and in half precision two batched products are faster for
@@ -91,29 +95,61 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
         query: Queries of shape (windows, heads, tokens, d); key and value alike.
         key: Keys.
         value: Values.
-        attn_mask: Added to the logits, (1 | windows, heads | 1, tokens | 1, tokens), or None.
+        biases: Added to the logits, each (1 | windows, heads | 1, tokens | 1, tokens).
         drop_rate: Dropout on the attention weights.
 
     Returns:
         Mixed values of shape (windows, heads, tokens, d).
     """
-    if attn_mask is not None:
-        attn_mask = attn_mask.to(query.dtype)
+    biases = [bias.to(query.dtype) for bias in biases]
     if not query.is_cpu or one_kernel(query) or exported():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=drop_rate)
+        return kernel_attention(query, key, value, _kernel_mask(biases, query), drop_rate)
     scale = query.shape[-1] ** -0.5
     q, k, v = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # windows·heads, tokens, d
-    if attn_mask is None:
+    if not biases:
         logits = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-    else:  # the product is added to a copy of the mask: no pass for the sum
-        logits = attn_mask.expand(*query.shape[:3], -1).clone(memory_format=torch.contiguous_format).flatten(0, 1)
-        logits.baddbmm_(q, k.transpose(1, 2), alpha=scale)  # windows·heads, tokens, tokens
+    else:  # the product is added to the biases: no pass for the sum
+        logits = _full_sum(biases, query).flatten(0, 1)  # windows·heads, tokens, tokens
+        logits.baddbmm_(q, k.transpose(1, 2), alpha=scale)
     if not cpu_inference(query):
         weights = logits.softmax(-1)  # in fp32 inside, whatever the type
     else:  # in place; half precision is faster converted before than inside
         logits = logits.float() if logits.element_size() < 4 else logits
         weights = torch.softmax(logits, dim=-1, out=logits).to(v.dtype)
     return torch.bmm(F.dropout(weights, drop_rate) if drop_rate else weights, v).view_as(query)
+
+
+def kernel_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, drop_rate: float = 0.0
+) -> Tensor:
+    """Call PyTorch's attention, three times (B, heads, tokens, d) -> (B, heads, tokens, d); also on the meta device.
+
+    Networks are counted there, where PyTorch would take attention apart into products: the kernel of GPUs stands in.
+    """
+    if not query.is_meta or exported():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop_rate)
+    mask = None if mask is None else mask.expand(*query.shape[:3], -1)
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    return kernel(query, key, value, mask, torch.is_grad_enabled(), drop_rate)[0]
+
+
+def _kernel_mask(biases: Sequence[Tensor], query: Tensor) -> Tensor | None:
+    """Return the sum of biases as kernels take it: (1 | windows, heads | 1, tokens | 1, tokens), None without any."""
+    if not biases:
+        return None
+    keys = biases[0].shape[-1]
+    if not query.is_cpu and not exported():
+        # A GPU's kernel reads rows that start at a multiple of eight elements; PyTorch would copy a mask with others.
+        biases = [F.pad(bias, (0, -keys % 8)) for bias in biases]
+    return functools.reduce(torch.add, biases)[..., :keys]
+
+
+def _full_sum(biases: Sequence[Tensor], query: Tensor) -> Tensor:
+    """Return a new tensor with the sum of biases for each logit: (windows, heads, tokens, tokens)."""
+    shape = (*query.shape[:3], biases[0].shape[-1])
+    total = functools.reduce(torch.add, [bias.contiguous() for bias in biases])
+    new = len(biases) > 1 and total.shape == shape
+    return total if new else total.expand(shape).clone(memory_format=torch.contiguous_format)
 
 
 def one_kernel(x: Tensor) -> bool:

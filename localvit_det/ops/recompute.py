@@ -56,12 +56,18 @@ class _Recomputed:
 
     def _pack(self, tensor: Tensor) -> Tensor | _Recipe:
         out = self._out
-        same = tensor.data_ptr() == out.data_ptr() and tensor.dtype == out.dtype
+        same = _same_memory(tensor, out) and tensor.dtype == out.dtype
         return self._recipe if same and (tensor.shape, tensor.stride()) == (out.shape, out.stride()) else tensor
 
     @staticmethod
     def _unpack(kept: Tensor | _Recipe) -> Tensor:
         return kept() if isinstance(kept, _Recipe) else kept
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors of any shape start at the same place; tensors without data (meta, fake) have places, too."""
+    places = [(tensor.untyped_storage()._cdata, tensor.storage_offset()) for tensor in (x, y)]
+    return places[0] == places[1]
 
 
 def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -81,7 +87,7 @@ def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) ->
     free = isinstance(cheap, (nn.SyncBatchNorm, nn.Identity, nn.RReLU))
     if free or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _off.get():
         return then(out)
-    if out.data_ptr() == x.data_ptr():  # an activation with inplace=True: recomputing would apply it twice
+    if _same_memory(out, x):  # an activation with inplace=True: recomputing would apply it twice
         return then(out)
     kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # meta has none
     autocast = {

@@ -4,13 +4,14 @@ from functools import cache
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 
 from benchmarks.complexity import Complexity, backbone_complexity, detector_complexity
 from benchmarks.model_zoo import NOTHING, published
+from localvit_det.backbones import twins as twins_module
 from localvit_det.config import load_config
+from localvit_det.ops import cpu_kernels
 
 # The published parameter counts are exact; costs are published with two or three digits, which docs/model_zoo.md shows.
 DETECTION_BACKBONES = [
@@ -160,7 +161,8 @@ def test_detector_at_1280_by_800(config, size, cost, monkeypatch):
     cfg = load_config(REPOSITORY / f"configs/{config}.py").model
     twins = "pcpvt" in config or "svt" in config
     if twins:  # published without the products of attention, which are a sixth to a fifth of all
-        monkeypatch.setattr(F, "scaled_dot_product_attention", lambda query, *_, **__: query)
+        for module in (cpu_kernels, twins_module):
+            monkeypatch.setattr(module, "kernel_attention", lambda query, *_, **__: query)
     if cost == NOTHING:
         with torch.device("meta"):
             detector = Complexity(parameters(MODELS.build(cfg)), 0)
@@ -176,6 +178,6 @@ def test_detector_at_1280_by_800(config, size, cost, monkeypatch):
         assert round(detector.parameters, -6) == number(size)
     if cost != NOTHING:
         # Without its attention products, Swin would fall short by 1%: 2% would not tell.
-        assert detector.multiply_adds == pytest.approx(
-            number(cost), rel=0.02 if "dwnet" in config or "msg" in config else 0.005
-        )
+        # Ours projects the values of GG's padding, too, 0.4% of all.
+        off = 0.02 if "dwnet" in config or "msg" in config else 0.01 if "gg" in config else 0.005
+        assert detector.multiply_adds == pytest.approx(number(cost), rel=off)

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from localvit_det.layers import key_padding_mask, pad_to_multiple, window_partition, window_reverse
+from localvit_det.layers import key_padding_mask, pad_to_multiple, split_heads, window_partition, window_reverse
 
 
 @pytest.mark.parametrize("split", ["local", "dilated"])
 @pytest.mark.parametrize("size", [(6, 9), (3, 3), (12, 3)])
 def test_merging_undoes_splitting(split, size):
     x = torch.randn(2, 8, *size)
-    windows = window_partition(x, 3, split, num_heads=2)
-    assert windows.shape == (1, 2 * size[0] * size[1] // 9, 2, 9, 4)
-    assert torch.equal(window_reverse(windows[0], size, 3, split), x)
+    windows = window_partition(x, 3, split)
+    assert windows.shape == (1, 8, 2 * size[0] * size[1] // 9, 9)
+    (heads,) = split_heads(windows.squeeze(0).permute(1, 2, 0), num_heads=2)
+    assert heads.shape == (2 * size[0] * size[1] // 9, 2, 9, 4)
+    assert torch.equal(window_reverse(heads, size, 3, split), x)
 
 
 def test_which_tokens_share_a_window():
@@ -23,7 +25,7 @@ def test_which_tokens_share_a_window():
         "local": lambda y, x: (y // ws) * ww + x // ws,
         "dilated": lambda y, x: (y % hh) * ww + x % ww,
     }.items():
-        windows = window_partition(numbers, ws, split)[0, :, 0, :, 0]
+        windows = window_partition(numbers, ws, split)[0, 0]
         for y in range(height):
             for x in range(width):
                 assert y * width + x in windows[window_of(y, x)].tolist(), (split, y, x)

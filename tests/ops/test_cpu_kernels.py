@@ -29,16 +29,16 @@ def test_depthwise_convolution_gradcheck():
     assert torch.autograd.gradcheck(lambda x, *_: ours(x), (x, ours.weight, ours.bias))
 
 
-@pytest.mark.parametrize("mask_shape", [None, (1, 2, 9, 9), (4, 1, 1, 9)], ids=str)
+@pytest.mark.parametrize("shapes", [(), ((1, 2, 9, 9),), ((4, 1, 1, 9),), ((1, 2, 9, 9), (4, 1, 1, 9))], ids=str)
 @pytest.mark.parametrize("recorded", [True, False])
-def test_attention_is_scaled_dot_product_attention(mask_shape, recorded):
+def test_attention_is_scaled_dot_product_attention(shapes, recorded):
     query, key, value = torch.randn(3, 4, 2, 9, 8, dtype=torch.float64, requires_grad=True)
-    mask = None if mask_shape is None else torch.randn(mask_shape, dtype=torch.float64, requires_grad=recorded)
+    biases = [torch.randn(shape, dtype=torch.float64, requires_grad=recorded) for shape in shapes]
     with torch.set_grad_enabled(recorded):
-        found = attention(query, key, value, mask)
-        expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        found = attention(query, key, value, biases)
+        expected = F.scaled_dot_product_attention(query, key, value, attn_mask=sum(biases) if biases else None)
     torch.testing.assert_close(found, expected)
-    if recorded and mask is not None:
+    if recorded:
         seed = torch.randn_like(found)
-        found, expected = (torch.autograd.grad(out, (query, mask), seed) for out in (found, expected))
+        found, expected = (torch.autograd.grad(out, (query, *biases), seed) for out in (found, expected))
         torch.testing.assert_close(found, expected)

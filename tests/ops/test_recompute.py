@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from benchmarks.traffic import Traffic
 from localvit_det.ops import checkpointed, recompute, recomputed
 
 
@@ -46,6 +47,16 @@ def test_output_is_not_kept():
     assert outputs[0]() is None
     out.sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_tensors_without_data_are_recomputed_too():
+    """What runs on the meta device is counted, and has to be what a GPU would run."""
+    norm, product = torch.nn.BatchNorm2d(8, device="meta"), torch.nn.Conv2d(8, 8, 1, device="meta")
+    x = torch.empty(2, 8, 6, 6, device="meta", requires_grad=True)
+    out = recomputed(norm, product, x)
+    with Traffic() as traffic:
+        out.backward(torch.empty_like(out))
+    assert traffic.kernels["native_batch_norm"] == traffic.kernels["native_batch_norm_backward"] == 1
 
 
 def test_compilers_see_the_checkpoint_that_they_know(monkeypatch):
