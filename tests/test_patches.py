@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import mmengine.config.utils
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -215,6 +216,23 @@ def test_config_names(tmp_path):
     for on, context in on_and_off("config_names"):
         with context, raises_or_not(not on, ValueError, AssertionError):
             assert Config.fromfile(config).model.type == "MaskRCNN"
+
+
+def test_configs_of_other_packages_are_found_without_metafiles(monkeypatch):
+    """In the same place, and of the same scope; what is missing is MMEngine's to report."""
+    read = []
+    original = mmengine.config.utils.load
+    monkeypatch.setattr(mmengine.config.utils, "load", lambda path: read.append(path) or original(path))
+    found = {}
+    for on, context in on_and_off("config_names"):
+        with context:
+            found[on] = Config._get_cfg_path("mmdet::_base_/default_runtime.py", "here.py")
+            assert bool(read) is not on
+            with pytest.raises(FileNotFoundError):
+                Config._get_cfg_path("mmdet::_base_/none.py", "here.py")
+        read.clear()
+    assert Path(found[True][0]).samefile(found[False][0])
+    assert found[True][1] == found[False][1] == "mmdet"
 
 
 def test_networks_alone_get_two_rows(monkeypatch):
