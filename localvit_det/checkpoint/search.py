@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import pickletools
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,11 @@ from .read import load_weights_only
 
 POINTER = "last_checkpoint"  # MMEngine's file with the path of the latest checkpoint
 BEST = "best_"  # how the names of MMEngine's best checkpoints begin; they have no optimizer
+# Of a zip archive: the header of its first member (mark, compression, lengths of name and extra field), and its end.
+_BEGINNING, _END = struct.Struct("<4s4xH16xHH"), struct.Struct("<4s18x")
+_MEMBER_MARK, _END_MARK = b"PK\x03\x04", b"PK\x05\x06"
+_BLOCK, _LONGEST = 1 << 20, 64 << 20  # bytes of a pickle
+_OPCODES = 64  # among which epoch and iteration are
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Found:
     epoch: int  # whole epochs that it has seen
     iteration: int  # iterations that it has seen
     resumable: bool  # it has all that a training needs to go on
+    read: bool = True  # as a whole; else the beginning of the file says so
 
     @property
     def place(self) -> str:
@@ -42,20 +51,41 @@ class Search:
     found: list[Found] = field(default_factory=list)  # the newest first
     damaged: dict[Path, str] = field(default_factory=dict)  # and why
 
-    def newest(self, resumable: bool) -> Found | None:
-        """Return the newest whole one; what turns out to be damaged moves to `damaged`.
+    def newest(self, resumable: bool, whole: bool = True) -> Found | None:
+        """Return the newest one, read once; what turns out to be damaged moves to `damaged`.
 
         Args:
             resumable: Take only those that a training can go on from.
+            whole: Compare its tensors with their checksums, too.
         """
-        for candidate in list(self.found):
-            if resumable and not candidate.resumable:
-                continue
-            if (reason := _damage(candidate.path)) is None:
-                return candidate
+        while candidate := next((one for one in self.found if one.resumable or not resumable), None):
             self.found.remove(candidate)
-            self.damaged[candidate.path] = reason
+            if not candidate.read:  # what it is by itself may put it elsewhere
+                self.add(candidate.path)
+            elif whole and (reason := _damage(candidate.path)):
+                self.damaged[candidate.path] = reason
+            else:
+                self.found.append(candidate)
+                self.sort()
+                return candidate
         return None
+
+    def add(self, path: Path) -> None:
+        """Read a file, and take it up as what it is."""
+        try:
+            described = describe(path)
+        except CheckpointError as error:
+            self.damaged[path] = _cause(path, error)
+        else:
+            if described is not None:
+                self.found.append(described)
+                self.sort()
+
+    def sort(self) -> None:
+        """Bring what is found into its order."""
+        self.found.sort(
+            key=lambda one: (one.iteration, one.epoch, one.resumable, one.path.stat().st_mtime, one.read), reverse=True
+        )
 
     def complaints(self) -> str:
         """Return the damaged files as half a sentence, or nothing."""
@@ -80,21 +110,65 @@ def check_saves_locally(hook: Mapping[str, Any]) -> None:
 def search(folder: str | os.PathLike) -> Search:
     """Look at every .pth file of a folder that may be a training's checkpoint; the pointer is not asked.
 
-    Only what describes a file is read, not its tensors: see `Search.newest` for the rest.
+    Of a file that `torch.save` wrote the beginning is read, which says where in its training it is: hundreds of them
+    may lie there, and unpickling one takes as long as reading the beginnings of all. `Search.newest` reads the rest.
     """
     result = Search(Path(folder))
     for path in sorted(result.folder.glob("*.pth")) if result.folder.is_dir() else ():
         if path.name.startswith("."):
             continue
-        try:
-            described = describe(path)
-        except CheckpointError as error:
-            result.damaged[path] = _cause(path, error)
+        if (described := _peek(path)) is not None:
+            result.found.append(described)
         else:
-            if described is not None:
-                result.found.append(described)
-    result.found.sort(key=lambda one: (one.iteration, one.epoch, one.resumable, one.path.stat().st_mtime), reverse=True)
+            result.add(path)
+    result.sort()
     return result
+
+
+def _peek(path: Path) -> Found | None:
+    """Return what the first bytes of a checkpoint of MMEngine's say; None where they do not say it.
+
+    The archive of `torch.save` begins with its pickle, and that with `meta`; it is parsed, and nothing is built. A file
+    that is cut off, has another order or is no archive at all is left to `describe`.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-_END.size, os.SEEK_END)
+            if stream.read(4) != _END_MARK:
+                return None
+            stream.seek(0)
+            mark, method, name, extra = _BEGINNING.unpack(stream.read(_BEGINNING.size))
+            if mark != _MEMBER_MARK or method or not stream.read(name).endswith(b"/data.pkl"):
+                return None
+            stream.seek(extra, os.SEEK_CUR)
+            content = b""
+            while (block := stream.read(_BLOCK)) and len(content) < _LONGEST and _MEMBER_MARK not in content:
+                content += block
+    except (OSError, struct.error):
+        return None
+    numbers = _first_numbers(content)
+    if numbers is None:
+        return None
+    keys = (b"state_dict", b"message_hub", b"optimizer")
+    resumable = all(b"X" + struct.pack("<I", len(key)) + key in content for key in keys)
+    return Found(path, *numbers, resumable, read=False)
+
+
+def _first_numbers(content: bytes) -> tuple[int, int] | None:
+    """Return epoch and iteration, if a pickle begins with a dict of `meta`, and that with the two."""
+    found: dict[str, int] = {}
+    texts: list[str] = []
+    try:
+        for opcode, argument, _position in islice(pickletools.genops(content), _OPCODES):
+            if isinstance(argument, str):
+                texts.append(argument)
+            elif opcode.name in ("BININT", "BININT1", "BININT2") and texts[:1] == ["meta"]:
+                found.setdefault(texts[-1], argument)
+            if {"epoch", "iter"} <= found.keys():
+                return found["epoch"], found["iter"]
+    except Exception:  # no pickle, or one that is cut off: whatever reads it says so
+        return None
+    return None
 
 
 def describe(path: Path) -> Found | None:

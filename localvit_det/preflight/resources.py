@@ -103,8 +103,8 @@ def checkpoint_to_resume(cfg: Config) -> str | None:
         return None
     if cfg.get("load_from"):
         return str(cfg.load_from)
-    found = search(cfg.get("work_dir") or ".").found
-    return next((str(one.path) for one in found if one.resumable), None)
+    newest = search(cfg.get("work_dir") or ".").newest(resumable=True, whole=False)
+    return None if newest is None else str(newest.path)
 
 
 def pretrained_init(part: Any) -> dict[str, Any] | None:
