@@ -11,10 +11,10 @@ from typing import Any
 RENAMED_IN_CONFIGS = {"LeanFCNMaskHead": "MemoryEfficientFCNMaskHead", "lean": "recompute_activations"}
 
 
-def warn_renamed(former: str, now: str, stacklevel: int = 3) -> None:
+def warn_renamed(former: str, now: str) -> None:
     """Issue a DeprecationWarning for a former name."""
     message = f"{former} is now called {now}; the former name goes with the next release."
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:

@@ -44,6 +44,7 @@ _SETTINGS: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 _NAMED = 12  # classes that a legend can hold
+_MOST_CLASSES = 30  # whose shares are drawn
 _NUMBERED = 20  # classes whose counts can be read in a matrix
 _SHADES = LinearSegmentedColormap.from_list(
     "shades", [(*(int(ACCENT[i : i + 2], 16) / 255 for i in (1, 3, 5)), a) for a in (0, 1)]
@@ -113,9 +114,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 @styled
-def lines(
-    curves: Mapping[str, Line], ylabel: str, smoothed: bool = False, from_zero: bool = True, log: bool = False
-) -> Figure:
+def lines(curves: Mapping[str, Line], ylabel: str, smoothed: bool = False, log: bool = False) -> Figure:
     """Draw a line for each curve over the iterations; the smoothed ones above a shade of what they were made of."""
     figure, axes = _new_axes()
     for index, (name, (x, y)) in enumerate(curves.items()):
@@ -130,7 +129,7 @@ def lines(
     axes.set(xlabel="iteration", ylabel=ylabel, xlim=(0, None))
     if log:
         axes.set_yscale("log")
-    elif from_zero:
+    else:
         axes.set_ylim(bottom=0)
     if len(curves) > 1 or smoothed:
         axes.legend()
@@ -169,10 +168,10 @@ def histograms(
 
 
 @styled
-def class_shares(counts: Mapping[str, Sequence[int]], names: Sequence[str], most: int = 30) -> Figure:
+def class_shares(counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> Figure:
     """Draw the share of each class among the objects of each set, the most frequent classes first."""
     totals = np.sum([np.asarray(row) for row in counts.values()], axis=0)
-    order = np.argsort(-totals, kind="stable")[:most][::-1]
+    order = np.argsort(-totals, kind="stable")[:_MOST_CLASSES][::-1]
     figure, axes = _new_axes(5.6, 1.2 + 0.12 * len(order) * (1 + len(counts)))
     height = 0.8 / len(counts)
     for index, (split, row) in enumerate(counts.items()):

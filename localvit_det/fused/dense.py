@@ -172,7 +172,7 @@ class FusedRPNHead(Variant, RPNHead):
     steps of eight at 1000.
 
     Args:
-        head: The head; its layers can be packed.
+        head: The head; its layers can be packed, and its scores are sigmoids.
     """
 
     def __init__(self, head: RPNHead) -> None:
@@ -203,8 +203,7 @@ class FusedRPNHead(Variant, RPNHead):
         nms_pre = cfg.get("nms_pre", -1)
         levels: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for level, (scores, deltas, priors) in enumerate(zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True)):
-            scores = scores.permute(1, 2, 0).reshape(-1, self.cls_out_channels)  # A·k, H, W -> H·W·A, k
-            scores = scores.sigmoid()[:, 0] if self.use_sigmoid_cls else scores.softmax(-1)[:, 0]
+            scores = scores.permute(1, 2, 0).flatten().sigmoid()  # A, H, W -> H·W·A
             deltas = deltas.permute(1, 2, 0).reshape(-1, self.bbox_coder.encode_size)  # 4A, H, W -> H·W·A, 4
             if 0 < nms_pre < len(scores):
                 best = best_of(scores, nms_pre)
@@ -242,7 +241,7 @@ def _add_upsampled(fine: Tensor, coarse: Tensor) -> None:
 def fuse_rpn_head(head: RPNHead) -> nn.Module:
     """Fuse an :class:`RPNHead`; return the head itself where its layers are not the usual ones."""
     layers = [head.rpn_cls, head.rpn_reg, *([head.rpn_conv] if isinstance(head.rpn_conv, nn.Conv2d) else [])]
-    return FusedRPNHead(head) if head.use_sigmoid_cls is not False and all(map(can_pack, layers)) else head
+    return FusedRPNHead(head) if head.use_sigmoid_cls and all(map(can_pack, layers)) else head
 
 
 @register_fused(RetinaHead)

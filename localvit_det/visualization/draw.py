@@ -73,22 +73,19 @@ def draw_objects(
     return image
 
 
-def draw_readable(
-    image: np.ndarray, objects: Objects, smallest: int = _READABLE, largest: int | None = None
-) -> np.ndarray:
+def draw_readable(image: np.ndarray, objects: Objects, largest: int | None = None) -> np.ndarray:
     """Draw objects into a copy of an image whose size makes the texts legible.
 
     Args:
         image: H×W×3, uint8, BGR; it stays as it is.
         objects: In pixels of the image.
-        smallest: Images with fewer pixels on their longer side are drawn several times as large.
-        largest: Images with more are drawn smaller.
+        largest: Images with more pixels on their longer side are drawn smaller.
 
     Returns:
         The picture, uint8, BGR.
     """
     side = max(image.shape[:2])
-    factor = max(1, -(-smallest // side))
+    factor = max(1, -(-_READABLE // side))
     if largest is not None and side > largest:
         factor = largest / side
     if factor == 1:
