@@ -1,6 +1,5 @@
 """The registered backbones, and small ones of each."""
 
-from inspect import signature
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -25,8 +24,7 @@ def build(family: str, **options) -> LocalViT:
 
 def build_short(family: str) -> LocalViT:
     """One of two stages, the first with both kinds of blocks: for compilers, which think about each block for long."""
-    constructors = [vars(base)["__init__"] for base in MODELS.get(family).__mro__ if "__init__" in vars(base)]
-    settings = {name: one.default for make in constructors for name, one in signature(make).parameters.items()}
+    settings = MODELS.get(family).default_arguments()
     # Of those for each of four stages: that of an early stage, and that of the last.
     fewer = {name: (value[1], value[-1]) for name, value in settings.items() if isinstance(value, tuple)}
     return build(family, **{**fewer, "depths": (2, 1), "out_indices": (0, 1)})

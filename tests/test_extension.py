@@ -47,6 +47,10 @@ class ToyNet(LocalViT):
     releases: ClassVar = {"tiny": Release(ADDRESS, ADDRESS, top1=50.0)}
     warm_starts: ClassVar = {"swin": WarmStart((*SWIN_SKELETON, (r"\.attn\.", None)), surplus=r"\.norm\d?\.")}
 
+    def __init__(self, arch: str | dict = "tiny", **common: Any) -> None:
+        super().__init__(arch, **common)
+        self.build()
+
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         return Pool()
 

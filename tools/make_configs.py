@@ -136,7 +136,7 @@ def _text(recipe: str, name: str, family: type[LocalViT], arch: str | None) -> s
     keep = recipe.startswith(KEEP_OUT_INDICES)
     settings = [] if keep else ["_delete_=True"]
     settings += [f'type="{family.__name__}"', f'arch="{arch}"' if arch else "arch=arch"]
-    if arch is None and family.short_name != "pcpvt":  # which has no windows
+    if arch is None and family.has_windows:
         settings.append("window_size=5")
     settings += [extra] if extra else []
     if arch and recipe.startswith(DETECTORS) and family.short_name in TWINS:

@@ -53,8 +53,8 @@ class LocalViT(BaseModule):
 
     Feature maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The layers
     are Swin's unless a family overrides :meth:`make_stem`, :meth:`make_downsample` or :meth:`make_block`; a family must
-    define :meth:`make_mixer`. A family with settings of its own has a constructor that keeps them and then calls
-    :meth:`build`, which makes the modules.
+    define :meth:`make_mixer`, and a constructor that keeps its own settings, if it has any, and then calls
+    :meth:`build`, which makes the modules. This class's constructor makes none.
 
     Args:
         arch: Name of a published size (a key of ``arch_settings``), or a dict with the same keys.
@@ -85,6 +85,8 @@ class LocalViT(BaseModule):
     title: ClassVar[str] = ""  # as the paper calls the family
     short_name: ClassVar[str] = ""  # in names of configs and in tables
     paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
+    # By size: embed_dims, depths and drop_path_rate; optional mlp_ratio; and what a family reads by `setting`, such as
+    # num_heads.
     arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
     releases: ClassVar[Mapping[str, Release]] = {}  # of the authors, by size; a subclass has its own
     official_layout: ClassVar[Sequence[Rename]] = ()  # of their files; applied in turn
@@ -95,6 +97,7 @@ class LocalViT(BaseModule):
     warm_starts: ClassVar[Mapping[str, WarmStart]] = {}  # by the name of the other network
     # Parts of names of parameters that learn without weight decay, besides norms; as the official recipes have it.
     no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
+    has_windows: ClassVar[bool] = False  # or kernels, of `window_size`; a family says so if it has
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 
@@ -151,8 +154,6 @@ class LocalViT(BaseModule):
             raise ValueError(f"out_indices={tuple(out_indices)} must name stages among {tuple(stages)}.")
         if not -1 <= frozen_stages <= len(stages):
             raise ValueError(f"frozen_stages={frozen_stages} must lie between -1 and {len(stages)}.")
-        if type(self).__init__ is LocalViT.__init__:  # a family without settings of its own
-            self.build()
 
     @classmethod
     def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
@@ -180,20 +181,26 @@ class LocalViT(BaseModule):
     @classmethod
     def accepted_arguments(cls) -> set[str]:
         """Return the names of all config keys that this backbone takes."""
-        names: set[str] = set()
-        for base in cls.__mro__[: cls.__mro__.index(LocalViT) + 1]:
+        return set(cls.default_arguments())
+
+    @classmethod
+    def default_arguments(cls) -> dict[str, Any]:
+        """Return the default of each config key, a subclass's before its parent's."""
+        found: dict[str, Any] = {}
+        for base in cls.__mro__[cls.__mro__.index(LocalViT) :: -1]:
             if "__init__" in vars(base):
-                parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-                names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-        return names - {"self"}
+                parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]  # without self
+                found |= {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+        return found
 
     @classmethod
     def out_channels_of(cls, cfg: dict) -> tuple[int, ...]:
         """Return the channels of the feature maps of a backbone with this config, without building it."""
-        arch = cls.resolve_arch(cfg.get("arch", inspect.signature(cls).parameters["arch"].default))
-        out_indices = sorted(cfg.get("out_indices", (0, 1, 2, 3)))
-        widths = stage_widths(cfg.get("embed_dims") or arch["embed_dims"], len(cfg.get("depths") or arch["depths"]))
-        return tuple(widths[i] for i in out_indices)
+        settings = {**cls.default_arguments(), **cfg}
+        arch = cls.resolve_arch(settings["arch"])
+        depths = settings["depths"] or arch["depths"]
+        widths = stage_widths(settings["embed_dims"] or arch["embed_dims"], len(depths))
+        return tuple(widths[i] for i in sorted(settings["out_indices"]))
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -205,7 +212,11 @@ class LocalViT(BaseModule):
         """Pixels of the image per token of each returned feature map."""
         return tuple(4 * 2**i for i in self.out_indices)
 
-    strides = out_strides
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Former name of `out_strides`."""
+        warn_renamed("strides", "out_strides")
+        return self.out_strides
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay (timm's name for it): norms and positions."""
@@ -288,7 +299,9 @@ class LocalViT(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one feature map (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉) for each of ``out_indices``, s_i = 4·2^i."""
         if "stem" not in self._modules:
-            raise RuntimeError(f"{type(self).__name__} has no layers: end its constructor with self.build().")
+            raise RuntimeError(
+                f"{type(self).__name__} has no layers: give it a constructor that ends with self.build()."
+            )
         features = []
         with recompute_activations(self.recompute_activations):
             x = self.stem(x.contiguous(memory_format=torch.channels_last))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
@@ -318,7 +331,9 @@ class LocalViT(BaseModule):
         fuse_children(self)
         return self
 
-    switch_to_deploy = fuse
+    def switch_to_deploy(self) -> None:
+        """Fuse; this is the name that tools of MMPretrain and MMYOLO call."""
+        self.fuse()
 
     def train(self, mode: bool = True) -> LocalViT:
         """Switch to train or eval mode, in which what is frozen stays; return the module itself."""

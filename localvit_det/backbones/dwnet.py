@@ -130,6 +130,7 @@ class DWNet(LocalViT):
 
     title: ClassVar = "DWNet"
     short_name: ClassVar = "dwnet"
+    has_windows: ClassVar = True
     paper: ClassVar = (
         "On the Connection between Local Attention and Dynamic Depth-wise Convolution",
         "https://arxiv.org/abs/2106.04263",

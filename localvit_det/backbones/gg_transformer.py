@@ -77,6 +77,7 @@ class GGTransformer(LocalViT):
 
     title: ClassVar = "GG-Transformer"
     short_name: ClassVar = "gg"
+    has_windows: ClassVar = True
     paper: ClassVar = ("Glance-and-Gaze Vision Transformer", "https://arxiv.org/abs/2106.02277")
     arch_settings: ClassVar = swin_sizes(tiny=0.2, small=0.3, base=0.5)  # drop path rates
     releases: ClassVar = {size: Release(warm_start=swin.address) for size, swin in SWIN_RELEASES.items()}

@@ -283,6 +283,7 @@ class MSGTransformer(LocalViT):
 
     title: ClassVar = "MSG-Transformer"
     short_name: ClassVar = "msg"
+    has_windows: ClassVar = True
     paper: ClassVar = (
         "MSG-Transformer: Exchanging Local Spatial Information by Manipulating Messenger Tokens",
         "https://arxiv.org/abs/2105.15168",

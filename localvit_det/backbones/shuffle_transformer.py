@@ -65,6 +65,7 @@ class ShuffleTransformer(LocalViT):
 
     title: ClassVar = "Shuffle Transformer"
     short_name: ClassVar = "shuffle"
+    has_windows: ClassVar = True
     paper: ClassVar = (
         "Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer",
         "https://arxiv.org/abs/2106.03650",

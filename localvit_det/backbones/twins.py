@@ -261,6 +261,7 @@ class TwinsSVT(Twins):
     """
 
     short_name: ClassVar = "svt"
+    has_windows: ClassVar = True
     arch_settings: ClassVar = {
         "small": {"embed_dims": 64, "depths": (2, 2, 10, 4), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2},
         "base": {"embed_dims": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "drop_path_rate": 0.3},

@@ -39,6 +39,15 @@ class TestContract:
             assert feature.shape == (2, channels, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
             assert torch.isfinite(feature).all()
 
+    def test_windows_are_declared_where_their_size_matters(self, family):
+        small, large = build(family, window_size=3).eval(), build(family, window_size=5).eval()
+        image, weights = torch.randn(1, 3, 40, 40), small.state_dict()
+        same = {name: t.shape for name, t in weights.items()} == {n: t.shape for n, t in large.state_dict().items()}
+        if same:
+            large.load_state_dict(weights)
+            same = torch.equal(small(image)[0], large(image)[0])
+        assert MODELS.get(family).has_windows == (not same)
+
     def test_channels_are_known_without_building(self, family):
         net = build(family, embed_dims=64, out_indices=(1, 3))
         assert net.out_channels == MODELS.get(family).out_channels_of({"embed_dims": 64, "out_indices": (1, 3)})

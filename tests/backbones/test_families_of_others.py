@@ -1,5 +1,6 @@
 """A family from outside the package: what its constructor has to do, and what is said where it does not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +27,10 @@ class Scale(nn.Module):
 class Plain(LocalViT):
     """A family without settings of its own."""
 
+    def __init__(self, arch: str | dict = "tiny", out_indices: Sequence[int] = (1, 2), **common: Any) -> None:
+        super().__init__(arch, out_indices=out_indices, **common)
+        self.build()
+
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         return Scale(1.0)
 
@@ -50,6 +55,10 @@ class Forgetful(WithSetting):
         self.factor = 3.0
 
 
+class WithoutConstructor(LocalViT):
+    """A family that leaves all to its parent, whose constructor keeps settings only."""
+
+
 class Inherited(ShuffleTransformer):
     """A published family with one more setting, kept before that family's constructor builds."""
 
@@ -67,11 +76,15 @@ class Inherited(ShuffleTransformer):
 )
 def test_a_family_is_built_with_its_settings(family, options, factor):
     net = family(ARCH, **options).eval()
-    assert [tuple(m.shape[1:]) for m in net(IMAGE)] == [(8, 10, 9), (16, 5, 5), (32, 3, 3), (64, 2, 2)]
+    shapes = [(8, 10, 9), (16, 5, 5), (32, 3, 3), (64, 2, 2)]
+    assert [tuple(m.shape[1:]) for m in net(IMAGE)] == [shapes[i] for i in net.out_indices]
+    assert family.out_channels_of({"arch": ARCH}) == net.out_channels  # by the family's own defaults
     assert {m.factor for m in net.modules() if isinstance(m, Scale)} == {factor}
     assert set(options) <= family.accepted_arguments()
 
 
-def test_a_constructor_that_does_not_build_is_named():
-    with pytest.raises(RuntimeError, match=r"^Forgetful has no layers: end its constructor with self.build\(\)\.$"):
-        Forgetful(ARCH)(IMAGE)
+@pytest.mark.parametrize("family", [Forgetful, WithoutConstructor])
+def test_a_constructor_that_does_not_build_is_named(family):
+    said = rf"^{family.__name__} has no layers: give it a constructor that ends with self.build\(\)\.$"
+    with pytest.raises(RuntimeError, match=said):
+        family(ARCH)(IMAGE)

@@ -123,7 +123,7 @@ def test_features_are_told_as_they_are(family):
         maps, info = net(torch.zeros(1, 3, 64, 96)), net.feature_info
         assert len(info) == len(maps) == len(indices)
         assert [m.shape[1] for m in maps] == info.channels() == list(net.out_channels)
-        assert [64 // m.shape[2] for m in maps] == info.reduction() == list(net.strides)
+        assert [64 // m.shape[2] for m in maps] == info.reduction() == list(net.out_strides)
         assert info.channels(2) == net.channels[2]
         assert info.reduction([0, 2]) == [4, 16]
         assert set(info.module_name()) <= {name for name, _ in net.named_modules()}
