@@ -23,6 +23,7 @@ from .results import Benchmark, Record, describe, write
 from .run import make_parser, size_of
 from .tables import table
 
+GIB = 2**30
 _FREE = ("empty", "lift_fresh", "scalar_tensor")
 _WRITE_ONLY = ("new_", "_like")  # take shape and type of a tensor, and do not read it
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -90,8 +89,8 @@ class SubsampledAttention(Fusible):
         )
         drop_rate = self.attn_drop_rate if self.training else 0.0
         mixed = kernel_attention(query, key, value, drop_rate=drop_rate)  # B, heads, H·W, d
-        mixed = rearrange(mixed, "b heads (h w) d -> b h w (heads d)", w=x.shape[3]).permute(0, 3, 1, 2)  # B, C, H, W
-        return self.proj_drop(self.proj(mixed))
+        mixed = mixed.transpose(1, 2).flatten(2).unflatten(1, x.shape[2:])  # -> B, H·W, C -> B, H, W, C
+        return self.proj_drop(self.proj(mixed.permute(0, 3, 1, 2)))
 
 
 class PositionBlock(Block):

@@ -46,11 +46,12 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """Undo :func:`pad_to_multiple`: (B, C, H', W') -> (B, C, *size), a view."""
-    for dim, length in zip((2, 3), size, strict=True):
-        if not _nothing(x.shape[dim] - length):  # the gradient of a slice is a copy of the whole
+    x = x.permute(0, 2, 3, 1)  # B,C,H',W' -> B,H',W',C: the gradient of a slice is a whole tensor of its own, in order
+    for dim, length in zip((1, 2), size, strict=True):
+        if not _nothing(x.shape[dim] - length):
             # As a length, which exporters believe; of the ends of slices they keep the smaller of two sizes.
             x = x.narrow(dim, 0, length)
-    return x
+    return x.permute(0, 3, 1, 2)  # -> B, C, *size
 
 
 def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
