@@ -25,7 +25,8 @@ def recipes():
                                    "param_scheduler.1.milestones": [16, 22]}),
         # Half of the training at a constant rate, and the last ten epochs without mosaics, each of them validated.
         (RTMDET, {"epochs": 50}, {"train_cfg.max_epochs": 50, "param_scheduler.1.begin": 25,
-                                  "param_scheduler.1.end": 50, "param_scheduler.1.T_max": 25, "custom_hooks.1.switch_epoch": 40,
+                                  "param_scheduler.1.end": 50, "param_scheduler.1.T_max": 25,
+                                  "custom_hooks.1.switch_epoch": 40,
                                   "train_cfg.dynamic_intervals": [(40, 1)]}),
         (SHUFFLE, {"batch": 4}, {"train_dataloader.batch_size": 4, "auto_scale_lr.enable": True}),
         # A rate that is given is for the batch that it is given with.
