@@ -6,6 +6,7 @@ which imports neither PyTorch nor MMDetection, and a line in `COMMANDS`.
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -63,10 +64,12 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.argv[0] = f"localvit {name}"  # what argparse calls the program
     with library.not_run():
-        prepare(name, argv)
+        devices = prepare(name, argv)
         if name in LISTINGS:
             importlib.import_module(f"localvit.commands.{name}").main(argv)
             return
+    if "," in devices and "LOCAL_RANK" not in os.environ:
+        process.launch(devices.count(",") + 1, name, argv)
     process.set_up()
     if name in ("train", "test"):
         process.print_startup(name)
@@ -83,16 +86,21 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     command.main(argv)
 
 
-def prepare(name: str, argv: Sequence[str]) -> None:
-    """Read the arguments of a command, which ends with `--help` or a mistake, and look for missing packages."""
+def prepare(name: str, argv: Sequence[str]) -> str:
+    """Read the arguments of a command, which ends with `--help` or a mistake, and look for missing packages.
+
+    Returns:
+        The devices that were given.
+    """
     read = importlib.import_module(f"localvit.arguments.{name}").read
     if name in WITHOUT_LIBRARY:
         read(argv)
-        return
+        return ""
     cli, requirements = (importlib.import_module(f"localvit_det.{part}") for part in ("cli", "requirements"))
-    cli.handle_user_errors(read)(argv)
+    args = cli.handle_user_errors(read)(argv)
     if name not in LISTINGS:
         cli.handle_user_errors(lambda _: requirements.check_installed())()
+    return getattr(args, "device", None) or ""
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import os
 import select
 import sys
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 # At the end of every parallel region PyTorch's threads wait for each other. GNU OpenMP lets them spin for that, by
 # default for milliseconds: where cores are shared, often on the very core that the awaited thread needs. With one other
@@ -97,6 +98,14 @@ def print_startup(command: str) -> None:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         sys.stderr.write(f"localvit {command}: importing PyTorch and MMDetection\n")
         sys.stderr.flush()
+
+
+def launch(count: int, command: str, argv: Sequence[str]) -> NoReturn:
+    """Run a command in several processes instead of this one, as `torchrun` does."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    own = ["-m", "localvit", command, *argv, "--launcher", "pytorch"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *launcher, *own])
 
 
 def set_up() -> None:

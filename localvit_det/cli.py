@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import DataError, UserError, explain_limit, printable
+from .errors import ConfigError, DataError, UserError, did_you_mean, explain_limit, printable
 from .files import DISK_ERRORS, what_is_there
 from .typed_options import HELP, OptionsAction
 
@@ -26,7 +26,37 @@ if TYPE_CHECKING:
 LEFT_OUT = 3  # the exit code where some of the items that were given are left out
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that takes options by their whole names only, and offers the nearest for one that it does not know.
+
+    Args:
+        description: What the command does; it is printed as it is.
+        settings: Of the base class.
+    """
+
+    def __init__(self, description: str | None = None, **settings: Any) -> None:
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=kind, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message, and what was probably meant."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if options := [name.partition("=")[0] for name in unknown if name.startswith("-")]:
+            message += did_you_mean(options[0], self._options())
+        elif unknown and "=" in unknown[0]:
+            message += " (settings of the config stand behind --cfg-options)"
+        super().error(message)
+
+    def _options(self) -> set[str]:
+        """Return the names of all options, those of subcommands as well."""
+        names = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                names |= {name for parser in action.choices.values() for name in parser._options()}
+        return names
+
+
+def make_parser(description: str) -> Parser:
     """Return a parser with the arguments that MMDetection users know."""
     parser = make_config_parser(description)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)")
@@ -37,9 +67,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def make_config_parser(description: str) -> argparse.ArgumentParser:
+def make_config_parser(description: str) -> Parser:
     """Return a parser with the arguments that name and change a config."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description)
     parser.add_argument("config", help="config file")
     parser.add_argument(
         "--cfg-options",
@@ -55,6 +85,42 @@ def make_config_parser(description: str) -> argparse.ArgumentParser:
     )
     add_trust(parser)
     return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where a training or a test runs."""
+    parser.add_argument(
+        "--device", metavar="cpu|0|0,1", help="the CPU, or GPUs by their numbers, each in a process of its own"
+    )
+
+
+def use_devices(args: argparse.Namespace) -> None:
+    """Let PyTorch see only the devices of `--device`; it has to be called before PyTorch looks for them.
+
+    Raises:
+        ConfigError: The option names none.
+    """
+    if args.device is None:
+        return
+    numbers = [] if args.device == "cpu" else args.device.removeprefix("cuda:").split(",")
+    if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"--device {args.device} names no devices: give cpu, or numbers of GPUs, as in 0 or 0,1.")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(numbers)
+
+
+def check_devices(args: argparse.Namespace) -> None:
+    """Check that what `--device` names is there.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    import torch
+
+    if args.device not in (None, "cpu") and torch.cuda.device_count() < 1 + args.device.count(","):
+        raise ConfigError(
+            f"--device {args.device} names GPUs of which PyTorch finds {torch.cuda.device_count()}: give --device cpu, "
+            "or look at `localvit doctor`."
+        )
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +144,7 @@ def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
         UserError: The config is missing, broken or contradicts itself.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    check_devices(args)
     args.unread = []
     with also_unread(args):
         cfg = read_arguments(args, run, args.unread)
@@ -130,13 +197,13 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     return {**({"draw": True} if args.draw else {}), **(args.cfg_options or {})}
 
 
-def handle_user_errors(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
+def handle_user_errors(main: Callable[[Sequence[str] | None], Any]) -> Callable[..., Any]:
     """Let a command end with one sentence and exit code 1 where the user has to fix something."""
 
     @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> None:
+    def run(argv: Sequence[str] | None = None) -> Any:
         try:
-            main(argv)
+            return main(argv)
         except UserError as error:
             _exit(*dict.fromkeys(map(format_error, (error, *error.others))))
         except KeyboardInterrupt:

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from localvit_det.cli import add_trust, check_given
+from localvit_det.cli import Parser, add_trust, check_given
 from localvit_det.config_names import existing_config
 from localvit_det.errors import ConfigError, did_you_mean
 from localvit_det.typed_options import HELP, OptionsAction
@@ -47,7 +47,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return one parser for each verb, with what they share."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     run = verbs.add_parser("run", help="report of a work dir; `run` may be left out")

@@ -8,10 +8,12 @@ which this package has not repeated. `localvit train NAME` takes the names, and 
 import argparse
 from collections.abc import Sequence
 
+from localvit_det.cli import Parser
+
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("pattern", nargs="*", help="only names that hold these texts")
     parser.add_argument("--json", action="store_true", help="write the list as JSON, with the file of each config")
     return parser.parse_args(argv)

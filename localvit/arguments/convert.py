@@ -13,13 +13,13 @@ Images that cannot be used are named and left out: then the exit code is 3.
 import argparse
 from collections.abc import Sequence
 
-from localvit_det.cli import check_given
+from localvit_det.cli import Parser, check_given
 from localvit_det.config_names import existing_config
 
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("source", help="checkpoint in any known layout, or folder of a dataset")
     parser.add_argument("target", help="file to write, .pth or .safetensors; for a dataset a new folder")
     parser.add_argument("--config", help="config of the model; needed for detectors and for sizes of your own")

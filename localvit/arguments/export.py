@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from localvit_det.cli import add_trust, check_given
+from localvit_det.cli import Parser, add_trust, check_given
 from localvit_det.errors import ConfigError
 from localvit_det.requirements import require_package
 from localvit_det.typed_options import HELP, OptionsAction
@@ -21,7 +21,7 @@ ENDINGS = {".onnx": "onnx", ".xml": "openvino"}
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("model", metavar="MODEL", help="checkpoint or work dir")
     parser.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO), .pt or .pt2")
     parser.add_argument("--format", choices=FORMATS, help="default: what the ending of FILE says")

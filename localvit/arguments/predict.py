@@ -9,7 +9,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from localvit_det.cli import add_trust, check_given
+from localvit_det.cli import Parser, add_trust, check_given
 from localvit_det.config_names import existing_config
 from localvit_det.errors import ConfigError
 from localvit_det.requirements import require_package
@@ -21,7 +21,7 @@ RUN_BY = {".onnx": "onnxruntime", ".xml": "openvino"}  # what opens an exported 
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("model", metavar="MODEL", help="checkpoint, work dir or exported file")
     parser.add_argument("source", metavar="SOURCE", nargs="+", help="where images come from")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")

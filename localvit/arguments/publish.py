@@ -8,12 +8,12 @@ else.
 import argparse
 from collections.abc import Sequence
 
-from localvit_det.cli import add_trust, check_given
+from localvit_det.cli import Parser, add_trust, check_given
 
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a training")
     parser.add_argument("--out-dir", help="folder of the published file (default: the checkpoint's)")
     parser.add_argument("--name", help="start of its name (default: the config's name)")

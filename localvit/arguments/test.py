@@ -7,11 +7,18 @@ exported file.
 import argparse
 from collections.abc import Sequence
 
-from localvit_det.cli import check_given, make_parser
+from localvit_det.cli import add_device, check_given, make_parser, use_devices
 from localvit_det.config_names import existing_config
 from localvit_det.errors import ConfigError
 from localvit_det.files import check_writable, check_writable_folder
 from localvit_det.requirements import require_package
+from localvit_det.typed_options import add_short
+
+SHORT = {
+    "batch": ("N", "images of each GPU at a time"),
+    "imgsz": ("SIZE", "pixels that images are scaled to fit into: 800, or 1333x800"),
+    "workers": ("N", "processes that load images, for each GPU"),
+}
 
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -20,6 +27,8 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
     )
+    add_short(parser, SHORT)
+    add_device(parser)
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="draw predictions next to ground truth into this folder")
@@ -29,6 +38,9 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)
+    use_devices(args)
+    if "batch" in (args.cfg_options or {}):  # elsewhere the batch of the training
+        args.cfg_options["test_dataloader.batch_size"] = args.cfg_options.pop("batch")
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out {args.out} must end in .pkl: predictions are written as a pickle.")
     if args.out:

@@ -3,15 +3,26 @@
 import argparse
 from collections.abc import Sequence
 
-from localvit_det.cli import check_given, make_parser
+from localvit_det.cli import add_device, check_given, make_parser, use_devices
 from localvit_det.config_names import existing_config
 from localvit_det.requirements import require_package
 from localvit_det.switches import LOGGERS, SWITCHES
+from localvit_det.typed_options import add_short
+
+SHORT = {
+    "epochs": ("N", "length of the training; the learning rate's schedule follows"),
+    "batch": ("N", "images of each GPU at a time, or 'auto': what fits; the learning rate follows"),
+    "lr": ("RATE", "learning rate at the given batch"),
+    "imgsz": ("SIZE", "pixels that images are scaled to fit into: 800, or 1333x800"),
+    "workers": ("N", "processes that load images, for each GPU"),
+}
 
 
 def read(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = make_parser(__doc__)
+    add_short(parser, SHORT)
+    add_device(parser)
     for name, one in SWITCHES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **one.argument)
     parser.add_argument("--dry-run", action="store_true", help="check everything, try one batch, write nothing")
@@ -44,6 +55,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
         help="with --resume: leave out these switches that the training was started with",
     )
     args = parser.parse_args(argv)
+    use_devices(args)
     existing_config(args.config)
     check_given("--load-from", args.load_from)
     check_given("--pretrained", None if args.pretrained == "official" else args.pretrained)

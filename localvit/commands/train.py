@@ -1,6 +1,7 @@
 """Trains a detector, as `localvit.arguments.train` says."""
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from localvit_det.cli import (
 from localvit_det.config.read import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
 from localvit_det.config.schedules import follow_length
+from localvit_det.engine.fitting_batch import fitting_batch
 from localvit_det.engine.hooks import DryRunDone, DryRunHook
 from localvit_det.engine.processes import launched_rank, lock_work_dir
 from localvit_det.preflight import check_config
@@ -30,8 +32,11 @@ from localvit_det.switches import SWITCHES, check_loggers
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, check everything that can be checked, train."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = read(argv)
-
+    if options_of(args).get("batch") == "auto":
+        # The dry runs' own --batch comes last, which counts.
+        args.cfg_options["batch"] = fitting_batch(argv)
     if args.pretrained:
         args.cfg_options = {"pretrained": args.pretrained, **(args.cfg_options or {})}
     if args.load_from:

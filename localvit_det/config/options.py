@@ -69,8 +69,7 @@ _MEANT = {
 _NO_SETTING = {
     **dict.fromkeys(
         ("device", "gpu", "gpus", "gpuids"),
-        "leave it out, since a GPU is taken where there is one, and choose by the variable CUDA_VISIBLE_DEVICES "
-        "(`localvit predict` has --device)",
+        "give --device cpu, --device 0 or --device 0,1; without it a GPU is taken where there is one",
     ),
     "numclasses": "set classes=auto, or the names of the classes, which all heads follow",
     "amp": "give --amp",

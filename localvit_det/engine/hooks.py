@@ -326,7 +326,7 @@ class DryRunHook(Hook):
         raise DryRunDone(
             f"Everything works: one step with {size} images took {seconds:.1f} s, the first is the slowest "
             f"({runner.max_iters} are planned), {validated} went through"
-            f"{f', and {memory / 2**30:.1f} GiB of memory were used at most' if memory else ''}; "
+            f"{f', and {memory / 2**30:.2f} GiB of memory were used at most' if memory else ''}; "
             + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
             + ". Nothing was written to the work dir."
         )

@@ -117,7 +117,7 @@ def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, capsys):
     """Of names that nothing reads, of the model and of the data, each once; of a test also its checkpoint."""
     absent = tmp_path / "absent"
     checkpoint = [] if trains else [str(tmp_path / "none.pth")]
-    options = ["lr=0.1", "batch_size=3", "model.backbone.windw_size=4", f"data_root={absent}"]
+    options = ["learning_rate=0.1", "batch_size=3", "model.backbone.windw_size=4", f"data_root={absent}"]
     (tmp_path / "none.pth").touch()  # one that is missing is told before all else
     with pytest.raises(SystemExit) as stop:
         command.main(
@@ -125,7 +125,7 @@ def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, capsys):
         )
     assert stop.value.code == 1
     reported = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    for words in ("optimizer.lr=0.1", "batch_size=3", *(["windw_size", str(absent)] if trains else checkpoint)):
+    for words in ("set lr=0.1", "set batch=3", *(["windw_size", str(absent)] if trains else checkpoint)):
         assert sum(words in line for line in reported) == 1, (words, reported)
     # The loading may be what fails.
     with pytest.raises(SystemExit):

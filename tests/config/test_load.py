@@ -55,7 +55,7 @@ def test_missing_config_offers_the_nearest(tmp_path):
         ({"num_workers": 0}, r"set workers=0\.$"),
         ({"seed": 1}, r"set randomness.seed=1\.$"),
         ({"class_names": "auto"}, r"set classes=auto\.$"),
-        ({"device": "cpu"}, "CUDA_VISIBLE_DEVICES"),
+        ({"device": "cpu"}, "give --device cpu"),
         ({"data.samples_per_gpu": 2}, "write it into the config if code of yours reads it"),
         ({"train_pipeline.99.type": "x"}, "do not fit"),
     ],
