@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -119,7 +120,7 @@ def _torchvision(name: str) -> nn.Module:
 def _timm(name: str) -> nn.Module:
     import timm
 
-    options = {"strict_img_size": False} if name.startswith("swin") else {}
+    options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
     return timm.create_model(name, features_only=True, **options)
 
 

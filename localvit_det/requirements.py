@@ -191,13 +191,18 @@ def _check_torchvision() -> None:
 
 # Optional libraries: their packages on the index, and the extra of this package that installs them with all that they
 # forget to require (mmseg 1.2.2 imports ftfy and regex).
-EXTRAS = {"mmseg": ("mmsegmentation", "seg"), "mmpretrain": ("mmpretrain", "pretrain")}
+EXTRAS = {
+    "mmseg": ("mmsegmentation", "seg"),
+    "mmpretrain": ("mmpretrain", "pretrain"),
+    "timm": ("timm", "timm"),
+    "huggingface_hub": ("huggingface_hub", "hub"),
+}
 
 
 def distribution(module: str) -> tuple[str, str]:
     """Return the package on the index and our extra that install a key of `EXTRAS`; OneDL has its own."""
-    prefix = "onedl-" if is_onedl() else ""
     package, extra = EXTRAS[module]
+    prefix = "onedl-" if package.startswith("mm") and is_onedl() else ""
     return prefix + package, prefix + extra
 
 
@@ -216,7 +221,7 @@ def require(module: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name == module:
-            raise RequirementError(f"{package} is not installed, which this config needs: {command}.") from error
+            raise RequirementError(f"{package} is not installed, and needed here: {command}.") from error
         raise RequirementError(
             f"{package} is installed, but {error.name}, which it needs, is not: run `pip install {error.name}`, or "
             f"{command}."

@@ -98,6 +98,7 @@ class LocalViT(BaseModule):
     # Parts of names of parameters that learn without weight decay, besides norms; as the official recipes have it.
     no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
     has_windows: ClassVar[bool] = False  # or kernels, of `window_size`; a family says so if it has
+    classifier_norm: ClassVar[bool] = True  # whether the paper's classifier has a norm before its pooling
     default_norm_cfg: ClassVar[dict] = {"type": "BN"}
     default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 

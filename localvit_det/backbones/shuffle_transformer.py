@@ -92,6 +92,7 @@ class ShuffleTransformer(LocalViT):
         (r"\.attn\.", ".mixer."),
     )
     resizable_weights: ClassVar = (*LocalViT.resizable_weights, (r"\.local\.weight$", "kernel"))
+    classifier_norm: ClassVar = False
     default_act_cfg: ClassVar = {"type": "ReLU6"}
     stem_channels: ClassVar = 32  # also in the base size
 
