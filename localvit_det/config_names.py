@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .errors import CheckpointError, ConfigError, did_you_mean
 
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 EXPORTED_SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
 _PACKAGE = Path(__file__).parent
 PREFIX = f"{_PACKAGE.name}::"

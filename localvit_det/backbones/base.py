@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..deprecation import warn_renamed
+from ..errors import ConfigError
+from ..hub import HubFiles, HubModel
 from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children
 from ..ops import checkpointed, recompute_activations
 from .sizes import FeatureInfo, for_each_stage, stage_widths
@@ -48,7 +50,7 @@ class Stage(nn.Module):
         return x
 
 
-class LocalViT(BaseModule):
+class LocalViT(HubModel, BaseModule):
     """Base of the backbones: a hierarchical network whose blocks mix tokens locally.
 
     Feature maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The layers
@@ -229,6 +231,29 @@ class LocalViT(BaseModule):
         stages = range(len(self.depths))
         modules = [f"out_norms.{i}" if str(i) in self.out_norms else f"stages.{i}" for i in stages]
         return FeatureInfo(self.channels, [4 * 2**i for i in stages], modules, self.out_indices)
+
+    def hub_files(self) -> HubFiles:
+        """Return what `save_pretrained` and `push_to_hub` write.
+
+        Raises:
+            ConfigError: The layers are not those that the arguments make, so that they could not be read.
+        """
+        # What is made from others or depends on where it runs is left out; widths and ratios as they came to be.
+        kept = self.accepted_arguments() - {"arch", "embed_dims", "mlp_ratio", "init_cfg", "lean"}
+        settings: dict[str, Any] = {"arch": self.arch, "embed_dims": self.channels, "mlp_ratio": self.mlp_ratios}
+        settings |= {name: getattr(self, name) for name in sorted(kept)}
+        name, weights = type(self).__name__, self.state_dict()
+        with torch.device("meta"):
+            if type(self)(**settings).state_dict().keys() != weights.keys():
+                raise ConfigError(
+                    f"This {name} was changed after it was made (by fuse(), adapters or the like), and could not be "
+                    "read back: write it before that."
+                )
+        title, address = self.paper
+        about = f"A backbone of localvit_det with strides {self.out_strides} and {self.out_channels} channels."
+        about += f" [{title}]({address})" if title else ""
+        named = self.title or name
+        return HubFiles(weights, {"type": name, **settings}, named, about, "image-feature-extraction")
 
     # ------------------------------------------------------------------ construction
 

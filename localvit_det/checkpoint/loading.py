@@ -11,8 +11,10 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
+import torch
 from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, update_init_info
@@ -21,14 +23,16 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from ..backbones.base import LocalViT
-from ..errors import CheckpointError, did_you_mean
-from .identify import Origin, backbones_in
+from ..errors import CheckpointError, did_you_mean, first_line
+from ..hub import CONFIG, WEIGHTS, register_reader
+from .config_text import parse
+from .identify import Origin, backbones_in, families
 from .layouts import below, describe_choice, plain_names, weights_in
 from .matching import LoadReport, Policy, compare, prepare
 from .official import OFFICIAL, official_address
-from .read import download, load_weights_only, split_key
-from .safe_config import defuse
-from .safe_pickle import MapLocation
+from .read import BuildLimit, check_is_checkpoint, download, load_weights_only, split_key
+from .safe_config import defuse, vet
+from .safe_pickle import MapLocation, TooLarge
 
 # MMEngine rebuilds a state dict on the way and keeps only its `_metadata`, so the label travels there.
 _LABEL = "localvit_det"
@@ -68,6 +72,40 @@ def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "
     report.choice = describe_choice(content)
     backbone.load_state_dict(state, strict=False)
     return report
+
+
+@register_reader(LocalViT)
+def read_hub_folder(cls: type[LocalViT], folder: Path, **options: Any) -> LocalViT:
+    """Make the backbone that a folder of `save_pretrained` describes: what `from_pretrained` does.
+
+    Args:
+        cls: The backbone's class, or `LocalViT` for whichever it is.
+        folder: The folder.
+        options: Arguments that differ from those in the folder.
+
+    Raises:
+        CheckpointError: A file is missing or broken, describes another class or more than is allowed, or does not fit.
+    """
+    file, config = folder / WEIGHTS, folder / CONFIG
+    try:
+        settings = vet(parse(config.read_text(encoding="utf-8")), CONFIG)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{config} cannot be read ({first_line(error)}): write it by save_pretrained.") from error
+    name = settings.pop("type", None)
+    family = cls if name == cls.__name__ else next((one for one in families() if one.__name__ == name), None)
+    if family is None or not issubclass(family, cls):
+        raise CheckpointError(f"{config} is of a {name}, and no {cls.__name__}: call from_pretrained of its class.")
+    check_is_checkpoint(file)
+    try:
+        with BuildLimit(file.stat().st_size), torch.device("meta"):
+            family(**settings)
+    except (TooLarge, TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{config} describes no network that can be made ({first_line(error)}): write it by save_pretrained."
+        ) from error
+    net = family(**{**settings, **options})
+    load_backbone(net, file)
+    return net.eval()
 
 
 def load_file(module: nn.Module, file: str | os.PathLike, logger: Any = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from .layouts import choose_weights
 from .safe_config import metainfo_in
 from .safe_pickle import MapLocation, TooLarge, check_total, is_archive, load_pickle
 
+METADATA = "localvit_det"  # what a detector's safetensors say about themselves: as `meta` of a .pth, in JSON
 _MAX_HEADER = 32 << 20  # bytes of JSON before the tensors of safetensors: 200,000 names
 _SMALLEST = 1 << 17  # what a tensor counts at least, with its module: thousands of small ones take seconds
 _ROWS = (torch.ops.aten.arange, torch.ops.aten.linspace, torch.ops.aten.logspace)  # as many as their largest argument
@@ -188,7 +190,10 @@ def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0  # of the header, which is read whole
         if length > min(_MAX_HEADER, file.stat().st_size):
             raise TooLarge(f"announces a header of {length:,} bytes")
-        return safetensors.torch.load_file(file, device=str(map_location))
+        weights = safetensors.torch.load_file(file, device=str(map_location))
+        with safetensors.safe_open(file, "pt") as opened:
+            meta = (opened.metadata() or {}).get(METADATA)
+        return {"state_dict": weights, "meta": dict(json.loads(meta))} if meta else weights
     except TooLarge as error:
         raise error.of(file) from error
     # What is made to break it raises more than its own errors.

@@ -215,12 +215,12 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
     taken: dict[str, Any] = {}
     if (scope := values.get("default_scope")) is not None:
         taken["default_scope"] = _scope(scope, "default_scope")
-    model = without_pretrained(values.get("model"))
+    model = values.get("model")
     if not isinstance(model, dict):
         raise ValueError("it has no model")
     if "data_preprocessor" in values:  # of MMSegmentation and MMPretrain, whose runner puts it there
         model = {"data_preprocessor": values["data_preprocessor"], **model}
-    taken["model"] = _vetted(model, _MODEL | own_types(), "model", 0)
+    taken["model"] = vet(model, "model")
     dataset = _test_dataset(values)
     steps = dataset.get("pipeline") or values.get("test_pipeline")
     if steps:
@@ -231,6 +231,15 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
         if metainfo := metainfo_of(meta):
             return {**taken, "metainfo": metainfo}
     return taken
+
+
+def vet(model: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return a copy of a model's or a part's config, if its types are on the list and its values are plain.
+
+    Raises:
+        ValueError: One is not; `path` begins its dotted name.
+    """
+    return _vetted(without_pretrained(model), _MODEL | own_types(), path, 0)
 
 
 def without_pretrained(node: Any, depth: int = 0) -> Any:

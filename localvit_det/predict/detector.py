@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
+from ..checkpoint.config_text import to_json
 from ..checkpoint.exported import is_exported
 from ..checkpoint.loading import load_file
-from ..checkpoint.read import classes_in
-from ..checkpoint.safe_config import without_pretrained
+from ..checkpoint.read import METADATA, classes_in
+from ..checkpoint.safe_config import take, without_pretrained
 from ..checkpoint.search import newest_for_test
 from ..config import load_config
 from ..config.model import heads_with_classes
@@ -31,13 +34,14 @@ from ..config.utils import find_datasets, registered
 from ..errors import CheckpointError, ConfigError, DataError, UserError
 from ..export.runtime import ExportedDetector
 from ..fused import fuse_detector
+from ..hub import WEIGHTS, HubFiles, HubModel, register_reader
 from .result import Frame, Result
 from .sources import Source, Sources
 
 _LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO
 
 
-class Detector:
+class Detector(HubModel):
     """A detector with its weights, ready to find objects.
 
     Args:
@@ -64,7 +68,7 @@ class Detector:
         trusted: bool = False,
     ) -> None:
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
-        self.exported = is_exported(file)
+        self._file, self.exported = file, is_exported(file)
         self.config = _read_config(checkpoint, config, options or {}, trusted)
         self.device = _choose_device(device, self.exported)
         init_default_scope(self.config.get("default_scope") or "mmdet")
@@ -132,6 +136,26 @@ class Detector:
             raise DataError("There is no image to look at: give one.")
         return result
 
+    def hub_files(self) -> HubFiles:
+        """Return what `save_pretrained` and `push_to_hub` write: the weights as they are before `fuse`.
+
+        Raises:
+            ConfigError: It is an exported model, or its config has more than a file of others may have.
+        """
+        if self.exported:
+            raise ConfigError(f"{self._file} is an exported model: give the checkpoint that it was made from.")
+        try:
+            config = take(self.config.to_dict(), {"classes": self.classes})
+        except ValueError as error:
+            raise ConfigError(f"The detector's config would be refused by readers: {error}.") from error
+        weights = _build_model(self.config, self._file, torch.device("cpu"))[0].state_dict()
+        meta = {"cfg": to_json(config), "dataset_meta": {"classes": self.classes}}
+        model = config["model"]
+        facts = {"type": model["type"], "backbone": model.get("backbone"), "classes": self.classes}
+        title = f"{model['type']} with {model['backbone']['type']}" if "backbone" in model else model["type"]
+        about = f"A detector of localvit_det; finds {', '.join(self.classes)}."
+        return HubFiles(weights, facts, title, about, "object-detection", {METADATA: json.dumps(meta)})
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled: all but the lock."""
         return {key: value for key, value in self.__dict__.items() if key != "_lock"}
@@ -198,6 +222,12 @@ class Detector:
         masks = found.masks.numpy().astype(bool, copy=False) if "masks" in found else None
         boxes, scores, labels = (found[key].numpy() for key in ("bboxes", "scores", "labels"))
         return Result(frame, boxes.astype(np.float32, copy=False), scores, labels, masks, self.classes)
+
+
+@register_reader(Detector)
+def _read_hub_folder(cls: type[Detector], folder: Path, **options: Any) -> Detector:
+    """Open a folder of `save_pretrained`: the weights' own metadata have the config."""
+    return cls(folder / WEIGHTS, **options)
 
 
 def _read_config(
