@@ -13,6 +13,8 @@ from families import FAMILIES, build
 from official_layouts import shuffle
 
 PAGE = (REPOSITORY / "docs/backbones.md").read_text(encoding="utf-8")
+PAGE, ELSEWHERE = PAGE.split("\n## timm, the Hugging Face Hub and torchvision\n")
+BLOCKS = re.findall(r"```python\n(.*?)```", ELSEWHERE, flags=re.DOTALL)
 OTHERS = "('mmdet', 'mmcv', 'mmseg', 'mmpretrain', 'torchvision')"  # none of them comes with MMEngine
 BLOCKED = f"import sys\nsys.modules.update(dict.fromkeys({OTHERS}))\n"
 
@@ -74,6 +76,16 @@ except RequirementError as error:
     assert re.search(r"refused: mmcv is not installed: run `pip install", out)
     assert not re.search(r"(?i)warning", out)
     assert "refused: The layer 'GRN' is MMCV's, and mmcv is not installed: run `pip install mmcv-lite==2.1.0`" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("block", "package"),
+    zip(BLOCKS, ("timm", "huggingface_hub", "segmentation_models_pytorch", "torchvision"), strict=True),
+)
+def test_code_in_other_libraries(block, package, tmp_path):
+    pytest.importorskip(package)
+    run(block, tmp_path)
 
 
 ORDERS = {
