@@ -163,7 +163,7 @@ def _first_numbers(content: bytes) -> tuple[int, int] | None:
             if isinstance(argument, str):
                 texts.append(argument)
             elif opcode.name in ("BININT", "BININT1", "BININT2") and texts[:1] == ["meta"]:
-                found.setdefault(texts[-1], argument)
+                found.setdefault(texts[-1], int(argument or 0))
             if {"epoch", "iter"} <= found.keys():
                 return found["epoch"], found["iter"]
     except Exception:  # no pickle, or one that is cut off: whatever reads it says so

@@ -134,6 +134,8 @@ class ProgressBarHook(Hook):
     def _log_step(self, runner: Runner, mode: str, left: int) -> None:
         """Log some of the first steps where there is no bar, as long as the log itself has not begun."""
         self._steps += 1
+        if self._steps > _LOGGED_STEPS[-1]:
+            return
         now = time.perf_counter()
         log = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), math.inf)
         if self._steps in _LOGGED_STEPS and self._steps < log and is_main_process() and not sys.stderr.isatty():

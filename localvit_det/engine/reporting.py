@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ class CurvesHook(Hook):
         self.interval = interval
         self._validations: list[dict] = []
         self._training = False
+        self._thread: threading.Thread | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Take over the validations up to the iteration at which the training starts."""
@@ -211,9 +213,15 @@ class CurvesHook(Hook):
         atexit.register(self._draw, runner)  # an interruption calls no hook
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Draw now and then: an epoch of COCO takes hours."""
-        if self.every_n_train_iters(runner, self.interval):
-            self._draw(runner)
+        """Draw now and then: an epoch of COCO takes hours. Iterations go on, as it takes as long as many small ones."""
+        if self._training and self.every_n_train_iters(runner, self.interval):
+            self._wait()
+            self._thread = threading.Thread(target=self._write, args=(runner, _losses(runner), self._validations))
+            self._thread.start()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Let no data worker be forked while another thread holds a lock."""
+        self._wait()
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add a point of mAP, if this validation is part of a training."""
@@ -229,14 +237,23 @@ class CurvesHook(Hook):
         self._training = False
         atexit.unregister(self._draw)
 
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
     def _draw(self, runner: Runner) -> None:
-        if not self._training:
-            return
+        self._wait()
+        if self._training:
+            self._write(runner, _losses(runner), self._validations)
+
+    @staticmethod
+    def _write(runner: Runner, losses: dict[str, Line], validations: list[dict]) -> None:
         try:
-            if losses := _losses(runner):
+            if losses:
                 folder = Path(runner.work_dir)
-                write_text(folder / _POINTS_FILE, json.dumps(self._validations))
-                draw_curves(losses, _mean_aps(self._validations), folder / CURVES_FILE)
+                write_text(folder / _POINTS_FILE, json.dumps(validations))
+                draw_curves(losses, _mean_aps(validations), folder / CURVES_FILE)
         except Exception as error:  # an image is never worth a training
             runner.logger.warning("The curves could not be drawn: %r", error)
 
