@@ -15,7 +15,7 @@ from ..deprecation import warn_renamed
 from ..errors import ConfigError
 from ..hub import HubFiles, HubModel
 from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children
-from ..ops import checkpointed, recompute_activations
+from ..ops import channels_last, checkpointed, recompute_activations
 from .sizes import FeatureInfo, for_each_stage, stage_widths
 from .weights import Release, Rename, WarmStart, WeightSplit
 
@@ -330,7 +330,7 @@ class LocalViT(HubModel, BaseModule):
             )
         features = []
         with recompute_activations(self.recompute_activations):
-            x = self.stem(x.contiguous(memory_format=torch.channels_last))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
+            x = self.stem(channels_last(x))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
             for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
                 x, out = self.end_stage(stage(x), i)  # each B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉
                 if i in self.out_indices:

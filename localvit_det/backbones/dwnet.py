@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import Fusible, build_norm, crop, pad_to_multiple
-from ..ops import DepthwiseConv2d, depthwise_conv, inhomogeneous_conv
+from ..ops import DepthwiseConv2d, cpu_inference, depthwise_conv, inhomogeneous_conv, is_plain
 from .base import LocalViT
 from .sizes import swin_sizes
 from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
@@ -45,7 +45,7 @@ class DynamicDWConv(Fusible):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
-        kernels = kernels.view(len(x), self.reduce.in_channels, 1, self.kernel_size, self.kernel_size)  # B, C, 1, k, k
+        kernels = kernels.view(len(x), len(self.bias), 1, self.kernel_size, self.kernel_size)  # B, C, 1, k, k
         # One convolution an image keeps channels-last memory; folding B into the groups, as the official
         # code does, would copy the feature map to and fro. (`len` is a plain number for tracers, too.)
         return torch.cat([depthwise_conv(x[i : i + 1], kernels[i], self.bias) for i in range(len(x))])
@@ -75,6 +75,8 @@ class InhomogeneousDWConv(Fusible):
 
     def kernels(self, reduced: Tensor) -> Tensor:
         """Make the kernels of any number of rows: (B, C/4, rows, W) -> (B, G·k², rows, W)."""
+        if type(self.generate) is not nn.Conv2d or not is_plain(self.generate):  # adapters, hooks, parametrizations
+            return self.generate(reduced)
         # A 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in one
         # run, where a channels-last convolution would scatter it and the operator would have to copy.
         weight = self.generate.weight.flatten(1).expand(len(reduced), -1, -1)  # B, G·k², C/4
@@ -98,7 +100,7 @@ class ConvMixer(Fusible):
         self.pad_to = pad_to
         self.expand = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm1 = build_norm(norm_cfg, channels)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU()
         self.conv = conv
         self.norm2 = build_norm(norm_cfg, channels)
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
@@ -109,9 +111,16 @@ class ConvMixer(Fusible):
         size = x.shape[-2:]
         if self.pad_to:
             x = pad_to_multiple(x, self.pad_to)
-        x = self.act(self.norm1(self.expand(x)))  # B, C, H', W'
-        x = self.act(self.norm2(self.conv(x)))  # B, C, H', W'
+        x = self.activate(self.norm1, self.expand(x))  # B, C, H', W'
+        x = self.activate(self.norm2, self.conv(x))  # B, C, H', W'
         return crop(self.norm3(self.project(x)), size)
+
+    def activate(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """Apply a norm and the activation, (B, C, H, W) -> (B, C, H, W)."""
+        normed = norm(x)
+        # Into the norm's output where nobody can see it: new memory costs page faults.
+        unseen = cpu_inference(x) and normed is not x and is_plain(norm) and is_plain(self.act)
+        return normed.relu_() if unseen and type(self.act) is nn.ReLU else self.act(normed)
 
 
 @MODELS.register_module()

@@ -32,7 +32,7 @@ from ..layers import (
     window_partition,
     window_reverse,
 )
-from ..ops import attention, recomputed
+from ..ops import attention, recomputed, transformed
 from .base import LocalViT
 from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
@@ -131,7 +131,7 @@ def add_messenger_keys(mask: Tensor | None) -> Tensor | None:
 
 def _dense(messengers: Tensor) -> Tensor:
     """Return a small copy: for a view, an exporter asks for each size whether it is a whole feature map."""
-    return messengers.clone(memory_format=torch.channels_last)
+    return messengers.clone(memory_format=torch.preserve_format if transformed() else torch.channels_last)
 
 
 class MessengerStem(nn.Module):

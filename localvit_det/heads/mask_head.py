@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import is_plain
+
 # RoIs whose upsampled features, 28·28·256 numbers each, are alive at a time, forward and backward.
 _ROIS = 32
 
@@ -31,7 +33,8 @@ class MemoryEfficientFCNMaskHead(FCNMaskHead):
     masks, and the head is not for RoI heads that look at the masks before the loss.
 
     Where the last two layers or the loss are not the usual ones (transposed convolution of kernel and stride 2, ReLU,
-    1×1 convolution, cross entropy without class weights), it is an FCNMaskHead in every respect.
+    1×1 convolution, cross entropy without class weights), or have hooks or parametrizations, it is an FCNMaskHead in
+    every respect.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ def merge_cells(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 def ends_usually(head: FCNMaskHead) -> bool:
-    """Whether a mask head ends in a 2×2 transposed convolution of stride 2 and a 1×1 convolution."""
+    """Whether a mask head ends in a plain 2×2 transposed convolution of stride 2, a ReLU and a 1×1 convolution."""
     up, last = head.upsample, head.conv_logits
     return (
         type(up) in (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
@@ -134,4 +137,6 @@ def ends_usually(head: FCNMaskHead) -> bool:
         and type(last) in (nn.Conv2d, wrappers.Conv2d)
         and last.kernel_size == last.stride == (1, 1)
         and (last.padding, last.groups) == ((0, 0), 1)
+        and type(head.relu) is nn.ReLU
+        and all(map(is_plain, (up, head.relu, last)))
     )

@@ -3,21 +3,25 @@
 from ..deprecation import former_names
 from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv, kernel_attention
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
-from .modes import cpu_inference, exported, traced
+from .modes import channels_last, cpu_inference, exported, is_altered, is_plain, traced, transformed
 from .recompute import checkpointed, recompute_activations, recomputed
 
 __all__ = [
     "DepthwiseConv2d",
     "attention",
+    "channels_last",
     "checkpointed",
     "cpu_inference",
     "depthwise_conv",
     "exported",
     "inhomogeneous_conv",
     "inhomogeneous_conv_by_rows",
+    "is_altered",
+    "is_plain",
     "kernel_attention",
     "recompute_activations",
     "recomputed",
     "traced",
+    "transformed",
 ]
 __getattr__ = former_names(__name__, {"lean": "localvit_det.ops:recomputed"})

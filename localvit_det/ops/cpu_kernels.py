@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .modes import cpu_inference, exported, traced
+from .modes import channels_last, cpu_inference, exported, traced, transformed
 
 # Rows of the feature map that the gradient of the kernels looks at together: fastest among 8, 16, 32 and all, and
 # rounding errors add up over fewer terms.
@@ -57,7 +57,9 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    # Backward is made of differentiable functions, so that it can be differentiated again.
+    # Forward and backward are made of differentiable functions: they can be differentiated again, and batched.
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
@@ -65,12 +67,20 @@ class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None) -> Tensor:
+        x, weight = ctx.saved_tensors
+        geometry = {"padding": weight.shape[-1] // 2, "groups": len(weight)}
+        out = F.conv2d(x, torch.zeros_like(weight) if weight_t is None else weight_t, bias_t, **geometry)
+        return out if x_t is None else out + F.conv2d(x_t, weight, **geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         pad, groups = weight.shape[-1] // 2, len(weight)
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad = channels_last(grad)
         grad_x = F.conv2d(grad, weight.flip(2, 3), padding=pad, groups=groups) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight)
         padded = F.pad(x, (0, 0, pad, pad))  # B, C, H + 2·pad, W
@@ -102,7 +112,7 @@ def attention(
         Mixed values of shape (windows, heads, tokens, d).
     """
     biases = [bias.to(query.dtype) for bias in biases]
-    if not query.is_cpu or one_kernel(query) or exported():
+    if not query.is_cpu or one_kernel(query) or exported() or transformed():
         return kernel_attention(query, key, value, _kernel_mask(biases, query), drop_rate)
     scale = query.shape[-1] ** -0.5
     q, k, v = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # windows·heads, tokens, d
@@ -125,7 +135,12 @@ def kernel_attention(
     """Call PyTorch's attention, three times (B, heads, tokens, d) -> (B, heads, tokens, d); also on the meta device.
 
     Networks are counted there, where PyTorch would take attention apart into products: the kernel of GPUs stands in.
+    Transforms of `torch.func` get those products, as kernels cannot be differentiated forward, nor in each mask.
     """
+    if transformed():
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # B, heads, tokens, tokens
+        weights = (logits if mask is None else logits + mask).softmax(-1)
+        return (F.dropout(weights, drop_rate) if drop_rate else weights) @ value
     if not query.is_meta or exported():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop_rate)
     mask = None if mask is None else mask.expand(*query.shape[:3], -1)

@@ -2,6 +2,10 @@
 
 Norms and activations cost next to nothing compared with the matrix products that follow them, but a product keeps its
 input for backward, and so each of them would cost a feature map of memory.
+
+A module that somebody listens to (hooks) or whose parameters are computed (parametrizations) is not recomputed: its
+hooks fire once. Neither is anything under a transform of `torch.func` (grad, vmap, jacrev, ...), which cannot know.
+Whole blocks under ``with_cp`` run twice, as with any `torch.utils.checkpoint`, and their hooks fire twice.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .modes import is_plain, transformed
+
 # Whether nothing is recomputed one by one: switched off by a setting, or inside an activation checkpoint.
 _off: ContextVar[bool] = ContextVar("off", default=False)
 
@@ -33,10 +39,10 @@ class _Recipe:
     def __call__(self) -> Tensor:
         module = self.module
         with torch.no_grad(), torch.autocast(**self.autocast):
-            if isinstance(module, nn.BatchNorm2d) and module.training:
+            if type(module) is nn.BatchNorm2d and module.training:
                 # The batch's own statistics again, without counting the batch twice in the running ones.
                 return F.batch_norm(self.x, None, None, module.weight, module.bias, training=True, eps=module.eps)
-            return module(self.x)
+            return module.forward(self.x)  # without hooks that were registered meanwhile
 
 
 class _Recomputed:
@@ -79,13 +85,14 @@ def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) ->
         x: The input of any shape, which must not be changed later.
 
     Returns:
-        ``then(cheap(x))``. Where nothing is recorded, inside an activation checkpoint (which keeps nothing anyway) and
-        for a compiler (which decides by itself) that is all there is to it.
+        ``then(cheap(x))``. Where nothing is recorded, inside an activation checkpoint (which keeps nothing anyway), for
+        a compiler (which decides by itself), under transforms of `torch.func` and where ``cheap`` has hooks or
+        parametrizations that is all there is to it.
     """
     out = cheap(x)
-    # Other processes take part in a synchronised norm, and may not be there in backward; RReLU draws other slopes then.
-    free = isinstance(cheap, (nn.SyncBatchNorm, nn.Identity, nn.RReLU))
-    if free or not torch.is_grad_enabled() or torch.compiler.is_compiling() or _off.get():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _off.get() or transformed():
+        return then(out)
+    if not _repeatable(cheap):
         return then(out)
     if _same_memory(out, x):  # an activation with inplace=True: recomputing would apply it twice
         return then(out)
@@ -97,6 +104,15 @@ def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) ->
     }
     with _Recomputed(out, _Recipe(cheap, x, autocast)):
         return then(out)
+
+
+def _repeatable(cheap: nn.Module) -> bool:
+    """Whether a second call gives the same, and nobody notices it."""
+    # Other processes take part in a synchronised norm, and may not be there in backward; RReLU draws other slopes then.
+    if isinstance(cheap, (nn.SyncBatchNorm, nn.Identity, nn.RReLU)) or not is_plain(cheap):
+        return False
+    # What a recipe computes is nn.BatchNorm2d's; another one would count the batch twice.
+    return not (isinstance(cheap, _BatchNorm) and cheap.training) or type(cheap) is nn.BatchNorm2d
 
 
 def recompute_activations(enabled: bool) -> AbstractContextManager:
@@ -115,12 +131,14 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
         x: Feature map of shape (B, C, H, W).
 
     Returns:
-        What ``block(x)`` returns.
+        What ``block(x)`` returns; under transforms of `torch.func` its activations are kept.
     """
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return _without_recomputing(), _second_run(block)
 
+    if transformed():
+        return block(x)
     if torch.compiler.is_compiling():
         return checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
