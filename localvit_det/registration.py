@@ -35,8 +35,8 @@ def _share() -> None:
 
     for kind in _KINDS:
         root, own = getattr(mmengine.registry, kind), getattr(mmdet.registry, kind)
-        for source, target in ((own, root), (root, own)):
-            for name, cls in source.module_dict.items():
-                # LoadImageFromFile is MMCV's in the root, and ours in MMDetection's.
-                if cls.__module__.startswith(f"{__package__}.") and name not in target.module_dict:
-                    target.register_module(name=name, module=cls)
+        for name, cls in {**root.module_dict, **own.module_dict}.items():
+            if cls.__module__.startswith(f"{__package__}."):
+                for registry in (root, own):
+                    if name not in registry.module_dict:  # LoadImageFromFile is MMCV's in the root, and ours in theirs
+                        registry.register_module(name=name, module=cls)

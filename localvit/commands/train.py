@@ -1,15 +1,20 @@
 """Trains a detector, as `localvit.arguments.train` says."""
 
 import argparse
+import math
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from localvit.arguments.train import read
 from localvit_det.checkpoint.search import search
@@ -23,8 +28,9 @@ from localvit_det.config.read import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
 from localvit_det.config.schedules import follow_length
 from localvit_det.engine.fitting_batch import fitting_batch
-from localvit_det.engine.hooks import DryRunDone, DryRunHook
 from localvit_det.engine.processes import launched_rank, lock_work_dir
+from localvit_det.errors import NonFiniteError
+from localvit_det.evaluation.record import peak_memory
 from localvit_det.preflight import check_config
 from localvit_det.switches import SWITCHES, check_loggers
 
@@ -100,6 +106,56 @@ def follow_changed_length(cfg: Config, run: Run) -> dict[str, Any]:
             cfg.merge_from_dict(found)
             return found
     return {}
+
+
+class DryRunDone(Exception):
+    """Everything has worked; the message says what was seen."""
+
+
+class DryRunHook(Hook):
+    """End a training after its first step, and after one batch of the validation.
+
+    Until then all is as in the real run: data, weights, the optimizer's step.
+
+    Raises:
+        DryRunDone: Always, where nothing else is raised before.
+        NonFiniteError: The losses of the first batch are not finite.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self._started = 0.0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look at what came out, and end the training."""
+        seconds = time.perf_counter() - self._started
+        losses = {name: value.item() for name, value in (outputs or {}).items() if name.startswith("loss")}
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            raise NonFiniteError(
+                f"In the first batch {', '.join(broken)} is not finite: look at its images and weights."
+            )
+        validated = "without validation"
+        if runner.val_loop is not None:
+            loader = runner.val_dataloader
+            runner.model.eval()
+            with torch.no_grad():
+                found = runner.model.val_step(next(iter(loader)))
+            validated = f"a batch of {len(found)} images of the validation"
+        size = len(data_batch["inputs"]) if isinstance(data_batch, dict) and "inputs" in data_batch else "?"
+        memory = peak_memory()
+        raise DryRunDone(
+            f"Everything works: one step with {size} images took {seconds:.1f} s, the first is the slowest "
+            f"({runner.max_iters} are planned), {validated} went through"
+            f"{f', and {memory / 2**30:.2f} GiB of memory were used at most' if memory else ''}; "
+            + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            + ". Nothing was written to the work dir."
+        )
 
 
 def try_one_batch(cfg: Config) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..engine.reporting import Line, headline_metrics, line_of
+from ..engine.reporting import Line, headline_metrics, line_of, task_lines
 from ..engine.runner import START
 from ..errors import DataError
 from . import charts
@@ -51,10 +51,7 @@ class TrainingLog:
 
     def scores(self) -> dict[str, Line]:
         """Return the number of each task (COCO's AP, PQ, mIoU, accuracy) over the iterations."""
-        points = {one["iter"]: headline_metrics(one) for _, one in sorted(self.validations.items())}
-        tasks = dict.fromkeys(task for point in points.values() for task in point)
-        found = {task: [(i, point[task]) for i, point in points.items() if task in point] for task in tasks}
-        return {task: line_of(row) for task, row in found.items()}
+        return task_lines({one["iter"]: headline_metrics(one) for _, one in sorted(self.validations.items())})
 
     def forget_after(self, iteration: int) -> None:
         """Drop what was logged later: the training has gone on from there."""

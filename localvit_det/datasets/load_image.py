@@ -2,20 +2,25 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import mmcv
 import numpy as np
+import torch
 from mmcv.image.io import imread_flags
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
-from mmdet.registry import TRANSFORMS
-from mmengine import fileio
+from mmdet.registry import HOOKS, TRANSFORMS
+from mmengine import dist, fileio
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .annotations import MAX_PIXELS
-from .images import BrokenImageError, PixelRange, decode, read_file, read_header
+from .images import BrokenImageError, PixelRange, decode, pixel_range_of, read_file, read_header
 
 ON_BROKEN = ("skip", "stop")
 MAX_BROKEN = 100
@@ -126,3 +131,84 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             )
         what = "counts as one without detections" if self.evaluates else "is skipped"
         print_log(f"The image {path} {reason}; it {what} ({count} so far here).", "current", logging.WARNING)
+
+
+@HOOKS.register_module()
+class BrokenImagesHook(Hook):
+    """Apply `broken_images`, `max_broken_images`, `max_pixels` and `pixel_range` of the config; `load_config` adds it.
+
+    It acts on the loaded datasets, because the settings are no part of a pipeline: inference builds other transforms
+    from that.
+    """
+
+    priority = "VERY_HIGH"  # before data workers are started
+
+    def before_run(self, runner: Runner) -> None:
+        """Set what every transform that loads images does.
+
+        Raises:
+            ConfigError: `pixel_range` has no effect.
+        """
+        pixel_range = pixel_range_of(runner.cfg.get("pixel_range"))
+        self._unusable: dict[str, list[Tensor]] = {}
+        for name in ("_train_loop", "_val_loop", "_test_loop"):
+            loop = getattr(runner, name)
+            if not isinstance(loop, BaseLoop):
+                continue
+            transforms = list(loading_transforms(loop.dataloader.dataset))
+            if pixel_range and not any(transform.imdecode_backend == "cv2" for transform in transforms):
+                raise ConfigError(
+                    "pixel_range has no effect on images that are not read by LoadImageFromFile of a detector with the "
+                    "backend cv2: leave it out."
+                )
+            for transform in transforms:
+                transform.on_broken = runner.cfg.get("broken_images") or "skip"
+                transform.max_broken = runner.cfg.get("max_broken_images", MAX_BROKEN)
+                transform.max_pixels = runner.cfg.get("max_pixels", MAX_PIXELS)
+                transform.pixel_range = pixel_range
+                transform.evaluates = name != "_train_loop"
+                if transform.evaluates:
+                    # In shared memory, where data workers mark them.
+                    transform.unusable = torch.zeros(len(loop.dataloader.dataset), dtype=torch.uint8).share_memory_()
+                    self._unusable.setdefault(name, []).append(transform.unusable)
+
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        """Refuse a validation without an image."""
+        self._refuse_no_image(runner.val_loop, "_val_loop")
+
+    def after_test_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        """Refuse a test without an image."""
+        self._refuse_no_image(runner.test_loop, "_test_loop")
+
+    def _refuse_no_image(self, loop: BaseLoop, name: str) -> None:
+        """Check that there was an image which could be used.
+
+        Raises:
+            DataError: There was none.
+        """
+        marked = self._unusable.get(name)
+        if not marked:
+            return
+        together = torch.stack(marked).int()
+        dist.all_reduce(together, "max")  # image by image: to have equal shares, processes repeat some
+        count = together.sum()
+        total = len(loop.dataloader.dataset)
+        if total and int(count) >= total:
+            raise DataError(
+                f"None of the {total} images could be used, so that the numbers mean nothing: the log says why for "
+                "each (`localvit check CONFIG --images` looks at all of them)."
+            )
+
+
+def loading_transforms(node: object) -> Iterator[LoadImageFromFile]:
+    """Yield those of a dataset, whatever wraps it, and of transforms in transforms."""
+    if isinstance(node, LoadImageFromFile):
+        yield node
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            yield from loading_transforms(item)
+    else:
+        parts = getattr(node, "__dict__", {})
+        for name in ("dataset", "datasets", "pipeline", "transforms"):
+            if parts.get(name) is not None:
+                yield from loading_transforms(parts[name])

@@ -1,13 +1,14 @@
 """Hooks, loops, optimizer constructors and a runner that MMEngine and MMDetection do not have."""
 
-from .checkpoint_hook import SafeCheckpointHook
+from ..datasets.load_image import BrokenImagesHook
+from .checkpoint_hook import BackboneFileHook, SafeCheckpointHook, write_backbone
 from .fused_evaluation import FusedEvaluationHook
-from .hooks import BackboneFileHook, BrokenImagesHook, EarlyStopHook, write_backbone
 from .load_policy import LoadPolicyHook
 from .loggers import MLflowBackend, ProgressBarHook, WandbBackend
 from .optim import BackboneConstructor, CpuBf16OptimWrapper, LayerDecayConstructor
 from .reporting import CurvesHook, TrainingReportHook
 from .runner import ReliableRunner
+from .validations import EarlyStopHook
 
 __all__ = [
     "BackboneConstructor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from contextlib import suppress
@@ -12,16 +13,24 @@ from typing import Any
 import torch
 from mmdet.registry import HOOKS
 from mmengine import dist
-from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.runner import Runner, save_checkpoint
 
+from ..checkpoint.layouts import weights_in
+from ..checkpoint.read import load_weights_only
 from ..checkpoint.search import BEST, POINTER, check_saves_locally, search, steps_of
+from ..errors import CheckpointError
 from ..files import remove_drafts, write_text
 from .non_finite import check_finite
 from .optim import accumulative_counts
 from .processes import unwrapped
 
 INTERIM = "interim_iter_{}.pth"  # checkpoints between two regular ones: on a signal, and every so many minutes
+BACKBONE_FILE = "backbone.pth"
+# The last norm of a classifier, norm3 in Swin; a detector has one on each of its feature maps, and starts them anew.
+# Where more stages have one, norms stand in the trunk (Twins-SVT) and the detector keeps all.
+_OUT_NORM = re.compile(r"(out_norms\.|norm)\d\.")
 
 
 @HOOKS.register_module()
@@ -265,3 +274,50 @@ def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], 
         if name in own:
             parameter.grad = own[name].to(parameter.device, parameter.dtype)
     runner.logger.info("Gradients that wait for further iterations are restored with the checkpoint.")
+
+
+# ---- the file of a backbone
+
+
+@ROOT_HOOKS.register_module()
+class BackboneFileHook(Hook):
+    """Write the backbone into the work dir at the end of a training, with EMAHook its averaged weights."""
+
+    priority = "LOWEST"  # after the last checkpoint
+
+    def after_run(self, runner: Runner) -> None:
+        """Write `backbone.pth`; nothing after a test, or a training that saves no checkpoints."""
+        hook = getattr(runner, "checkpoint_hook", None)
+        checkpoint = getattr(hook, "last_ckpt", None)
+        if checkpoint is None or not dist.is_main_process():
+            return
+        target = write_backbone(checkpoint, Path(runner.work_dir) / BACKBONE_FILE)
+        runner.logger.info("The backbone is in %s: give it to tools/train.py as --pretrained.", target)
+
+
+def write_backbone(checkpoint: str | Path, target: str | Path) -> Path:
+    """Write the backbone's weights alone, without the norm that a classifier has after its last stage only.
+
+    Args:
+        checkpoint: What MMEngine saved in a training of a model with a part called `backbone`.
+        target: The file to write.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: The checkpoint has no such part.
+        OutputError: The file cannot be written.
+    """
+    content = load_weights_only(checkpoint)
+    weights = weights_in(content) or {}
+    state = {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}
+    out_norms = {match[0] for name in state if (match := _OUT_NORM.match(name))}
+    if len(out_norms) == 1:
+        state = {name: tensor for name, tensor in state.items() if not _OUT_NORM.match(name)}
+    if not state:
+        raise CheckpointError(f"{checkpoint} holds no backbone: give the checkpoint of a classifier or a detector.")
+    meta = content.get("meta") or {}
+    facts = {"source": Path(checkpoint).name, "epoch": meta.get("epoch"), "iter": meta.get("iter")}
+    save_checkpoint({"state_dict": state, "meta": facts}, str(target))
+    return Path(target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mmengine import dist
@@ -12,7 +11,6 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
 from ..config.utils import registered
-from ..files import write_text
 from .data_loader import (
     close_workers,
     explain_lost_evaluation,
@@ -22,9 +20,9 @@ from .data_loader import (
 )
 from .non_finite import StopValidation
 from .processes import broadcast_buffers
+from .validations import Point, begin_validations, with_validation
 
 _RESTARTS = 3  # of data workers, without a batch in between
-VALIDATED = ".last_validation"  # the iteration after which the last validation was complete
 
 
 class ResumableLoop(BaseLoop):
@@ -41,6 +39,7 @@ class ResumableLoop(BaseLoop):
         self._pass = 0  # passes over the data that are complete
         self._batch = 0  # batches of the present pass that are done
         self._resumed = False
+        self._validations: list[Point] = []
 
     @property
     def base_seed(self) -> int:
@@ -115,7 +114,7 @@ class ResumableLoop(BaseLoop):
     def _validate(self) -> None:
         broadcast_buffers(self.runner)
         try:
-            self.runner.val_loop.run()
+            metrics = self.runner.val_loop.run()
         except StopValidation:
             self._leave_validation()
             self.runner.stop()
@@ -125,8 +124,8 @@ class ResumableLoop(BaseLoop):
                 raise
             self._leave_validation()
             self.runner.give_up(lost, error)
-        if dist.is_main_process():
-            write_text(Path(self.runner.work_dir, VALIDATED), str(self._iter))
+        else:
+            self._validations = with_validation(self.runner, self._validations, metrics, complete=True)
 
     def _leave_validation(self) -> None:
         """Bring back the training's own weights where a validation has averages in their place."""
@@ -136,14 +135,9 @@ class ResumableLoop(BaseLoop):
 
     def _catch_up(self) -> None:
         """Validate what was saved and not validated before the training was stopped."""
-        note = Path(self.runner.work_dir, VALIDATED)
-        if not self._resumed and dist.is_main_process():
-            note.unlink(missing_ok=True)
-        owed = [False]
-        if self._resumed and dist.is_main_process():
-            owed[0] = not (note.is_file() and note.read_text().strip() == str(self._iter))
-        dist.broadcast_object_list(owed)
-        if owed[0] and self._validation_is_due():
+        self._validations = begin_validations(self.runner)
+        done = any(one["complete"] and one["iteration"] == self._iter for one in self._validations)
+        if self._resumed and not done and self._validation_is_due():
             self.runner.logger.info("The validation after iteration %d was not finished: running it.", self._iter)
             self._validate()
 

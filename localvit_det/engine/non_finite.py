@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,12 +13,13 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigError, NonFiniteError
 from .data_loader import batch_size_of, seed_iteration
+from .optim import optim_wrappers
 from .processes import all_reduce_max, unwrapped
 
 ACTIONS = ("stop", "go_back")
@@ -35,6 +38,15 @@ class StopValidation(Exception):
 
 class _BadGradients(Exception):
     pass
+
+
+class Fault(enum.Enum):
+    """What is wrong with an iteration."""
+
+    LOSS = enum.auto()  # NaN or infinite
+    RUNAWAY = enum.auto()  # a loss far above the usual
+    GRADIENTS = enum.auto()
+    ELSEWHERE = enum.auto()  # one of these, in another process
 
 
 class FiniteGuard:
@@ -75,16 +87,19 @@ class FiniteGuard:
         self.lr_factor = 1.0  # by which returns have changed the config's learning rates so far
         self._went_back: Counter[str] = Counter()  # checkpoint: how often
         self._in_row = 0
-        self._what = ""  # what was wrong in the present iteration
+        self._fault: Fault | None = None  # of the present iteration
+        self._loss = 0.0  # the last
         self._statistics: list[Tensor] = []
         self._remembered: list[Tensor] = []
 
     # ---- every iteration
 
-    def watch(self, wrapper: OptimWrapper) -> None:
-        """Put the guard before a wrapper's steps."""
-        wrapper.update_params = self._guarded(wrapper, wrapper.update_params)
-        wrapper.optimizer.register_step_pre_hook(_check_gradients)
+    def watch(self, optim: OptimWrapper | OptimWrapperDict) -> None:
+        """Put the guard before the steps of each wrapper; doing so again changes nothing."""
+        for wrapper in optim_wrappers(optim):
+            if "update_params" not in vars(wrapper):
+                wrapper.update_params = self._guarded(wrapper, wrapper.update_params)
+                wrapper.optimizer.register_step_pre_hook(_check_gradients)
 
     def remember(self) -> None:
         """Keep the running statistics at the start of an iteration."""
@@ -96,24 +111,28 @@ class FiniteGuard:
 
     def _guarded(self, wrapper: OptimWrapper, update_params: Callable) -> Callable:
         def guarded(loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
-            value = loss.item()
-            own = _format_value(value) if not math.isfinite(value) else "runaway" if self._runs_away(value) else ""
-            if all_reduce_max(int(bool(own)))[0]:
-                self._what = own or "elsewhere"
+            self._loss = loss.item()
+            own = None
+            if not math.isfinite(self._loss):
+                own = Fault.LOSS
+            elif self._runs_away(self._loss):
+                own = Fault.RUNAWAY
+            if all_reduce_max(int(own is not None))[0]:
+                self._fault = own or Fault.ELSEWHERE
                 self._drop(wrapper)
                 wrapper._inner_count += 1  # as the backward pass would have done
                 return
             try:
                 update_params(loss, step_kwargs, zero_kwargs)
             except _BadGradients:
-                self._what = "gradients"
+                self._fault = Fault.GRADIENTS
                 self._drop(wrapper)
             scaler = getattr(wrapper, "loss_scaler", None)
             if scaler is not None:
-                if self._what:
+                if self._fault is not None:
                     scaler.update()  # its step was cut short
                 if scaler.get_scale() < _SMALLEST_SCALE:
-                    self._what = "gradients"
+                    self._fault = Fault.GRADIENTS
 
         return guarded
 
@@ -142,10 +161,10 @@ class FiniteGuard:
             NonFiniteError: It has happened `patience` times in a row.
             Rollback: Likewise, where the action is to go back.
         """
-        if not self._what:
+        if self._fault is None:
             self._in_row = 0
             return
-        own, self._what = self._what, ""
+        own, self._fault = self._fault, None
         self._in_row += 1
         causes = dist.all_gather_object(self._cause(own, data_batch, outputs or {}))
         cause = next(filter(None, causes), "a process was not finite")
@@ -167,27 +186,28 @@ class FiniteGuard:
             "images, then go on with --resume."
         )
 
-    def _cause(self, what: str, data_batch: Any, outputs: dict[str, Any]) -> str:
+    def _cause(self, fault: Fault, data_batch: Any, outputs: dict[str, Any]) -> str:
         """Return what was wrong in this process; empty where it was in another one."""
         layer = ""
-        if what != "runaway":
+        if fault is not Fault.RUNAWAY:
             # In all processes, because layers may talk to each other.
             layer = first_layer(self.runner, data_batch)
             self._restore()
-        if what == "elsewhere":
+        if fault is Fault.ELSEWHERE:
             return ""
-        if what == "gradients":
+        if fault is Fault.GRADIENTS:
             cause = "the gradients are not finite"
         else:
             losses = {name: float(value) for name, value in outputs.items() if "loss" in name}
             terms = {name: value for name, value in losses.items() if name != "loss"} or losses
             bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
-            if what == "runaway" and terms:
+            if fault is Fault.RUNAWAY and terms:
                 bad = dict([max(terms.items(), key=lambda item: item[1])])
             cause = (
-                ", ".join(f"{name} is {_format_value(value)}" for name, value in bad.items()) or f"the loss is {what}"
+                ", ".join(f"{name} is {_format_value(value)}" for name, value in bad.items())
+                or f"the loss is {_format_value(self._loss)}"
             )
-            if what == "runaway":
+            if fault is Fault.RUNAWAY:
                 cause += f", far above the usual (more than {self.runaway:g} times)"
             else:
                 layer = layer or "every layer's output is finite: the loss itself is not"
@@ -253,12 +273,14 @@ class GuardHook(Hook):
 
 def scale_learning_rates(runner: Any, factor: float) -> None:
     """Multiply the learning rates, those to come included."""
-    for group in runner.optim_wrapper.param_groups:
-        for key in ("lr", "initial_lr"):
-            if key in group:
-                group[key] *= factor
-    schedulers = runner.param_schedulers
-    for scheduler in schedulers if isinstance(schedulers, list) else ():
+    for wrapper in optim_wrappers(runner.optim_wrapper):
+        for group in wrapper.optimizer.param_groups:
+            for key in ("lr", "initial_lr"):
+                if key in group:
+                    group[key] *= factor
+    schedulers = runner.param_schedulers or []
+    several = schedulers.values() if isinstance(schedulers, dict) else [schedulers]  # one list for each optimizer
+    for scheduler in itertools.chain.from_iterable(several):
         if scheduler.param_name == "lr":
             scheduler.base_values = [value * factor for value in scheduler.base_values]
 
@@ -321,7 +343,7 @@ def first_layer(runner: Any, data_batch: Any) -> str:
     handles = [watch(name, layer) for name, layer in model.named_modules() if name]
     try:
         seed_iteration(runner.train_loop.base_seed, runner.iter)
-        with torch.no_grad(), runner.optim_wrapper.optim_context(model):
+        with torch.no_grad(), optim_wrappers(runner.optim_wrapper)[0].optim_context(model):
             model._run_forward(model.data_preprocessor(data_batch, True), mode="loss")
     except Exception as error:  # a diagnosis is never worth a second failure
         if not found:

@@ -7,7 +7,6 @@ sum up a COCO evaluation, and to find out which batch size and learning rate hav
 from __future__ import annotations
 
 import atexit
-import json
 import re
 import threading
 from collections.abc import Iterable, Mapping
@@ -22,13 +21,13 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..files import atomic_file, write_text
+from ..files import atomic_file
 from .data_loader import batch_size_of
 from .optim import accumulative_counts, optim_wrappers
 from .processes import unwrapped
+from .validations import Point, begin_validations, with_validation
 
 CURVES_FILE = "curves.png"
-_POINTS_FILE = "curves.json"  # the validations so far: checkpoints lack the one that follows them
 _MAX_POINTS = 1000  # a line has no more points than the image has pixels
 _AP_TASKS = {"bbox", "segm", "proposal"}
 # As MMDetection's CocoMetric names its numbers, e.g. `coco/bbox_mAP_50`.
@@ -200,15 +199,15 @@ class CurvesHook(Hook):
 
     def __init__(self, interval: int = 1000) -> None:
         self.interval = interval
-        self._validations: list[dict] = []
+        self._validations: list[Point] = []
         self._training = False
         self._thread: threading.Thread | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Take over the validations up to the iteration at which the training starts."""
+        self._validations = begin_validations(runner)
         if not is_main_process():
             return
-        self._validations = _read_validations(runner, until=runner.iter)
         self._training = True
         atexit.register(self._draw, runner)  # an interruption calls no hook
 
@@ -227,8 +226,7 @@ class CurvesHook(Hook):
         """Add a point of mAP, if this validation is part of a training."""
         if not self._training:
             return
-        before = [point for point in self._validations if point["iteration"] < runner.iter]  # it may have gone back
-        self._validations = [*before, {"iteration": runner.iter, **headline_metrics(metrics or {})}]
+        self._validations = with_validation(runner, self._validations, metrics)
         self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -248,27 +246,13 @@ class CurvesHook(Hook):
             self._write(runner, _losses(runner), self._validations)
 
     @staticmethod
-    def _write(runner: Runner, losses: dict[str, Line], validations: list[dict]) -> None:
+    def _write(runner: Runner, losses: dict[str, Line], validations: list[Point]) -> None:
         try:
             if losses:
-                folder = Path(runner.work_dir)
-                write_text(folder / _POINTS_FILE, json.dumps(validations))
-                draw_curves(losses, _mean_aps(validations), folder / CURVES_FILE)
+                scores = {point["iteration"]: headline_metrics(point["metrics"]) for point in validations}
+                draw_curves(losses, task_lines(scores), Path(runner.work_dir, CURVES_FILE))
         except Exception as error:  # an image is never worth a training
             runner.logger.warning("The curves could not be drawn: %r", error)
-
-
-def _read_validations(runner: Runner, until: int) -> list[dict]:
-    if until == 0:
-        return []
-    try:
-        points = json.loads((Path(runner.work_dir) / _POINTS_FILE).read_text())
-        return [point for point in points if point["iteration"] <= until]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        runner.logger.warning("Earlier points of the mAP curves are lost: %r", error)
-        return []
 
 
 def _losses(runner: Runner) -> dict[str, Line]:
@@ -284,12 +268,10 @@ def _losses(runner: Runner) -> dict[str, Line]:
     return lines
 
 
-def _mean_aps(validations: list[dict]) -> dict[str, Line]:
-    tasks = dict.fromkeys(task for point in validations for task in point if task != "iteration")
-    lines = {}
-    for task in tasks:
-        lines[task] = line_of((point["iteration"], point[task]) for point in validations if task in point)
-    return lines
+def task_lines(scores: Mapping[int, Mapping[str, float]]) -> dict[str, Line]:
+    """Return the line of each task, from its number at each iteration."""
+    tasks = dict.fromkeys(task for point in scores.values() for task in point)
+    return {task: line_of((i, point[task]) for i, point in scores.items() if task in point) for task in tasks}
 
 
 def line_of(points: Iterable[tuple[int, float]]) -> Line:

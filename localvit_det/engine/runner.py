@@ -34,12 +34,12 @@ from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
 from .fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
-from .hooks import FreeMemoryHook
 from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableLoop, resumable
 from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
 from .optim import accumulative_counts, optim_wrappers
 from .processes import (
+    FreeMemoryHook,
     SignalWatch,
     Stopped,
     all_reduce_max,
@@ -64,7 +64,14 @@ class ReliableRunner(Runner):
     docs/training.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
     """
 
+    # State of MMEngine's runner that has no public name: what to load and how, whether that is done, and loops, which
+    # are configs until they are needed; `train_loop` and `val_loop` would build them.
     _load_from: str | None
+    _resume: bool
+    _has_loaded: bool
+    _train_loop: BaseLoop | dict | None
+    _val_loop: BaseLoop | dict | None
+
     _signals: SignalWatch | None = None
     configured: ConfiguredState | None = None  # optimizer and schedules, before a checkpoint is loaded
 
@@ -147,7 +154,7 @@ class ReliableRunner(Runner):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks; one that only reports may fail (a full disk, a folder that was removed, a lost server)."""
-        for hook in self._hooks:
+        for hook in self.hooks:
             if not hasattr(hook, fn_name):
                 continue
             try:
@@ -260,16 +267,14 @@ class ReliableRunner(Runner):
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer's wrapper, with the guard before its steps."""
         built = super().build_optim_wrapper(optim_wrapper)
-        if not isinstance(built, OptimWrapperDict) and "update_params" not in vars(built):
-            self.guard.watch(built)
+        self.guard.watch(built)
         return built
 
     def scale_lr(self, optim_wrapper: OptimWrapper | OptimWrapperDict, auto_scale_lr: dict | None = None) -> None:
         """Scale learning rates with the batch of an optimizer's step; MMEngine forgets accumulated ones."""
         if not auto_scale_lr or not auto_scale_lr.get("enable"):
             return
-        loader, base = self._train_dataloader, auto_scale_lr["base_batch_size"]
-        size = batch_size_of(loader) if isinstance(loader, DataLoader) else loader["batch_size"]
+        size, base = batch_size_of(self.train_dataloader), auto_scale_lr["base_batch_size"]
         for wrapper in optim_wrappers(optim_wrapper):
             batch = size * self.world_size * accumulative_counts(wrapper)
             factor = batch / base
@@ -279,9 +284,10 @@ class ReliableRunner(Runner):
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedules of the learning rate, with a warm-up that is shorter than the training."""
-        several = [scheduler] if isinstance(scheduler, dict) else scheduler
+        # A dict without a type has the schedules of each optimizer.
+        several = [scheduler] if isinstance(scheduler, dict) and "type" in scheduler else scheduler
         if isinstance(several, (list, tuple)) and all(isinstance(one, dict) for one in several):
-            by_epoch, hooks = isinstance(self._train_loop, ResumableEpochLoop), self.cfg.get("custom_hooks") or ()
+            by_epoch, hooks = isinstance(self.train_loop, ResumableEpochLoop), self.cfg.get("custom_hooks") or ()
             if by_epoch and (unfit := explain_unfit_epochs(several, self.max_epochs, hooks)):
                 self.logger.warning(unfit)
             if self.cfg.get("fit_warmup", True):

@@ -129,7 +129,7 @@ def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
         batch_size=loader.batch_size,
         image_count=len(loader.dataset),
         image_ids=next((one.image_ids for one in runner.test_evaluator.metrics if hasattr(one, "image_ids")), None),
-        memory=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mib(),
+        memory=None if (peak := peak_memory()) is None else peak / 2**20,
         device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         versions=_versions(),
         start=runner.timestamp,
@@ -155,12 +155,15 @@ def read_record(work_dir: str | os.PathLike) -> EvaluationRecord | None:
         raise DataError(f"{path} cannot be read ({error}): evaluate again with `localvit test … --report`.") from error
 
 
-def _resident_mib() -> float | None:
+def peak_memory() -> int | None:
+    """Return the bytes that the GPU, or else this process, has used at most; None where that is not known."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         return None
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _versions() -> dict[str, str]:

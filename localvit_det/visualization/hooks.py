@@ -85,7 +85,9 @@ class UniqueDrawings(Hook):
             return
         self._pixel_range = pixel_range_of(runner.cfg.get("pixel_range"))
         dataset = runner.test_dataloader.dataset
-        paths = [dataset.get_data_info(index).get("img_path") for index in range(len(dataset))]
+        # A dataset of others may not know its paths: files then get their names one by one.
+        known = range(len(dataset) if hasattr(dataset, "get_data_info") else 0)
+        paths = [dataset.get_data_info(index).get("img_path") for index in known]
         paths = list(dict.fromkeys(map(os.path.abspath, filter(None, paths))))
         counts = Counter(os.path.basename(path).casefold() for path in paths)
         common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
@@ -112,6 +114,7 @@ class UniqueDrawings(Hook):
     def _draw(self, sample: Any) -> None:
         path = os.path.abspath(sample.img_path)
         if path not in self._names:
+            self._files.keep(path)
             self._names[path] = self._files.name(os.path.basename(path), drawn_suffix(path))
         self._visualizer.add_datasample(
             os.path.basename(path) if self.show else "test_img",

@@ -274,7 +274,7 @@ def test_a_report_is_of_one_run(here):
     run(train, NAME, "--work-dir", "W", *more)
     assert max(read_log("W").steps) == 4
     assert len(read_log("W").starts) == 1
-    points = json.loads(Path("W/curves.json").read_text())
+    points = json.loads(Path("W/validations.json").read_text())
     assert [point["iteration"] for point in points] == [4]
     run(analyze, "W")
     page = check_page(Path("W/report.html").read_text()).text

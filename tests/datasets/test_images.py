@@ -11,8 +11,7 @@ from PIL import Image
 
 from localvit_det.datasets import images, load_image
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
-from localvit_det.datasets.load_image import LoadImageFromFile
-from localvit_det.engine.hooks import loading_transforms
+from localvit_det.datasets.load_image import LoadImageFromFile, loading_transforms
 from localvit_det.errors import DataError
 from localvit_det.preflight.images import header_fault, pixel_fault
 

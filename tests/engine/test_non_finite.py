@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from toy_training import Do, NoisyImages, ToyModel, different, log_of, names, tensors_of, toy_runner
 
 from localvit_det.errors import ConfigError, NonFiniteError
@@ -111,6 +112,35 @@ def test_accumulated_gradients_are_dropped(tmp_path):
     runner.train()
     assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
     assert runner.optim_wrapper.inner_count == 18
+
+
+class InTurn(Spoilt):
+    """Trained by two optimizers, each with its own step."""
+
+    def train_step(self, data, optim_wrapper):
+        for wrapper in optim_wrapper.values():
+            with wrapper.optim_context(self):
+                loss, values = self.parse_losses(self._run_forward(self.data_preprocessor(data, True), mode="loss"))
+            wrapper.update_params(loss)
+        return values
+
+
+@pytest.mark.parametrize("action", ["stop", "go_back"])
+def test_several_optimizers_are_guarded(action, tmp_path):
+    model = InTurn(range(8, 99), "nan")
+    settings = {"non_finite": {"action": action, "patience": 2, "returns": 1, "lower_lr": 0.1}}
+    runner = toy_runner(tmp_path, model=model, custom_hooks=[Count()], cfg=settings, schedule=[])
+    parts = {"conv": model.conv, "head": model.head}
+    runner.optim_wrapper = OptimWrapperDict(
+        **{name: OptimWrapper(torch.optim.SGD(part.parameters(), 0.02)) for name, part in parts.items()}
+    )
+    with pytest.raises(NonFiniteError, match=r"loss_cls is NaN|still not finite"):
+        runner.train()
+    assert "Iteration 9: loss_cls is NaN" in log_of(runner)
+    assert "every layer's output is finite: the loss itself is not" in log_of(runner)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    rate = 0.02 if action == "stop" else 0.002
+    assert runner.optim_wrapper.get_lr() == {"conv.lr": [pytest.approx(rate)], "head.lr": [pytest.approx(rate)]}
 
 
 def test_going_back(tmp_path):

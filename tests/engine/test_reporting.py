@@ -95,8 +95,8 @@ def test_curves_go_on_after_a_resume(tmp_path, drawn):
     assert np.all(losses["loss"][1] > losses["loss_cls"][1])
     assert mean_aps["bbox"][0].tolist() == [6, 12, 18]
     assert len(drawn) == 4  # three validations and the end
-    points = json.loads((tmp_path / "curves.json").read_text())
-    assert points[0] == {"iteration": 6, "bbox": 0.437, "segm": 0.437}
+    points = json.loads((tmp_path / "validations.json").read_text())
+    assert (points[0]["iteration"], points[0]["metrics"]["coco/segm_mAP"]) == (6, 0.437)
 
     # Back to epoch 2: the third one is trained, and validated, anew.
     before, better = losses["loss"][1], {"coco/bbox_mAP": 0.5}
@@ -134,7 +134,7 @@ def test_failed_drawing_only_warns(tmp_path, monkeypatch):
     def fail(*args: object) -> None:
         raise RuntimeError("no fonts")
 
-    (tmp_path / "curves.json").write_text("{not json")
+    (tmp_path / "validations.json").write_text("{not json")
     monkeypatch.setattr(reporting, "draw_curves", fail)
     runner = runner_of(tmp_path, metrics=METRICS)
     runner.train()

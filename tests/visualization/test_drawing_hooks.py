@@ -63,6 +63,17 @@ def test_images_are_not_written_over(tmp_path):
         hook.before_test(runner)
 
 
+def test_datasets_that_do_not_know_their_paths(tmp_path):
+    hook, runner = hook_and_runner(tmp_path, ".")
+    write_image(tmp_path / "own.jpg")
+    before = {path: path.read_bytes() for path in map(tmp_path.joinpath, (*NAMES, "own.jpg"))}
+    runner.test_dataloader.dataset = list(NAMES)
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0, {}, [SimpleNamespace(img_path=str(path)) for path in before])
+    assert {path: path.read_bytes() for path in before} == before
+    assert {"1.jpg", "1_2.jpg"} <= files_in(tmp_path)
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("DetLocalVisualizer", "PairVisualizer"), ("Mine", "Mine")])
 def test_configs_draw_pairs_unless_they_draw_in_their_own_way(kind, expected):
     cfg = Config({"default_hooks": {"visualization": {"type": "V"}}, "visualizer": {"type": kind}})

@@ -1,6 +1,7 @@
 """Early stopping, the backbone's own file, and free memory; broken images stand in tests/datasets/test_images.py."""
 
 import ctypes
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,9 +11,8 @@ import torch
 from toy_training import Scores, different, final, log_of, signal_at, tensors_of, toy_runner
 
 from localvit_det.checkpoint.read import load_weights_only
-from localvit_det.engine import hooks, write_backbone
-from localvit_det.engine.hooks import FreeMemoryHook
-from localvit_det.engine.processes import Stopped
+from localvit_det.engine import processes, write_backbone
+from localvit_det.engine.processes import FreeMemoryHook, Stopped
 from localvit_det.errors import CheckpointError
 
 BEST_IN_THE_SECOND = [0.1, 0.3, 0.2, 0.3, 0.29, 0.5, 0.6, 0.7]
@@ -67,7 +67,9 @@ class TestEarlyStop:
 
     def test_a_repeated_validation_counts_once(self, tmp_path):
         train(tmp_path, 2, epochs=3)
-        (tmp_path / ".last_validation").unlink()  # as a kill in the middle of the third leaves the folder
+        file = tmp_path / "validations.json"
+        assert [one["complete"] for one in json.loads(file.read_text())] == [True] * 3
+        file.write_text(file.read_text()[::-1].replace("eurt", "eslaf", 1)[::-1])  # as a kill in the third leaves it
         second = train(tmp_path, 2, epochs=4, resume=True)
         assert "The validation after iteration 18 was not finished" in log_of(second)
         assert second.epoch == 4
@@ -127,7 +129,7 @@ def test_holes_in_memory_go_back(tmp_path, monkeypatch):
     before = resident()
     hook.after_train_iter(runner, 0)
     assert before - resident() < 50_000_000  # not yet
-    monkeypatch.setattr(hooks, "_PAUSE", 0.0)
+    monkeypatch.setattr(processes, "_PAUSE", 0.0)
     hook.after_train_iter(runner, 0)
     assert before - resident() > 50_000_000
     assert len(last) == 64 << 10

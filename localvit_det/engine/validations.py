@@ -1,0 +1,155 @@
+"""What the validations of a training have brought so far, in a file of its work dir, and early stopping by it.
+
+Checkpoints lack the validation that follows them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import HOOKS
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..files import write_text
+from .checkpoint_hook import SafeCheckpointHook
+
+VALIDATIONS = "validations.json"
+Point = dict[str, Any]  # iteration, metrics, and whether the validation was complete
+
+
+def begin_validations(runner: Runner) -> list[Point]:
+    """Return the validations up to the iteration at which a training starts, and forget later ones.
+
+    All processes call it together and get the same. Doing so again changes nothing.
+    """
+    points: list[Any] = [[]]
+    file = Path(runner.work_dir, VALIDATIONS)
+    if dist.is_main_process() and file.is_file():
+        if runner.iter:
+            points = [_read(file, runner)]
+        write_text(file, json.dumps([point for point in points[0] if point["iteration"] <= runner.iter]))
+    dist.broadcast_object_list(points)
+    return [point for point in points[0] if point["iteration"] <= runner.iter]
+
+
+def with_validation(
+    runner: Runner, points: Sequence[Point], metrics: Mapping[str, Any] | None, complete: bool = False
+) -> list[Point]:
+    """Add the present validation, also to the file; a repeated one takes the place of the first.
+
+    Args:
+        runner: The runner.
+        points: Those so far.
+        metrics: Those that are no numbers are left out.
+        complete: Whether nothing of it is left to do.
+    """
+    numbers = {key: float(value) for key, value in (metrics or {}).items() if _is_number(value)}
+    points = [one for one in points if one["iteration"] < runner.iter]
+    points.append({"iteration": runner.iter, "metrics": numbers, "complete": complete})
+    if dist.is_main_process():
+        write_text(Path(runner.work_dir, VALIDATIONS), json.dumps(points))
+    return points
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Number) or getattr(value, "ndim", None) == 0  # NumPy's and PyTorch's
+
+
+def _read(file: Path, runner: Runner) -> list[Point]:
+    try:
+        points = json.loads(file.read_text())
+        return [point for point in points if isinstance(point["iteration"] + 0, int) and point["metrics"].keys()]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        runner.logger.warning(f"What earlier validations have brought is lost: {error!r}")
+        return []
+
+
+@HOOKS.register_module()
+class EarlyStopHook(Hook):
+    """Stop after `patience` validations without a new best one, with a final checkpoint and exit code 0.
+
+    The metric is the one that `save_best` of the checkpoint hook names, else the first. With MMEngine's
+    EarlyStoppingHook a resumed training would count anew, the metric would have to be named, and the last weights would
+    be lost where no checkpoint is due.
+
+    Args:
+        patience: Validations without a new best one.
+        min_delta: What a new best one has to gain at least.
+    """
+
+    priority = "LOWEST"  # after the best checkpoint is saved, and averaged weights are back in their place
+
+    def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
+        self.patience, self.min_delta = patience, min_delta
+        self._points: list[Point] = []
+        self._training = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Take over the validations up to the iteration at which the training starts."""
+        self._training = True
+        self._points = begin_validations(runner)
+        metric, sign = _metric_of(runner, self._points[-1]["metrics"] if self._points else {})
+        if self._best(metric, sign)[2] >= self.patience:
+            runner.train_loop.stop_training = True
+            runner.logger.info(
+                "Nothing is left to train: this training has stopped early after iteration %d. More patience than "
+                "%d, or --without early-stop, goes on with it.",
+                self._points[-1]["iteration"],
+                self.patience,
+            )
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Count, and ask the loop to stop."""
+        if not self._training:
+            return
+        self._points = with_validation(runner, self._points, metrics)
+        metric, sign = _metric_of(runner, metrics or {})
+        at, best, since = self._best(metric, sign)
+        if since < self.patience:
+            return
+        runner.train_loop.stop_training = True
+        if checkpoints := _checkpoints(runner):
+            checkpoints.save_final(runner)
+        runner.logger.info(
+            "Stopping early after iteration %d: %s has not improved in %d validations (its best is %.4g, after "
+            "iteration %d).",
+            runner.iter,
+            metric,
+            self.patience,
+            best,
+            at,
+        )
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave out later validations, which are no part of the training."""
+        self._training = False
+
+    def _best(self, metric: str, sign: int) -> tuple[int, float, int]:
+        """Return iteration and value of the best validation, and how many have followed it."""
+        at, best, since = 0, -math.inf, 0
+        for index, point in enumerate(self._points):
+            value = sign * point["metrics"].get(metric, math.nan)
+            since += 1
+            if index == 0 or (math.isfinite(value) and value > best + self.min_delta):
+                at, best, since = point["iteration"], value if math.isfinite(value) else -math.inf, 0
+        return at, sign * best, since
+
+
+def _checkpoints(runner: Runner) -> SafeCheckpointHook | None:
+    return next((hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)), None)
+
+
+def _metric_of(runner: Runner, metrics: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the metric by which a checkpoint is the best, and 1 or -1: whether larger or smaller is better."""
+    checkpoints = _checkpoints(runner)
+    if checkpoints is not None and checkpoints.save_best and "auto" not in checkpoints.key_indicators:
+        return checkpoints.key_indicators[0], -1 if checkpoints.rules[0] == "less" else 1
+    name = next(iter(metrics), "the metric")  # none where nothing at all has been found
+    return name, -1 if "loss" in name.lower() else 1
