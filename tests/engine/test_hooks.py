@@ -1,4 +1,4 @@
-"""Early stopping, the backbone's own file, and free memory; broken images stand in tests/datasets/test_images.py."""
+"""Early stopping, the file of a backbone, and free memory; broken images stand in tests/datasets/test_images.py."""
 
 import ctypes
 import json
