@@ -29,6 +29,21 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-images", action="store_true", help="draw nothing")
     parser.add_argument("--json", metavar="FILE", help="write all objects as a dataset in COCO's format, with scores")
     parser.add_argument("--crops", metavar="DIR", help="write what lies in each box, in a folder for each class")
+    parser.add_argument(
+        "--save-txt",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="write a label file of YOLO for each image (default: the folder labels/ in --out)",
+    )
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="keep these classes only, by names or numbers")
+    parser.add_argument("--max-det", type=int, metavar="N", help="keep the N best objects of each image")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="look at each image in overlapping tiles as well, for objects that are small in large images: 640",
+    )
     parser.add_argument("--score", type=float, default=SCORE, help="leave out lower scores (default: %(default)s)")
     parser.add_argument("--batch", type=int, help="images at a time (default: 1 on a CPU, 8 on a GPU)")
     parser.add_argument("--device", help="cpu, cuda:1, … (default: a GPU if there is one)")
@@ -41,6 +56,13 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
     add_trust(parser)
     args = parser.parse_args(argv)
+    for name in ("every", "batch", "max_frames", "max_det"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} makes no sense: give a number from 1 on.")
+    if not 0 <= args.score <= 1:
+        raise ConfigError(f"--score {args.score} is no score: give a number from 0 to 1.")
+    if args.save_txt == "":
+        args.save_txt = str(Path(args.out) / "labels")
     check_given("MODEL", args.model)
     if args.config:
         existing_config(args.config)
@@ -49,9 +71,4 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
             check_given("The source", source)
     if package := RUN_BY.get(Path(args.model).suffix):
         require_package(package, args.model)
-    for name in ("every", "batch", "max_frames"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} makes no sense: give a number from 1 on.")
-    if not 0 <= args.score <= 1:
-        raise ConfigError(f"--score {args.score} is no score: give a number from 0 to 1.")
     return args

@@ -31,18 +31,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.show and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         raise OutputError("--show needs a screen, and there is none here: look at the files in --out instead.")
-    without = [place for place in (args.out, args.crops) if place]
+    without = [place for place in (args.out, args.crops, args.save_txt) if place]
     sources = Sources(args.source, args.every, args.max_frames, without)
     total = sources.total
     detector = Detector(args.model, args.config, args.device, not args.no_fuse, args.cfg_options, args.trust_config)
-    results = detector.predict(sources, args.score, args.batch)
+    results = detector.predict(sources, args.score, args.batch, args.classes, args.max_det, args.tile)
     # Without a terminal a line now and then is a sign of life.
     terminal = sys.stderr.isatty()
     bar = tqdm(results, total=total, unit="image", mininterval=0.1 if terminal else 10, disable=args.quiet)
     counts: Counter[str] = Counter()
     images = 0
     out = None if args.no_images else args.out
-    with Output(out, args.crops, args.json, detector.classes, sources.names, sources.files) as output:
+    with Output(out, args.crops, args.json, detector.classes, sources.names, sources.files, args.save_txt) as output:
         for result in interruptible(bar):
             try:
                 drawn = output.add(result)
@@ -86,7 +86,7 @@ def summary(args: argparse.Namespace, images: int, counts: Counter[str], left_ou
     lines = [f"{images} images, {counts.total()} objects{f' ({objects}{more})' if objects else ''}"]
     if not counts:
         lines.append(f"nothing scores {args.score} or more; --score sets the bound")
-    written = [None if args.no_images else args.out, args.crops, args.json]
+    written = [None if args.no_images else args.out, args.crops, args.json, args.save_txt]
     if any(written):
         lines.append("written: " + ", ".join(filter(None, written)))
     if left_out:

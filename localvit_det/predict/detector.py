@@ -31,12 +31,13 @@ from ..config.model import heads_with_classes
 from ..config.pipelines import SCORE, image_pipeline, prepare
 from ..config.run import find_run
 from ..config.utils import find_datasets, registered
-from ..errors import CheckpointError, ConfigError, DataError, UserError
+from ..errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, shortened
 from ..export.runtime import ExportedDetector
 from ..fused import fuse_detector
 from ..hub import WEIGHTS, HubFiles, HubModel, register_reader
 from .result import Frame, Result
 from .sources import Source, Sources
+from .tiles import cut, join
 
 _LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO
 
@@ -95,6 +96,9 @@ class Detector(HubModel):
         source: Source | Iterable[Source] | Sources,
         score: float = SCORE,
         batch_size: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        max_det: int | None = None,
+        tile: int | None = None,
     ) -> Iterator[Result]:
         """Find objects, one image after the other.
 
@@ -104,12 +108,15 @@ class Detector(HubModel):
                 cannot be used is logged and left out; `Sources.left_out` has them all.
             score: Leave out objects with lower scores; the config's own bound (`score_thr`) holds, too.
             batch_size: Images of equal sizes that run together; by default 1 on a CPU and 8 on a GPU.
+            classes: Names or numbers of the classes to keep; by default all.
+            max_det: Keep so many objects of an image at most, those with the highest scores.
+            tile: Look at each image in overlapping tiles of so many pixels as well, and join what is found.
 
         Yields:
             A result for each image or frame, in order.
 
         Raises:
-            ConfigError: The score or the batch size is none.
+            ConfigError: The score, the batch size, a class, the number of objects or the tile is none.
             DataError: A source is missing or empty, which is said at once, or the only one cannot be used.
         """
         sources = source if isinstance(source, Sources) else Sources(source)
@@ -119,11 +126,31 @@ class Detector(HubModel):
             batch_size = 1 if self.device.type == "cpu" or sources.live else 8
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise ConfigError(f"The batch size {batch_size} makes no sense: give a whole number from 1 on.")
+        for name, value, least in (("max_det", max_det, 1), ("tile", tile, 32)):
+            if value is not None and (not isinstance(value, Integral) or value < least):
+                raise ConfigError(f"{name}={value} makes no sense: give a whole number from {least} on.")
+        labels = None if classes is None else [self._label(one) for one in classes]
         if sources.max_pixels is None:
             sources.max_pixels = self.config.get("max_pixels")
         if sources.pixel_range is None:
             sources.pixel_range = self.config.get("pixel_range")
-        return self._results(sources, float(score), int(batch_size))
+        frames, size = iter(sources), int(batch_size)
+        if tile is None:
+            results = self._results(frames, sources, float(score), size)
+        else:
+            results = self._tiled(frames, sources, float(score), size, int(tile))
+        return results if labels is None and max_det is None else (one.keep(labels, max_det) for one in results)
+
+    def _label(self, name: str | int) -> int:
+        text = str(name)
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdecimal() and int(text) < len(self.classes):
+            return int(text)
+        raise ConfigError(
+            f"The detector has no class {text}{did_you_mean(text, self.classes)}: its classes are "
+            f"{shortened(self.classes, 10)}."
+        )
 
     def __call__(self, source: Source, score: float = SCORE) -> Result:
         """Return the result of a single image.
@@ -165,9 +192,17 @@ class Detector(HubModel):
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def _results(self, sources: Sources, score: float, batch_size: int) -> Iterator[Result]:
+    def _tiled(
+        self, frames: Iterator[Frame], sources: Sources, score: float, batch_size: int, size: int
+    ) -> Iterator[Result]:
+        for frame in frames:
+            tiles = list(cut(frame, size))
+            found = list(self._results(iter(tiles), sources, score, batch_size))
+            if len(found) == len(tiles):  # else the image has been left out
+                yield join(frame, found)
+
+    def _results(self, frames: Iterator[Frame], sources: Sources, score: float, batch_size: int) -> Iterator[Result]:
         batch: list[tuple[Frame, dict]] = []
-        frames = iter(sources)
         while True:
             try:
                 frame = next(frames, None)

@@ -1,4 +1,4 @@
-"""Write what was found: drawn images and videos, what lies in the boxes, and COCO's JSON."""
+"""Write what was found: drawn images and videos, what lies in the boxes, COCO's JSON, and labels of YOLO."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Output(AbstractContextManager):
         crops: Where what lies in the boxes goes, in one folder a class; None for nowhere.
         json_file: Where all objects go as a dataset in COCO's format, scores included; None for nowhere.
         classes: Names of all classes.
+        labels: Where a label file of YOLO goes for each image or frame; None for nowhere.
         names: Of all images and videos (the latter: True), as frames will have them, as far as they are known; all
             get names of their own before anything is written.
         inputs: Files that must not be written over.
@@ -43,6 +44,7 @@ class Output(AbstractContextManager):
         classes: Sequence[str] = (),
         names: Sequence[tuple[str, bool]] = (),
         inputs: Iterable[str] = (),
+        labels: str | os.PathLike | None = None,
     ) -> None:
         inputs = list(inputs)
         self.folder = OutputFolder(folder, inputs) if folder else None
@@ -52,9 +54,10 @@ class Output(AbstractContextManager):
         )
         self._stem_names, flat = UniqueNames(), [(name, "_".join(PurePath(name).parts), "") for name, _ in names]
         self._stems = _planned(self._stem_names, flat)
-        labels = [(label, re.sub(r"[^\w -]", "_", label).strip(), "") for label in classes]
-        self._class_folders = _planned(UniqueNames(), labels)
-        for place in (folder, crops):
+        folders = [(label, re.sub(r"[^\w -]", "_", label).strip(), "") for label in classes]
+        self._class_folders = _planned(UniqueNames(), folders)
+        self.labels = OutputFolder(labels, inputs) if labels else None
+        for place in (folder, crops, labels):
             if place:
                 check_writable_folder(place, "the output folder")
         self.json = CocoFile(json_file, classes) if json_file else None
@@ -82,6 +85,9 @@ class Output(AbstractContextManager):
             drawn = self._draw(result, self.folder, written) if self.folder else None
             if self.crops:
                 self._cut(result, self.crops, written)
+            if self.labels:
+                name = self.labels.name(f"{self._stem(result)}.txt")
+                written.append(self.labels.write(name, result.to_yolo().encode()))
             if self.json:
                 self.json.add(result)
         except BaseException:
@@ -114,13 +120,17 @@ class Output(AbstractContextManager):
                 self.left_out[video.name] = first_line(error)
 
     def _cut(self, result: Result, folder: OutputFolder, written: list[Path]) -> None:
+        stem = self._stem(result)
+        for index, (label, crop) in enumerate(zip(result.names, result.crops(), strict=True)):
+            wanted = f"{self._class_folders[label]}/{stem}_{index:03d}.jpg"
+            written.append(folder.write(folder.name(wanted), _encoded(crop, ".jpg")))
+
+    def _stem(self, result: Result) -> str:
+        """Return a name that no other image, and no other frame of a video, has."""
         name = result.frame.name
         if name not in self._stems:
             self._stems[name] = self._stem_names.name("_".join(PurePath(name).parts), "")
-        frame = "" if result.frame.rate is None else f"_{result.frame.index:06d}"
-        for index, (label, crop) in enumerate(zip(result.names, result.crops(), strict=True)):
-            wanted = f"{self._class_folders[label]}/{self._stems[name]}{frame}_{index:03d}.jpg"
-            written.append(folder.write(folder.name(wanted), _encoded(crop, ".jpg")))
+        return self._stems[name] + ("" if result.frame.rate is None else f"_{result.frame.index:06d}")
 
 
 class _VideoFile:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
-from ..visualization import draw_objects
+from ..visualization.draw import Objects, draw_readable
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +70,41 @@ class Result:
         """The class of each object."""
         return [self.classes[label] for label in self.labels]
 
+    def keep(self, labels: Sequence[int] | None = None, count: int | None = None) -> Result:
+        """Return the result with the first objects of some classes only.
+
+        Args:
+            labels: Of the classes; None for all.
+            count: Objects at most; None for all.
+        """
+        chosen = np.flatnonzero(np.isin(self.labels, labels) if labels is not None else self.labels >= 0)[:count]
+        masks = None if self.masks is None else self.masks[chosen]
+        return replace(
+            self, boxes=self.boxes[chosen], scores=self.scores[chosen], labels=self.labels[chosen], masks=masks
+        )
+
     def plot(self) -> np.ndarray:
-        """Draw masks, boxes, classes and scores on a copy of the image: H×W×3, uint8, BGR."""
+        """Draw masks, boxes, classes and scores on a copy of the image: H×W×3, uint8, BGR.
+
+        The copy of a small image is several times as large, so that texts do not hide the objects.
+        """
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        return draw_objects(self.image.copy(), self.boxes, self.labels, texts, self.masks)
+        return draw_readable(self.image, Objects(self.boxes, self.labels, texts, self.masks))
+
+    def to_yolo(self) -> str:
+        """Return the lines of a label file of YOLO: class and box, or the outline where there are masks.
+
+        Numbers are shares of the image. An object in several parts has the outline of the largest.
+        """
+        height, width = self.image.shape[:2]
+        lines = []
+        for index, label in enumerate(self.labels.tolist()):
+            x1, y1, x2, y2 = self.boxes[index].tolist()
+            numbers = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            if self.masks is not None and (outline := _outline(self.masks[index])) is not None:
+                numbers = tuple((outline / (width, height)).ravel().tolist())
+            lines.append(f"{label} " + " ".join(f"{min(max(number, 0), 1):.6g}" for number in numbers) + "\n")
+        return "".join(lines)
 
     def crops(self) -> list[np.ndarray]:
         """Return what lies in each box, as views of the image; at least one pixel of each."""
@@ -108,6 +140,13 @@ class Result:
                 one["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
             found.append(one)
         return found
+
+
+def _outline(mask: np.ndarray) -> np.ndarray | None:
+    """Return the corners around the largest part of a mask, (N, 2), x and y in pixels; None without three of them."""
+    parts, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    largest = max(parts, key=cv2.contourArea, default=np.empty((0, 1, 2)))
+    return largest[:, 0] + 0.5 if len(largest) > 2 else None  # of pixels' middles
 
 
 def categories(classes: Sequence[str]) -> list[dict[str, Any]]:

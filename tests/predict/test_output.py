@@ -43,7 +43,7 @@ def test_drawn_images_crops_and_json(published_file, images, tmp_path, capsys):
     assert said.startswith("4 images, ")
     written = sorted(map(Path, files_in(out)))
     assert written == sorted(path.relative_to(images) for path in images.rglob("*") if path.is_file())
-    assert cv2.imread(str(out / "deeper/small.png")).shape == (64, 80, 3)
+    assert cv2.imread(str(out / "deeper/small.png")).shape == (4 * 64, 4 * 80, 3)  # legible
 
     content = json.loads(objects.read_text())
     coco = COCO(str(objects))
@@ -73,7 +73,7 @@ def test_drawn_video(published_file, video, tmp_path):
     )
     drawn = frames_of(tmp_path / "out/clip.mp4")
     assert len(drawn) == 5
-    assert all(frame.shape == (96, 96, 3) for frame in drawn)
+    assert all(frame.shape == (4 * 96, 4 * 96, 3) for frame in drawn)
     assert [image["frame"] for image in json.loads((tmp_path / "objects.json").read_text())["images"]] == [*range(5)]
     assert cv2.VideoCapture(str(tmp_path / "out/clip.mp4")).get(cv2.CAP_PROP_FPS) == 10
 
@@ -87,7 +87,7 @@ def test_nothing_is_found(published_file, images, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["none.jpg"], "There is no file"),
+        (["none.jpg"], "none.jpg does not exist"),
         (["--score", "3", "x"], "--score 3"),
         (["--every", "0", "x"], "--every 0"),
     ],
