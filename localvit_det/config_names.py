@@ -1,6 +1,7 @@
-"""Find configs by their names; reading a name needs neither PyTorch nor MMDetection."""
+"""Names of configs, and in configs; reading them needs neither PyTorch nor MMDetection."""
 
 from pathlib import Path
+from typing import Any
 
 from .errors import CheckpointError, ConfigError, did_you_mean
 
@@ -59,3 +60,15 @@ def existing_config(path: str | Path) -> Path:
     if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
         raise CheckpointError(f"The file {what}: correct its path.")
     raise ConfigError(f"The config {what}; `localvit configs` lists those that are known by their names.")
+
+
+def type_name(part: Any) -> str:
+    """Return the bare name behind `type`, which may be a class or have a scope before it; empty where there is none.
+
+    To exchange a part use `config.utils.registered`: a class of another package may have the same name.
+
+    Args:
+        part: A config, or the value of its `type`.
+    """
+    kind = part.get("type") if hasattr(part, "get") else part
+    return str(getattr(kind, "__name__", kind or "")).rpartition(".")[2]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .config_names import type_name
 from .errors import ConfigError
 from .requirements import require_package
-from .type_name import type_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config

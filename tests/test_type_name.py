@@ -6,13 +6,13 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 
+from localvit_det.config_names import type_name
 from localvit_det.datasets.data_files import check_hierarchy
 from localvit_det.errors import DataError
 from localvit_det.evaluation.metrics import ExactCocoMetric, FastCocoMetric, exact_metrics, use_fast_eval
 from localvit_det.evaluation.record import keep_predictions
 from localvit_det.evaluation.tta import use_tta
 from localvit_det.switches import average_weights
-from localvit_det.type_name import type_name
 
 
 @pytest.mark.parametrize("kind", ["CocoMetric", "mmdet.CocoMetric", "mmdet.evaluation.CocoMetric", CocoMetric])

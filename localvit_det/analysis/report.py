@@ -12,11 +12,11 @@ from mmengine.config import Config
 from ..checkpoint.config_text import parse
 from ..config.run import changes
 from ..config.utils import dataset_paths, find_datasets
+from ..config_names import type_name
 from ..datasets.annotations import read_annotations
 from ..engine.reporting import coco_rows
 from ..errors import DataError, UserError, first_line
 from ..evaluation.record import EvaluationRecord, read_record
-from ..type_name import type_name
 from . import charts
 from .coco import TASKS, evaluate
 from .page import Cell, Chart, Part, Section, Table, Tiles, write_page

@@ -13,8 +13,8 @@ from typing import Any
 
 from mmengine.registry import MODELS
 
+from ..config_names import type_name
 from ..errors import CheckpointError
-from ..type_name import type_name
 from .config_text import NotPlain, as_text, parse
 
 TRUST = "pass --trust-file if you know who made it"

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..config_names import type_name
 from ..datasets import layouts
 from ..datasets.annotations import Annotations, read_annotations
 from ..datasets.converters import find_converter
@@ -15,9 +16,9 @@ from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, shortened
-from ..type_name import type_name
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
-from .utils import SPLITS, dataset_paths, find_datasets, is_coco, walk
+from .pipelines import load_bitmaps
+from .utils import SPLITS, dataset_paths, find_datasets, is_coco
 
 _DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
 _LARGE = 30_000_000  # bytes of an annotation file: a second of reading
@@ -43,9 +44,11 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
         DataError: Nothing there is recognized, and an option asks for this `data_root`.
         ConfigError: `val_split` is no share, or `crowds_as_objects` has no effect.
     """
-    share = _val_split(cfg)
-    root = cfg.get("data_root")
-    _check_crowds(cfg, root)
+    share, root = cfg.get("val_split"), cfg.get("data_root")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
+        raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
+    if cfg.get("crowds_as_objects") is not None:
+        _check_crowds(cfg, root)
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
     datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
@@ -74,13 +77,13 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
 
 
 def _check_crowds(cfg: Config, root: object) -> None:
-    """Check that `crowds_as_objects` has an effect on all datasets.
+    """Check that `crowds_as_objects` has an effect on all datasets, and let pipelines draw its masks.
 
     Raises:
         ConfigError: It has not, or is neither True nor False.
     """
-    choice = cfg.get("crowds_as_objects")
-    if choice not in (None, True, False):
+    choice = cfg.crowds_as_objects
+    if choice not in (True, False):
         raise ConfigError(f"crowds_as_objects={choice!r} is neither True nor False: give one of them.")
     for split in SPLITS if choice else ():
         for path, _ in find_datasets(cfg, split):
@@ -89,9 +92,8 @@ def _check_crowds(cfg: Config, root: object) -> None:
                     f"crowds_as_objects=True has no effect on {path}, which is not the only dataset of its split, no "
                     "CocoDataset, or not below data_root: set iscrowd to 0 in its file, and leave it out."
                 )
-    for _, node in walk(cfg._cfg_dict) if choice else ():
-        if node.get("with_mask") and node.get("poly2mask") is False:
-            node["poly2mask"] = True  # brushes draw no polygons, and masks of other kinds would be left out
+    if choice:
+        load_bitmaps(cfg)
 
 
 def _report_own_files(
@@ -157,15 +159,6 @@ def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, d
 def _unused(found: layouts.Folders, files: dict[str, str]) -> list[str]:
     """Return the annotation files that no split is taken from."""
     return [name for name in found.jsons if name not in files.values()]
-
-
-def _val_split(cfg: Config) -> float | None:
-    share = cfg.get("val_split")
-    if share is None:
-        return None
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
-    return float(share)
 
 
 def _dataset(cfg: Config, split: str, root: str) -> dict | None:

@@ -13,12 +13,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..checkpoint.matching import POLICIES
-from ..config_names import config_folder, find_config
+from ..config_names import config_folder, find_config, type_name
 from ..datasets.data_files import check_hierarchy, read_data_safely
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
-from ..type_name import type_name
 from .annotation_files import evaluators_follow
 from .discovery import discover_data
 from .model import match_channels, set_classes, set_pretrained
@@ -65,7 +64,7 @@ def load_config(
         raise_all(mistakes)
     else:
         unread += mistakes
-    options = expand_short(cfg, read_options(options, cfg._cfg_dict))
+    options = expand_short(cfg, read_options(options, cfg._cfg_dict)) if options else {}
     typed = tuple(options)  # what these set stays; preflight reports what does not fit
     try:
         cfg.merge_from_dict(options)
@@ -181,6 +180,7 @@ def add_hooks(cfg: Config) -> None:
         ConfigError: `omit_hooks` names one that does not exist.
     """
     hooks = list(cfg.get("custom_hooks") or [])
+    there = {type_name(hook) for hook in hooks}
     if cfg.get("runner_type") == RUNNER:
         ours = Config.fromfile(config_folder() / "_base_/plugin.py", import_custom_modules=False).custom_hooks
         known, omitted = [hook.type for hook in ours], cfg.get("omit_hooks") or []
@@ -188,11 +188,8 @@ def add_hooks(cfg: Config) -> None:
         if wrong := [name for name in omitted if name not in known]:
             raise ConfigError(f"omit_hooks names {wrong[0]}, which is none of {known}{did_you_mean(wrong[0], known)}.")
         # Ours behind the config's own, whose numbers options name.
-        hooks = [hook for hook in [*hooks, *_missing(ours, hooks)] if type_name(hook) not in omitted]
-    always = [{"type": "LoadPolicyHook"}, {"type": "BrokenImagesHook"}]
-    cfg.custom_hooks = [*hooks, *_missing(always, hooks)]
-
-
-def _missing(wanted: Sequence[dict], hooks: Sequence[dict]) -> list[dict]:
-    there = set(map(type_name, hooks))
-    return [hook for hook in wanted if hook["type"] not in there]
+        hooks += [hook for hook in ours if hook.type not in there]
+        hooks = [hook for hook in hooks if type_name(hook) not in omitted]
+        there = {type_name(hook) for hook in hooks}
+    hooks += [{"type": name} for name in ("LoadPolicyHook", "BrokenImagesHook") if name not in there]
+    cfg.custom_hooks = hooks

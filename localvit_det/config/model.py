@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..checkpoint.official import OFFICIAL, official_address
+from ..config_names import type_name
 from ..datasets.annotations import read_annotations
 from ..errors import ConfigError
-from ..type_name import type_name
 from .utils import SPLITS, dataset_paths, find_datasets, has_stuff, is_semantic, prepare_dataset, registered, walk
 
 # Parts whose num_classes does not count object classes: RPN is class-agnostic, semantic heads count stuff.

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
 
+from ..config_names import type_name
 from ..errors import ConfigError
-from ..type_name import type_name
 from .utils import SPLITS, find_datasets, walk
 
 SCORE = 0.3  # objects below are not worth showing
@@ -258,6 +258,22 @@ def leave_out_masks(cfg: Config) -> None:
             node["save_best"] = node["save_best"].replace("segm", "bbox")
     if changed:
         print_log("with_mask=False: boxes only; no mask head, no masks loaded, metric bbox.", "current")
+
+
+def load_bitmaps(cfg: Config) -> None:
+    """Let pipelines that keep polygons load masks of any kind: brushes draw no polygons."""
+    for _, node in walk(cfg._cfg_dict):
+        if node.get("with_mask") and node.get("poly2mask") is False:
+            node["poly2mask"] = True
+
+
+def task_of(pipeline: Sequence[dict]) -> str:
+    """Return what a detector is for, by what its test pipeline loads with the image."""
+    kinds = {type_name(step): step for _, step in walk(pipeline) if "type" in step}
+    if "LoadPanopticAnnotations" in kinds:
+        return "panoptic segmentation"
+    with_mask = kinds.get("LoadAnnotations", {}).get("with_mask")
+    return "instance segmentation" if with_mask else "object detection"
 
 
 def can_leave_masks(cfg: Config) -> bool:

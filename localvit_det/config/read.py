@@ -19,11 +19,12 @@ from ..checkpoint.search import newest_for_test
 from ..config_names import CHECKPOINT_SUFFIXES, EXPORTED_SUFFIXES, config_folder, existing_config
 from ..errors import CheckpointError, ConfigError, UserError
 from ..requirements import require_named
-from ..type_name import type_name
+from .pipelines import task_of
 from .run import run_config
-from .utils import SPLITS, find_datasets, walk
+from .utils import SPLITS, find_datasets
 
 # Where data, schedule and hooks come from for a model out of a file of weights.
+_TASKS = {"mmseg": "semantic segmentation", "mmpretrain": "classification"}  # by scope; a detector says by its pipeline
 _DEFAULTS = {
     "object detection": "faster_rcnn_1x",
     "instance segmentation": "mask_rcnn_1x",
@@ -118,7 +119,7 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
     steps = values.get("test_pipeline")
     if not steps:
         return Config(values)
-    task = _task(values)
+    task = _TASKS.get(values.get("default_scope") or "mmdet") or task_of(steps)
     cfg = Config.fromfile(config_folder() / f"_base_/{_DEFAULTS[task]}.py")
     for key in values.keys() - {"metainfo"}:  # not by `update`, which would merge the model into ours
         cfg[key] = values[key]
@@ -133,18 +134,6 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
                 dataset["metainfo"] = dict(metainfo)
     print_log(f"{path} gives model, classes and test pipeline; all else is the default for {task}.", "current")
     return Config(cfg.to_dict())  # without the name of our own file
-
-
-def _task(values: dict[str, Any]) -> str:
-    """Return what a model is for, by what its test pipeline loads with the image."""
-    scope = values.get("default_scope")
-    if scope in ("mmseg", "mmpretrain"):
-        return "semantic segmentation" if scope == "mmseg" else "classification"
-    kinds = {type_name(step): step for _, step in walk(values["test_pipeline"]) if "type" in step}
-    if "LoadPanopticAnnotations" in kinds:
-        return "panoptic segmentation"
-    with_mask = kinds.get("LoadAnnotations", {}).get("with_mask")
-    return "instance segmentation" if with_mask else "object detection"
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

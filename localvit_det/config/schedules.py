@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..type_name import type_name
+from ..config_names import type_name
 
 _WARM_UP_LIMIT = 1 / 3  # of a training: recipes for COCO warm up for a hundredth of it, the demo's for an eighth
 _SHORT_WARM_UP = 1 / 10

@@ -8,7 +8,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ..type_name import type_name
+from ..config_names import type_name
 
 SPLITS = ("train", "val", "test")
 

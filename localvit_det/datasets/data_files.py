@@ -15,8 +15,8 @@ import yaml
 from mmengine.fileio import register_handler
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
+from ..config_names import type_name
 from ..errors import DataError
-from ..type_name import type_name
 
 _ADVICE = "which may run code: convert the file to JSON, or set allow_pickle=True if you know who made it."
 

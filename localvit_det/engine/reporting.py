@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
+from ..config.utils import walk
 from ..files import atomic_file
 from .data_loader import batch_size_of
 from .optim import accumulative_counts, optim_wrappers
@@ -35,6 +38,9 @@ _COLUMNS = {"": "AP", "_50": "AP50", "_75": "AP75", "_s": "APs", "_m": "APm", "_
 _KEY = re.compile(r"(?:coco/)?(?P<task>.*(?:bbox|segm|proposal))_mAP(?P<column>|_50|_75|_s|_m|_l)")
 # The one number of other tasks, and what it counts up to there (a curve goes to 1).
 _OTHERS = {"coco_panoptic/PQ": ("PQ", 100), "mIoU": ("mIoU", 100), "accuracy/top1": ("top-1 accuracy", 100)}
+
+_IMAGES = 16  # that are tried again without a threshold, where a test has found nothing
+_LIMIT = "score_thr"
 
 Line = tuple[np.ndarray, np.ndarray]  # iterations and values, both of shape (N,)
 
@@ -179,6 +185,52 @@ def _files(runner: Runner) -> dict[str, str]:
         "json log": log / "vis_data" / f"{runner.timestamp}.json",
     }
     return files | {name: str(path) for name, path in candidates.items() if path and Path(path).exists()}
+
+
+# ---- a test that has found nothing
+
+
+def explain_no_detections(runner: Runner) -> str:
+    """Return a sentence with the highest score in the first images of a test and the threshold above it."""
+    what = "No image has a single detection, so AP is 0"
+    limits = [(path, node[_LIMIT]) for path, node in walk(runner.cfg.get("model"), "model") if node.get(_LIMIT)]
+    if not limits:
+        return f"{what}."
+    path, limit = limits[0]
+    path = path.replace("model.module.", "model.")  # of --tta
+    highest, count = _highest_score(runner)
+    there = f"the first {count} images have no score above {highest:.3g}" if count else "no image could be tried again"
+    return (
+        f"{what}: {there}, and {path}.{_LIMIT}={limit:g} keeps higher scores only. Check that the weights are trained, "
+        "and on images and classes like these."
+    )
+
+
+@torch.no_grad()
+def _highest_score(runner: Runner) -> tuple[float, int]:
+    """Return the highest score without thresholds, 0 where there is none, and the number of images."""
+    model: Any = unwrapped(runner.model)
+    changed = [(node, node[_LIMIT]) for node in _settings(model) if node.get(_LIMIT)]
+    highest, count = 0.0, 0
+    try:
+        for node, _ in changed:
+            node[_LIMIT] = 0.0
+        for batch in runner.test_dataloader:
+            for sample in model.test_step(batch):
+                scores = sample.pred_instances.scores
+                highest = max([highest, *scores[scores.isfinite()].tolist()])
+                count += 1
+            if count >= _IMAGES:
+                break
+    finally:
+        for node, limit in changed:
+            node[_LIMIT] = limit
+    return highest, count
+
+
+def _settings(model: nn.Module) -> list[dict[str, Any]]:
+    """Return what the parts of a detector keep of `test_cfg`."""
+    return [node for module in model.modules() for _, node in walk(getattr(module, "test_cfg", None))]
 
 
 # ---- curves

@@ -29,7 +29,6 @@ from ..config.schedules import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.metrics import exact_metrics
-from ..evaluation.no_detections import explain_no_detections
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
@@ -50,7 +49,7 @@ from .processes import (
     lock_work_dir,
     unlock_work_dir,
 )
-from .reporting import CurvesHook, TrainingReportHook
+from .reporting import CurvesHook, TrainingReportHook, explain_no_detections
 from .resume import ConfiguredState, newest_checkpoint
 
 _REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)

@@ -21,9 +21,9 @@ from mmengine.fileio import load
 from mmengine.logging import MMLogger
 
 from ..config.utils import is_coco_metric, registered, walk
+from ..config_names import type_name
 from ..errors import ConfigError, DataError
 from ..requirements import require_package
-from ..type_name import type_name
 from .truth import GroundTruth
 
 

@@ -18,9 +18,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..config.utils import dataset_paths, find_datasets, is_coco_metric, walk
+from ..config_names import type_name
 from ..errors import ConfigError, DataError
 from ..files import check_writable_folder, write_text
-from ..type_name import type_name
 
 FOLDER = "evaluation"  # below the work dir
 _RECORD = "evaluation.json"

@@ -14,8 +14,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..config.utils import find_datasets, is_coco_metric, walk
+from ..config_names import type_name
 from ..errors import ConfigError
-from ..type_name import type_name
 
 SCALES = (0.75, 1.0, 1.25)
 _MERGED = {"bbox", "segm"}

@@ -18,9 +18,9 @@ from ..checkpoint.read import check_is_checkpoint, split_key
 from ..checkpoint.safe_config import is_pretrained
 from ..checkpoint.search import check_saves_locally, search
 from ..config.utils import walk
+from ..config_names import type_name
 from ..errors import CheckpointError, ConfigError, OutputError
 from ..files import what_is_there
-from ..type_name import type_name
 
 # Of each launcher: the variable that every process of it has, the one with how many share a machine, and what
 # starts it.

@@ -22,8 +22,8 @@ from ..checkpoint.matching import LoadReport, Policy, compare, prepare
 from ..checkpoint.official import official_file
 from ..checkpoint.read import classes_in, download, load_weights_only, split_key
 from ..config.utils import find_datasets, registered
+from ..config_names import type_name
 from ..errors import CheckpointError
-from ..type_name import type_name
 from .classes import dataset_classes
 from .resources import build_on_meta, checkpoint_to_resume, pretrained_init
 

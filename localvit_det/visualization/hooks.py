@@ -21,10 +21,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..config_names import type_name
 from ..datasets.images import decode, pixel_range_of
 from ..errors import ConfigError, first_line
 from ..output_names import OutputFolder, drawn_suffix
-from ..type_name import type_name
 from .draw import Objects, draw_pair
 
 
