@@ -51,6 +51,32 @@ class DynamicDWConv(Fusible):
         return torch.cat([depthwise_conv(x[i : i + 1], kernels[i], self.bias) for i in range(len(x))])
 
 
+class KernelGenerator(nn.Conv2d):
+    """1×1 convolution whose result is contiguous on a CPU, so that a tap of all positions lies in one run.
+
+    A channels-last one would scatter it, and the operator would have to copy; on a GPU a position's taps in one run
+    are what its kernels read.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W), in the memory of ``out`` where that is given and has the right type."""
+        if not x.is_cpu:
+            return super().forward(x)
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)  # B, C', C
+        bias, tokens = cast(Tensor, self.bias)[None, :, None], x.flatten(2)  # 1, C', 1 and B, C, H·W
+        if out is None or x.dtype != weight.dtype:  # autocast casts inputs only without `out`
+            return torch.baddbmm(bias, weight, tokens).unflatten(2, x.shape[2:])  # B, C', H, W
+        out.resize_(len(x), weight.shape[1], tokens.shape[2])
+        return torch.baddbmm(bias, weight, tokens, out=out).unflatten(2, x.shape[2:])  # B, C', H, W
+
+
 class InhomogeneousDWConv(Fusible):
     """Depth-wise convolution with a kernel for each position, shared by groups of channels.
 
@@ -66,23 +92,13 @@ class InhomogeneousDWConv(Fusible):
         self.kernel_size = kernel_size
         self.reduce = nn.Conv2d(channels, channels // _REDUCTION, 1)
         self.norm = build_norm(norm_cfg, channels // _REDUCTION)
-        self.generate = nn.Conv2d(channels // _REDUCTION, channels // group_channels * kernel_size**2, 1)
+        self.groups = channels // group_channels
+        self.generate = KernelGenerator(channels // _REDUCTION, self.groups * kernel_size**2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
-        return inhomogeneous_conv(x, self.kernels(reduced), self.kernel_size)
-
-    def kernels(self, reduced: Tensor) -> Tensor:
-        """Make the kernels of any number of rows: (B, C/4, rows, W) -> (B, G·k², rows, W)."""
-        if type(self.generate) is not nn.Conv2d or not is_plain(self.generate):  # adapters, hooks, parametrizations
-            return self.generate(reduced)
-        # A 1×1 convolution as a matrix product: its result is contiguous, so that a tap of all positions lies in one
-        # run, where a channels-last convolution would scatter it and the operator would have to copy.
-        weight = self.generate.weight.flatten(1).expand(len(reduced), -1, -1)  # B, G·k², C/4
-        bias = cast(Tensor, self.generate.bias)[None, :, None]  # 1, G·k², 1
-        kernels = torch.baddbmm(bias, weight, reduced.flatten(2))  # B, G·k², rows·W
-        return kernels.unflatten(2, reduced.shape[2:])  # B, G·k², rows, W
+        return inhomogeneous_conv(x, self.generate(reduced), self.kernel_size)
 
 
 class ConvMixer(Fusible):

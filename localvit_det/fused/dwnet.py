@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.dwnet import ConvMixer, DynamicDWConv, InhomogeneousDWConv
+from ..backbones.dwnet import ConvMixer, DynamicDWConv, InhomogeneousDWConv, KernelGenerator
 from ..layers import Fused, fused, pad_to_multiple, register_fused
-from ..ops import DepthwiseConv2d, cpu_inference, inhomogeneous_conv_by_rows
+from ..ops import DepthwiseConv2d, cpu_inference, inhomogeneous_conv_by_rows, is_plain
 from .bands import Banded
 from .folding import fuse_conv_bn, has_statistics, scale_and_shift
 from .packed import PackedConv1x1, pack
@@ -71,7 +71,8 @@ class FusedDynamicDWConv(Fused, DynamicDWConv):
     @torch.no_grad()
     def fold_output_norm(self, norm: nn.Module) -> nn.Module:
         """Fold a BatchNorm that follows into the generated kernels; return what is left to apply."""
-        if not has_statistics(norm):
+        bare = type(self.generate) is nn.Conv2d and is_plain(self.generate)  # no adapter, hook or parametrization
+        if not bare or not has_statistics(norm):
             return norm
         scale, shift = scale_and_shift(norm)
         per_kernel = scale.repeat_interleave(self.kernel_size**2)  # C·k²
@@ -94,26 +95,20 @@ class FusedInhomogeneousDWConv(Fused, InhomogeneousDWConv):
     def __init__(self, conv: InhomogeneousDWConv) -> None:
         nn.Module.__init__(self)
         self.kernel_size = conv.kernel_size
+        self.groups = conv.groups
         reduce, self.norm = fuse_conv_bn(conv.reduce, conv.norm)
         self.reduce = pack(reduce)
         self.generate = conv.generate
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        if not cpu_inference(x):
-            return super().forward(x)
+        generate = self.generate
+        if not cpu_inference(x) or type(generate) is not KernelGenerator or not is_plain(generate):
+            return super().forward(x)  # whoever listens to the generator hears one call, with memory of its own
         reduced = self.norm(self.reduce(x)).relu()  # B, C/4, H, W
-        groups = self.generate.out_channels // self.kernel_size**2
-        weight = self.generate.weight.flatten(1).expand(len(x), -1, -1)  # B, G·k², C/4
-        bias = cast(Tensor, self.generate.bias)[None, :, None]  # 1, G·k², 1
         workspace = reduced.new_empty(0)  # for all bands: new memory costs page faults
 
         def kernels(start: int, stop: int) -> Tensor:
-            rows = reduced[:, :, start:stop]  # B, C/4, rows, W
-            if rows.dtype != weight.dtype:  # autocast
-                return self.kernels(rows)
-            out = workspace.resize_(len(x), weight.shape[1], rows[0, 0].numel())
-            torch.baddbmm(bias, weight, rows.flatten(2), out=out)
-            return out.unflatten(2, rows.shape[2:])  # B, G·k², rows, W
+            return generate(reduced[:, :, start:stop], out=workspace)  # B, G·k², rows, W
 
-        return inhomogeneous_conv_by_rows(x, kernels, groups, self.kernel_size)
+        return inhomogeneous_conv_by_rows(x, kernels, self.groups, self.kernel_size)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_map
 
+from ..errors import RequirementError, first_line
 from .modes import exported
+
+NO_TRITON = "LOCALVIT_NO_TRITON"  # the environment variable that switches the kernels for GPUs off
 
 # On a CPU, as many channel groups are worked on together as stay in a core's cache over all kernel taps.
 _CACHE_BYTES = 2 * 1024 * 1024
@@ -23,20 +30,22 @@ def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     """Weight each position's neighbourhood with that position's own kernel.
 
     out[b, c, y, x] = Σ_ij kernels[b, (g(c), i, j), y, x] · x[b, c, y + i - k//2, x + j - k//2], where the group
-    g(c) shares one kernel over neighbouring channels; zeros beyond the border. Differentiable once in both.
+    g(c) shares one kernel over neighbouring channels; zeros beyond the border. Differentiable in both, also twice.
     Neighbourhoods are never unfolded: the k² taps are added one after the other, in forward and in backward.
+    It is one operator of PyTorch and its gradients are another, so that compilers and counters of operators take each
+    as a whole. On GPUs they run as kernels of Triton where that is installed.
 
     Source: DWNet, arXiv:2106.04263, appendix; official `models/idynamic.py` (CUDA through cupy).
 
     Args:
         x: Feature map of shape (B, C, H, W).
-        kernels: Kernels of shape (B, G·k², H, W), with G a divisor of C.
+        kernels: Kernels of shape (B, G·k², H, W), with G a divisor of C; of any type, also under autocast.
         kernel_size: k, odd.
 
     Returns:
-        Feature map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
+        Feature map of shape (B, C, H, W), of the type of ``x``; on a CPU contiguous in memory, else channels-last.
     """
-    return _shifted_sum(x, kernels, kernel_size) if exported() else _InhomogeneousConv.apply(x, kernels, kernel_size)
+    return _shifted_sum(x, kernels, kernel_size) if exported() else _Conv.apply(x, kernels, kernel_size)
 
 
 def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
@@ -76,7 +85,7 @@ def inhomogeneous_conv_by_rows(
     batch, channels, height, width = x.shape
     padded = _padded_groups(_exact(x), groups, kernel_size // 2)
     out = padded.new_zeros(batch * groups, channels // groups, height, width)
-    step = max(1, _BAND_BYTES // (batch * channels * width * padded.element_size()))
+    step = max(1, _BAND_BYTES // max(1, batch * channels * width * padded.element_size()))
     for start in range(0, height, step):
         band = out[:, :, start : start + step]  # B·G, C/G, rows, W
         stop = start + band.shape[2]
@@ -107,7 +116,7 @@ def _taps(kernels: Tensor, groups: int, kernel_size: int) -> Tensor:
 def _chunks(x: Tensor) -> Iterator[slice]:
     """Yield slices of the first axis of ``x`` that are worked on together."""
     total = x.shape[0]
-    step = max(1, _CACHE_BYTES // max(1, x[0].numel() * x.element_size())) if x.is_cpu else total
+    step = max(1, _CACHE_BYTES // max(1, x[:1].numel() * x.element_size()) if x.is_cpu else total)
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 
@@ -123,37 +132,138 @@ def _add_taps(out: Tensor, padded: Tensor, kernels: Tensor, kernel_size: int) ->
                 out[part].addcmul_(window, taps[part, :, i, j].to(out.dtype))
 
 
-class _InhomogeneousConv(torch.autograd.Function):
+@torch.library.custom_op(
+    "localvit_det::inhomogeneous_conv", mutates_args=(), schema="(Tensor x, Tensor kernels, int kernel_size) -> Tensor"
+)
+def _convolve(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
+    if _runs_in_triton(x):
+        return _by_triton("forward", x, kernels, kernel_size)
+    batch, channels, height, width = x.shape
+    groups = kernels.shape[1] // kernel_size**2
+    padded = _padded_groups(_exact(x), groups, kernel_size // 2)
+    out = padded.new_zeros(batch * groups, channels // groups, height, width)
+    _add_taps(out, padded, kernels, kernel_size)
+    return out.view(batch, channels, height, width).to(x.dtype).contiguous(memory_format=_format(x))
+
+
+@torch.library.custom_op(
+    "localvit_det::inhomogeneous_conv_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor kernels, int kernel_size) -> (Tensor, Tensor)",
+)
+def _gradients(grad: Tensor, x: Tensor, kernels: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    if _runs_in_triton(x):
+        return _by_triton("backward", grad, x, kernels, kernel_size)
+    groups = kernels.shape[1] // kernel_size**2
+    batch, channels, height, width = x.shape
+    pad = kernel_size // 2
+    padded = _padded_groups(_exact(x), groups, pad)
+    taps = _taps(kernels, groups, kernel_size)
+    grad = _exact(grad).contiguous().view(batch * groups, channels // groups, height, width)
+    grad_padded = torch.zeros_like(padded)
+    grad_taps = torch.empty_like(taps)
+    for part in _chunks(grad):
+        for i in range(kernel_size):
+            for j in range(kernel_size):
+                window = padded[part, :, i : i + height, j : j + width]
+                grad_taps[part, :, i, j] = (window * grad[part]).sum(1, keepdim=True)
+                target = grad_padded[part, :, i : i + height, j : j + width]
+                target.addcmul_(grad[part], taps[part, :, i, j].to(grad.dtype))
+    grad_x = grad_padded[..., pad : pad + height, pad : pad + width].reshape(batch, channels, height, width)
+    grad_x, grad_kernels = grad_x.to(x.dtype), grad_taps.view(kernels.shape)
+    return grad_x.contiguous(memory_format=_format(x)), grad_kernels.contiguous(memory_format=_format(x))
+
+
+@_convolve.register_fake
+def _(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
+    return torch.empty_like(x, memory_format=_format(x))
+
+
+@_gradients.register_fake
+def _(grad: Tensor, x: Tensor, kernels: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    form = _format(x)
+    return torch.empty_like(x, memory_format=form), torch.empty_like(kernels, memory_format=form)
+
+
+# PyTorch's `register_autograd` does not know `torch.func.grad`, hence functions around the operators.
+class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
-        batch, channels, height, width = x.shape
-        groups = kernels.shape[1] // kernel_size**2
-        ctx.kernel_size, ctx.groups = kernel_size, groups
-        ctx.save_for_backward(x, kernels)
-        padded = _padded_groups(_exact(x), groups, kernel_size // 2)
-        out = padded.new_zeros(batch * groups, channels // groups, height, width)
-        _add_taps(out, padded, kernels, kernel_size)
-        return out.view(batch, channels, height, width).to(x.dtype)
+    def forward(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
+        return _convolve(x, kernels, kernel_size)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, kernels = ctx.saved_tensors
-        kernel_size, groups = ctx.kernel_size, ctx.groups
-        batch, channels, height, width = x.shape
-        pad = kernel_size // 2
-        padded = _padded_groups(_exact(x), groups, pad)
-        taps = _taps(kernels, groups, kernel_size)
-        grad = _exact(grad_out).contiguous().view(batch * groups, channels // groups, height, width)
-        grad_padded = torch.zeros_like(padded)
-        grad_taps = torch.empty_like(taps)
-        for part in _chunks(grad):
-            for i in range(kernel_size):
-                for j in range(kernel_size):
-                    window = padded[part, :, i : i + height, j : j + width]
-                    grad_taps[part, :, i, j] = (window * grad[part]).sum(1, keepdim=True)
-                    target = grad_padded[part, :, i : i + height, j : j + width]
-                    target.addcmul_(grad[part], taps[part, :, i, j].to(grad.dtype))
-        grad_x = grad_padded[..., pad : pad + height, pad : pad + width]
-        grad_x = grad_x.reshape(batch, channels, height, width).to(x.dtype)
-        return grad_x, grad_taps.view_as(kernels), None
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        *tensors, ctx.kernel_size = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_Gradients.apply(grad, *ctx.saved_tensors, ctx.kernel_size), None
+
+    @staticmethod
+    def vmap(*args: Any) -> tuple[Any, Any]:
+        return _map_over_batch(_Conv.apply, *args)
+
+
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(grad: Tensor, x: Tensor, kernels: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+        return _gradients(grad, x, kernels, kernel_size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.kernel_size = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, of_x: Tensor, of_kernels: Tensor) -> tuple[Tensor | None, ...]:
+        # <of_x, grad_x> + <of_kernels, grad_kernels> = <grad, conv(of_x, kernels) + conv(x, of_kernels)>, which is
+        # linear in grad, x and kernels.
+        (grad, x, kernels), size = ctx.saved_tensors, ctx.kernel_size
+        of_grad = _Conv.apply(of_x, kernels, size) + _Conv.apply(x, of_kernels, size)
+        return of_grad, *_Gradients.apply(grad, of_x, of_kernels, size), None
+
+    @staticmethod
+    def vmap(*args: Any) -> tuple[Any, Any]:
+        return _map_over_batch(_Gradients.apply, *args)
+
+
+def _map_over_batch(
+    operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[Any, Any]:
+    """Take a mapped axis into the batch, whose images do not know each other."""
+    *tensors, kernel_size = args
+    mapped = [
+        x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
+        for x, axis in zip(tensors, in_dims, strict=False)
+    ]
+    out = operator(*[x.flatten(0, 1) for x in mapped], kernel_size)  # V, B, C, H, W -> V·B, C, H, W
+    split = tree_map(lambda x: x.unflatten(0, mapped[0].shape[:2]), out)  # V, B, C, H, W
+    return split, tree_map(lambda _: 0, split)
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """Return the memory layout of results: a band of a CPU's cache holds one channel, a GPU's kernels all of them."""
+    return torch.contiguous_format if x.is_cpu else torch.channels_last
+
+
+def _runs_in_triton(x: Tensor) -> bool:
+    half_or_single = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return x.is_cuda and half_or_single and _has_triton() and not os.environ.get(NO_TRITON)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _by_triton(name: str, *args: Any) -> Any:
+    try:
+        return getattr(import_module(f"{__package__}.inhomogeneous_triton"), name)(*args)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler can fail in any way
+        raise RequirementError(
+            f"The Triton kernels of the inhomogeneous convolution do not run here ({first_line(error)}): set "
+            f"{NO_TRITON}=1 in the environment to compute it without them, several times as slowly."
+        ) from error

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import grad, jacrev, vmap
 
 from localvit_det.ops import inhomogeneous_conv
 
@@ -31,9 +32,48 @@ def test_inhomogeneous_convolution_is_the_unfolded_sum(channels, groups, k, size
 
 
 def test_inhomogeneous_convolution_gradcheck():
-    x = torch.randn(1, 4, 3, 4, dtype=torch.float64, requires_grad=True)
-    kernels = torch.randn(1, 2 * 9, 3, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True)
+    kernels = torch.randn(1, 2 * 9, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, b: inhomogeneous_conv(a, b, 3), (x, kernels))
+    assert torch.autograd.gradgradcheck(lambda a, b: inhomogeneous_conv(a, b, 3), (x, kernels))
+
+
+def test_functional_transforms_of_the_inhomogeneous_convolution():
+    x, kernels = torch.randn(2, 4, 3, 4, dtype=torch.float64), torch.randn(2, 18, 3, 4, dtype=torch.float64)
+
+    def transformed(conv):
+        def energy(x, kernels):
+            return conv(x, kernels, 3).square().sum()
+
+        def one(x, kernels):
+            return energy(x[None], kernels[None])
+
+        return [
+            *grad(energy, argnums=(0, 1))(x, kernels),
+            *vmap(grad(one, argnums=(0, 1)))(x, kernels),  # a gradient for each image
+            vmap(lambda x: conv(x[None], kernels[:1], 3))(x),
+            jacrev(lambda kernels: conv(x, kernels, 3).sum((2, 3)))(kernels),
+        ]
+
+    for ours, reference in zip(transformed(inhomogeneous_conv), transformed(unfolded), strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_operators_of_the_inhomogeneous_convolution_keep_their_declarations():
+    x, kernels = torch.randn(2, 4, 3, 4), torch.randn(2, 18, 3, 4)
+    checks = ("test_schema", "test_faketensor")
+    for x_ in (x, x.bfloat16(), x.contiguous(memory_format=torch.channels_last)):
+        torch.library.opcheck(torch.ops.localvit_det.inhomogeneous_conv, (x_, kernels, 3), test_utils=checks)
+        arguments = (x_, x_, kernels, 3)
+        torch.library.opcheck(torch.ops.localvit_det.inhomogeneous_conv_backward, arguments, test_utils=checks)
+
+
+def test_inhomogeneous_convolution_of_no_images():
+    x, kernels = torch.randn(0, 4, 3, 4, requires_grad=True), torch.randn(0, 18, 3, 4, requires_grad=True)
+    out = inhomogeneous_conv(x, kernels, 3)
+    out.sum().backward()
+    assert out.shape == x.grad.shape == x.shape
+    assert kernels.grad.shape == kernels.shape
 
 
 def test_inhomogeneous_convolution_keeps_half_precision():
