@@ -126,11 +126,16 @@ VERBS: dict[str, Callable[[argparse.Namespace], Sections]] = {
     "windows": windows,
 }
 PRINTED = ("classes_bbox", "classes_segm", "splits", "runs", "fields")  # tables that are worth a terminal
+MOST_ROWS = 40  # of classes
 
 
 def as_text(table: Table) -> str:
-    """Return a table for a terminal."""
-    rows = [list(table.head), *([readable(cell, table.digits) for cell in row] for row in table.rows)]
+    """Return a table for a terminal; of many classes those with the most objects, and what holds for all."""
+    chosen, more = list(table.rows), 0
+    if "objects" in table.head and (more := max(0, len(chosen) - 1 - MOST_ROWS)):
+        column = list(table.head).index("objects")
+        chosen = [*sorted(chosen[:-1], key=lambda row: -int(row[column] or 0))[:MOST_ROWS], chosen[-1]]
+    rows = [list(table.head), *([readable(cell, table.digits) for cell in row] for row in chosen)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -139,4 +144,6 @@ def as_text(table: Table) -> str:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join(cells).rstrip())
+    if more:
+        lines.append(f"and {more:,} classes with fewer objects, which the page has")
     return "\n".join(lines)

@@ -45,7 +45,8 @@ _SETTINGS: dict[Any, Any] = {
 }
 _NAMED = 12  # classes that a legend can hold
 _MOST_CLASSES = 30  # whose shares are drawn
-_NUMBERED = 20  # classes whose counts can be read in a matrix
+NUMBERED = 20  # classes whose counts can be read in a matrix
+_LINES = 80  # classes that each have a line
 _SHADES = LinearSegmentedColormap.from_list(
     "shades", [(*(int(ACCENT[i : i + 2], 16) / 255 for i in (1, 3, 5)), a) for a in (0, 1)]
 )
@@ -68,11 +69,21 @@ def rgb(label: int) -> tuple[float, float, float]:
 
 @styled
 def precision_recall(evaluator: COCOeval, names: Sequence[str]) -> Figure:
-    """Draw precision over recall at an overlap of 0.5: thin for each class, thick for their mean."""
+    """Draw precision over recall at an overlap of 0.5: thin for each class, thick for their mean.
+
+    Of more classes than lines can be told apart the middle half and the middle nine tenths are shaded.
+    """
     figure, axes = _new_axes()
     recall = evaluator.params.recThrs
-    for label, name in enumerate(names):
-        curve = precision_at_half(evaluator, label)
+    curves = {name: precision_at_half(evaluator, label) for label, name in enumerate(names)}
+    found = [curve for curve in curves.values() if curve is not None]
+    if len(found) > _LINES:
+        for share in (0.05, 0.25):
+            low, high = np.quantile(found, (share, 1 - share), axis=0)
+            shaded = f"{1 - 2 * share:.0%} of {len(found):,} classes"
+            axes.fill_between(recall, low, high, color=ACCENT, alpha=0.25, linewidth=0, label=shaded)
+        curves = {}
+    for label, (name, curve) in enumerate(curves.items()):
         if curve is not None:
             text = f"{name}  {curve.mean():.3f}" if len(names) <= _NAMED else None
             axes.plot(recall, curve, color=rgb(label), linewidth=1.4, alpha=0.9 if text else 0.4, label=text)
@@ -89,27 +100,20 @@ def precision_recall(evaluator: COCOeval, names: Sequence[str]) -> Figure:
 def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw counts of objects, each row shaded by its share; the background is the last row and column."""
     side = len(counts)
-    figure, axes = _new_axes(*(max(4.6, min(9.0, 1.9 + 0.5 * side)),) * 2)
+    figure, axes = _new_axes(*(max(4.6, min(10.0, 1.9 + 0.5 * side)),) * 2)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1)
-    size = 10 if side <= _NUMBERED else max(3.5, 300 / side)
-    axes.set_xticks(
-        range(side),
-        [*names, "nothing"],
-        rotation=45 if side < 30 else 90,
-        ha="right" if side < 30 else "center",
-        fontsize=size,
-    )
-    axes.set_yticks(range(side), [*names, "background"], fontsize=size)
+    axes.set_xticks(range(side), [*names, "nothing"], rotation=45, ha="right")
+    axes.set_yticks(range(side), [*names, "background"])
     axes.set(xlabel="was taken for", ylabel="is")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if side <= _NUMBERED:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                color = "white" if shares[row, column] > 0.55 else INK
-                axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=size)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            color = "white" if shares[row, column] > 0.55 else INK
+            text = f"{count}" if count < 10_000 else f"{count / 1000:.0f}k"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10 if count < 1000 else 8)
     return figure
 
 

@@ -161,7 +161,8 @@ def average_precision(evaluator: COCOeval, column: str = "AP", label: int | None
     """
     threshold, area = RANGES[column]
     rows = slice(None) if threshold is None else np.isclose(evaluator.params.iouThrs, threshold)
-    found = evaluator.eval["precision"][rows][:, :, slice(None) if label is None else label, area, _LIMIT]
+    # The class first: a choice of rows copies what it is taken from, for a thousand classes ten megabytes each time.
+    found = evaluator.eval["precision"][:, :, slice(None) if label is None else label, area, _LIMIT][rows]
     found = found[found > -1]
     return float(found.mean()) if found.size else None
 
@@ -246,15 +247,18 @@ def _match_image(
     crowd = np.array([bool(one["iscrowd"]) for one in objects], bool)
     free = [index for index, one in enumerate(objects) if not one["iscrowd"]]
     overlaps = _overlaps(evaluation, predictions, objects)  # predictions, objects
+    near_by: dict[int, list[int]] = {}  # objects that overlap enough, by prediction: few
+    for index, other in np.argwhere(overlaps >= overlap).tolist():
+        near_by.setdefault(index, []).append(other)
     left = list(range(len(predictions)))
     for same in (True, False):
         pairs = result.right if same else result.confused
-        for index in list(left):
+        for index in [one for one in left if one in near_by]:
             category = predictions[index]["category_id"]
             near = [
                 other
-                for other in free
-                if overlaps[index, other] >= overlap and (objects[other]["category_id"] == category) is same
+                for other in near_by[index]
+                if other in free and (objects[other]["category_id"] == category) is same
             ]
             if near:
                 best = max(near, key=lambda other: overlaps[index, other])
@@ -293,6 +297,29 @@ def confusion_matrix(matches: Iterable[Matches], categories: Sequence[int]) -> n
         for found in image.false:
             counts[-1, place[found["category_id"]]] += 1
     return counts
+
+
+def most_confused(counts: np.ndarray, names: Sequence[str], most: int) -> tuple[np.ndarray, list[str]]:
+    """Return a confusion matrix that can be read: of many classes those that are confused most, the others together.
+
+    Args:
+        counts: As of `confusion_matrix`.
+        names: Of the classes.
+        most: Classes.
+
+    Returns:
+        The counts, (most + 2, most + 2) with the others and the background last, and the names of all but that.
+    """
+    if len(names) <= most:
+        return counts, list(names)
+    mistakes = counts[:-1, :-1] - np.diag(counts.diagonal()[:-1])
+    order = np.argsort(-(mistakes.sum(0) + mistakes.sum(1)), kind="stable")
+    kept = np.sort(order[:most])
+    place = np.full(len(counts), most)
+    place[kept], place[-1] = np.arange(most), most + 1
+    merged = np.zeros((most + 2, most + 2), int)
+    np.add.at(merged, (place[:, None], place[None, :]), counts)
+    return merged, [*(names[index] for index in kept), f"{len(names) - most:,} others"]
 
 
 def worst(matches: Iterable[Matches], measure: str, count: int) -> list[Matches]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from .coco import (
     best_score,
     confusion_matrix,
     match,
+    most_confused,
     objects_of,
     read_image,
     worst,
@@ -51,20 +53,23 @@ def result_sections(
 
 
 def class_table(evaluation: Evaluation, task: str) -> Table:
-    """Return AP of each class, the mean last."""
+    """Return AP of each class that has objects, the mean last."""
     evaluator = evaluation.tasks[task]
-    annotations = evaluation.truth.dataset.get("annotations", ())
+    objects: Counter[int] = Counter()
+    images: dict[int, set[int]] = {}
+    for one in evaluation.truth.dataset.get("annotations", ()):
+        if not one["iscrowd"]:
+            objects[one["category_id"]] += 1
+            images.setdefault(one["category_id"], set()).add(one["image_id"])
     rows: list[list[Cell]] = []
-    total = 0
     for label, (category, name) in enumerate(evaluation.classes.items()):
-        objects = [one for one in annotations if one["category_id"] == category and not one["iscrowd"]]
-        images = len({one["image_id"] for one in objects})
+        if category not in objects:
+            continue  # there is nothing to say of it: all numbers are of its objects
         numbers = [average_precision(evaluator, column, label) for column in RANGES]
         score, f1 = best_score(evaluator, label) or (None, None)
-        rows.append([name, images, len(objects), *numbers, f1, score])
-        total += len(objects)
+        rows.append([name, len(images[category]), objects[category], *numbers, f1, score])
     means = [average_precision(evaluator, column) for column in RANGES]
-    rows.append(["all", len(evaluation.truth.imgs), total, *means, None, None])
+    rows.append(["all", len(evaluation.truth.imgs), objects.total(), *means, None, None])
     head = ["class", "images", "objects", *RANGES, "best F1", "at score"]
     return Table(f"classes_{task}", head, rows)
 
@@ -72,8 +77,11 @@ def class_table(evaluation: Evaluation, task: str) -> Table:
 def class_section(evaluation: Evaluation) -> Section:
     """Return a table for each task."""
     section = Section("Classes")
-    for task in evaluation.tasks:
-        section.parts += [f"{TASKS[task].capitalize()} of each class.", class_table(evaluation, task)]
+    tables = {task: class_table(evaluation, task) for task in evaluation.tasks}
+    for task, table in tables.items():
+        section.parts += [f"{TASKS[task].capitalize()} of each class.", table]
+    if absent := len(evaluation.classes) + 1 - len(tables[evaluation.main_task].rows):
+        section.parts.append(f"{absent:,} of the {len(evaluation.classes):,} classes have no objects here.")
     if count := sum(not evaluation.found.imgToAnns.get(identity) for identity in evaluation.truth.imgs):
         section.parts.append(f"{count} of the {len(evaluation.truth.imgs)} images have no prediction.")
     if left_out := evaluation.truth.left_out:
@@ -104,7 +112,11 @@ def confusion_section(evaluation: Evaluation, matches: Sequence[Matches], rule: 
     """Return the matrix, and the most frequent mistakes."""
     names = list(evaluation.classes.values())
     counts = confusion_matrix(matches, list(evaluation.classes))
-    chart = Chart("confusion", charts.confusion(counts, names), f"Counts of objects {rule}.", wide=len(names) > 20)
+    caption = f"Counts of objects {rule}."
+    shown, labels = most_confused(counts, names, charts.NUMBERED)
+    if len(names) > charts.NUMBERED:
+        caption += f" Of {len(names):,} classes the {charts.NUMBERED} that are most often taken for each other."
+    chart = Chart("confusion", charts.confusion(shown, labels), caption, wide=len(labels) > 12)
     mistakes = counts.copy()
     np.fill_diagonal(mistakes, 0)
     rows: list[list[Cell]] = []
