@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.utils import track_iter_progress
 
 from localvit_det.backbones import LocalViT
 from localvit_det.cli import handle_user_errors
@@ -95,7 +96,7 @@ def compute(paths: Sequence[Path]) -> list[Entry]:
     """Compute all configs; those with equal models (schedules differ more often) only once."""
     known: dict[str, tuple[Complexity, Complexity, Complexity]] = {}
     entries = []
-    for path in paths:
+    for path in track_iter_progress(paths):  # the whole takes minutes
         cfg = load_config(path, data=False)
         key = json.dumps(cfg.model.to_dict(), sort_keys=True, default=str)
         if key not in known:

@@ -1,6 +1,11 @@
 """How a layer is replaced by its fused variant, which computes the same faster at inference.
 
 A definition never imports the code that runs it: `localvit_det.fused` registers its variants here.
+
+In words: a *fused variant* of a layer computes the same, faster. `register_fused` says which layers it is for;
+:class:`Fusible` is a layer that has one, or holds layers that do; :class:`Fused` is a variant in which nothing is left
+to replace, and `localvit_det.fused.detector.Variant` one of a class of MMDetection, whose parts are fused, too.
+:func:`fused` returns the replacement of any module.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from families import FAMILIES
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -64,6 +65,15 @@ def test_example_trains_a_step(example):
     for name, parameter in model.backbone.named_parameters():
         assert torch.isfinite(parameter).all()
         assert not torch.equal(parameter, before[name]), f"{name} was not trained"
+
+
+def test_tables_and_lists_name_every_family():
+    families = {one for one in FAMILIES if MODELS.get(one).__module__.startswith("localvit_det.")}
+    assert set(re.findall(r"^\| `(\w+)` \|(?: [^|\n]+\|){3}$", PAGE, flags=re.MULTILINE)) == families
+    readme = (REPOSITORY / "README.md").read_text()
+    idea = readme[readme.index("## The idea") :].partition("\n## ")[0]
+    papers = {MODELS.get(one).paper[1] for one in families}
+    assert {paper for paper in papers if paper not in idea} == set()
 
 
 def test_shapes_of_the_diagram():
