@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any
 from unittest import mock
 
@@ -37,16 +36,11 @@ class Complexity:
 def count_macs(run: Callable[[], object]) -> int:
     """Count the multiply-adds of everything that ``run`` does with PyTorch.
 
-    PyTorch's own counter does the work. It lacks ``addcmul_``, one multiply-add per element, of which the
-    inhomogeneous convolution is made, and in some releases the attention kernels of the CPU; the plain form of
-    attention is two matrix products, which every release counts.
+    PyTorch's own counter does the work; our inhomogeneous convolution tells it what it costs. In some releases it
+    lacks the attention kernels of the CPU; the plain form of attention is two matrix products, which every release
+    counts.
     """
-
-    def addcmul(out: torch.Size, *factors: torch.Size, **_: object) -> int:
-        return 2 * prod(out)  # the counter takes a multiplication and an addition for two
-
-    missing = {torch.ops.aten.addcmul_: addcmul}
-    counter = FlopCounterMode(display=False, custom_mapping=missing)
+    counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         run()
     return counter.get_total_flops() // 2

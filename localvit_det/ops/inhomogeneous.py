@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import RequirementError, first_line
 from .modes import exported
@@ -183,6 +185,17 @@ def _(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
 def _(grad: Tensor, x: Tensor, kernels: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     form = _format(x)
     return torch.empty_like(x, memory_format=form), torch.empty_like(kernels, memory_format=form)
+
+
+# So that PyTorch's counter, which sees the operators as a whole, counts two for a product and its addition.
+@register_flop_formula(torch.ops.localvit_det.inhomogeneous_conv)
+def _(x: torch.Size, kernels: torch.Size, kernel_size: int, **_: object) -> int:
+    return 2 * prod(x) * kernel_size**2
+
+
+@register_flop_formula(torch.ops.localvit_det.inhomogeneous_conv_backward)
+def _(grad: torch.Size, x: torch.Size, kernels: torch.Size, kernel_size: int, **_: object) -> int:
+    return 4 * prod(x) * kernel_size**2
 
 
 # PyTorch's `register_autograd` does not know `torch.func.grad`, hence functions around the operators.
