@@ -1,7 +1,7 @@
 """Parameters and MACs of backbones and detectors, counted on shapes alone by PyTorch's FlopCounterMode.
 
 docs/model_zoo.md has the convention. MMEngine's `get_model_complexity_info` traces a model on real memory, and has no
-rule for `scaled_dot_product_attention` and `addcmul`, which attention and dynamic convolutions consist of.
+rule for `scaled_dot_product_attention` and for our inhomogeneous convolution.
 """
 
 from __future__ import annotations
