@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..deprecation import warn_renamed
 from ..errors import ConfigError
 from ..hub import HubFiles, HubModel
-from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children
+from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children, shared_masks
 from ..ops import channels_last, checkpointed, recompute_activations
 from .sizes import FeatureInfo, for_each_stage, stage_widths
 from .weights import Release, Rename, WarmStart, WeightSplit
@@ -329,7 +329,7 @@ class LocalViT(HubModel, BaseModule):
                 f"{type(self).__name__} has no layers: give it a constructor that ends with self.build()."
             )
         features = []
-        with recompute_activations(self.recompute_activations):
+        with recompute_activations(self.recompute_activations), shared_masks():
             x = self.stem(channels_last(x))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
             for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
                 x, out = self.end_stage(stage(x), i)  # each B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉

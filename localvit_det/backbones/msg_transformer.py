@@ -13,18 +13,18 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import (
     Block,
     WindowAttention,
-    add_scaled,
+    add_kept,
     build_norm,
     ceil_div,
     crop,
-    drop_scale,
+    draw_kept,
     key_padding_mask,
     pad_to_multiple,
     split_heads,
@@ -76,16 +76,17 @@ def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
         return messengers
     rows, columns = messengers.shape[-2:]
     padded = pad_to_multiple(messengers, side)  # B, C, hh', ww'
-    groups = rearrange(  # (i j): place in the region; g: group of channels
-        padded.permute(0, 2, 3, 1), "b (y i) (x j) (g c) -> b y x (i j) g c", i=side, j=side, g=side**2
-    )
-    exchanged = groups.transpose(3, 4)  # B, y, x, g, (i j), c
-    if padded is not messengers:
-        missing = (0, padded.shape[3] - columns, 0, padded.shape[2] - rows)
-        real = F.pad(messengers.new_ones(1, 1, rows, columns), missing)  # 1, 1, hh', ww'
-        real = rearrange(real, "1 1 (y i) (x j) -> y x 1 (i j) 1", i=side, j=side).bool()  # y, x, 1, partner, 1
-        exchanged = torch.where(real, exchanged, groups)
-    grid = rearrange(exchanged, "b y x (i j) g c -> b (y i) (x j) (g c)", i=side, j=side)  # B, hh', ww', C
+    grid = padded.permute(0, 2, 3, 1)  # B, hh', ww', C
+    # (i j): place in the region; (k l): group of channels. They change roles.
+    exchanged = rearrange(grid, "b (y i) (x j) (k l c) -> b (y k) (x l) (i j c)", i=side, j=side, k=side, l=side)
+    if padded is messengers:
+        return exchanged.permute(0, 3, 1, 2)
+    real = torch.ones(1, 1, rows, columns, dtype=torch.bool, device=messengers.device)
+    real = F.pad(real, (0, padded.shape[3] - columns, 0, padded.shape[2] - rows))  # 1, 1, hh', ww'
+    # For each place and group, whether the partner is real: hh', ww', (i j), 1
+    real = repeat(real, "1 1 (y i) (x j) -> (y k) (x l) (i j) 1", i=side, j=side, k=side, l=side)
+    groups = (side**2, -1)
+    grid = torch.where(real, exchanged.unflatten(3, groups), grid.unflatten(3, groups)).flatten(3)  # B, hh', ww', C
     return _dense(crop(grid.permute(0, 3, 1, 2), (rows, columns)))
 
 
@@ -117,16 +118,27 @@ def split_windows(tokens: Tensor, size: Sequence[int], window_size: int) -> With
         The feature map (B, C, H, W) and its messengers (B, C, hh, ww).
     """
     rows, columns = (ceil_div(side, window_size) for side in size)
-    windows = tokens.permute(2, 0, 3, 1)  # n, 1, 1 + ws², C
+    leaders, windows = tokens.permute(2, 0, 3, 1).split((1, window_size**2), dim=2)  # n, 1, 1 | ws², C
     whole = (rows * window_size, columns * window_size)
-    patches = crop(window_reverse(windows[:, :, 1:], whole, window_size, "local"), size)  # B, C, H, W
-    messengers = windows[:, 0, 0].reshape(-1, rows, columns, tokens.shape[1]).permute(0, 3, 1, 2)  # B, C, hh, ww
+    patches = crop(window_reverse(windows, whole, window_size, "local"), size)  # B, C, H, W
+    messengers = leaders.reshape(-1, rows, columns, tokens.shape[1]).permute(0, 3, 1, 2)  # B, C, hh, ww
     return patches, messengers
 
 
-def add_messenger_keys(mask: Tensor | None) -> Tensor | None:
-    """Put the messenger, which is always real, in front of a mask of padded keys: (…, ws²) -> (…, 1 + ws²)."""
-    return None if mask is None else F.pad(mask, (1, 0))
+def join_positions(x: WithMessengers) -> Tensor:
+    """Lay all positions after each other: (B, C, H, W) and (B, C, hh, ww) -> (1, C, 1, all), channels-last."""
+    positions = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in x])  # each B·H·W, C -> all, C
+    return positions[None, None].permute(0, 3, 1, 2)
+
+
+def split_positions(joined: Tensor, like: WithMessengers) -> WithMessengers:
+    """Undo :func:`join_positions`, with the shapes of ``like``; views."""
+    counts = [part.shape[0] * part.shape[2] * part.shape[3] for part in like]
+    parts = joined.permute(0, 2, 3, 1).flatten(0, 2).split(counts)  # each B·H·W, C
+    patches, messengers = (
+        part.unflatten(0, (-1, *shaped.shape[2:])).permute(0, 3, 1, 2) for part, shaped in zip(parts, like, strict=True)
+    )
+    return patches, messengers
 
 
 def _dense(messengers: Tensor) -> Tensor:
@@ -202,30 +214,29 @@ class MessengerAttention(WindowAttention):
         super().__init__(channels, num_heads, window_size, split="local", **attention)
         bias = torch.empty(num_heads, 2, 1, 1)  # the official shape
         self.rel_pos_msg = nn.Parameter(trunc_normal_(bias))
+        as_key = (2 * window_size - 1) ** 2  # the row after those of the table; after it that of a messenger as a query
+        index = F.pad(F.pad(self.relative_position_index, (1, 0), value=as_key), (0, 0, 1, 0), value=as_key + 1)
+        self.register_buffer("relative_position_index", index, persistent=False)
 
-    # Takes pairs, where other mixers take feature maps; likewise the block below.
-    def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
-        """(B, C, H, W) and (B, C, hh, ww), both normed -> the same shapes."""
-        patches, messengers = x
-        qkv = self.qkv(join_windows(patches, messengers, self.window_size))  # 1, 3C, B·windows, 1 + ws²
+    # Takes windows, where other mixers take feature maps; the block below takes pairs.
+    def forward(self, windows: Tensor, patches: Tensor) -> Tensor:  # type: ignore[override]
+        """Windows led by messengers, normed, (1, C, B·windows, 1 + ws²), and their map (B, C, H, W) -> windows."""
+        qkv = self.qkv(windows)  # 1, 3C, B·windows, 1 + ws²
         query, key, value = split_heads(qkv.squeeze(0).permute(1, 2, 0), self.num_heads, parts=3)
         mixed = attention(query, key, value, self.biases(patches), self.attn_drop_rate if self.training else 0.0)
         mixed = mixed.transpose(1, 2).flatten(2)[None].permute(0, 3, 1, 2)  # 1, C, B·windows, 1 + ws²
-        return split_windows(self.proj_drop(self.proj(mixed)), patches.shape[-2:], self.window_size)
+        return self.proj_drop(self.proj(mixed))
 
     def biases(self, x: Tensor) -> list[Tensor]:
         """Return what logits get: position bias, mask of padded keys: each (1 | n, heads | 1, 1 | 1 + ws², 1 + ws²)."""
-        mask = add_messenger_keys(key_padding_mask(x, self.window_size, self.split))
+        mask = key_padding_mask(x, self.window_size, self.split, leaders=1)
         return [self.position_bias()] if mask is None else [self.position_bias(), mask]
 
     def position_bias(self) -> Tensor:
         """Return the position bias by query and key: (1, heads, 1 + ws², 1 + ws²)."""
         table = cast(Tensor, self.relative_position_bias_table)  # MSG always has one
-        tokens = table[self.relative_position_index]  # ws², ws², heads
-        as_key, as_query = self.rel_pos_msg.unbind(1)  # heads, 1, 1
-        count = len(tokens)
-        bias = torch.cat((as_key.expand(-1, count, 1), tokens.permute(2, 0, 1)), dim=2)  # heads, ws², 1 + ws²
-        return torch.cat((as_query.expand(-1, 1, 1 + count), bias), dim=1)[None]
+        rows = torch.cat((table, self.rel_pos_msg.flatten(1).t()))  # (2·ws-1)² + 2, heads
+        return F.embedding(self.relative_position_index, rows).permute(2, 0, 1)[None]
 
 
 class MessengerBlock(Block):
@@ -239,20 +250,26 @@ class MessengerBlock(Block):
         branches: Norms, mixer, MLP and drop path rate, as :class:`Block` takes them.
     """
 
+    mixer: MessengerAttention
+
     def __init__(self, region: int, **branches: Any) -> None:
         super().__init__(**branches)
         self.region = region
 
     def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
         """(B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
-        patches, messengers = x
-        scale = drop_scale(patches, self.drop_path)
-        normed = self.norm1(messengers)
-        mixed, letters = recomputed(self.norm1, lambda normed_patches: self.mixer((normed_patches, normed)), patches)
-        patches = add_scaled(patches, mixed, scale)
-        messengers = shuffle_messengers(add_scaled(messengers, letters, scale), self.region)
-        scale = drop_scale(patches, self.drop_path)
-        patches, messengers = (add_scaled(y, recomputed(self.norm2, self.mlp, y), scale) for y in (patches, messengers))
+        # Feature map and messengers share layers: each runs once, over both.
+        windows = join_windows(*x, self.mixer.window_size)  # 1, C, B·windows, 1 + ws²
+        mixed = recomputed(self.norm1, lambda normed: self.mixer(normed, x[0]), windows)
+        patches, messengers = self.add(x, split_windows(mixed, x[0].shape[-2:], self.mixer.window_size))
+        x = patches, shuffle_messengers(messengers, self.region)
+        mixed = recomputed(self.norm2, self.mlp, join_positions(x))  # 1, C, 1, all positions
+        return self.add(x, split_positions(mixed, x))
+
+    def add(self, x: WithMessengers, branch: WithMessengers) -> WithMessengers:
+        """Add a branch to a feature map and its messengers, or leave it out of both, by image."""
+        kept = draw_kept(x[0], self.drop_path)
+        patches, messengers = (add_kept(*pair, kept, self.drop_path) for pair in zip(x, branch, strict=True))
         return patches, messengers
 
 

@@ -10,7 +10,6 @@ from ..backbones.msg_transformer import (
     MessengerAttention,
     MessengerBlock,
     WithMessengers,
-    add_messenger_keys,
     join_windows,
     shuffle_messengers,
     split_windows,
@@ -75,7 +74,7 @@ class FusedMessengerAttention(Fused):
         """Norm, attend, project: tokens (1, C, B·windows, 1 + ws²) of this feature map -> the same shape."""
         qkv = self.qkv(self.norm(tokens))  # 1, 3C, B·windows, 1 + ws²
         query, key, value = split_heads(qkv.squeeze(0).permute(1, 2, 0), self.num_heads, parts=3)
-        mask = add_messenger_keys(key_padding_mask(patches, self.window_size, "local"))
+        mask = key_padding_mask(patches, self.window_size, "local", leaders=1)
         biases = [self.position_bias] if mask is None else [self.position_bias, mask]
         return self.proj(rearrange(attention(query, key, value, biases), "n heads t d -> 1 (heads d) n t"))
 

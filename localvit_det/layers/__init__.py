@@ -2,7 +2,7 @@
 
 from ..deprecation import former_names
 from .attention import WindowAttention, relative_position_index
-from .block import Block, ConvMlp, DropPath, add, add_scaled, drop_scale
+from .block import Block, ConvMlp, DropPath, add, add_kept, draw_kept
 from .fusible import Fused, Fusible, fuse_children, fused, register_fused
 from .init import init_trunc_normal, trunc_normal_
 from .norm import LayerNorm2d, build_activation, build_norm
@@ -13,6 +13,7 @@ from .window import (
     crop,
     key_padding_mask,
     pad_to_multiple,
+    shared_masks,
     split_heads,
     window_partition,
     window_reverse,
@@ -32,12 +33,12 @@ __all__ = [
     "Split",
     "WindowAttention",
     "add",
-    "add_scaled",
+    "add_kept",
     "build_activation",
     "build_norm",
     "ceil_div",
     "crop",
-    "drop_scale",
+    "draw_kept",
     "fuse_children",
     "fused",
     "init_trunc_normal",
@@ -45,6 +46,7 @@ __all__ = [
     "pad_to_multiple",
     "register_fused",
     "relative_position_index",
+    "shared_masks",
     "split_heads",
     "trunc_normal_",
     "window_partition",

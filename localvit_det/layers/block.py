@@ -24,8 +24,8 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W), zero for the images that lose the branch."""
-        scale = drop_scale(x, self)
-        return x if scale is None else x * scale
+        kept = draw_kept(x, self)
+        return x if kept is None else x * (kept / (1 - self.drop_prob))
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
@@ -101,17 +101,18 @@ def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
     Returns:
         Feature map of shape (B, C, H, W).
     """
-    return add_scaled(x, branch, drop_scale(branch, drop_path))
+    return add_kept(x, branch, draw_kept(branch, drop_path), drop_path)
 
 
-def drop_scale(branch: Tensor, drop_path: DropPath) -> Tensor | None:
-    """Draw which images keep a branch: its factor for each, (B, 1, 1, 1), or None where it is 1 for all."""
+def draw_kept(branch: Tensor, drop_path: DropPath) -> Tensor | None:
+    """Draw which images keep a branch: 0 or 1 for each, (B, 1, 1, 1), or None where all do."""
     if not drop_path.training or not drop_path.drop_prob:
         return None
-    keep = 1 - drop_path.drop_prob
-    return branch.new_empty(len(branch), 1, 1, 1).bernoulli_(keep).div_(keep)
+    return branch.new_empty(len(branch), 1, 1, 1).bernoulli_(1 - drop_path.drop_prob)
 
 
-def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """Return ``x + scale · branch`` of shape (B, C, H, W), scale as :func:`drop_scale` returns it."""
-    return x + branch if scale is None else torch.addcmul(x, branch, scale)
+def add_kept(x: Tensor, branch: Tensor, kept: Tensor | None, drop_path: DropPath) -> Tensor:
+    """Add a branch where it is kept, scaled up, to x of the same shape (B, C, H, W); kept is from :func:`draw_kept`."""
+    if kept is None:
+        return x + branch
+    return torch.addcmul(x, branch, kept, value=1 / (1 - drop_path.drop_prob))

@@ -10,7 +10,9 @@ Two splits of an H×W feature map into hh×ww windows of ws×ws tokens (hh = H/w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Literal, get_args
 
 import torch
@@ -18,10 +20,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..ops import traced
+
 Split = Literal["local", "dilated"]
 
 # How the two axes of a feature map are made of window index (hh, ww) and index inside the window (wh, wl).
 _AXES: dict[str, str] = {"local": "(hh wh) (ww wl)", "dilated": "(wh hh) (wl ww)"}
+# Masks of padding that blocks of one pass share; outside of one they are made anew.
+_shared_masks: ContextVar[dict[tuple, Tensor] | None] = ContextVar("shared_masks", default=None)
 assert tuple(_AXES) == get_args(Split)
 
 
@@ -105,7 +111,7 @@ def window_reverse(windows: Tensor, size: Sequence[int], window_size: int, split
     return channels_last.permute(0, 3, 1, 2)  # B,H,W,C -> B,C,H,W, a view
 
 
-def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None:
+def key_padding_mask(x: Tensor, window_size: int, split: Split, leaders: int = 0) -> Tensor | None:
     """Return what to add to attention logits so that no token attends to padding.
 
     Every window holds at least one real token (padding is thinner than a window in the local split, and lies
@@ -115,16 +121,37 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split) -> Tensor | None
         x: Feature map before padding, of shape (B, C, H, W); gives size, dtype and device.
         window_size: Side of a window, in tokens.
         split: Which tokens share a window.
+        leaders: Further keys before those of each window, all real.
 
     Returns:
-        0 at real keys and -inf at padded ones, of shape (B·hh·ww, 1, 1, ws²); None where nothing is padded.
+        0 at real keys and -inf at padded ones, of shape (B·hh·ww, 1, 1, leaders + ws²); None where nothing is padded.
     """
     bottom, right = _padding(x, window_size)
     if _nothing(bottom, right):
         return None
-    mask = torch.zeros(x.shape[0], 1, *x.shape[-2:], dtype=x.dtype, device=x.device)  # B, 1, H, W
-    mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)  # B, 1, H', W'
-    return rearrange(window_partition(mask, window_size, split), "1 1 windows keys -> windows 1 1 keys")
+    masks = None if traced() else _shared_masks.get()
+    masks = {} if masks is None else masks
+    key = (x.shape[0], *x.shape[2:], x.dtype, x.device, window_size, split, leaders)
+    if key not in masks:
+        mask = torch.zeros(x.shape[0], 1, *x.shape[-2:], dtype=x.dtype, device=x.device)  # B, 1, H, W
+        mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)  # B, 1, H', W'
+        mask = rearrange(window_partition(mask, window_size, split), "1 1 windows keys -> windows 1 1 keys")
+        masks[key] = F.pad(mask, (leaders, 0)) if leaders else mask
+    return masks[key]
+
+
+def shared_masks() -> AbstractContextManager:
+    """Return a context, for a pass of a network, in which blocks share their masks of padding."""
+    return nullcontext() if traced() else _sharing()
+
+
+@contextmanager
+def _sharing() -> Iterator[None]:
+    token = _shared_masks.set({})
+    try:
+        yield
+    finally:
+        _shared_masks.reset(token)
 
 
 def _padding(x: Tensor, divisor: int) -> tuple[int, int]:

@@ -11,8 +11,10 @@ from torch import Tensor
 from localvit_det.backbones import MSGTransformer, msg_transformer
 from localvit_det.backbones.msg_transformer import (
     MessengerAttention,
+    join_positions,
     join_windows,
     shuffle_messengers,
+    split_positions,
     split_windows,
     tile_messengers,
 )
@@ -72,6 +74,15 @@ def test_splitting_undoes_joining(size):
         assert torch.equal(split, whole)
 
 
+def test_splitting_positions_undoes_joining():
+    x = torch.randn(2, 4, 5, 7), torch.randn(2, 4, 2, 3)
+    joined = join_positions(x)
+    assert joined.shape == (1, 4, 1, 82)
+    assert torch.equal(joined[0, :, 0, 70:].T, x[1].permute(0, 2, 3, 1).flatten(0, 2))
+    for split, whole in zip(split_positions(joined, x), x, strict=True):
+        assert torch.equal(split, whole)
+
+
 @pytest.mark.parametrize("size", [(6, 6), (5, 7)], ids=str)
 def test_attention_is_its_definition(size):
     """Each window by itself, its messenger the first token."""
@@ -81,7 +92,7 @@ def test_attention_is_its_definition(size):
     torch.nn.init.normal_(mixer.qkv.bias)
     x = torch.randn(2, 8, *size, dtype=torch.float64)
     leaders = torch.randn(2, 8, -(-size[0] // 3), -(-size[1] // 3), dtype=torch.float64)
-    patches, letters = mixer((x, leaders))
+    patches, letters = split_windows(mixer(join_windows(x, leaders, 3), x), size, 3)
     q, k, v = mixer.qkv(x).chunk(3, 1)
     q0, k0, v0 = mixer.qkv(leaders).chunk(3, 1)
     as_key, as_query = mixer.rel_pos_msg[:, 0, 0, 0], mixer.rel_pos_msg[:, 1, 0, 0]
@@ -116,7 +127,8 @@ def test_an_unheard_messenger_leaves_window_attention():
     mixer = MessengerAttention(8, 2, window_size=3).double().eval()
     torch.nn.init.constant_(mixer.rel_pos_msg[:, 0], -1e4)
     x, leaders = torch.randn(1, 8, 5, 7, dtype=torch.float64), torch.randn(1, 8, 2, 3, dtype=torch.float64)
-    torch.testing.assert_close(mixer((x, leaders))[0], attention_by_loops(mixer, x))
+    patches, _ = split_windows(mixer(join_windows(x, leaders, 3), x), (5, 7), 3)
+    torch.testing.assert_close(patches, attention_by_loops(mixer, x))
 
 
 @pytest.mark.parametrize("size", [(75, 92), (61, 130)], ids=str)

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from localvit_det.layers import key_padding_mask, pad_to_multiple, split_heads, window_partition, window_reverse
+from localvit_det.layers import (
+    key_padding_mask,
+    pad_to_multiple,
+    shared_masks,
+    split_heads,
+    window_partition,
+    window_reverse,
+)
 
 
 @pytest.mark.parametrize("split", ["local", "dilated"])
@@ -54,3 +61,19 @@ def test_each_image_of_a_batch_has_its_mask(split):
     assert one.shape == (6, 1, 1, 9)
     assert torch.equal(two, one.repeat(2, 1, 1, 1))
     assert key_padding_mask(torch.zeros(2, 1, 6, 9), 3, split) is None
+
+
+def test_blocks_of_a_pass_share_masks():
+    x = torch.zeros(2, 1, 7, 5)
+    with shared_masks():
+        one = key_padding_mask(x, 3, "local")
+        assert key_padding_mask(torch.ones(2, 8, 7, 5), 3, "local") is one
+        others = [key_padding_mask(x, 3, "dilated"), key_padding_mask(x.double(), 3, "local")]
+        others += [key_padding_mask(x[:1], 3, "local"), key_padding_mask(x, 3, "local", leaders=1)]
+        assert not any(other is one for other in others)
+        with shared_masks():  # of another network inside
+            assert key_padding_mask(x, 3, "local") is not one
+    fresh = key_padding_mask(x, 3, "local")
+    assert fresh is not one
+    assert torch.equal(fresh, one)
+    assert torch.equal(others[-1], torch.nn.functional.pad(one, (1, 0)))
