@@ -105,6 +105,7 @@ def named_networks() -> dict[str, Callable[..., nn.Module]]:
     for arch, sizes in SWIN_SIZES.items():
         found[f"swin_{arch[0]}"] = functools.partial(MODELS.get("mmdet.SwinTransformer"), **sizes)
         found[f"torchvision_swin_{arch[0]}"] = functools.partial(_torchvision, f"swin_{arch[0]}")
+    found["resnet_50"] = functools.partial(MODELS.get("mmdet.ResNet"), depth=50)
     for name, pattern in TIMM.items() if importlib.util.find_spec("timm") else ():
         for arch in ("tiny", "small", "base") if "swin" in name else ("small", "base", "large"):
             found[f"{name}_{arch[0]}"] = functools.partial(_timm, pattern.format(arch))

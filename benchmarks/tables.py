@@ -76,7 +76,8 @@ def table(records: Sequence[Record]) -> str:
         )
         columns = _backbone_columns(rows, {record.dtype: _rate(record) for record in records if record.row == GEMM})
     else:
-        columns = _detector_columns(rows) if rows[0].mode != "operator" else _operator_columns(rows)
+        kinds = {"operator": _operator_columns, "traffic": _traffic_columns}
+        columns = kinds.get(rows[0].mode, _detector_columns)(rows)
     notes = "\n".join(f"- {record.row} {record.dtype}: {record.note}" for record in rows if record.note)
     lines = list(zip(*columns.values(), strict=True))
     return "\n\n".join(part for part in (caption, markdown_table(list(columns), lines, left=3), notes) if part)
@@ -143,6 +144,17 @@ def _operator_columns(records: Sequence[Record]) -> dict[str, list[str]]:
         "extra MiB": [_ratio(value, MIB, 1) for value, _ in extra],
         "extra ÷ reference": [_ratio(*pair, 3) for pair in extra],
     }
+
+
+def _traffic_columns(records: Sequence[Record]) -> dict[str, list[str]]:
+    columns = _start(records, "code")
+    for name in ("forward", "backward"):
+        columns[f"{name}, kernels"] = [f"{r.quantities[f'{name} kernels'][0]:.0f}" for r in records]
+        columns[f"{name}, GiB"] = [_ratio(r.get(f"{name} bytes"), 2**30) for r in records]
+        columns[f"{name}, GiB ÷ first"] = [
+            _ratio(r.get(f"{name} bytes"), records[0].get(f"{name} bytes")) for r in records
+        ]
+    return columns
 
 
 def summary(benchmarks: dict[str, Benchmark]) -> str:

@@ -1,7 +1,8 @@
 """A GPU of which only shapes exist: what would go wrong there goes wrong here, without one.
 
 Tensors are fake CUDA tensors: an operator that mixes devices raises, and so does one that has to see numbers
-(`.item()`, `nonzero`, boolean indexing). PyTorch's engine needs the devices of a graph; :func:`backward` walks the graph without.
+(`.item()`, `nonzero`, boolean indexing). PyTorch's engine needs the devices of a graph; :func:`backward` walks the
+graph without.
 """
 
 from collections import Counter

@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from localvit_det.backbones import LocalViT, MSGTransformer
+from localvit_det.backbones.msg_transformer import join_windows
 
 FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
@@ -33,3 +34,8 @@ def build_short(family: str, **options) -> LocalViT:
 def block_input(net: LocalViT, x: Tensor) -> Any:
     """A map as the blocks of the first stage take it: some families carry more than the map."""
     return net.stem.accompany(x) if isinstance(net, MSGTransformer) else x
+
+
+def mixer_inputs(net: LocalViT, x: Tensor) -> tuple[Any, ...]:
+    """A map as the mixers of the first stage take it."""
+    return (join_windows(*net.stem.accompany(x), net.window_size), x) if isinstance(net, MSGTransformer) else (x,)

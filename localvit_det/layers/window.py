@@ -129,7 +129,8 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split, leaders: int = 0
     bottom, right = _padding(x, window_size)
     if _nothing(bottom, right):
         return None
-    masks = None if traced() else _shared_masks.get()
+    plain = not traced() and all(isinstance(side, int) for side in x.shape)  # no sizes that stand for any
+    masks = _shared_masks.get() if plain else None
     masks = {} if masks is None else masks
     key = (x.shape[0], *x.shape[2:], x.dtype, x.device, window_size, split, leaders)
     if key not in masks:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from families import FAMILIES, block_input, build
+from families import FAMILIES, build, mixer_inputs
 from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -162,7 +162,7 @@ class TestContract:
             direction = torch.randn(32, 4, 5, dtype=torch.float64)
             # Along one random direction each: all 640 inputs one by one would take minutes.
             assert torch.autograd.gradcheck(
-                lambda scale, x=x, d=direction, m=block.mixer: m(block_input(net, x + scale * d)),
+                lambda scale, x=x, d=direction, m=block.mixer: m(*mixer_inputs(net, x + scale * d)),
                 (torch.zeros((), dtype=torch.float64, requires_grad=True),),
             )
 
