@@ -126,19 +126,24 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split, leaders: int = 0
     Returns:
         0 at real keys and -inf at padded ones, of shape (B·hh·ww, 1, 1, leaders + ws²); None where nothing is padded.
     """
-    bottom, right = _padding(x, window_size)
-    if _nothing(bottom, right):
+    if _nothing(*_padding(x, window_size)):
         return None
-    plain = not traced() and all(isinstance(side, int) for side in x.shape)  # no sizes that stand for any
-    masks = _shared_masks.get() if plain else None
-    masks = {} if masks is None else masks
+    masks = _shared_masks.get()
+    # None are shared outside of a pass, and where a tracer has sizes that stand for any.
+    if masks is None or traced() or not all(isinstance(side, int) for side in x.shape):
+        return _make_mask(x, window_size, split, leaders)
     key = (x.shape[0], *x.shape[2:], x.dtype, x.device, window_size, split, leaders)
     if key not in masks:
-        mask = torch.zeros(x.shape[0], 1, *x.shape[-2:], dtype=x.dtype, device=x.device)  # B, 1, H, W
-        mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)  # B, 1, H', W'
-        mask = rearrange(window_partition(mask, window_size, split), "1 1 windows keys -> windows 1 1 keys")
-        masks[key] = F.pad(mask, (leaders, 0)) if leaders else mask
+        masks[key] = _make_mask(x, window_size, split, leaders)
     return masks[key]
+
+
+def _make_mask(x: Tensor, window_size: int, split: Split, leaders: int) -> Tensor:
+    bottom, right = _padding(x, window_size)
+    mask = torch.zeros(x.shape[0], 1, *x.shape[-2:], dtype=x.dtype, device=x.device)  # B, 1, H, W
+    mask = F.pad(mask, (0, right, 0, bottom), value=-torch.inf)  # B, 1, H', W'
+    mask = rearrange(window_partition(mask, window_size, split), "1 1 windows keys -> windows 1 1 keys")
+    return F.pad(mask, (leaders, 0)) if leaders else mask
 
 
 def shared_masks() -> AbstractContextManager:
