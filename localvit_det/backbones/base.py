@@ -347,8 +347,9 @@ class LocalViT(HubModel, BaseModule):
         Norms are folded into neighbouring convolutions; on a CPU, branches of blocks then run over bands of rows, on
         weights that are laid out once (at the cost of a second copy of the weights of 1×1 convolutions). See
         `localvit_det.fused`. It cannot be undone, and the state dict changes: load weights first. The backbone is
-        put into eval mode; it can still be moved, copied, traced and compiled. Hooks on the replaced layers are gone,
-        and on a CPU hooks inside a block see bands. Doing so again changes nothing.
+        put into eval mode; it can still be moved, copied, traced and compiled. Weights that it has may be written to in
+        any way. What somebody listens to (hooks), and layers that are wrapped, parametrized or quantized, are left as
+        they are; hooks that are registered later see, on a CPU, bands inside a block. Doing so again changes nothing.
 
         Returns:
             The backbone itself.

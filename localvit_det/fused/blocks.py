@@ -30,7 +30,7 @@ from .folding import fold_into_residual, fuse_bn_conv, fuse_conv_bn, split_outpu
 from .packed import PackedConv1x1, in_place, pack
 
 
-@register_fused(WindowAttention)
+@register_fused(WindowAttention, convs=("qkv", "proj"))
 class FusedWindowAttention(Banded):
     """A :class:`WindowAttention` that runs over bands of rows of windows; its position bias is looked up once.
 
@@ -89,7 +89,7 @@ class FusedWindowAttention(Banded):
         return window_reverse(mixed, size, self.window_size, self.split)
 
 
-@register_fused(GlanceGazeAttention)
+@register_fused(GlanceGazeAttention, convs=("qkv", "proj"))
 class FusedGlanceGaze(FusedWindowAttention):
     """A :class:`GlanceGazeAttention` with separate projections to values, which Gaze needs as a map, and to the rest.
 
@@ -132,7 +132,7 @@ class FusedSubsampledAttention(Variant, SubsampledAttention):
     """A :class:`SubsampledAttention` with packed products."""
 
 
-@register_fused(ConvMlp)
+@register_fused(ConvMlp, convs=("fc1", "fc2"))
 class FusedMlp(Banded):
     """A :class:`ConvMlp` whose first layer applies the activation by itself.
 
@@ -216,8 +216,9 @@ def _add_new(x: Tensor, new: Tensor) -> Tensor:
 
 def _fused_branch(norm: nn.Module, branch: nn.Module) -> tuple[nn.Module, nn.Module]:
     branch = fused(branch)
-    fold = getattr(branch, "fold_input_norm", None)
-    return fold(norm) if fold else norm, branch
+    # Of its class: a wrapper that passes attributes on does not take the norm.
+    fold = getattr(type(branch), "fold_input_norm", None)
+    return fold(branch, norm) if fold else norm, branch
 
 
 @register_fused(ConvStem)

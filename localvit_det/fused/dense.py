@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..layers import Fused, register_fused
-from ..ops import cpu_inference
+from ..ops import cpu_inference, is_plain
 from .detector import Variant, at_least_fp32
 from .folding import fuse_conv_bn
 from .packed import in_place, pack_conv
@@ -29,9 +29,14 @@ PLAIN_LINEARS = (nn.Linear, wrappers.Linear)
 
 def can_pack(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether :func:`pack_conv` takes this layer."""
-    if not isinstance(conv, nn.Conv2d) or type(conv) not in PLAIN_CONVS:
+    if not isinstance(conv, nn.Conv2d) or type(conv) not in PLAIN_CONVS or not is_plain(conv):
         return False
     return conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def is_plain_linear(layer: nn.Module | None) -> bool:
+    """Whether a layer is a dense one and nothing else."""
+    return layer is not None and type(layer) in PLAIN_LINEARS and is_plain(layer)
 
 
 class FusedConvModule(ConvModule):

@@ -16,7 +16,7 @@ from .folding import fuse_conv_bn, has_statistics, scale_and_shift
 from .packed import PackedConv1x1, pack
 
 
-@register_fused(ConvMixer)
+@register_fused(ConvMixer, convs=("expand", "project"))
 class FusedConvMixer(Banded):
     """A :class:`ConvMixer` without its norms; the last product runs over bands.
 
@@ -37,8 +37,8 @@ class FusedConvMixer(Banded):
             self.conv, self.norm2 = fuse_conv_bn(mixer.conv, mixer.norm2)
         else:
             self.conv = fused(mixer.conv)
-            absorb = getattr(self.conv, "fold_output_norm", None)
-            self.norm2 = absorb(mixer.norm2) if absorb else mixer.norm2
+            absorbs = isinstance(self.conv, FusedDynamicDWConv)
+            self.norm2 = cast(FusedDynamicDWConv, self.conv).fold_output_norm(mixer.norm2) if absorbs else mixer.norm2
         project, self.norm3 = fuse_conv_bn(mixer.project, mixer.norm3)
         self.project = pack(project)
 
@@ -54,7 +54,7 @@ class FusedConvMixer(Banded):
         return self.norm3(self.project(x))
 
 
-@register_fused(DynamicDWConv)
+@register_fused(DynamicDWConv, convs=("reduce", "generate"))
 class FusedDynamicDWConv(Fused, DynamicDWConv):
     """A :class:`DynamicDWConv` without the norm in its generator, which can take the norm that follows.
 

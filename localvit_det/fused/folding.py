@@ -8,14 +8,26 @@ from itertools import accumulate
 from typing import TypeGuard, cast
 
 import torch
+from mmengine.model.utils import _BatchNormXd
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ..ops import is_plain
 
 # Of a feature map that takes a norm's shift, in its standard deviations. It is rounded with what it carries, in
 # autocast to 8 bits: a mean of 1/2 in all channels took the error of a network from
 # 1.67 to 1.79%, one of 8 from 1.84 to 6.11%.
 _LARGEST_MEAN = 0.5
+# MMEngine's stands for SyncBatchNorm in one process.
+_BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, _BatchNormXd)
+# Where the classes of convolutions are written; MMCV's differ from PyTorch's only in old versions.
+_CONVS = (
+    "torch.nn.modules.conv",
+    "localvit_det.ops.cpu_kernels",
+    "localvit_det.fused.packed",
+    "mmcv.cnn.bricks.wrappers",
+)
 
 
 @torch.no_grad()
@@ -28,9 +40,9 @@ def fuse_conv_bn(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module
 
     Returns:
         The convolution with the norm in its weights, and an identity; or both as they are, if the norm is no
-        BatchNorm with running statistics.
+        BatchNorm with running statistics or one of them is not plain.
     """
-    if not has_statistics(norm):
+    if not has_statistics(norm) or not is_conv(conv):
         return conv, norm
     folded = copy.deepcopy(conv).requires_grad_(False)
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
@@ -53,15 +65,15 @@ def fuse_bn_conv(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d
 
     Returns:
         An identity, and the convolution with the norm in its weights; or both as they are, if the norm is no
-        BatchNorm with running statistics.
+        BatchNorm with running statistics or one of them is not plain.
 
     Raises:
         ValueError: If the convolution is not 1×1 in one group.
     """
+    if not has_statistics(norm) or not is_conv(conv):
+        return norm, conv
     if conv.kernel_size != (1, 1) or conv.groups != 1:
         raise ValueError(f"{conv} is not a 1x1 convolution in one group.")
-    if not has_statistics(norm):
-        return norm, conv
     scale, shift = scale_and_shift(norm)
     weight = conv.weight[:, :, 0, 0]  # out, in
     bias = weight @ shift if conv.bias is None else conv.bias + weight @ shift
@@ -91,7 +103,7 @@ def fold_into_residual(mixer: nn.Module, norm: nn.Module, conv: nn.Conv2d) -> tu
         if the mixer has no such layer.
     """
     proj = getattr(mixer, "proj", None)
-    if not has_statistics(norm) or not isinstance(proj, nn.Conv2d) or proj.bias is None:
+    if not has_statistics(norm) or not is_conv(conv) or not is_conv(proj) or proj.bias is None:
         return norm, conv
     if norm.affine and not (norm.bias.abs() < _LARGEST_MEAN * norm.weight.abs()).all():
         return norm, conv
@@ -130,5 +142,10 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def has_statistics(norm: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether a norm is a BatchNorm with running statistics, which can be folded."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    """Whether a norm is a plain BatchNorm with running statistics, which can be folded."""
+    return type(norm) in _BATCH_NORMS and cast(_BatchNorm, norm).running_mean is not None and is_plain(norm)
+
+
+def is_conv(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a plain convolution: no adapter, quantizer or parametrization, which may compute others."""
+    return isinstance(module, nn.Conv2d) and type(module).__module__ in _CONVS and is_plain(module)

@@ -22,7 +22,7 @@ from .folding import fuse_bn_conv
 from .packed import pack
 
 
-@register_fused(MessengerAttention)
+@register_fused(MessengerAttention, convs=("qkv", "proj"))
 class FusedMessengerAttention(Fused):
     """A :class:`MessengerAttention`, its position bias looked up once, for any number of rows of windows.
 
@@ -87,8 +87,6 @@ class FusedMessengerBlock(FusedBlock):
         block: The block.
     """
 
-    mixer: FusedMessengerAttention
-
     def __init__(self, block: MessengerBlock) -> None:
         super().__init__(block)
         self.region = block.region
@@ -103,8 +101,8 @@ class FusedMessengerBlock(FusedBlock):
 
     def attend(self, patches: Tensor, messengers: Tensor) -> WithMessengers:
         """Add the first branch: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
-        if not cpu_inference(patches):
-            mixed, letters = self.mixer((patches, messengers))
+        if not cpu_inference(patches) or not isinstance(self.mixer, FusedMessengerAttention):
+            mixed, letters = self.mixer((self.norm1(patches), self.norm1(messengers)))
             return patches + mixed, messengers + letters
         side = self.mixer.window_size
         sums = torch.empty_like(patches), torch.empty_like(messengers)

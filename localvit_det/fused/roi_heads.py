@@ -21,7 +21,7 @@ from ..heads.mask_head import ends_usually, merge_cells, upsample_matrix
 from ..layers import register_fused
 from ..ops import cpu_inference
 from ..ops.roi_align import roi_align_levels
-from .dense import PLAIN_LINEARS
+from .dense import is_plain_linear
 from .detector import Variant, at_least_fp32
 from .packed import PackedLinear, PackedWeightCache, pack_conv, pack_matrix, product_dtype
 
@@ -82,7 +82,7 @@ class FusedBBoxHead(Variant, ConvFCBBoxHead):
             packed = [PackedLinear(layer, nn.ReLU(), 1 if i else first) for i, layer in layers]
             setattr(self, name, nn.ModuleList(packed))
         for name in ("fc_cls", "fc_reg"):
-            if type(getattr(head, name, None)) in PLAIN_LINEARS:
+            if is_plain_linear(getattr(head, name, None)):
                 setattr(self, name, PackedLinear(getattr(head, name)))
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -117,7 +117,7 @@ class FusedBBoxHead(Variant, ConvFCBBoxHead):
 def fuse_bbox_head(head: ConvFCBBoxHead) -> nn.Module:
     """Fuse a box head; return the head itself where a dense layer is no plain `nn.Linear`."""
     dense = [*head.shared_fcs, *head.cls_fcs, *head.reg_fcs]
-    return FusedBBoxHead(head) if all(type(layer) in PLAIN_LINEARS for layer in dense) else head
+    return FusedBBoxHead(head) if all(map(is_plain_linear, dense)) else head
 
 
 class PackedUpsample(PackedWeightCache, nn.ConvTranspose2d):

@@ -10,27 +10,36 @@ to replace, and `localvit_det.fused.detector.Variant` one of a class of MMDetect
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
+from ..ops import is_altered
+
 MakeVariant = TypeVar("MakeVariant", bound=Callable[..., nn.Module])
 
-_VARIANTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {}
+_VARIANTS: dict[type[nn.Module], tuple[Callable[[Any], nn.Module], Sequence[str]]] = {}
+# Whose classes read of layers in them no more than what calling them gives; a wrapper's class may do anything.
+_KNOWN = ("localvit_det", "mmcv", "mmdet", "mmpretrain", "mmseg", "torch")
 
 
-def register_fused(*kinds: type[nn.Module]) -> Callable[[MakeVariant], MakeVariant]:
+def register_fused(*kinds: type[nn.Module], convs: Sequence[str] = ()) -> Callable[[MakeVariant], MakeVariant]:
     """Decorate what makes the fused variant of a layer of exactly these classes: a function, or the variant's class.
 
     The variant computes the same in eval mode. It may share parameters with the layer, but leaves it as it is. Where
     there is none for a layer's settings, a function returns the layer. Subclasses do not inherit it: they may compute
-    something else.
+    something else. A layer that somebody listens to, by hooks on it or on its parts, is left alone.
+
+    Args:
+        kinds: Classes of the layer.
+        convs: Parts whose weights the variant takes: a layer in which one is not exactly an `nn.Conv2d` (but wrapped by
+            an adapter, quantized, parametrized) is left alone, too.
     """
 
     def register(make: MakeVariant) -> MakeVariant:
         for kind in kinds:
-            _VARIANTS[kind] = make
+            _VARIANTS[kind] = make, convs
         return make
 
     return register
@@ -59,14 +68,20 @@ def fused(module: nn.Module) -> nn.Module:
 
 
 def fuse_children(module: nn.Module) -> None:
-    """Replace every part of a module by its fused variant; doing so again changes nothing."""
+    """Replace every part of a module by its fused variant; doing so again changes nothing.
+
+    PyTorch's own layers are replaced in what is known only: in a wrapper they are its business.
+    """
+    known = isinstance(module, Fusible) or type(module).__module__.partition(".")[0] in _KNOWN
     for name, child in module.named_children():
-        setattr(module, name, fused(child))
+        if known or type(child) is not nn.Conv2d:
+            setattr(module, name, fused(child))
 
 
 def _variant(module: nn.Module) -> nn.Module:
-    make = _VARIANTS.get(type(module))
-    if make is not None:
+    make, convs = _VARIANTS.get(type(module), (None, ()))
+    own = all(type(getattr(module, name)) is nn.Conv2d for name in convs)
+    if make is not None and own and not any(map(is_altered, (module, *module.children()))):
         return make(module)
     fuse_children(module)
     return module

@@ -5,7 +5,7 @@ case is a function that takes a factory and raises what goes wrong; it is `case`
 below.
 """
 
-from . import building, edges, states
+from . import building, edges, modules, states
 from .cases import CASES, MakeNet, NotApplicable
 
-__all__ = ["CASES", "MakeNet", "NotApplicable", "building", "edges", "states"]
+__all__ = ["CASES", "MakeNet", "NotApplicable", "building", "edges", "modules", "states"]
