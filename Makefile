@@ -11,10 +11,11 @@ CONFIG := configs/mask_rcnn_shuffle_nano_shapes.py
 # make families: train every family's nano model under one budget; docs/families.md and .png.
 # make chaos: kill a training fifty times and see that nothing is lost.   make soak: does memory grow in a long one?
 # make fuzz: read files that were changed at random, SECONDS of each of five kinds.
+# make gpu: on a machine with a GPU, all its tests and benchmarks in a quarter of an hour; docs/gpu.md.
 # make matrix: install and try on many versions of Python, PyTorch and MMDetection by nox. Takes hours.
 SECONDS ?= 60
 SEED ?= 0
-.PHONY: demo families chaos soak fuzz matrix test quick lint docs package install clean
+.PHONY: demo gpu families chaos soak fuzz matrix test quick lint docs package install clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: constraints.txt pyproject.toml
@@ -39,6 +40,9 @@ soak: install
 
 fuzz: install
 	$(RUN) tools/fuzz.py --seconds $(SECONDS) --seed $(SEED)
+
+gpu: install
+	$(RUN) -m benchmarks.gpu
 
 matrix: install
 	$(RUN) -m nox $(SESSIONS)

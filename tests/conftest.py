@@ -36,6 +36,11 @@ config_module.get_installed_path = functools.cache(config_module.get_installed_p
 config_utils.load = functools.cache(config_utils.load)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -39,6 +39,6 @@ def test_same_as_the_form_of_the_cpu(dtype):
     check("cpu", dtype)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_same_on_the_gpu():
     check("cuda", torch.float32)

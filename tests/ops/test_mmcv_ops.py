@@ -21,7 +21,6 @@ INPUTS = {name.removeprefix("input_"): GOLDEN[name] for name in GOLDEN.files if 
 CASES = [name.removeprefix("result_") for name in GOLDEN.files if name.startswith("result_")]
 
 stand_in_only = pytest.mark.skipif(has_compiled_operators(), reason="mmcv has compiled operators")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,7 @@ def test_environment_report_and_unknown_attributes():
     assert importlib.util.find_spec("mmcv._ext").loader is None
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_same_on_the_gpu(features, rois):
     boxes, scores = torch.from_numpy(INPUTS["boxes"]), torch.from_numpy(INPUTS["scores"])
     kept = ops.nms(boxes.cuda(), scores.cuda(), 0.5)[1].cpu()
