@@ -29,8 +29,8 @@ from localvit_det.visualization import draw_predictions
 
 
 @handle_user_errors
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the arguments, check everything that can be checked, evaluate."""
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Read the arguments, check everything that can be checked, evaluate; return the metrics."""
     args = read(argv)
     if args.checkpoint is None:
         args.checkpoint, run = checkpoint_with_config(args.config), find_run(args.config)
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.report and is_main_process():
         write_record(runner, metrics)
         print(f"written: {write_report(cfg.work_dir)}")
+    return metrics
 
 
 def checkpoint_with_config(given: str) -> str:

@@ -36,8 +36,8 @@ from localvit_det.switches import SWITCHES, check_loggers
 
 
 @handle_user_errors
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the arguments, check everything that can be checked, train."""
+def main(argv: Sequence[str] | None = None) -> Runner | None:
+    """Read the arguments, check everything that can be checked, train; return what has trained."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = read(argv)
     if options_of(args).get("batch") == "auto":
@@ -68,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.setdefault("runner_type", "ReliableRunner")
     if args.dry_run:
         try_one_batch(cfg)
-    else:
-        RUNNERS.build(cfg).train()
+        return None
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    return runner
 
 
 def run_to_resume(args: argparse.Namespace) -> Run | None:

@@ -38,16 +38,17 @@ from ..hub import WEIGHTS, HubFiles, HubModel, register_reader
 from .result import Frame, Result
 from .sources import Source, Sources
 from .tiles import cut, join
+from .workflows import Workflows, config_named
 
 _LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO
 
 
-class Detector(HubModel):
+class Detector(Workflows, HubModel):
     """A detector with its weights, ready to find objects.
 
     Args:
         checkpoint: A published file, a training's checkpoint, a work dir, whose newest checkpoint is taken, or an
-            exported model.
+            exported model. Or, to `train` it, a config by its file or name; 'shuffle_t' is Mask R-CNN with it.
         config: A config file, or the name of one that comes with the package; by default the one in the checkpoint.
         device: Where it runs, 'cpu' or 'cuda:0'; by default a GPU where PyTorch finds one.
         fuse: Run the fused form: the same numbers, faster on CPUs.
@@ -68,8 +69,11 @@ class Detector(HubModel):
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
     ) -> None:
+        untrained = config_named(checkpoint) if config is None else None
+        self.trained, checkpoint = untrained is None, untrained or checkpoint
         file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self._file, self.exported = file, is_exported(file)
+        self._source, self._options = os.fspath(checkpoint), dict(options or {})
         self.config = _read_config(checkpoint, config, options or {}, trusted)
         self.device = _choose_device(device, self.exported)
         init_default_scope(self.config.get("default_scope") or "mmdet")
@@ -79,7 +83,7 @@ class Detector(HubModel):
                 self.model = _open_exported(file, self.device, trusted)
                 self.classes, size = self.model.info.classes, self.model.info.size
             else:
-                self.model, meta = _build_model(self.config, file, self.device)
+                self.model, meta = _build_model(self.config, file if self.trained else None, self.device)
                 self.classes, size = _classes(meta, self.config), None
         with _described_by(config or file, "test pipeline"):
             self._pipeline = image_pipeline(self.config, size)
@@ -119,6 +123,7 @@ class Detector(HubModel):
             ConfigError: The score, the batch size, a class, the number of objects or the tile is none.
             DataError: A source is missing or empty, which is said at once, or the only one cannot be used.
         """
+        self._weights()
         sources = source if isinstance(source, Sources) else Sources(source)
         if not isinstance(score, Real) or not 0 <= score <= 1:
             raise ConfigError(f"The score {score} is none: give a number from 0 to 1.")
@@ -169,6 +174,7 @@ class Detector(HubModel):
         Raises:
             ConfigError: It is an exported model, or its config has more than a file of others may have.
         """
+        self._weights()
         if self.exported:
             raise ConfigError(f"{self._file} is an exported model: give the checkpoint that it was made from.")
         try:
@@ -315,13 +321,17 @@ def _open_exported(file: str | os.PathLike, device: torch.device, trusted: bool)
     return ExportedDetector(file, trusted=trusted)
 
 
-def _build_model(cfg: Config, file: str | os.PathLike, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
-    """Return the model with its weights, in eval mode, and what the checkpoint says about itself."""
+def _build_model(cfg: Config, file: str | os.PathLike | None, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
+    """Return the model with its weights, in eval mode, and what the checkpoint says about itself.
+
+    Args:
+        file: The checkpoint; None for random weights.
+    """
     cfg.model = without_pretrained(cfg.model)  # the checkpoint has the weights: nothing else is read or downloaded
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):
         raise ConfigError(f"The config's model is a {type(model).__name__}, which finds no objects: name a detector's.")
-    content = load_file(model, file, logger=_LOG)
+    content = load_file(model, file, logger=_LOG) if file is not None else {}
     return model.to(device).eval(), content.get("meta") or {}
 
 
