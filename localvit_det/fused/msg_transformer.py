@@ -46,17 +46,12 @@ class FusedMessengerAttention(Fused):
         self.qkv = pack(qkv)
         return nn.Identity()
 
-    def forward(self, x: WithMessengers) -> WithMessengers:
-        """(B, C, rows, W) and (B, C, ⌈rows/ws⌉, ww) -> the same shapes."""
-        patches, messengers = x
-        mixed = self.mix(join_windows(patches, messengers, self.window_size), patches)
-        return split_windows(mixed, patches.shape[-2:], self.window_size)
-
     def add(self, x: WithMessengers, out: WithMessengers) -> None:
         """Add the branch to x, (B, C, rows, W) and (B, C, ⌈rows/ws⌉, ww), into the memory of ``out``; on a CPU."""
         side = self.window_size
         if x[0].shape[2] % side or x[0].shape[3] % side:
-            for base, branch, target in zip(x, self(x), out, strict=True):
+            mixed = self(join_windows(*x, side), x[0])  # 1, C, B·windows, 1 + ws²
+            for base, branch, target in zip(x, split_windows(mixed, x[0].shape[-2:], side), out, strict=True):
                 torch.add(base, branch, out=target)
             return
         # Windows are views of a feature map without padding: one pass to cut, one to merge and add.
@@ -65,12 +60,12 @@ class FusedMessengerAttention(Fused):
         tokens = x[0].new_empty(count, rows, columns, 1 + side**2, channels)
         tokens[:, :, :, 0] = x[1].permute(0, 2, 3, 1)
         tokens[:, :, :, 1:].unflatten(3, (side, side)).copy_(patches)
-        mixed = self.mix(tokens.flatten(0, 2)[None].permute(0, 3, 1, 2), x[0])  # 1, C, B·windows, 1 + ws²
+        mixed = self(tokens.flatten(0, 2)[None].permute(0, 3, 1, 2), x[0])  # 1, C, B·windows, 1 + ws²
         mixed = mixed.permute(0, 2, 3, 1).reshape(tokens.shape)  # B, hh, ww, 1 + ws², C
         torch.add(x[1], mixed[:, :, :, 0].permute(0, 3, 1, 2), out=out[1])
         torch.add(patches, mixed[:, :, :, 1:].unflatten(3, (side, side)), out=sums)
 
-    def mix(self, tokens: Tensor, patches: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, patches: Tensor) -> Tensor:
         """Norm, attend, project: tokens (1, C, B·windows, 1 + ws²) of this feature map -> the same shape."""
         qkv = self.qkv(self.norm(tokens))  # 1, 3C, B·windows, 1 + ws²
         query, key, value = split_heads(qkv.squeeze(0).permute(1, 2, 0), self.num_heads, parts=3)
@@ -87,6 +82,8 @@ class FusedMessengerBlock(FusedBlock):
         block: The block.
     """
 
+    mixer: FusedMessengerAttention | MessengerAttention
+
     def __init__(self, block: MessengerBlock) -> None:
         super().__init__(block)
         self.region = block.region
@@ -102,8 +99,10 @@ class FusedMessengerBlock(FusedBlock):
     def attend(self, patches: Tensor, messengers: Tensor) -> WithMessengers:
         """Add the first branch: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         if not cpu_inference(patches) or not isinstance(self.mixer, FusedMessengerAttention):
-            mixed, letters = self.mixer((self.norm1(patches), self.norm1(messengers)))
-            return patches + mixed, messengers + letters
+            windows = join_windows(patches, messengers, self.mixer.window_size)  # 1, C, B·windows, 1 + ws²
+            mixed = self.mixer(self.norm1(windows), patches)
+            branches = split_windows(mixed, patches.shape[-2:], self.mixer.window_size)
+            return patches + branches[0], messengers + branches[1]
         side = self.mixer.window_size
         sums = torch.empty_like(patches), torch.empty_like(messengers)
         cuts = bands.cut_into_bands(patches, side, "local")

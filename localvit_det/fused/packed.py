@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -194,10 +195,11 @@ def weight_key(weight: Tensor) -> tuple[int, int | None]:
 
 
 def _random_products(weight: Tensor) -> Tensor:
-    """Return a number for each row of weights (C', …), which changes when any weight of the row does: (C',)."""
+    """Return a number for each piece of weights (C', …), in which any change of the piece shows: (pieces,)."""
     dense = weight if weight.is_contiguous() or weight.dim() < 4 else weight.permute(0, 2, 3, 1)  # a view
-    rows = dense.flatten(1)
-    return torch.mv(rows, _random_vector(rows.shape[1]))
+    width = math.gcd(dense.numel(), 4096)  # of pieces: a product of that width runs at the speed of memory
+    pieces = dense.reshape(-1, width) if width >= 256 else dense.flatten(1)
+    return torch.mv(pieces, _random_vector(pieces.shape[1]))
 
 
 @functools.cache

@@ -6,8 +6,6 @@ import pytest
 from contract import CASES, NotApplicable
 from families import FAMILIES, build
 
-from localvit_det.ops import inhomogeneous
-
 # To be mended, one after the other.
 OPEN = {
     "meta_device",
@@ -26,9 +24,7 @@ SLOW = {"adapters_have_effect", "torch_func", "wrapped_layers_are_not_fused", "w
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 def test_case(name, family, request):
-    operator = getattr(inhomogeneous, "_InhomogeneousConv", None)
-    takes_transforms = operator is None or "setup_context" in vars(operator)
-    if name in OPEN or (name.startswith("torch_func") and family == "IDynamicDWNet" and not takes_transforms):
+    if name in OPEN:
         request.applymarker(pytest.mark.xfail)
     try:
         CASES[name](functools.partial(build, family))
