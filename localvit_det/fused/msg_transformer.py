@@ -99,8 +99,8 @@ class FusedMessengerBlock(FusedBlock):
     def attend(self, patches: Tensor, messengers: Tensor) -> WithMessengers:
         """Add the first branch: (B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
         if not cpu_inference(patches) or not isinstance(self.mixer, FusedMessengerAttention):
-            windows = join_windows(patches, messengers, self.mixer.window_size)  # 1, C, B·windows, 1 + ws²
-            mixed = self.mixer(self.norm1(windows), patches)
+            tokens = join_windows(patches, messengers, self.mixer.window_size)  # 1, C, B·windows, 1 + ws²
+            mixed = self.mixer(self.norm1(tokens), patches)
             branches = split_windows(mixed, patches.shape[-2:], self.mixer.window_size)
             return patches + branches[0], messengers + branches[1]
         side = self.mixer.window_size
