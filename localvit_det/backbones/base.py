@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +17,7 @@ from ..errors import ConfigError
 from ..hub import HubFiles, HubModel
 from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children, shared_masks
 from ..ops import channels_last, checkpointed, recompute_activations
-from .sizes import FeatureInfo, for_each_stage, stage_widths
+from .sizes import FeatureInfo, check_stages, drop_path_ramp, for_each_stage, stage_widths
 from .weights import Release, Rename, WarmStart, WeightSplit
 
 
@@ -142,7 +143,7 @@ class LocalViT(HubModel, BaseModule):
         self.drop_path_rate: float = self.setting("drop_path_rate", drop_path_rate)
         self.norm_cfg = norm_cfg or self.default_norm_cfg
         self.act_cfg = act_cfg or self.default_act_cfg
-        self.out_indices = tuple(sorted(out_indices))
+        self.out_indices = check_stages(out_indices, len(self.depths))
         if isinstance(out_norm_cfg, str):
             if out_norm_cfg != "default":
                 raise ValueError(f"out_norm_cfg={out_norm_cfg!r} must be a dict, None or 'default'.")
@@ -152,11 +153,11 @@ class LocalViT(HubModel, BaseModule):
         self.norm_eval = norm_eval
         self.recompute_activations = recompute_activations
         self.with_cp = with_cp
-        stages = range(len(self.depths))
-        if not self.out_indices or not set(self.out_indices) <= set(stages):
-            raise ValueError(f"out_indices={tuple(out_indices)} must name stages among {tuple(stages)}.")
-        if not -1 <= frozen_stages <= len(stages):
-            raise ValueError(f"frozen_stages={frozen_stages} must lie between -1 and {len(stages)}.")
+        self._built = False
+        if not -1 <= frozen_stages <= len(self.depths):
+            raise ValueError(f"frozen_stages={frozen_stages} must lie between -1 and {len(self.depths)}.")
+        if window_size < 1:
+            raise ValueError(f"window_size={window_size} must be at least 1 token.")
 
     @classmethod
     def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class LocalViT(HubModel, BaseModule):
         arch = cls.resolve_arch(settings["arch"])
         depths = settings["depths"] or arch["depths"]
         widths = stage_widths(settings["embed_dims"] or arch["embed_dims"], len(depths))
-        return tuple(widths[i] for i in sorted(settings["out_indices"]))
+        return tuple(widths[i] for i in check_stages(settings["out_indices"], len(depths)))
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -228,9 +229,8 @@ class LocalViT(HubModel, BaseModule):
     @property
     def feature_info(self) -> FeatureInfo:
         """The same, as timm's models report it: ``feature_info.channels()``, ``feature_info.reduction()``."""
-        stages = range(len(self.depths))
-        modules = [f"out_norms.{i}" if str(i) in self.out_norms else f"stages.{i}" for i in stages]
-        return FeatureInfo(self.channels, [4 * 2**i for i in stages], modules, self.out_indices)
+        strides = [4 * 2**i for i in range(len(self.depths))]
+        return FeatureInfo(self.channels, strides, [f"out_norms.{i}" for i in self.out_norms], self.out_indices)
 
     def hub_files(self) -> HubFiles:
         """Return what `save_pretrained` and `push_to_hub` write.
@@ -261,20 +261,28 @@ class LocalViT(HubModel, BaseModule):
         """Make all modules; the last step of a family's constructor."""
         self.stem = self.make_stem()
         self.stages = nn.ModuleList()
-        for stage, rates in enumerate(self.drop_path_rates()):
+        for stage, rates in enumerate(self.drop_path_rates()[: self.out_indices[-1] + 1]):
             downsample = self.make_downsample(stage) if stage else nn.Identity()
             blocks = [self.make_block(stage, index, rate) for index, rate in enumerate(rates)]
             self.stages.append(Stage(downsample, blocks, self.with_cp))
         self.out_norms = nn.ModuleDict()
-        if self.out_norm_cfg is not None:
-            for stage in self.normed_stages():
-                self.out_norms[str(stage)] = build_norm(self.out_norm_cfg, self.channels[stage])
+        for stage in range(len(self.stages)):
+            normed = self.out_norm_cfg is not None and stage in self.normed_stages()
+            norm = build_norm(self.out_norm_cfg or {}, self.channels[stage]) if normed else nn.Identity()
+            self.out_norms[str(stage)] = norm
         self.reset_parameters()
-        self.to(memory_format=torch.channels_last)
+        self._built = True
         self._freeze()
 
     def reset_parameters(self) -> None:
-        """Initialise as the family's official code does what the layers do not initialise by themselves."""
+        """Initialise all weights anew, as construction does.
+
+        A family adds what its official code initialises in another way than the layers do by themselves.
+        """
+        if self._built:  # else the layers have just done so
+            for module in reversed(list(self.modules())[1:]):  # a layer after its parts, which it may overrule
+                if reset := getattr(module, "reset_parameters", None):
+                    reset()
 
     def normed_stages(self) -> Sequence[int]:
         """Return the stages that end in an output norm, where there are any: those whose feature maps are returned."""
@@ -282,8 +290,8 @@ class LocalViT(HubModel, BaseModule):
 
     def drop_path_rates(self) -> list[list[float]]:
         """Return the probability of dropping each block's branches: rising linearly over all blocks, as in Swin."""
-        rates = torch.linspace(0, self.drop_path_rate, sum(self.depths), device="cpu").split(self.depths)
-        return [stage.tolist() for stage in rates]
+        rates = iter(drop_path_ramp(self.drop_path_rate, sum(self.depths)))
+        return [[next(rates) for _ in range(depth)] for depth in self.depths]
 
     def make_stem(self) -> nn.Module:
         """Make the stem: (B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉)."""
@@ -331,7 +339,7 @@ class LocalViT(HubModel, BaseModule):
         features = []
         with recompute_activations(self.recompute_activations), shared_masks():
             x = self.stem(channels_last(x))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
-            for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
+            for i, stage in enumerate(self.stages):
                 x, out = self.end_stage(stage(x), i)  # each B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉
                 if i in self.out_indices:
                     features.append(out)
@@ -339,7 +347,23 @@ class LocalViT(HubModel, BaseModule):
 
     def end_stage(self, x: Any, stage: int) -> tuple[Any, Tensor]:
         """Return what the next stage takes, and the feature map that is returned: by default only that is normed."""
-        return x, self.out_norms[str(stage)](x) if str(stage) in self.out_norms else x
+        return x, self.out_norms[str(stage)](x)
+
+    def lacks(self, name: str) -> bool:
+        """Whether a weight belongs to a stage after the last one that is returned, which is not built."""
+        part, _, rest = name.partition(".")
+        stage = rest.partition(".")[0]
+        return part in ("stages", "out_norms") and stage.isdecimal() and int(stage) >= len(self.stages)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        left = [name for name in state_dict if name.startswith(prefix) and self.lacks(name[len(prefix) :])]
+        for name in left:
+            del state_dict[name]  # of a copy
+        if left:
+            print_log(
+                f"out_indices={self.out_indices} need no later stages: {len(left)} of their tensors are left out."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def fuse(self) -> LocalViT:
         """Prepare for inference: the same feature maps, faster.
@@ -374,10 +398,8 @@ class LocalViT(HubModel, BaseModule):
 
     def _freeze(self) -> None:
         frozen: list[nn.Module] = [self.stem] if self.frozen_stages >= 0 else []
-        for i in range(self.frozen_stages):
-            frozen.append(self.stages[i])
-            if str(i) in self.out_norms:
-                frozen.append(self.out_norms[str(i)])
+        for i in range(min(self.frozen_stages, len(self.stages))):
+            frozen += [self.stages[i], self.out_norms[str(i)]]
         for module in frozen:
             module.eval()
             module.requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..layers import Fusible, build_norm, crop, pad_to_multiple
 from ..ops import DepthwiseConv2d, cpu_inference, depthwise_conv, inhomogeneous_conv, is_plain
 from .base import LocalViT
-from .sizes import swin_sizes
+from .sizes import check_odd, swin_sizes
 from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 _REDUCTION = 4  # of the channels inside the kernel generators
@@ -42,13 +42,18 @@ class DynamicDWConv(Fusible):
         self.generate = nn.Conv2d(channels // _REDUCTION, channels * kernel_size**2, 1)
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    def reset_parameters(self) -> None:
+        """Initialise the bias anew."""
+        nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         kernels = self.generate(self.norm(self.reduce(F.adaptive_avg_pool2d(x, 1))).relu())  # B, C·k², 1, 1
         kernels = kernels.view(len(x), len(self.bias), 1, self.kernel_size, self.kernel_size)  # B, C, 1, k, k
         # One convolution an image keeps channels-last memory; folding B into the groups, as the official
         # code does, would copy the feature map to and fro. (`len` is a plain number for tracers, too.)
-        return torch.cat([depthwise_conv(x[i : i + 1], kernels[i], self.bias) for i in range(len(x))])
+        images = [(x[i : i + 1], kernels[i]) for i in range(len(x))] or [(x, kernels.sum(0))]  # or a batch of none
+        return torch.cat([depthwise_conv(image, kernel, self.bias) for image, kernel in images])
 
 
 class KernelGenerator(nn.Conv2d):
@@ -195,6 +200,7 @@ class DWNet(LocalViT):
 
     def __init__(self, arch: str | dict = "tiny", pad_to_window: bool = False, **common: Any) -> None:
         super().__init__(arch, **common)
+        check_odd("window_size", self.window_size)
         self.pad_to_window = pad_to_window
         self.build()
 

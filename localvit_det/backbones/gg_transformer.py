@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..layers import WindowAttention, crop
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
-from .sizes import for_each_stage, swin_sizes
+from .sizes import check_odd, for_each_stage, swin_sizes
 from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 
@@ -102,8 +102,7 @@ class GGTransformer(LocalViT):
         super().__init__(arch, **common)
         self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.gaze_kernels = for_each_stage("gaze_kernels", gaze_kernels, len(self.depths))
-        if any(k % 2 == 0 for k in self.gaze_kernels):
-            raise ValueError(f"gaze_kernels={gaze_kernels} must be odd.")
+        check_odd("gaze_kernels", self.gaze_kernels)
         self.position_bias = position_bias
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate

@@ -27,6 +27,7 @@ from ..layers import (
     draw_kept,
     key_padding_mask,
     pad_to_multiple,
+    pointwise,
     split_heads,
     trunc_normal_,
     window_partition,
@@ -162,8 +163,12 @@ class MessengerStem(nn.Module):
         self.window_size, self.region = window_size, region
         self.proj = nn.Conv2d(in_channels, out_channels, 7, stride=4, padding=2)
         self.norm = build_norm(norm_cfg, out_channels)
-        tokens = torch.empty(1, region**2, 1, out_channels)  # the official shape
-        self.messengers = nn.Parameter(trunc_normal_(tokens))
+        self.messengers = nn.Parameter(torch.empty(1, region**2, 1, out_channels))  # the official shape
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the messengers anew."""
+        trunc_normal_(self.messengers)
 
     def forward(self, x: Tensor) -> WithMessengers:
         """(B, 3, H, W) -> (B, C, ⌈H/4⌉, ⌈W/4⌉) and (B, C, hh, ww)."""
@@ -212,20 +217,28 @@ class MessengerAttention(WindowAttention):
 
     def __init__(self, channels: int, num_heads: int, window_size: int, **attention: Any) -> None:
         super().__init__(channels, num_heads, window_size, split="local", **attention)
-        bias = torch.empty(num_heads, 2, 1, 1)  # the official shape
-        self.rel_pos_msg = nn.Parameter(trunc_normal_(bias))
-        as_key = (2 * window_size - 1) ** 2  # the row after those of the table; after it that of a messenger as a query
-        index = F.pad(F.pad(self.relative_position_index, (1, 0), value=as_key), (0, 0, 1, 0), value=as_key + 1)
-        self.register_buffer("relative_position_index", index, persistent=False)
+        self.rel_pos_msg = nn.Parameter(trunc_normal_(torch.empty(num_heads, 2, 1, 1)))  # the official shape
+        self._derive_index()
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        super().reset_parameters()
+        trunc_normal_(self.rel_pos_msg)
+
+    def _derive_index(self) -> None:
+        super()._derive_index()
+        as_key = (2 * self.window_size - 1) ** 2  # the row after those of the table; after it that of one as a query
+        index = F.pad(self.relative_position_index, (1, 0), value=as_key)
+        self.relative_position_index = F.pad(index, (0, 0, 1, 0), value=as_key + 1)
 
     # Takes windows, where other mixers take feature maps; the block below takes pairs.
     def forward(self, windows: Tensor, patches: Tensor) -> Tensor:  # type: ignore[override]
         """Windows led by messengers, normed, (1, C, B·windows, 1 + ws²), and their map (B, C, H, W) -> windows."""
-        qkv = self.qkv(windows)  # 1, 3C, B·windows, 1 + ws²
+        qkv = pointwise(self.qkv, windows)  # 1, 3C, B·windows, 1 + ws²
         query, key, value = split_heads(qkv.squeeze(0).permute(1, 2, 0), self.num_heads, parts=3)
         mixed = attention(query, key, value, self.biases(patches), self.attn_drop_rate if self.training else 0.0)
         mixed = mixed.transpose(1, 2).flatten(2)[None].permute(0, 3, 1, 2)  # 1, C, B·windows, 1 + ws²
-        return self.proj_drop(self.proj(mixed))
+        return self.proj_drop(pointwise(self.proj, mixed))
 
     def biases(self, x: Tensor) -> list[Tensor]:
         """Return what logits get: position bias, mask of padded keys: each (1 | n, heads | 1, 1 | 1 + ws², 1 + ws²)."""

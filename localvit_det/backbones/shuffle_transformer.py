@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm, init_trunc_normal
 from ..ops import DepthwiseConv2d, recomputed
 from .base import LocalViT
-from .sizes import swin_sizes
+from .sizes import check_odd, drop_path_ramp, swin_sizes
 from .weights import Release
 
 _FOLDERS = "https://drive.google.com/drive/folders"
@@ -105,6 +104,7 @@ class ShuffleTransformer(LocalViT):
         **common: Any,
     ) -> None:
         super().__init__(arch, **common)
+        check_odd("window_size", self.window_size)
         self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.qkv_bias = qkv_bias
         self.attn_drop_rate = attn_drop_rate
@@ -112,11 +112,12 @@ class ShuffleTransformer(LocalViT):
 
     def reset_parameters(self) -> None:
         """Initialise all convolutions alike."""
+        super().reset_parameters()
         init_trunc_normal(*(module for module in self.modules() if isinstance(module, nn.Conv2d)))
 
     def drop_path_rates(self) -> list[list[float]]:
         """Return rates that are constant inside a stage and rise from stage to stage: the official schedule."""
-        rates = torch.linspace(0, self.drop_path_rate, len(self.depths), device="cpu").tolist()
+        rates = drop_path_ramp(self.drop_path_rate, len(self.depths))
         return [[rate] * depth for rate, depth in zip(rates, self.depths, strict=True)]
 
     def make_stem(self) -> nn.Module:

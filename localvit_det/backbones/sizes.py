@@ -54,6 +54,37 @@ def for_each_stage(name: str, value: Number | Sequence[Number], stages: int) -> 
     return tuple(value)
 
 
+def drop_path_ramp(rate: float, steps: int) -> list[float]:
+    """Return probabilities that rise linearly from 0 to ``rate``, as Python's numbers on whatever device one builds."""
+    return [rate * step / max(1, steps - 1) for step in range(steps)]
+
+
+def check_stages(out_indices: Sequence[int], stages: int) -> tuple[int, ...]:
+    """Return the stages whose feature maps are returned.
+
+    Raises:
+        ValueError: They are no stages, or not each one once in ascending order.
+    """
+    asked, known = tuple(out_indices), tuple(range(stages))
+    if not asked or not set(asked) <= set(known):
+        raise ValueError(f"out_indices={asked} must name stages among {known}.")
+    if asked != (ordered := tuple(sorted(set(asked)))):
+        raise ValueError(f"out_indices={asked} must name each stage once, in ascending order: write {ordered}.")
+    return asked
+
+
+def check_odd(name: str, sides: int | Sequence[int]) -> None:
+    """Refuse sides of kernels that are even.
+
+    Raises:
+        ValueError: One is even, or below 1.
+    """
+    if any(side < 1 or side % 2 == 0 for side in ([sides] if isinstance(sides, int) else sides)):
+        raise ValueError(
+            f"{name}={sides} must be odd: it is the side of a convolution's kernel, which has no middle otherwise."
+        )
+
+
 @dataclass(frozen=True)
 class FeatureInfo:
     """Channels, strides and modules of a backbone's stages, under the names of timm's `model.feature_info`.

@@ -69,7 +69,7 @@ class SubsampledAttention(Fusible):
         self.key_value = nn.Conv2d(channels, 2 * channels, 1, bias=qkv_bias)
         self.proj = nn.Conv2d(channels, channels, 1)
         self.proj_drop = nn.Dropout(drop_rate)
-        init_trunc_normal(self.query, self.key_value, self.proj)
+        self.reset_parameters()
         self.reduce: nn.Module
         self.norm: nn.Module
         if ratio > 1:
@@ -77,6 +77,10 @@ class SubsampledAttention(Fusible):
             self.norm = build_norm({"type": "LN2d"}, channels)
         else:
             self.reduce, self.norm = nn.Identity(), nn.Identity()
+
+    def reset_parameters(self) -> None:
+        """Initialise the 1×1 convolutions anew."""
+        init_trunc_normal(self.query, self.key_value, self.proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -176,6 +180,7 @@ class Twins(LocalViT):
 
     def reset_parameters(self) -> None:
         """Initialise convolutions over neighbours by their fan-out, as the official code does."""
+        super().reset_parameters()
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
                 height, width = module.kernel_size

@@ -180,6 +180,8 @@ def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple
     absent = (name for name in target if name not in state and not name.endswith("num_batches_tracked"))
     report.missing |= set(absent)
     for prefix, backbone in backbones.items():
+        own = {name for name in report.unexpected if name.startswith(prefix)}
+        report.allowed |= {name for name in own if backbone.lacks(name.removeprefix(prefix))}
         if not prefix:  # inside a detector everything has to fit
             _allow_optional(report, backbone)
     return report, state

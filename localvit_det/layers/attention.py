@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from .window import (
     crop,
     key_padding_mask,
     pad_to_multiple,
+    pointwise,
     split_heads,
     window_partition,
     window_reverse,
@@ -69,14 +73,35 @@ class WindowAttention(Fusible):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=qkv_bias)
         self.proj = nn.Conv2d(channels, channels, 1)
         self.proj_drop = nn.Dropout(drop_rate)
-        init_trunc_normal(self.qkv, self.proj)
         if position_bias:
-            table = torch.empty((2 * window_size - 1) ** 2, num_heads)
-            self.relative_position_bias_table = nn.Parameter(trunc_normal_(table))
-            index = relative_position_index(window_size)
-            self.register_buffer("relative_position_index", index, persistent=False)
+            self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+            self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
         else:
             self.relative_position_bias_table = None
+        WindowAttention.reset_parameters(self)  # a subclass has not made its own yet
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        init_trunc_normal(self.qkv, self.proj)
+        if self.relative_position_bias_table is not None:
+            trunc_normal_(self.relative_position_bias_table)
+        self._derive_index()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WindowAttention:
+        super()._apply(fn, recurse)
+        self._derive_index()  # after `to_empty()` it would be anything
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._derive_index()  # with assign=True it would stay on the meta device
+
+    def _derive_index(self) -> None:
+        """Make the index again, which no state dict has, where the table is."""
+        if self.relative_position_bias_table is not None:
+            self.relative_position_index = relative_position_index(
+                self.window_size, self.relative_position_bias_table.device
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -89,7 +114,7 @@ class WindowAttention(Fusible):
         """Make queries, keys and values of each window: (B, C, H, W) -> three times (B·windows, heads, ws², d)."""
         # Windows first: one copy of C channels instead of 3·C, and attention reads parts and heads in place.
         windows = window_partition(pad_to_multiple(x, self.window_size), self.window_size, self.split)  # 1, C, n, ws²
-        tokens = self.qkv(windows).squeeze(0).permute(1, 2, 0)  # 1, 3C, B·windows, ws² -> B·windows, ws², 3C
+        tokens = pointwise(self.qkv, windows).squeeze(0).permute(1, 2, 0)  # 1, 3C, B·windows, ws² -> B·windows, ws², 3C
         return split_heads(tokens, self.num_heads, parts=3)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
@@ -118,7 +143,7 @@ class WindowAttention(Fusible):
         return [term for term in (bias, mask) if term is not None]
 
 
-def relative_position_index(window_size: int) -> Tensor:
+def relative_position_index(window_size: int, device: torch.device | None = None) -> Tensor:
     """Return which row of a relative position table each (query, key) pair of a window uses.
 
     Source: Swin, arXiv:2103.14030, section 3.2.
@@ -126,7 +151,7 @@ def relative_position_index(window_size: int) -> Tensor:
     Returns:
         Indices into a table of (2·ws-1)² rows, of shape (ws², ws²).
     """
-    steps = torch.arange(window_size)
+    steps = torch.arange(window_size, device=device)
     ys, xs = torch.meshgrid(steps, steps, indexing="ij")
     tokens = torch.stack((ys.flatten(), xs.flatten()))  # ws, ws -> 2, ws²
     offsets = tokens[:, :, None] - tokens[:, None, :] + window_size - 1  # 2, ws², ws²; each in [0, 2·ws-2]

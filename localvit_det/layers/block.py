@@ -79,6 +79,10 @@ class ConvMlp(Fusible):
         self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
         self.drop = nn.Dropout(drop_rate)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise both layers anew."""
         init_trunc_normal(self.fc1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:

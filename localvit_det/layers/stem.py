@@ -89,6 +89,10 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.norm = build_norm({"type": "LN2d"}, 4 * in_channels)
         self.reduction = nn.Conv2d(4 * in_channels, out_channels, 1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the projection anew."""
         init_trunc_normal(self.reduction)
 
     def forward(self, x: Tensor) -> Tensor:

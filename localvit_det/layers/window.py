@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import traced
 
@@ -78,6 +78,13 @@ def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
         wl=window_size,
     )
     return channels_last.permute(0, 3, 1, 2)  # -> 1, C, B·hh·ww, ws², a view
+
+
+def pointwise(layer: nn.Module, windows: Tensor) -> Tensor:
+    """Apply a 1×1 convolution to windows, (1, C, n, t) -> (1, C', n, t), of which a batch of no image has none."""
+    if _nothing(windows.shape[2]):  # a convolution takes batches of none, but no feature map without positions
+        return layer(windows.transpose(0, 2)).transpose(0, 2)
+    return layer(windows)
 
 
 def split_heads(tokens: Tensor, num_heads: int, parts: int = 1) -> tuple[Tensor, ...]:

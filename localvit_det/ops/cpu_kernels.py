@@ -84,7 +84,7 @@ class _DepthwiseConv(torch.autograd.Function):
         grad_x = F.conv2d(grad, weight.flip(2, 3), padding=pad, groups=groups) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight)
         padded = F.pad(x, (0, 0, pad, pad))  # B, C, H + 2·pad, W
-        for image, kernels in zip(padded.split(1), grad.unsqueeze(2), strict=True):  # 1,C,H+2·pad,W and C,1,H,W
+        for image, kernels in zip(padded.unsqueeze(1), grad.unsqueeze(2), strict=True):  # 1,C,H+2·pad,W and C,1,H,W
             for start in range(0, grad.shape[2], _BAND_ROWS):
                 kernel = kernels[:, :, start : start + _BAND_ROWS]  # C, 1, rows, W
                 rows = image[:, :, start : start + kernel.shape[2] + 2 * pad]  # 1, C, rows + 2·pad, W

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Makes a new network with random weights, in train mode, which takes images (B, 3, 64, 64) and returns feature maps. Its
-# options are `out_indices` (stages whose feature maps are returned), and settings of one family that a case asks for by
-# `with_options`.
+# Makes a new network with random weights, in train mode, which takes images (B, 3, 64, 64) and returns feature maps.
+# Its options are `out_indices` (stages whose feature maps are returned), and settings that not every network has, which
+# cases give by `with_options`.
 MakeNet = Callable[..., nn.Module]
 Case = Callable[[MakeNet], None]
 

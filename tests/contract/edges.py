@@ -1,7 +1,9 @@
 """Empty batches, fewer feature maps."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .cases import MakeNet, NotApplicable, case, image, maps, total, with_options
 
@@ -74,14 +76,29 @@ def feature_modules(make_net: MakeNet) -> None:
     """Modules in `feature_info.module_name()` return the feature maps that are listed"""
     for out_indices in ((0, 1, 2, 3), (1, 2)):
         net = make_net(out_indices=out_indices).eval()
-        info = getattr(net, "feature_info", None)
-        if info is None:
+        if not hasattr(net, "feature_info"):
             raise NotApplicable("no feature_info")
-        names, found = info.module_name(), {}
-        for name in names:
-            net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
-        for name, feature, channels, stride in zip(
-            names, maps(net, image()), info.channels(), info.reduction(), strict=True
-        ):
-            assert found[name].shape == feature.shape == (2, channels, 64 // stride, 64 // stride)
-            torch.testing.assert_close(found[name], feature, rtol=0, atol=0)
+        check_modules(net, maps(net, image()))
+
+
+@case
+def feature_modules_without_norms(make_net: MakeNet) -> None:
+    """The same without output norms, and for stages that are not returned"""
+    net = with_options(make_net, out_norm_cfg=None, out_indices=(0, 1, 2, 3)).eval()
+    features = maps(net, image())
+    check_modules(net, features)
+    net = with_options(make_net, out_norm_cfg=None, out_indices=(1, 3))
+    net.load_state_dict(net.state_dict())
+    check_modules(net.eval(), [*maps(net, image())], (1, 3))
+
+
+def check_modules(net: nn.Module, features: list[Tensor], stages: Sequence[int] | None = None) -> None:
+    """Compare feature maps with what hooks on the modules of these stages see, and with the declared sizes."""
+    info, found = net.feature_info, {}
+    for name in info.module_name(stages):
+        net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
+    maps(net, image())
+    rows = zip(info.module_name(stages), info.channels(stages), info.reduction(stages), features, strict=True)
+    for name, channels, stride, feature in rows:
+        assert found[name].shape == feature.shape == (2, channels, 64 // stride, 64 // stride)
+        torch.testing.assert_close(found[name], feature, rtol=0, atol=0)

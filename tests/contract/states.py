@@ -41,7 +41,8 @@ def vector(make_net: MakeNet) -> None:
     net, other = make_net(), make_net()
     other.load_state_dict(net.state_dict())
     vector_to_parameters(parameters_to_vector(net.parameters()).clone(), other.parameters())
-    same(other, net)
+    with torch.no_grad():  # weights that begin at odd places of memory may pass other kernels
+        torch.testing.assert_close(maps(other.eval(), image()), maps(net.eval(), image()), rtol=1e-4, atol=1e-5)
 
 
 @case
