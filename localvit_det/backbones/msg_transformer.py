@@ -137,7 +137,8 @@ def split_positions(joined: Tensor, like: WithMessengers) -> WithMessengers:
     counts = [part.shape[0] * part.shape[2] * part.shape[3] for part in like]
     parts = joined.permute(0, 2, 3, 1).flatten(0, 2).split(counts)  # each B·H·W, C
     patches, messengers = (
-        part.unflatten(0, (-1, *shaped.shape[2:])).permute(0, 3, 1, 2) for part, shaped in zip(parts, like, strict=True)
+        part.unflatten(0, (shaped.shape[0], *shaped.shape[2:])).permute(0, 3, 1, 2)
+        for part, shaped in zip(parts, like, strict=True)
     )
     return patches, messengers
 
@@ -276,7 +277,9 @@ class MessengerBlock(Block):
         mixed = recomputed(self.norm1, lambda normed: self.mixer(normed, x[0]), windows)
         patches, messengers = self.add(x, split_windows(mixed, x[0].shape[-2:], self.mixer.window_size))
         x = patches, shuffle_messengers(messengers, self.region)
-        mixed = recomputed(self.norm2, self.mlp, join_positions(x))  # 1, C, 1, all positions
+        mixed = recomputed(
+            self.norm2, lambda normed: pointwise(self.mlp, normed), join_positions(x)
+        )  # 1, C, 1, all positions
         return self.add(x, split_positions(mixed, x))
 
     def add(self, x: WithMessengers, branch: WithMessengers) -> WithMessengers:

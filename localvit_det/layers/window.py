@@ -82,8 +82,9 @@ def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
 
 def pointwise(layer: nn.Module, windows: Tensor) -> Tensor:
     """Apply a 1×1 convolution to windows, (1, C, n, t) -> (1, C', n, t), of which a batch of no image has none."""
-    if _nothing(windows.shape[2]):  # a convolution takes batches of none, but no feature map without positions
-        return layer(windows.transpose(0, 2)).transpose(0, 2)
+    for axis in (2, 3):
+        if _nothing(windows.shape[axis]):  # a convolution takes batches of none, but no feature map without positions
+            return layer(windows.transpose(0, axis)).transpose(0, axis)
     return layer(windows)
 
 
