@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -59,6 +61,21 @@ class Traffic(TorchDispatchMode):
         return {f"{name} kernels": [float(self.kernels.total())], f"{name} bytes": [float(self.bytes.total())]}
 
 
+class GpuAttention(TorchFunctionMode):
+    """Lets PyTorch's attention be the kernel of GPUs on the meta device, where it would be taken apart."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the kernel for attention, and anything else as it is."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or not args[0].is_meta:
+            return func(*args, **kwargs)
+        query, key, value = args
+        mask = kwargs.get("attn_mask")
+        mask = None if mask is None else mask.expand(*query.shape[:3], -1)
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        return kernel(query, key, value, mask, torch.is_grad_enabled(), kwargs.get("dropout_p", 0.0))[0]
+
+
 def _tensors(values: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
@@ -74,10 +91,10 @@ def _size(x: Tensor) -> int:
 def count(net: nn.Module, size: tuple[int, int], batch: int = 2) -> tuple[Traffic, Traffic]:
     """Count forward and backward of a training step, what is recomputed included; moves the network to meta."""
     net.to("meta").train()
-    with Traffic() as forward:
+    with GpuAttention(), Traffic() as forward:
         outputs = _tensors(net(torch.empty(batch, 3, *size, device="meta")))
     grads = [torch.empty_like(output) for output in outputs]
-    with Traffic() as backward:
+    with GpuAttention(), Traffic() as backward:
         torch.autograd.backward(outputs, grads)
     return forward, backward
 

@@ -132,20 +132,15 @@ def attention(
 def kernel_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, drop_rate: float = 0.0
 ) -> Tensor:
-    """Call PyTorch's attention, three times (B, heads, tokens, d) -> (B, heads, tokens, d); also on the meta device.
+    """Call PyTorch's attention, three times (B, heads, tokens, d) -> (B, heads, tokens, d).
 
-    Networks are counted there, where PyTorch would take attention apart into products: the kernel of GPUs stands in.
     Transforms of `torch.func` get those products, as kernels cannot be differentiated forward, nor in each mask.
     """
     if transformed():
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # B, heads, tokens, tokens
         weights = (logits if mask is None else logits + mask).softmax(-1)
         return (F.dropout(weights, drop_rate) if drop_rate else weights) @ value
-    if not query.is_meta or exported():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop_rate)
-    mask = None if mask is None else mask.expand(*query.shape[:3], -1)
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-    return kernel(query, key, value, mask, torch.is_grad_enabled(), drop_rate)[0]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop_rate)
 
 
 def _kernel_mask(biases: Sequence[Tensor], query: Tensor) -> Tensor | None:

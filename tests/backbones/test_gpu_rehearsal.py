@@ -39,7 +39,8 @@ def test_training_stays_on_the_gpu_in_its_layout(family, options, dtype):
         assert backward(outputs) == len(list(net.parameters()))
     assert [out.device.type for out in outputs] == ["cuda"] * 2
     assert not watch.moves
-    assert watch.scattered.total() <= 3 * SCATTERED.get(family, 0)
+    passes = 3 + 2 * ("with_cp" in options)  # what is cropped is cropped again, and handed on
+    assert watch.scattered.total() <= passes * SCATTERED.get(family, 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
