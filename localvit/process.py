@@ -108,10 +108,15 @@ def launch(count: int, command: str, argv: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, *launcher, *own])
 
 
+def ignore_warnings() -> None:
+    """Ignore what MMEngine and MMDetection do in an old way, which no user can fix; some comes dozens of times."""
+    for message in ("pkg_resources is deprecated", r"torch\.meshgrid: in an upcoming", r"`torch\.cuda\.amp\."):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def set_up() -> None:
     """Apply all settings, unless the environment says to leave the process alone."""
-    # MMEngine's matter, which no user can fix; it comes dozens of times.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    ignore_warnings()
     survive_closed_streams()
     if os.environ.get("LOCALVIT_PROCESS") != "plain":
         share_cores()

@@ -31,6 +31,6 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=8)
 randomness = dict(seed=0)

@@ -32,6 +32,7 @@ def expand_short(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     expanded: dict[str, Any] = {}
     following: dict[str, Any] = {}
+    said = []
     for name, value in options.items():
         if name not in SHORT:
             expanded[name] = value
@@ -39,8 +40,10 @@ def expand_short(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
         own, follows = SHORT[name](cfg, value)
         expanded |= own
         following |= follows
-        said = ", ".join(f"{key}={new}" for key, new in {**own, **follows}.items() if key not in options)
-        print_log(f"{name}={value}: {said}.", "current")
+        set_now = ", ".join(f"{key}={new}" for key, new in {**own, **follows}.items() if key not in options)
+        said.append(f"{name}={value}: {set_now}")
+    if said:
+        print_log(f"{'; '.join(said)}.", "current")
     if {"lr", "optim_wrapper.optimizer.lr"} & options.keys():
         following["auto_scale_lr.enable"] = False  # the rate is for the batch that it was given with
     if "auto_scale_lr" not in cfg:

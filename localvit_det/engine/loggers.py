@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from ..errors import ConfigError, first_line
 
 PROJECT = "localvit_det"
 _GIVEN_UP = 3  # failures in a row after which nothing more is sent
-_LOGGED_STEPS = (1, 2, 5, 10, 20)
+_LOGGED_STEPS = (1, 2, 10)
 _NOISE = (
     "paramwise_options --",  # a line for each parameter
     "Hooks will be executed in the following order",
@@ -40,27 +41,50 @@ _NOISE = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
     "Distributed training is not used, all SyncBatchNorm",
+    # what is said in other words: the table of a checkpoint, `Training:` and `Saved:`
+    "Load checkpoint from",
+    "Learning rates are scaled by",
+    "Checkpoints will be saved to",
+    "Exp name:",
+    "Saving checkpoint at",
+    # pycocotools, of each file and each metric
+    *("loading annotations into memory", "Done (t=", "creating index", "index created", "Evaluating "),
+    *("Running per image evaluation", "Evaluate annotation type", "DONE (t=", "Accumulating evaluation results"),
+)
+# What `TrainingReportHook` has in its lines and its table.
+_RESULTS = re.compile(
+    r" Average (Precision|Recall) |\w+_mAP_copypaste:|(Epoch\((val|test)\)|The best checkpoint) .*_mAP"
 )
 
 
 class ScreenFilter(logging.Filter):
-    """Keep MMEngine's long lists (settings of each parameter, hooks, config, build flags) off the screen.
+    """Keep off the screen what only the log file needs to have, which has all.
 
-    The log file has them all.
+    Left out are MMEngine's long lists (settings of each parameter, hooks, config, build flags), and what it and
+    pycocotools say of each step.
+
+    Args:
+        reported: Whether `TrainingReportHook` shows the results, so that other lines with them are left out, too.
     """
+
+    def __init__(self, reported: bool) -> None:
+        super().__init__()
+        self._reported = reported
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is shown."""
         message = record.getMessage()
-        return not message.startswith(_NOISE) and "\nSystem environment:" not in message
+        if message.startswith(_NOISE) or "\nSystem environment:" in message:
+            return False
+        return not (self._reported and _RESULTS.match(message))
 
 
-def quiet_screen(logger: logging.Logger) -> None:
-    """Add the filter to the handlers that write to the screen."""
+def quiet_screen(logger: logging.Logger, reported: bool) -> None:
+    """Add `ScreenFilter` to the handlers that write to the screen."""
     for handler in logger.handlers:
         on_screen = type(handler) is logging.StreamHandler
         if on_screen and not any(isinstance(one, ScreenFilter) for one in handler.filters):
-            handler.addFilter(ScreenFilter())
+            handler.addFilter(ScreenFilter(reported))
 
 
 @HOOKS.register_module()

@@ -198,7 +198,7 @@ class FiniteGuard:
         if fault is Fault.GRADIENTS:
             cause = "the gradients are not finite"
         else:
-            losses = {name: float(value) for name, value in outputs.items() if "loss" in name}
+            losses = {name: torch.as_tensor(value).item() for name, value in outputs.items() if "loss" in name}
             terms = {name: value for name, value in losses.items() if name != "loss"} or losses
             bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
             if fault is Fault.RUNAWAY and terms:

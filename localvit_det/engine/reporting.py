@@ -99,9 +99,16 @@ class TrainingReportHook(Hook):
             runner.logger.info("Training: %s", "\n  ".join(_describe_settings(runner)))
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Keep the latest results."""
+        """Keep the latest results, and log them in a line if more iterations come before the table."""
         self._metrics = metrics or {}
         self._evaluated = f"validation after iteration {runner.iter}" if self._trained else "validation"
+        if self._trained and runner.iter < runner.max_iters and is_main_process():
+            numbers = [
+                f"{task} " + ", ".join(f"{name} {value:.3f}" for name, value in row.items() if value >= 0)
+                for task, row in coco_rows(self._metrics).items()
+            ]
+            if numbers:
+                runner.logger.info("%s: %s", self._evaluated.capitalize(), "; ".join(numbers))
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Keep the results."""
@@ -114,7 +121,7 @@ class TrainingReportHook(Hook):
         if not is_main_process():
             return
         if coco_rows(metrics):
-            runner.logger.info("COCO results (%s):\n\n%s\n", self._evaluated, coco_table(metrics))
+            runner.logger.info("COCO results (%s):\n%s", self._evaluated, coco_table(metrics))
         if trained:
             lines = [f"{name:<16} {place}" for name, place in _files(runner).items()]
             runner.logger.info("Saved:\n  %s", "\n  ".join(lines))
@@ -182,7 +189,6 @@ def _files(runner: Runner) -> dict[str, str]:
         },
         "curves": Path(runner.work_dir) / CURVES_FILE,
         "log": log / f"{runner.timestamp}.log",
-        "json log": log / "vis_data" / f"{runner.timestamp}.json",
     }
     return files | {name: str(path) for name, path in candidates.items() if path and Path(path).exists()}
 

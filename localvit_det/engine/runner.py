@@ -29,6 +29,7 @@ from ..config.schedules import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.metrics import exact_metrics
+from ..evaluation.prints import prints_logged
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
@@ -228,10 +229,11 @@ class ReliableRunner(Runner):
     # ---- what takes the place of MMEngine's parts
 
     def build_logger(self, *args: Any, **settings: Any) -> MMLogger:
-        """Build the logger; its long lists go to the file only, unless the config says `verbose`."""
+        """Build the logger; what `ScreenFilter` names goes to the file only, unless the config says `verbose`."""
         logger = super().build_logger(*args, **settings)
         if not self.cfg.get("verbose"):
-            quiet_screen(logger)
+            hooks = (hook for hook in self.cfg.get("custom_hooks") or () if isinstance(hook, dict))
+            quiet_screen(logger, reported=any(registered(HOOKS, hook) is TrainingReportHook for hook in hooks))
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
@@ -293,14 +295,20 @@ class ReliableRunner(Runner):
                 scheduler, change = fit_warm_up(several, self.max_iters)
                 if change:
                     self.logger.info(change)
-        return super().build_param_scheduler(scheduler)
+        built = super().build_param_scheduler(scheduler)
+        # The loop has the right order. MMEngine warns of another one where the first iteration's step is skipped, or
+        # waits for accumulated gradients.
+        for wrapper in optim_wrappers(self.optim_wrapper):
+            wrapper._global_step = 0
+        return built
 
     @staticmethod
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader, with workers that never outlive their process."""
-        return guard_workers(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
+        """Build a loader, with workers that never outlive their process; datasets of COCO print when they are built."""
+        with prints_logged():
+            return guard_workers(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
 
     # ---- checkpoints
 

@@ -24,16 +24,21 @@ from ..config.utils import is_coco_metric, registered, walk
 from ..config_names import type_name
 from ..errors import ConfigError, DataError
 from ..requirements import require_package
+from .prints import prints_logged
 from .truth import GroundTruth
 
 
 class _ChecksImages(BaseMetric):
-    """What the metrics do with their annotation file: it is kept, and has to have the images of each batch."""
+    """What the metrics do with their annotation file: it is kept, and has to have the images of each batch.
+
+    What is printed about it, and with its scores, is logged.
+    """
 
     _api = "_coco_api"  # the attribute that has its content
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+        with prints_logged():
+            super().__init__(**settings)
         self._ann_file = settings.get("ann_file")
         self._whole = getattr(self, self._api)
 
@@ -46,6 +51,11 @@ class _ChecksImages(BaseMetric):
         if self._whole is not None:
             check_images(self._whole.imgs, data_samples, self._ann_file)
         super().process(data_batch, data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Evaluate the predictions of all images."""
+        with prints_logged():
+            return super().compute_metrics(results)
 
 
 @METRICS.register_module()

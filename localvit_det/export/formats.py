@@ -133,7 +133,9 @@ def _write_torchscript(spec: ExportSpec, path: Path) -> None:
 
 
 def _open_torchscript(path: Path) -> Run:
-    return _tupled(torch.jit.load(os.fspath(path), map_location="cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the format is deprecated, and still written here
+        return _tupled(torch.jit.load(os.fspath(path), map_location="cpu"))
 
 
 def _write_torch_export(spec: ExportSpec, path: Path) -> None:
@@ -156,6 +158,7 @@ def _open_torch_export(path: Path) -> Run:
 
 
 def _tupled(module: Callable[..., Tensor | Sequence[Tensor]]) -> Run:
+    @torch.no_grad()  # a traced module has parameters
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         found = module(*inputs)
         return (found,) if isinstance(found, Tensor) else tuple(found)

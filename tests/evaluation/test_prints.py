@@ -1,0 +1,66 @@
+"""What pycocotools prints goes to the log, line by line."""
+
+import logging
+
+from made_results import write_shapes
+from mmengine.logging import MMLogger
+from scoring import exact_predictions, scored
+
+from localvit_det.datasets.synthetic_shapes import CLASSES
+from localvit_det.engine import ReliableRunner
+from localvit_det.evaluation import ExactCocoMetric, prints
+from localvit_det.evaluation.prints import prints_logged
+
+FILE = "annotations/instances_val2017.json"
+
+
+class Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def kept(monkeypatch, name: str) -> list[str]:
+    logger, handler = MMLogger(name), Kept()
+    logger.handlers = [handler]
+    monkeypatch.setattr(prints.MMLogger, "get_current_instance", lambda: logger)
+    return handler.lines
+
+
+def test_lines_are_logged_when_they_are_whole(monkeypatch, capsys):
+    lines = kept(monkeypatch, "whole")
+    with prints_logged():
+        print("of ", end="")
+        assert lines == []
+        print("two parts\n\n 100 % {}")
+        assert lines == ["of two parts", " 100 % {}"]
+        print("without an end", end="")
+    assert lines[2:] == ["without an end"]
+    print("afterwards")
+    assert capsys.readouterr().out == "afterwards\n"
+
+
+def test_loading_and_scores(tmp_path, monkeypatch, capsys):
+    root = write_shapes(tmp_path / "shapes")
+    predictions = exact_predictions(root / FILE)
+    lines = kept(monkeypatch, "scores")
+    capsys.readouterr()
+    scored(ExactCocoMetric, root / FILE, predictions)
+    assert lines.count("index created!") == 1
+    assert sum(line.startswith(" Average ") for line in lines) == 24  # of boxes and of masks
+    dataset = {
+        "type": "CocoDataset",
+        "ann_file": str(root / FILE),
+        "data_prefix": {"img": str(root)},
+        "metainfo": {"classes": CLASSES},
+        "_scope_": "mmdet",
+    }
+    sampler = {"type": "DefaultSampler", "shuffle": False}
+    ReliableRunner.build_dataloader({"dataset": dataset, "batch_size": 1, "sampler": sampler})
+    assert lines.count("index created!") == 2
+    assert capsys.readouterr().out == ""
