@@ -42,7 +42,7 @@ _NOISE = (
     '"HardDiskBackend" is the alias',
     "Distributed training is not used, all SyncBatchNorm",
     # what is said in other words: the table of a checkpoint, `Training:` and `Saved:`
-    "Load checkpoint from",
+    *("Load checkpoint from", "Loads checkpoint by"),
     "Learning rates are scaled by",
     "Checkpoints will be saved to",
     "Exp name:",

@@ -333,7 +333,8 @@ class ReliableRunner(Runner):
         training = isinstance(self._train_loop, BaseLoop)
         if training and self.configured is None:
             self.configured = ConfiguredState(self)
-        super().load_or_resume()
+        with prints_logged():
+            super().load_or_resume()
         if training:
             super().dump_config()  # only now is it certain that the training starts
             # Checkpoints have the same text, not laid out for readers: that takes 0.15 s each time.
