@@ -38,6 +38,10 @@ def replacements() -> Iterator[tuple[type, str, Any]]:
     yield MultiScaleDeformableAttnFunction, "apply", staticmethod(sample)
 
 
+def _autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # 'meta' has none
+
+
 def _in_fp32(x: Any) -> Any:
     """Return ``x`` with all half-precision tensors in it, and the names of such types, as fp32."""
     if isinstance(x, (tuple, list)):
@@ -63,7 +67,7 @@ def _features_in_fp32(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(method)
     def forward(self: Any, feats: tuple[Tensor, ...], rois: Tensor, *args: Any, **settings: Any) -> Tensor:
         found = method(self, _in_fp32(feats), _in_fp32(rois), *args, **settings)
-        return found if torch.is_autocast_enabled(rois.device.type) else found.to(feats[0].dtype)
+        return found if _autocast(rois.device.type) else found.to(feats[0].dtype)
 
     return forward
 
@@ -72,11 +76,12 @@ def _without_autocast(method: Callable) -> Callable:
     """Compute the whole in fp32 where autocast would not; the weights of a model in half precision are left alone."""
 
     @functools.wraps(method)
-    def exact(self: Any, first: Tensor, *others: Any) -> Any:
-        if not torch.is_autocast_enabled(first.device.type):
-            return method(self, first, *others)
-        with torch.autocast(first.device.type, enabled=False):
-            return method(self, _in_fp32(first), *_in_fp32(others))
+    def exact(self: Any, *args: Any, **settings: Any) -> Any:
+        device = next(iter((*args, *settings.values()))).device.type
+        if not _autocast(device):
+            return method(self, *args, **settings)
+        with torch.autocast(device, enabled=False):
+            return method(self, *_in_fp32(args), **{name: _in_fp32(value) for name, value in settings.items()})
 
     return exact
 

@@ -123,7 +123,9 @@ def test_dino_finds_boxes_in_fp32_under_autocast():
     wanted = head(states, references)[1]
     with torch.autocast("cpu", torch.bfloat16):
         found = head(states, references)[1]
+        named = head(hidden_states=states, references=references)[1]  # as the detector's mode="tensor" does
     assert (found - wanted).abs().max() < 1e-6  # 1e-3 is more than a pixel
+    assert torch.equal(named, found)
 
 
 def test_rtmdet_computes_masks_in_fp32_under_autocast():
