@@ -1,4 +1,4 @@
-"""Parameters and MACs of backbones and detectors, counted on shapes alone by PyTorch's FlopCounterMode.
+"""Parameters and MACs of backbones, detectors and segmentors, counted on shapes by PyTorch's FlopCounterMode.
 
 docs/model_zoo.md has the convention. MMEngine's `get_model_complexity_info` traces a model on real memory, and has no
 rule for `scaled_dot_product_attention` and for our inhomogeneous convolution.
@@ -13,11 +13,15 @@ from typing import Any
 from unittest import mock
 
 import torch
-from mmdet.models import BaseDetector, TwoStageDetector
+from mmdet.models import BaseDetector, DetectionTransformer, MaskFormer, TwoStageDetector
+from mmdet.models.dense_heads import RTMDetInsHead
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 CLASSIFIER_SIZE = (224, 224)
 DETECTOR_SIZE = (800, 1280)
@@ -51,25 +55,35 @@ def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> C
     return _of_backbone(_shapes_only(cfg), size)
 
 
-def detector_complexity(cfg: dict) -> tuple[Complexity, Complexity]:
-    """Return the complexity of a detector's backbone alone, and of the whole one- or two-stage detector."""
-    return _of_detector(_shapes_only(cfg))
+def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
+    """Return the complexity of a detector's or segmentor's backbone alone, and of the whole."""
+    return _of_detector(_shapes_only(cfg), size)
 
 
-def all_complexities(cfg: dict) -> tuple[Complexity, Complexity, Complexity]:
+def all_complexities(cfg: dict, size: tuple[int, int]) -> tuple[Complexity, Complexity, Complexity]:
     """Return that of a detector's backbone at a classifier's size, and what `detector_complexity` returns."""
     model = _shapes_only(cfg)
-    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model)
+    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model, size)
+
+
+class _ShapesOfProducts(TorchDispatchMode):
+    """Replace on the CPU what the counter counts by zeros of its shape, and run the rest, which reads values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func.overloadpacket not in flop_registry:
+            return func(*args, **(kwargs or {}))
+        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs or {}))
+        return tree_map_only(Tensor, _zeros, func(*args, **kwargs))
 
 
 def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> Complexity:
     return Complexity(_parameters(backbone), count_macs(lambda: backbone(_image(size))))
 
 
-def _of_detector(model: BaseDetector) -> tuple[Complexity, Complexity]:
+def _of_detector(model: BaseDetector, size: tuple[int, int]) -> tuple[Complexity, Complexity]:
     maps: list[Tensor] = []
-    backbone = count_macs(lambda: maps.extend(model.backbone(_image(DETECTOR_SIZE))))
-    rest = count_macs(lambda: _run_heads(model, tuple(maps)))
+    backbone = count_macs(lambda: maps.extend(model.backbone(_image(size))))
+    rest = count_macs(lambda: _run_heads(model, tuple(maps), size))
     return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
 
 
@@ -88,13 +102,40 @@ def _image(size: tuple[int, int]) -> Tensor:
     return torch.empty(1, 3, *size, device="meta")
 
 
-def _run_heads(model: BaseDetector, maps: tuple[Tensor, ...]) -> None:
+def _zeros(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, device="cpu")
+
+
+def _run_heads(model: BaseDetector, maps: tuple[Tensor, ...], size: tuple[int, int]) -> None:
     """Neck and heads without post-processing; RoI heads get features of the right shape instead of real ones."""
-    maps = model.neck(maps) if model.with_neck else maps
-    if not isinstance(model, TwoStageDetector):
-        model.bbox_head(maps)
-        return
+    if isinstance(model, TwoStageDetector):
+        _run_two_stages(model, model.neck(maps))
+    elif isinstance(model, (DetectionTransformer, MaskFormer)):  # they read sizes and places from tensors
+        model.to_empty(device="cpu")
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+        with _ShapesOfProducts():
+            _run_one_stage(model, tuple(map(_zeros, maps)), size)
+    else:
+        _run_one_stage(model, maps, size)
+
+
+def _run_one_stage(model: BaseDetector, maps: tuple[Tensor, ...], size: tuple[int, int]) -> None:
+    sample = DetDataSample(metainfo={"img_shape": size, "batch_input_shape": size})
+    features = model.neck(maps) if model.with_neck else maps
+    with mock.patch.object(model, "extract_feat", return_value=features):
+        found = model(_image(size), [sample], mode="tensor")
+    head = getattr(model, "bbox_head", None)
+    if isinstance(head, RTMDetInsHead):  # its masks: convolutions with kernels of each object
+        mask_features = found[-1][0]  # C×H×W
+        kernels, priors = (mask_features.new_empty(MASK_PROPOSALS, width) for width in (head.num_gen_params, 4))
+        head._mask_predict_by_feat_single(mask_features, kernels, priors)
+
+
+def _run_two_stages(model: TwoStageDetector, maps: tuple[Tensor, ...]) -> None:
     model.rpn_head(maps)
+    if getattr(model, "with_semantic_head", False):
+        model.semantic_head(maps)
     roi_head = model.roi_head
     parts = [(roi_head.bbox_head, roi_head.bbox_roi_extractor, BOX_PROPOSALS)]
     if roi_head.with_mask:

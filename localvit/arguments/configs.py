@@ -1,7 +1,7 @@
 """Lists the configs that come with the package: `localvit configs`, `localvit configs shuffle`.
 
-Sizes and costs are computed (multiply-adds of one image of 1280×800); box and mask AP on COCO val2017 are the papers',
-which this package has not repeated. `localvit train NAME` takes the names, and a config of your own
+Sizes and costs are computed (multiply-adds of one image of the size shown); AP on COCO val2017 and mIoU on ADE20K are
+the papers', which this package has not repeated. `localvit train NAME` takes the names, and a config of your own
 `_base_ = "localvit_det::NAME.py"`.
 """
 

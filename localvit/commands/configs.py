@@ -12,7 +12,9 @@ from localvit_det.cli import handle_user_errors
 from localvit_det.config_names import config_folder, config_names
 from localvit_det.errors import ConfigError, did_you_mean
 
-HEAD = ("config", "backbone", "epochs", "parameters", "multiply-adds", "published box / mask AP")
+HEAD = (
+    "config", "backbone", "epochs", "iterations", "image", "parameters", "multiply-adds", "published box / mask AP"
+)  # fmt: skip
 
 
 @handle_user_errors
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps([{**one, "file": files[one["config"]]} for one in found], indent=1) + "\n")
         return
     rows = [HEAD, *(tuple(map(readable, one.values())) for one in found)]
-    write_table(rows, right=(2, 3, 4))
+    write_table(rows, right=range(2, 7))
 
 
 def write_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
@@ -48,7 +50,7 @@ def describe() -> list[dict[str, Any]]:
     for file in (config_folder() / "metafiles").glob("*.yml"):
         for model in yaml.safe_load(file.read_text(encoding="utf-8"))["Models"]:
             metadata[model["Name"]] = model["Metadata"]
-    keys = ("Epochs", "Parameters", "FLOPs", "Published AP")
+    keys = ("Epochs", "Iterations", "Image Size", "Parameters", "FLOPs", "Published AP")
     return [
         dict(zip(HEAD, (name, facts.get("Architecture", [None])[-1], *map(facts.get, keys)), strict=True))
         for name in config_names()

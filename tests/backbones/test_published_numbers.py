@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 from mmdet.registry import MODELS
 
 from benchmarks.complexity import Complexity, backbone_complexity, detector_complexity
-from benchmarks.model_zoo import NOTHING, published
+from benchmarks.model_zoo import NOTHING, image_size, published
 from localvit_det.backbones import twins as twins_module
 from localvit_det.config import load_config
 from localvit_det.ops import cpu_kernels
@@ -157,7 +157,9 @@ def test_multiply_adds_of_official_code(net, measured):
 
 
 @pytest.mark.parametrize(("config", "size", "cost"), DETECTORS)
-def test_detector_at_1280_by_800(config, size, cost, monkeypatch):
+def test_detector(config, size, cost, monkeypatch):
+    if "ade20k" in config:
+        pytest.importorskip("mmseg", reason="the extra seg is not installed")
     cfg = load_config(REPOSITORY / f"configs/{config}.py").model
     twins = "pcpvt" in config or "svt" in config
     if twins:  # published without the products of attention, which are a sixth to a fifth of all
@@ -167,7 +169,7 @@ def test_detector_at_1280_by_800(config, size, cost, monkeypatch):
         with torch.device("meta"):
             detector = Complexity(parameters(MODELS.build(cfg)), 0)
     else:
-        _, detector = detector_complexity(cfg)
+        _, detector = detector_complexity(cfg, image_size(config))
     if twins:
         width = MODELS.get(cfg.backbone.type).out_channels_of(cfg.backbone)[-1]
         unused = 1000 * (width + 1) + 2 * width  # head and last norm of the classifier, which Twins counts

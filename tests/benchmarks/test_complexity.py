@@ -1,17 +1,23 @@
 """The counter of multiply-adds, on single layers whose value is worked out by hand, and the files made from it."""
 
+import importlib.util
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from torch import nn
 
-from benchmarks import model_zoo
-from benchmarks.complexity import backbone_complexity, count_macs
+from benchmarks import complexity, model_zoo
+from benchmarks.complexity import backbone_complexity, count_macs, detector_complexity
+from localvit.commands import configs
 from localvit_det.backbones.dwnet import DynamicDWConv, InhomogeneousDWConv
 from localvit_det.backbones.gg_transformer import GlanceGazeAttention
+from localvit_det.config import load_config
 from localvit_det.layers import ConvMlp, WindowAttention
 
 pytestmark = pytest.mark.measuring
@@ -68,7 +74,90 @@ def test_complexity_grows_with_the_image_and_leaves_no_gradients():
     assert torch.is_grad_enabled()
 
 
-CONFIGS = {path.stem for path in model_zoo.config_paths(REPOSITORY / "configs")}
+def model_of(config: str) -> dict:
+    return load_config(REPOSITORY / f"configs/{config}.py", data=False).model
+
+
+def test_faster_rcnn_is_mask_rcnn_without_its_mask_head():
+    backbone, whole = detector_complexity(model_of("mask_rcnn_shuffle_t_coco"))
+    same, boxes = detector_complexity(model_of("faster_rcnn_shuffle_t_coco"))
+    assert backbone == same
+    # On 100 RoIs of 14×14: four 3×3 convolutions, one that doubles the size, 80 classes; all with biases.
+    convs, double, classes, biases = 4 * 9 * 256**2, 4 * 256**2, 80 * 256, 5 * 256 + 80
+    assert whole.parameters - boxes.parameters == convs + double + classes + biases
+    assert whole.multiply_adds - boxes.multiply_adds == 100 * 14**2 * (convs + double + 4 * classes)
+
+
+@pytest.mark.slow
+def test_panoptic_fpn_is_mask_rcnn_and_a_branch_for_stuff():
+    _, whole = detector_complexity(model_of("panoptic_fpn_shuffle_t_coco"))
+    _, things = detector_complexity(model_of("mask_rcnn_shuffle_t_coco"))
+    # Levels of strides 4, 8, 16 and 32 take a 3×3 convolution; 16 one more at 8, and 32 two more, at 16 and 8.
+    first, more, classes = 9 * 256 * 128, 9 * 128**2, 128 * (53 + 1)
+    at_stride_4 = first * (1 + 1 / 4 + 1 / 16 + 1 / 64) + more * (1 / 4 + 1 / 16 + 1 / 4) + classes
+    assert whole.multiply_adds - things.multiply_adds == 200 * 320 * at_stride_4
+
+
+@pytest.mark.slow
+def test_rtmdet_counts_the_masks_of_100_objects(monkeypatch):
+    cfg = model_of("rtmdet_ins_shuffle_t_coco")
+    counts = []
+    for objects in (100, 50):
+        monkeypatch.setattr(complexity, "MASK_PROPOSALS", objects)
+        counts.append(detector_complexity(dict(cfg), (640, 640))[1].multiply_adds)
+    # Three layers of each object's own, on 8 features and two coordinates at stride 8.
+    assert counts[0] - counts[1] == 50 * (10 * 8 + 8 * 8 + 8) * 80 * 80
+
+
+def few_queries(config: str) -> dict:
+    """DINO or Mask2Former with a nano backbone, and few layers and queries."""
+    cfg = model_of(config)
+    part = cfg if config.startswith("dino") else cfg.panoptic_head
+    outs = (1, 2, 3) if part is cfg else (0, 1, 2, 3)
+    cfg.backbone = dict(model_of("mask_rcnn_dwnet_nano_shapes").backbone, out_indices=outs)
+    widths = [32 * 2**stage for stage in outs]
+    if part is cfg:
+        cfg.neck.in_channels, cfg.encoder.num_layers, cfg.decoder.num_layers = widths, 1, 2
+    else:
+        part.in_channels, part.pixel_decoder.encoder.num_layers, part.transformer_decoder.num_layers = widths, 1, 2
+    part.num_queries = 20
+    return cfg
+
+
+@pytest.mark.parametrize("config", ["dino_dwnet_t_coco", "mask2former_dwnet_t_coco"])
+def test_counts_of_shapes_are_those_of_numbers(config):
+    size, model = (64, 96), MODELS.build(few_queries(config)).eval()
+    sample = DetDataSample(metainfo={"img_shape": size, "batch_input_shape": size})
+    run = count_macs(lambda: model(torch.zeros(1, 3, *size), [sample], mode="tensor"))
+    found = detector_complexity(few_queries(config), size)[1]
+    assert found == complexity.Complexity(sum(p.numel() for p in model.parameters()), run)
+
+
+UPERNET = "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512"
+
+
+# Published: MMDetection's README of RTMDet; the papers of DINO (table 1) and Swin (UPerNet).
+@pytest.mark.parametrize(
+    ("package", "config", "size", "parameters", "macs"),
+    [
+        ("mmdet", "rtmdet/rtmdet_l_8xb32-300e_coco", (640, 640), 52.3, 80.23),
+        pytest.param("mmdet", "dino/dino-4scale_r50_8xb2-12e_coco", (800, 1280), 47, 279, marks=pytest.mark.slow),
+        pytest.param("mmseg", f"swin/{UPERNET}", (512, 2048), 60, 945, marks=pytest.mark.slow),
+    ],
+)
+def test_published_costs_of_baselines(package, config, size, parameters, macs):
+    pytest.importorskip(package)
+    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim/configs"
+    _, found = detector_complexity(load_config(folder / f"{config}.py", data=False).model, size)
+    assert found.parameters / 1e6 == pytest.approx(parameters, abs=0.8)
+    assert found.multiply_adds / 1e9 == pytest.approx(macs, rel=0.01)
+
+
+CONFIGS = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
+
+
+def test_the_listing_has_sizes_and_costs_of_every_config():
+    assert not [one["config"] for one in configs.describe() if not (one["parameters"] and one["multiply-adds"])]
 
 
 def test_every_config_is_in_the_table_and_in_a_metafile():
@@ -88,5 +177,6 @@ def test_every_config_is_in_the_table_and_in_a_metafile():
 
 @pytest.mark.slow
 def test_generated_files_are_current(monkeypatch):
+    pytest.importorskip("mmseg", reason="the extra seg is not installed")
     monkeypatch.setattr(logging.getLogger("mmengine"), "setLevel", lambda level: None)  # tests after this one read logs
     model_zoo.main(["--check"])
