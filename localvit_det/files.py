@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -94,6 +94,17 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def holds(path: Path, texts: Collection[bytes]) -> bool:
+    """Whether all of some short texts stand in a file, of which no more than a part is in memory."""
+    lacking, end = set(texts), b""
+    with path.open("rb") as file:
+        while lacking and (block := file.read(1 << 20)):
+            block = end + block
+            lacking = {text for text in lacking if text not in block}
+            end = block[-max(map(len, texts)) :]  # one may begin there
+    return not lacking
 
 
 def remove_drafts(folder: str | os.PathLike) -> list[str]:

@@ -10,10 +10,11 @@ from mmengine.logging import print_log
 
 from ..config_names import type_name
 from ..datasets import layouts
-from ..datasets.annotations import Annotations, read_annotations
+from ..datasets.annotations import read_annotations
 from ..datasets.converters import find_converter
 from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
+from ..datasets.summary import Annotations
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, shortened
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
@@ -258,8 +259,8 @@ def _follow(
 def _report_unvalidated(done: Sequence[tuple[object, str, Path, Annotations]]) -> None:
     """Name the classes of which a part that was held out has no object."""
     *_, held = (summary for *_, summary in done)
-    learnt = {name for *_, summary in done for name, images in summary.annotated.items() if images}
-    lacking = [name for name in held.categories if name in learnt and not held.annotated[name]]
+    learnt = {name for *_, summary in done for name, images in summary.annotated.items() if len(images)}
+    lacking = [name for name in held.categories if name in learnt and not len(held.annotated[name])]
     if lacking:
         print_log(
             f"val_split leaves {len(lacking)} of {len(learnt)} classes without an object to validate on: "

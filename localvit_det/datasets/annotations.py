@@ -4,20 +4,29 @@ The rules for boxes mirror `CocoDataset.parse_data_info` of MMDetection, which d
 without a word; those of evaluations stand in `scored`.
 """
 
+import contextlib
 import gc
 import json
-import os
-from dataclasses import dataclass, field
+import pickle
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, shortened
+import numpy as np
+
+from ..errors import DataError
 from ..files import what_is_there
+from ..memory import give_back_memory, memory_limit
+from .columns import Columns, distinct, packed, repeated
+from .json_stream import read_parts
 from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
-from .segmentations import FAR, PLAIN, mask_fault, without_plain_polygons
+from .segmentations import FAR, PLAIN, mask_fault
+from .summary import Annotations
+from .verdicts import kept_verdict
 
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
+_WIDEST = 2**50  # pixels of a side that are compared many at a time
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; more is a slip in a size, or an attack
 
 # What MMDetection drops without a word ...
@@ -32,8 +41,6 @@ NOT_CROWD = "have an iscrowd other than 0 and 1"
 
 COPY_OF = "copy_of"  # name of the file that a normalized copy is of, which a user knows
 
-_NAMED = 5  # ids that a sentence names
-
 _NEEDED = {
     "images": "id, file_name, width and height",
     "categories": "id and name",
@@ -41,154 +48,71 @@ _NEEDED = {
 }
 
 
-class Faults(dict):
-    """Ids of annotations by what is wrong with them."""
-
-    def add(self, reason: str, identity: object) -> None:
-        """Note one annotation."""
-        self.setdefault(reason, []).append(identity)
-
-    def count(self) -> int:
-        """Return how many there are."""
-        return sum(map(len, self.values()))
-
-    def summary(self) -> str:
-        """Return `3 have NaN … (ids 4, 7, 9), 1 …`, the most frequent reason first."""
-        rows = sorted(self.items(), key=lambda row: -len(row[1]))
-        return ", ".join(f"{len(ids)} {reason} ({_ids(ids)})" for reason, ids in rows)
-
-
-@dataclass
-class Annotations:
-    """Summary of one COCO-format file.
-
-    Attributes:
-        categories: Names in the order of the file, which is the order of MMDetection's labels.
-        images: (file name, width, height) by image id.
-        annotated: For each category name the ids of the images with at least one usable box that is no crowd.
-        named: Likewise for any annotation, good or not: what MMDetection takes for an image with objects.
-        boxes: Number of annotations.
-        crowds: Number of usable ones that mark a crowd, from which nothing is learnt.
-        faults: Annotations that MMDetection's training drops.
-        unscored: Annotations that are left out of scoring.
-        neutral: Annotations that count neither as found nor as missed.
-        errors: Annotations that a training breaks on.
-        mask_faults: Annotations whose masks, or parts of them, MMDetection drops.
-        mask_unscored: Annotations that are left out of scoring masks.
-        mask_errors: Annotations whose masks a training or an evaluation breaks on.
-        over_edge: Boxes that run over the edge of their image.
-        like_corners: Boxes that would be good ones as [x1, y1, x2, y2].
-        like_fractions: Boxes inside the unit square.
-        without_mask: Usable boxes without a segmentation.
-        without_iscrowd: Annotations without the key that pycocotools needs for the evaluation.
-        without_area: Annotations without the key that MMDetection and pycocotools need.
-        rle: Usable ones, no crowds, whose masks are run lengths.
-        same_files: Names of image files that stand under several ids.
-    """
-
-    path: Path
-    categories: tuple[str, ...] = ()
-    images: dict = field(default_factory=dict)
-    annotated: dict[str, set] = field(default_factory=dict)
-    named: dict[str, set] = field(default_factory=dict)
-    boxes: int = 0
-    crowds: int = 0
-    faults: Faults = field(default_factory=Faults)
-    unscored: Faults = field(default_factory=Faults)
-    neutral: Faults = field(default_factory=Faults)
-    errors: Faults = field(default_factory=Faults)
-    mask_faults: Faults = field(default_factory=Faults)
-    mask_unscored: Faults = field(default_factory=Faults)
-    mask_errors: Faults = field(default_factory=Faults)
-    over_edge: int = 0
-    like_corners: int = 0
-    like_fractions: int = 0
-    without_mask: int = 0
-    without_iscrowd: int = 0
-    without_area: int = 0
-    rle: int = 0
-    same_files: list[str] = field(default_factory=list)
-
-
 def read_annotations(path: str | Path) -> Annotations:
-    """Read and summarize a file, once in a process as long as it does not change.
+    """Return the summary of a good file, read once as long as the file does not change.
 
     Raises:
         DataError: The file is missing, not JSON, not in COCO format or uses an id twice.
+    """
+    found = summarize(path)
+    if found.mistake:
+        raise DataError(found.mistake)
+    return found
+
+
+def summarize(path: str | Path) -> Annotations:
+    """Return the summary of a file, also of one with a `mistake` that a normalized copy may be free of.
+
+    Raises:
+        DataError: As `read_annotations`, for all other mistakes.
     """
     path = Path(path).absolute()
     if not path.is_file():
         raise DataError(f"The annotation file {path} does not exist: {what_is_there(path)}; set data_root.")
     stat = path.stat()
-    collecting = gc.isenabled()
-    gc.disable()  # looking for cycles among millions of new dicts, which have none, takes a third of the time
-    try:
-        return _read(path, stat.st_mtime_ns, stat.st_size)
-    finally:
-        if collecting:
-            gc.enable()
+    return _read(path, stat.st_mtime_ns, stat.st_size)
 
 
 def forget_annotations() -> None:
-    """Free what `read_annotations` keeps."""
+    """Free what `read_annotations` keeps, and give its memory back to the system."""
     _read.cache_clear()
+    give_back_memory()
 
 
 @lru_cache(maxsize=8)
 def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
-    content = _parsed(path, size)
-    found = Annotations(Path(content[COPY_OF]) if isinstance(content, dict) and COPY_OF in content else path)
-    path = found.path
-    section = "images"
-    item: Any = None  # of JSON
-    try:
-        # COCO's files of test images have no annotations
-        content.setdefault("annotations", [])
-        _read_images(content["images"], found)
-        section = "categories"
-        names: dict[Any, str] = {}
-        for item in content["categories"]:
-            if item["name"] in names.values() or item["id"] in names:
-                raise DataError(f"The annotation file {path} has the category {item} twice: remove one.")
-            if not isinstance(item["name"], str):
-                raise TypeError(f"the name {item['name']!r} is no text")
-            names[item["id"]] = item["name"]
-        found.categories = tuple(names.values())
-        found.annotated = {name: set() for name in found.categories}
-        found.named = {name: set() for name in found.categories}
-        section = "annotations"
-        ids = set()
-        for item in content["annotations"]:
-            if item["id"] in ids:
-                raise DataError(f"The annotation file {path} has the annotation id {item['id']} twice: renumber it.")
-            ids.add(item["id"])
-            _add(item, names, found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        where = f"{section}, near {str(item)[:80]}" if isinstance(item, dict) else section
-        raise DataError(
-            f"The annotation file {path} is not in COCO format ({reason} in {where}): it has to be an object "
-            f"with images, annotations and categories, where {section} have {_NEEDED[section]}."
-        ) from error
-    return found
-
-
-def _parsed(path: Path, size: int) -> dict:
-    """Return the content without its plain polygons, in a form that the tools that come later can read, too."""
-    if size > _memory() / 2:
+    if size > memory_limit() / 2:
         raise DataError(
             f"The annotation file {path} has {size / 1e9:.1f} GB, which this machine's memory cannot hold when it is "
             "read: split it, or use a machine with more memory."
         )
+    with _said_plainly(path), kept_verdict(path) as verdict:
+        if verdict.content is None:
+            found = _Reader(path).read()
+            verdict.content = found.stored() if verdict.kept else None
+            return found
+    return Annotations.restored(verdict.content)
+
+
+@contextlib.contextmanager
+def _said_plainly(path: Path) -> Iterator[None]:
+    """Let errors of reading a file end in sentences; look for no cycles meanwhile.
+
+    Raises:
+        DataError: For each of them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # among millions of new dicts, which have none, it takes a third of the time
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\xef\xbb\xbf") or json.detect_encoding(content[:4]) != "utf-8":
-            kind = "begins with a byte order mark" if content[:1] == b"\xef" else "is written in UTF-16 or UTF-32"
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if start.startswith(b"\xef\xbb\xbf") or json.detect_encoding(start) != "utf-8":
+            kind = "begins with a byte order mark" if start[:1] == b"\xef" else "is written in UTF-16 or UTF-32"
             raise DataError(
                 f"The annotation file {path} {kind}, which MMDetection cannot read: save it as UTF-8 without a "
                 "byte order mark."
             )
-        return json.loads(without_plain_polygons(content))
+        yield
     except UnicodeDecodeError as error:
         raise DataError(
             f"The annotation file {path} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8."
@@ -203,100 +127,257 @@ def _parsed(path: Path, size: int) -> dict:
         raise DataError(
             f"The annotation file {path} cannot be read ({error.strerror}): check its permissions."
         ) from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
-def _memory() -> float:
-    """Return the bytes of memory of this machine; infinity where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return float("inf")
+class _Reader:
+    """Reads a file in parts, and checks its annotations as soon as images and categories are known."""
 
+    def __init__(self, path: Path) -> None:
+        self.found = Annotations(path)
+        self.section = "images"  # what is looked at
+        self.item: Any = None
+        self.names: dict[Any, str] = {}  # of categories by their ids
+        self._labels: dict[str, int] = {}
+        self._categories: list = []
+        self._used: set = set()  # ids of categories
+        self._places: dict[Any, int] = {}  # of images by their ids
+        self._seen: set[str] = set()
+        self._files: set[str] = set()
+        self._waiting: list[Columns | bytes] = []
+        self._ids: list[np.ndarray | list] = []
+        self._codes: dict[str, list[np.ndarray]] = {"annotated": [], "named": []}
 
-def _read_images(items: list, found: Annotations) -> None:
-    seen = set()
-    for item in items:
-        name, width, height, identity = item["file_name"], item["width"], item["height"], item["id"]
-        here = f"The annotation file {found.path} has the image id {identity}"
-        if identity in found.images:
-            raise DataError(f"{here} twice: renumber it.")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{here} with the file_name {name!r:.80}: give the name of its file.")
-        if type(width) is not int or type(height) is not int or min(width, height) < 1:
+    def read(self) -> Annotations:
+        """Return what is found.
+
+        Raises:
+            DataError: It is not in COCO's format.
+            ValueError: It is not JSON.
+        """
+        for key, value, first in read_parts(self.found.path, ("images", "annotations"), plain_polygons=True):
+            with self._explained():
+                self._take(key, value, first)
+        with self._explained():
+            return self._finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            where = f"{self.section}, near {str(self.item)[:80]}" if isinstance(self.item, dict) else self.section
             raise DataError(
-                f"{here} ({name}) with the size {width!r:.40} x {height!r:.40}: width and height have to be whole "
-                "numbers of pixels."
-            )
-        found.images[identity] = (name, width, height)
-        if name in seen:
-            found.same_files.append(name)
-        seen.add(name)
+                f"The annotation file {self.found.path} is not in COCO format ({reason} in {where}): it has to be an "
+                f"object with images, annotations and categories, where {self.section} have {_NEEDED[self.section]}."
+            ) from error
 
-
-def _add(annotation: dict, names: dict, found: Annotations) -> None:
-    identity, category, image = (annotation[key] for key in ("id", "category_id", "image_id"))
-    x, y, w, h = annotation["bbox"]
-    area = annotation.get("area", w)
-    found.without_area += "area" not in annotation
-    found.boxes += 1
-    if category in names:
-        found.named[names[category]].add(image)
-    crowd = annotation.get("iscrowd")
-    if crowd not in (0, 1):
-        if crowd is not None:
-            found.errors.add(NOT_CROWD, identity)
+    def _take(self, key: str | None, value: Any, first: bool) -> None:
+        if key is None:
+            raise TypeError(f"it is {type(value).__name__}, no object")
+        if key == COPY_OF:
+            self.found.path = Path(value)
+        if key not in _NEEDED:
             return
-        found.without_iscrowd += 1
-    try:
-        total = x + y + w + h + area
-        if total - total != 0:
-            found.errors.add(NOT_FINITE, identity)
-            return
-    except (TypeError, OverflowError):
-        found.errors.add(NOT_NUMBERS, identity)
-        return
-    found.like_fractions += min(w, h) > 0 and max(x + w, y + h) <= 1
-    if image not in found.images:
-        found.faults.add(NO_IMAGE, identity)
-        found.unscored.add(NO_IMAGE, identity)
-        return
-    _, width, height = found.images[image]
-    right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
-    if x < -EDGE_TOLERANCE or y < -EDGE_TOLERANCE or x + w > right or y + h > bottom:
-        found.over_edge += 1
-        if max(abs(x) + abs(w), abs(y) + abs(h)) > FAR * (width + height):
-            found.errors.add(TOO_FAR, identity)
-            return
-    found.like_corners += x < w <= right and y < h <= bottom
-    reason = unscorable(annotation["bbox"], width, height) if category in names else NO_CATEGORY
-    if reason:
-        found.unscored.add(reason, identity)
-    elif area < 0 or annotation.get("ignore"):
-        found.neutral.add(IGNORED if annotation.get("ignore") else NEGATIVE, identity)
-    mask = annotation.get("segmentation")
-    if category not in names:
-        found.faults.add(NO_CATEGORY, identity)
-    elif w < 1 or h < 1 or area <= 0:
-        found.faults.add(DEGENERATE, identity)
-    elif reason == OUTSIDE:
-        found.faults.add(OUTSIDE, identity)
-    elif annotation.get("ignore"):
-        found.faults.add(IGNORED, identity)
-    else:
-        if crowd:
-            found.crowds += 1
+        if first and key in self._seen:
+            raise DataError(f"The annotation file {self.found.path} has the key {key} twice: leave one out.")
+        self._seen.add(key)
+        self.section, self.item = key, None
+        if key == "images":
+            self._read_images(value)
+        elif key == "categories":
+            self._categories = value
+            self._read_categories(value)
         else:
-            found.annotated[names[category]].add(image)
-        found.rle += isinstance(mask, dict) and not crowd
-        found.without_mask += not mask
-        fault = mask_fault(mask, width, height)
-        if fault:
-            (found.mask_errors if fault[1] else found.mask_faults).add(fault[0], identity)
-            if fault[1]:
+            self._read_annotations(value)
+
+    def _read_images(self, items: list) -> None:
+        found = self.found
+        for item in items:
+            self.item = item
+            name, width, height, identity = item["file_name"], item["width"], item["height"], item["id"]
+            here = f"The annotation file {found.path} has the image id {identity}"
+            if identity in found.images:
+                raise DataError(f"{here} twice: renumber it.")
+            if not isinstance(name, str) or not name:
+                raise DataError(f"{here} with the file_name {name!r:.80}: give the name of its file.")
+            if type(width) is not int or type(height) is not int or min(width, height) < 1:
+                raise DataError(
+                    f"{here} ({name}) with the size {width!r:.40} x {height!r:.40}: width and height have to be whole "
+                    "numbers of pixels."
+                )
+            found.images[identity] = (name, width, height)
+            if name in self._files:
+                found.same_files.append(name)
+            self._files.add(name)
+
+    def _read_categories(self, items: list) -> None:
+        for item in items:
+            self.item = item
+            if item["name"] in self._labels or item["id"] in self.names:
+                path = self.found.path
+                self.found.mistake = f"The annotation file {path} has the category {item} twice: remove one."
+            if not isinstance(item["name"], str):
+                raise TypeError(f"the name {item['name']!r} is no text")
+            self.names[item["id"]] = item["name"]
+            self._labels.setdefault(item["name"], len(self._labels))
+
+    def _read_annotations(self, items: list) -> None:
+        columns = Columns.of(items) if items else None
+        if columns is None:
+            for self.item in items:
+                for key in ("id", "image_id", "category_id"):
+                    hash(self.item[key])
+                _, _, _, _ = self.item["bbox"]
+            self._ids.append(packed([item["id"] for item in items]))
+        else:
+            self._ids.append(columns.ids)
+        self._waiting.append(pickle.dumps(items) if columns is None else columns)
+        if self._seen >= _NEEDED.keys():
+            self._check_waiting()
+
+    def _check_waiting(self) -> None:
+        """Check the annotations that are read, now that all images and categories are."""
+        if not self._places:
+            self._places = {identity: place for place, identity in enumerate(self.found.images)}
+            sizes = [(min(width, _WIDEST), min(height, _WIDEST)) for _, width, height in self.found.images.values()]
+            self._sizes = np.array([*sizes, (0, 0)], np.float64)
+        while self._waiting:
+            columns = self._waiting.pop(0)
+            items = pickle.loads(columns) if isinstance(columns, bytes) else columns.items(self._check_good(columns))
+            loose: dict[str, list[int]] = {kind: [] for kind in self._codes}
+            for self.item in items:
+                self._used.add(self.item["category_id"])
+                self._check(self.item, loose)
+            for kind, codes in loose.items():
+                self._codes[kind].append(distinct(np.array(codes, np.int64)))
+
+    def _check_good(self, columns: Columns) -> np.ndarray:
+        """Count the annotations that have nothing to be noted, all at once; return the places of the others."""
+        found, beyond = self.found, len(self._places)
+        listed = [one.tolist() if isinstance(one, np.ndarray) else one for one in (columns.images, columns.categories)]
+        self._used.update(listed[1])
+        image = np.array([self._places.get(one, beyond) for one in listed[0]])
+        label = np.array(
+            [self._labels.get(self.names.get(one, ""), -1) if one in self.names else -1 for one in listed[1]]
+        )
+        masks = pickle.loads(columns.masks)
+        none, plain = np.array([one is None for one in masks]), np.array([one == PLAIN for one in masks])
+        (x, y, w, h), (width, height) = columns.boxes.T, self._sizes[image].T
+        area, right, bottom = (
+            w if columns.areas is None else columns.areas,
+            width + EDGE_TOLERANCE,
+            height + EDGE_TOLERANCE,
+        )
+        with np.errstate(all="ignore"):
+            good = np.isfinite(x + y + w + h + area) & (image < beyond) & (label >= 0) & (none | plain)
+            good &= (x >= -EDGE_TOLERANCE) & (y >= -EDGE_TOLERANCE) & (x + w <= right) & (y + h <= bottom)
+            good &= (w >= 1) & (h >= 1) & (area > 0) & (x < width) & (y < height) & (x + w > 0) & (y + h > 0)
+            found.like_fractions += int((good & (x + w <= 1) & (y + h <= 1)).sum())
+            found.like_corners += int((good & (x < w) & (w <= right) & (y < h) & (h <= bottom)).sum())
+        count, maskless = int(good.sum()), good & none
+        found.boxes += count
+        found.without_area += count * (columns.areas is None)
+        found.without_iscrowd += count * (columns.crowds is None)
+        found.without_mask += int(maskless.sum())
+        if maskless.any():
+            found.mask_unscored.add(MASKLESS, *np.array(columns.ids, object)[maskless])
+        single = good if columns.crowds is None else good & (columns.crowds == 0)
+        found.crowds += count - int(single.sum())
+        codes = label * (beyond + 1) + image
+        self._codes["named"].append(distinct(codes[good]))
+        self._codes["annotated"].append(distinct(codes[single]))
+        return np.flatnonzero(~good)
+
+    def _finished(self) -> Annotations:
+        for key in ("images", "categories"):
+            if key not in self._seen:
+                self.section, self.item = key, None
+                raise KeyError(key)
+        self.section, found = "annotations", self.found
+        self._check_waiting()
+        found.categories = tuple(self._labels)
+        span = len(found.images) + 1
+        for kind, parts in self._codes.items():
+            codes = distinct(np.concatenate([*parts, np.zeros(0, np.int64)]))
+            ends = np.searchsorted(codes, np.arange(1, len(found.categories)) * span)
+            setattr(found, kind, dict(zip(found.categories, np.split(codes % span, ends), strict=False)))
+        found.same_ids, first = repeated(self._ids)
+        if found.same_ids:
+            found.mistake = f"The annotation file {found.path} has the annotation id {first} twice: renumber it."
+        parent, *others = self._categories or [{}]
+        found.empty_parent = bool(others) and parent["id"] not in self._used
+        found.empty_parent &= all(one.get("supercategory") == parent["name"] for one in others)
+        return found
+
+    def _check(self, annotation: dict, loose: dict[str, list[int]]) -> None:
+        """Note what is wrong with an annotation; codes of image and class go to `loose`."""
+        found, names = self.found, self.names
+        identity, category, image = (annotation[key] for key in ("id", "category_id", "image_id"))
+        x, y, w, h = annotation["bbox"]
+        area = annotation.get("area", w)
+        found.without_area += "area" not in annotation
+        found.boxes += 1
+        if category in names:
+            code = self._labels[names[category]] * (len(self._places) + 1) + self._places.get(image, len(self._places))
+            loose["named"].append(code)
+        else:
+            code = -1
+        crowd = annotation.get("iscrowd")
+        if crowd not in (0, 1):
+            if crowd is not None:
+                found.errors.add(NOT_CROWD, identity)
                 return
-    if not reason and mask != PLAIN and not readable_mask(mask, width, height):
-        found.mask_unscored.add(MASKLESS, identity)
-
-
-def _ids(ids: list) -> str:
-    return f"id{'s' * (len(ids) > 1)} {shortened(list(map(str, ids)), _NAMED)}"
+            found.without_iscrowd += 1
+        try:
+            total = x + y + w + h + area
+            if total - total != 0:
+                found.errors.add(NOT_FINITE, identity)
+                return
+        except (TypeError, OverflowError):
+            found.errors.add(NOT_NUMBERS, identity)
+            return
+        found.like_fractions += min(w, h) > 0 and max(x + w, y + h) <= 1
+        if image not in found.images:
+            found.faults.add(NO_IMAGE, identity)
+            found.unscored.add(NO_IMAGE, identity)
+            return
+        _, width, height = found.images[image]
+        right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
+        if x < -EDGE_TOLERANCE or y < -EDGE_TOLERANCE or x + w > right or y + h > bottom:
+            found.over_edge += 1
+            if max(abs(x) + abs(w), abs(y) + abs(h)) > FAR * (width + height):
+                found.errors.add(TOO_FAR, identity)
+                return
+        found.like_corners += x < w <= right and y < h <= bottom
+        reason = unscorable(annotation["bbox"], width, height) if category in names else NO_CATEGORY
+        if reason:
+            found.unscored.add(reason, identity)
+        elif area < 0 or annotation.get("ignore"):
+            found.neutral.add(IGNORED if annotation.get("ignore") else NEGATIVE, identity)
+        mask = annotation.get("segmentation")
+        if category not in names:
+            found.faults.add(NO_CATEGORY, identity)
+        elif w < 1 or h < 1 or area <= 0:
+            found.faults.add(DEGENERATE, identity)
+        elif reason == OUTSIDE:
+            found.faults.add(OUTSIDE, identity)
+        elif annotation.get("ignore"):
+            found.faults.add(IGNORED, identity)
+        else:
+            if crowd:
+                found.crowds += 1
+            else:
+                loose["annotated"].append(code)
+            found.rle += isinstance(mask, dict) and not crowd
+            found.without_mask += not mask
+            fault = mask_fault(mask, width, height)
+            if fault:
+                (found.mask_errors if fault[1] else found.mask_faults).add(fault[0], identity)
+                if fault[1]:
+                    return
+        if not reason and mask != PLAIN and not readable_mask(mask, width, height):
+            found.mask_unscored.add(MASKLESS, identity)

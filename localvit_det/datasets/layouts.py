@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from mmengine.logging import print_log
 
 from ..errors import DataError, shortened
+from ..files import holds
 
 TRAIN, VAL, TEST, WHOLE = "train", "val", "test", "all"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -99,10 +100,10 @@ def walk(root: str | os.PathLike, depth: int | None = None) -> Iterator[tuple[Pa
 def _is_coco(path: Path) -> bool:
     """Whether the names of COCO's sections stand in a file; parsing a large one would take a minute."""
     try:
-        content = path.read_bytes() if path.is_file() and path.stat().st_size < _LARGEST else b""
+        small = path.is_file() and path.stat().st_size < _LARGEST
+        return small and not path.name.startswith(_OF_OTHER_TASKS) and holds(path, _KEYS)
     except OSError:
         return False
-    return not path.name.startswith(_OF_OTHER_TASKS) and all(key in content for key in _KEYS)
 
 
 def split_of(name: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -10,18 +9,12 @@ from pathlib import Path
 
 from ..errors import DataError, OutputError
 from ..files import write_text
-from .annotations import COPY_OF, Annotations, read_annotations
+from .annotations import COPY_OF, read_annotations, summarize
 from .layouts import change_of
+from .summary import Annotations
+from .verdicts import CACHE, cache_folder
 
-CACHE = "LOCALVIT_CACHE"  # variable with the folder of the copies
 _VERSION = 2  # raise it with every change of what copies are like
-
-
-def cache_folder() -> Path:
-    """Return where copies go: `$LOCALVIT_CACHE`, or the user's folder for such files."""
-    own = os.environ.get(CACHE)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "localvit_det"
 
 
 def is_copy(path: str) -> bool:
@@ -35,11 +28,7 @@ def file_names(path: Path) -> list[str]:
     Raises:
         DataError: It is not in COCO's format.
     """
-    names = [image.get("file_name") for image in _content(path)["images"]]
-    if not all(isinstance(name, str) and name for name in names):
-        read_annotations(path)  # says what is wrong
-        raise DataError(f"The annotation file {path} has images without a file_name: add it.")
-    return names
+    return [name for name, _, _ in summarize(path).images.values()]
 
 
 def held_out(names: Collection[str], share: float) -> set[str]:
@@ -91,6 +80,10 @@ def normalized(
         crowds_as_objects,
     ]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    copy = cache_folder() / "sets" / key / f"{path.parent.name}-{path.name}".lstrip("-_")
+    known = copy.parent / "changes.json"  # written last, so that the copy is whole
+    if known.is_file() and copy.is_file():
+        return copy, json.loads(known.read_bytes())
     content = _content(path)
     changes = []
     try:
@@ -107,16 +100,15 @@ def normalized(
         changes += _without_crowds(content)
     if not changes:
         return path, []
-    copy = cache_folder() / "sets" / key / f"{path.parent.name}-{path.name}".lstrip("-_")
-    if not copy.is_file():
-        try:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_text(copy, json.dumps({**content, COPY_OF: str(path)}))
-        except OSError as error:
-            raise OutputError(
-                f"The normalized copy of {path} cannot be written to {copy.parent} ({error.strerror}): set the "
-                f"variable {CACHE} to a folder that can be written."
-            ) from error
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_text(copy, json.dumps({**content, COPY_OF: str(path)}))
+        write_text(known, json.dumps(changes))
+    except OSError as error:
+        raise OutputError(
+            f"The normalized copy of {path} cannot be written to {copy.parent} ({error.strerror}): set the "
+            f"variable {CACHE} to a folder that can be written."
+        ) from error
     return copy, changes
 
 
@@ -124,7 +116,7 @@ def is_normalized(found: Annotations, order: Sequence[str] = (), crowds_as_objec
     """Whether `normalized` would change nothing, as far as the summary of a file says; the arguments are the same."""
     if found.without_iscrowd or found.without_area or (crowds_as_objects and found.crowds):
         return False
-    if len(found.categories) > 1 and not found.named[found.categories[0]]:  # it may be an empty parent
+    if found.mistake or found.empty_parent:
         return False
     return not _in_order([{"name": name} for name in found.categories], order)[1]
 

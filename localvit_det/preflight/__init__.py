@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from mmengine.config import Config
 
-from ..datasets.annotations import Annotations, forget_annotations
+from ..datasets.annotations import forget_annotations
+from ..datasets.summary import Annotations
 from ..errors import UserError, raise_all
 from .classes import check_classes, check_num_classes, check_saved_classes
 from .components import check_backbone, check_built_keys, check_keys, check_types

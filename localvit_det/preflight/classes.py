@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from ..checkpoint.read import saved_classes
 from ..config.model import heads_with_classes
 from ..config.utils import find_datasets, has_stuff, is_semantic, registered
-from ..datasets.annotations import Annotations
+from ..datasets.summary import Annotations
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
 from .resources import checkpoint_to_resume, pretrained_init
 

@@ -14,10 +14,11 @@ from mmengine.logging import print_log
 from ..config.discovery import explain
 from ..config.pipelines import can_leave_masks
 from ..config.utils import dataset_paths, find_datasets, is_coco, is_semantic, prepare_dataset, registered, walk
-from ..datasets.annotations import IGNORED, MAX_PIXELS, Annotations, read_annotations
+from ..datasets.annotations import IGNORED, MAX_PIXELS, read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
 from ..datasets.scored import NO_IMAGE
+from ..datasets.summary import Annotations
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from ..files import what_is_there
 from .classes import check_classes, dataset_classes
@@ -152,7 +153,7 @@ def _check_boxes(found: Annotations, scored: bool) -> None:
     """Check boxes by the rules of scoring, where they are scored, else by those of the training loader."""
     unused = found.unscored if scored else found.faults
     harmless = (NO_IMAGE,) if scored else (IGNORED,)  # a part of a file often keeps the annotations of all images
-    bad = unused.count() - sum(len(unused.get(reason, ())) for reason in harmless)
+    bad = unused.count() - sum(unused.counts[reason] for reason in harmless)
     if 2 * max(bad, found.over_edge, found.like_fractions) > found.boxes:
         if 2 * found.like_fractions > found.boxes:
             likely = "they look like fractions of the image's size: multiply them by its width and height"
@@ -220,13 +221,13 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
     if not found.images:
         raise DataError(f"{found.path} lists no images: give {path} another ann_file.")
     classes = dataset_classes(path, dataset) or found.categories
-    annotated = set().union(*(found.annotated.get(name, ()) for name in classes))
-    if not annotated and found.crowds:
+    annotated = found.with_objects(classes)
+    if not annotated.any() and found.crowds:
         raise DataError(
             f"All usable annotations of {found.path} mark crowds (iscrowd 1, {found.crowds} of them), from which "
             f"nothing is learnt and on which nothing is scored: if each is one object, take them so with {_OBJECTS}."
         )
-    if not annotated:
+    if not annotated.any():
         there = ", ".join([*found.categories][:5]) + (", …" if len(found.categories) > 5 else "")
         raise DataError(
             f"{found.path} has no usable annotation of the classes of {path} (its categories: {there}): take those "
@@ -234,8 +235,8 @@ def _check_not_empty(path: str, dataset: dict, found: Annotations) -> None:
         )
     rules = _filter_of(dataset)
     least = rules.get("min_size", 0)
-    candidates = annotated if rules.get("filter_empty_gt") else found.images
-    if not any(min(found.images[i][1:]) >= least for i in candidates):
+    candidates = annotated if rules.get("filter_empty_gt") else [True] * len(found.images)
+    if not any(min(size) >= least for (_, *size), used in zip(found.images.values(), candidates, strict=True) if used):
         raise DataError(
             f"No image of {found.path} passes {path}.filter_cfg: all are smaller than {least} pixels; lower min_size."
         )
@@ -252,8 +253,8 @@ def _report_left_out(split: str, path: str, dataset: dict, found: Annotations) -
     rules = _filter_of(dataset)
     least = rules.get("min_size", 0)
     classes = dataset_classes(path, dataset) or found.categories
-    named = set().union(*(found.named.get(name, ()) for name in classes))
-    kept = [size for i, (_, *size) in found.images.items() if not rules.get("filter_empty_gt") or i in named]
+    named = found.with_objects(classes, usable=False) | (not rules.get("filter_empty_gt"))
+    kept = [size for (_, *size), used in zip(found.images.values(), named, strict=True) if used]
     empty, small = len(found.images) - len(kept), sum(min(size) < least for size in kept)
     reasons = [f"{empty} without objects"] * bool(empty) + [f"{small} smaller than {least} pixels"] * bool(small)
     if reasons:

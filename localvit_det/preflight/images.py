@@ -16,7 +16,6 @@ from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
 from ..config.utils import registered
-from ..datasets.annotations import Annotations
 from ..datasets.images import (
     BrokenImageError,
     PixelRange,
@@ -29,6 +28,7 @@ from ..datasets.images import (
     same_size,
     size_difference,
 )
+from ..datasets.summary import Annotations
 from ..errors import DataError
 from ..files import what_is_there
 from .classes import dataset_classes

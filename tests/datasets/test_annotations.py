@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections.abc import Iterator
+from random import Random
 
 import pytest
 from mmdet.registry import DATASETS
@@ -21,6 +23,8 @@ from localvit_det.datasets.annotations import (
     TOO_FAR,
     read_annotations,
 )
+from localvit_det.datasets.columns import Columns
+from localvit_det.datasets.summary import Annotations, Faults
 from localvit_det.errors import DataError
 
 WIDTH, HEIGHT = 60, 40
@@ -28,14 +32,19 @@ GOOD = {"bbox": [5, 6, 20, 10], "area": 100.0, "iscrowd": 0, "category_id": 1, "
 GOOD |= {"segmentation": [[5, 6, 25, 6, 25, 16]]}
 
 
+def places(images: dict) -> dict:
+    return {name: array.tolist() for name, array in images.items()}
+
+
 @pytest.fixture
 def summary(tmp_path):
-    def make(annotations: list[dict], **content):
-        rows = [{**GOOD, **one, "id": i} for i, one in enumerate(annotations, 1)]
+    def make(annotations: list[dict], order=(), **content):
+        rows = [{**GOOD, "id": i, **one} for i, one in enumerate(annotations, 1)]
         rows = [{key: value for key, value in one.items() if value is not ...} for one in rows]
         images = [{"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in (1, 2)]
         categories = [{"id": 1, "name": "cat"}, {"id": 4, "name": "dog"}]
         whole = {"images": images, "categories": categories, "annotations": rows, **content}
+        whole = {**dict.fromkeys(order), **whole}
         (tmp_path / "file.json").write_text(json.dumps(whole))
         return read_annotations(tmp_path / "file.json")
 
@@ -89,14 +98,14 @@ def test_reasons(summary, row, kind, reason):
     assert getattr(found, kind) == {reason: [2]}
     assert not (found.errors if kind == "faults" else found.faults)
     assert found.boxes == 2
-    assert found.annotated == {"cat": {1}, "dog": set()}
+    assert places(found.annotated) == {"cat": [0], "dog": []}
 
 
 def test_files_larger_than_half_of_the_memory_are_refused(summary, tmp_path, monkeypatch):
     summary([{}])
     size = (tmp_path / "file.json").stat().st_size
     for memory in (2 * size, 2 * size - 1):
-        monkeypatch.setattr(annotations, "_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(annotations, "memory_limit", lambda memory=memory: memory)
         annotations.forget_annotations()
         if memory == 2 * size:
             assert read_annotations(tmp_path / "file.json").boxes == 1
@@ -104,7 +113,7 @@ def test_files_larger_than_half_of_the_memory_are_refused(summary, tmp_path, mon
             with pytest.raises(DataError, match="memory cannot hold"):
                 read_annotations(tmp_path / "file.json")
     monkeypatch.undo()
-    assert 2**28 < annotations._memory() < 2**50
+    assert 2**28 < annotations.memory_limit() < 2**50
 
 
 def test_far_is_not_at_once_too_far(summary):
@@ -135,8 +144,8 @@ def test_counts(summary):
     assert (found.without_iscrowd, found.without_area) == (1, 1)
     assert (found.over_edge, found.like_fractions) == (5, 1)
     assert found.like_corners == 9  # all but the three that are wider or higher than the image
-    assert found.annotated == {"cat": {1}, "dog": {2}}
-    assert found.named == {"cat": {1}, "dog": {2}}
+    assert places(found.annotated) == {"cat": [0], "dog": [1]}
+    assert places(found.named) == {"cat": [0], "dog": [1]}
     assert found.faults == {DEGENERATE: [10]}
 
 
@@ -148,9 +157,69 @@ def test_sizes_of_images_are_whole_numbers(summary, side, words):
 
 
 def test_the_most_frequent_reason_comes_first():
-    faults = annotations.Faults()
+    faults = Faults()
     for reason, number in (("are small", 1), ("have NaN", 4), ("are far", 2)):
         for identity in range(number):
             faults.add(reason, identity)
     said = faults.summary()
     assert sorted(("are small", "have NaN", "are far"), key=said.index) == ["have NaN", "are far", "are small"]
+
+
+def odd_rows(random: Random) -> Iterator[dict]:
+    """Annotations of which most are good, and others have something wrong or unusual."""
+    rle = {"counts": [0, 5, WIDTH * HEIGHT - 5], "size": [HEIGHT, WIDTH]}
+    masks = ([], None, ..., rle, [[1, 2, 3, 4]], [[5, 6, 25, 6, 25, 16], [1, 2]], [[5, 6, 1e9, 6, 25, 16]])
+    while True:
+        row: dict = {}
+        if random.random() < 0.4:
+            row["bbox"] = [random.choice((-9, -2, 0, 0.4, 1, 7.5, 30, 61, 900, 1e5)) for _ in range(4)]
+        if random.random() < 0.2:
+            row["area"] = random.choice((-1, 0, 0.5, 7, 1e6))
+        if random.random() < 0.2:
+            row |= {"image_id": random.choice((1, 2, 9)), "category_id": random.choice((1, 4, 9))}
+        if random.random() < 0.2:
+            row["iscrowd"] = 1
+        if random.random() < 0.3:
+            row["segmentation"] = random.choice(masks)
+        yield row
+
+
+UNUSUAL = (
+    {},
+    {"id": "a"},
+    {"iscrowd": ...},
+    {"area": ...},
+    {"ignore": 1},
+    {"iscrowd": 2},
+    {"bbox": [1, 2, float("nan"), 3]},
+    {"area": "3"},
+    {"area": None},
+    {"image_id": 1.0},
+    {"id": 2**70},
+    {"bbox": [True, 2, 3, 2**70]},
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("order", [("images", "categories", "annotations"), ("annotations", "images", "categories")])
+def test_many_at_once_are_checked_as_one_by_one(summary, monkeypatch, seed, order):
+    random = Random(seed)
+    rows = [*itertools.islice(odd_rows(random), 30), random.choice(UNUSUAL)]
+    if seed % 3 == 1:
+        rows = [{**row, "iscrowd": ..., "area": ...} for row in rows]
+    found = summary(rows, order=order)
+    annotations.forget_annotations()
+    monkeypatch.setattr(Columns, "of", lambda items: None)
+    wanted = summary(rows, order=order)
+    for key, value in vars(wanted).items():
+        if key in ("annotated", "named"):
+            assert places(getattr(found, key)) == places(value)
+        elif isinstance(value, Faults):
+            assert getattr(found, key).counts == value.counts
+            assert {k: sorted(v, key=str) for k, v in getattr(found, key).items()} == {
+                k: sorted(v, key=str) for k, v in value.items()
+            }
+        else:
+            assert getattr(found, key) == value
+    again = Annotations.restored((json.loads(json.dumps(found.stored()[0])), found.stored()[1]))
+    assert str(again) == str(found)

@@ -1,0 +1,101 @@
+"""Annotation files of any size, and what reading them takes: `python -m benchmarks.scale --annotations 4000000`.
+
+The file is written as a stream. Ours and MMDetection's reading (its `CocoDataset`) run in fresh processes, one after
+the other; CPU seconds and the peak of memory are what the imports alone do not take.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+WIDTH, HEIGHT, CLASSES = 640, 480, 80
+READERS = ("imports", "ours", "again", "mmdet")
+
+
+def write_annotations(path: Path, images: int, annotations: int, points: int = 0) -> None:
+    """Write a COCO-format file in COCO's order, with boxes, or polygons of so many points."""
+    chance = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"info": {}, "licenses": [], "images": [')
+        for i in range(images):
+            image = {"license": 1, "file_name": f"{i:012}.jpg", "height": HEIGHT, "width": WIDTH, "id": i}
+            file.write(", " * (i > 0) + json.dumps(image))
+        file.write('], "annotations": [')
+        for i in range(annotations):
+            x, y = round(chance.uniform(0, WIDTH - 80), 2), round(chance.uniform(0, HEIGHT - 80), 2)
+            w, h = round(chance.uniform(2, 80), 2), round(chance.uniform(2, 80), 2)
+            one = {"area": round(w * h, 4), "iscrowd": 0, "image_id": chance.randrange(images), "bbox": [x, y, w, h]}
+            if points:
+                polygon = [round(v + chance.random() * s, 2) for _ in range(points) for v, s in ((x, w), (y, h))]
+                one = {"segmentation": [polygon], **one}
+            file.write(", " * (i > 0) + json.dumps({**one, "category_id": 1 + i % CLASSES, "id": i + 1}))
+        categories = [{"supercategory": "thing", "id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)]
+        file.write(f'], "categories": {json.dumps(categories)}}}')
+
+
+def read(reader: str, path: Path) -> None:
+    """Read a file in one way, and print CPU seconds and the peak of memory in megabytes."""
+    from mmdet.datasets import CocoDataset
+
+    from localvit_det.datasets.annotations import read_annotations
+
+    start = time.process_time()
+    if reader in ("ours", "again"):
+        read_annotations(path)
+    elif reader == "mmdet":
+        classes = tuple(f"class {i}" for i in range(1, CLASSES + 1))
+        CocoDataset(ann_file=str(path), metainfo={"classes": classes}, data_prefix={"img": ""}, pipeline=[])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps([time.process_time() - start, peak]))
+
+
+def measure(path: Path, cache: Path, readers: tuple[str, ...] = READERS) -> dict[str, tuple[float, float]]:
+    """Return CPU seconds and megabytes above those of the imports, of each reader in a process of its own."""
+    found: dict[str, tuple[float, float]] = {}
+    base = 0.0
+    for reader in readers:
+        command = [sys.executable, "-m", "benchmarks.scale", "--read", reader, "--file", str(path)]
+        environment = {**os.environ, "LOCALVIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{reader}: ended with {done.returncode}: {done.stderr[-300:]}", file=sys.stderr)
+            continue
+        seconds, peak = json.loads(done.stdout.splitlines()[-1])
+        base = peak if reader == "imports" else base
+        found[reader] = seconds, peak - base
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write a file, read it, and print a line for each reader."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=int, default=860_001)
+    parser.add_argument("--images", type=int, help="by default as many as COCO has for so many annotations")
+    parser.add_argument("--points", type=int, default=0, help="of each polygon; 0 for boxes alone")
+    parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS)
+    parser.add_argument("--read", choices=READERS, help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.read:
+        return read(args.read, args.file)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "instances_train2017.json"
+        images = args.images or max(1, args.annotations * 118_287 // 860_001)
+        write_annotations(path, images, args.annotations, args.points)
+        size = path.stat().st_size / 1e6
+        for reader, (seconds, megabytes) in measure(path, Path(folder), tuple(args.readers)).items():
+            share = f"{megabytes * 1.048576 / size:.2f} times the file"
+            print(f"{reader:8} {size:6.0f} MB  {seconds:7.2f} CPU s  {megabytes:7.0f} MiB more than imports, {share}")
+    return None
+
+
+if __name__ == "__main__":
+    main()

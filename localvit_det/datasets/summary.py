@@ -1,0 +1,137 @@
+"""What is known of a COCO-format annotation file: counts, images, and which of them have objects."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Content = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+_NAMED, _KEPT = 5, 1000  # ids that a sentence names, and that are kept
+_PAIRS = ("annotated", "named")
+
+
+class Faults(dict):
+    """Ids of annotations by what is wrong with them: the first ones, since there may be millions."""
+
+    def __init__(self, ids: Mapping[str, list] | None = None, counts: Mapping[str, int] | None = None) -> None:
+        super().__init__(ids or {})
+        self.counts = Counter(counts or {})
+
+    def add(self, reason: str, *identities: object) -> None:
+        """Note annotations."""
+        kept = self.setdefault(reason, [])
+        kept += identities[: _KEPT - len(kept)]
+        self.counts[reason] += len(identities)
+
+    def count(self) -> int:
+        """Return how many there are."""
+        return self.counts.total()
+
+    def summary(self) -> str:
+        """Return `3 have NaN … (ids 4, 7, 9), 1 …`, the most frequent reason first."""
+        return ", ".join(f"{count} {reason} ({self._ids(reason)})" for reason, count in self.counts.most_common())
+
+    def _ids(self, reason: str) -> str:
+        names, more = list(map(str, self[reason][:_NAMED])), self.counts[reason] - _NAMED
+        return f"id{'s' * (len(names) > 1)} {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass
+class Annotations:
+    """Summary of one COCO-format file.
+
+    Attributes:
+        categories: Names in the order of the file, which is the order of MMDetection's labels.
+        images: (file name, width, height) by image id.
+        annotated: For each category name the images with at least one usable box that is no crowd, as places in
+            `images`, sorted.
+        named: Likewise for any annotation, good or not: what MMDetection takes for an image with objects; images that
+            are not listed stand behind all others.
+        boxes: Number of annotations.
+        crowds: Number of usable ones that mark a crowd, from which nothing is learnt.
+        faults: Annotations that MMDetection's training drops.
+        unscored: Annotations that are left out of scoring.
+        neutral: Annotations that count neither as found nor as missed.
+        errors: Annotations that a training breaks on.
+        mask_faults: Annotations whose masks, or parts of them, MMDetection drops.
+        mask_unscored: Annotations that are left out of scoring masks.
+        mask_errors: Annotations whose masks a training or an evaluation breaks on.
+        over_edge: Boxes that run over the edge of their image.
+        like_corners: Boxes that would be good ones as [x1, y1, x2, y2].
+        like_fractions: Boxes inside the unit square.
+        without_mask: Usable boxes without a segmentation.
+        without_iscrowd: Annotations without the key that pycocotools needs for the evaluation.
+        without_area: Annotations without the key that MMDetection and pycocotools need.
+        rle: Usable ones, no crowds, whose masks are run lengths.
+        same_files: Names of image files that stand under several ids.
+        empty_parent: A first category that has no annotation and stands above all others.
+        same_ids: Number of annotations with the id of another one.
+        mistake: What only a normalized copy may be free of; None for a good file.
+    """
+
+    path: Path
+    categories: tuple[str, ...] = ()
+    images: dict = field(default_factory=dict)
+    annotated: dict[str, np.ndarray] = field(default_factory=dict)
+    named: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: int = 0
+    crowds: int = 0
+    faults: Faults = field(default_factory=Faults)
+    unscored: Faults = field(default_factory=Faults)
+    neutral: Faults = field(default_factory=Faults)
+    errors: Faults = field(default_factory=Faults)
+    mask_faults: Faults = field(default_factory=Faults)
+    mask_unscored: Faults = field(default_factory=Faults)
+    mask_errors: Faults = field(default_factory=Faults)
+    over_edge: int = 0
+    like_corners: int = 0
+    like_fractions: int = 0
+    without_mask: int = 0
+    without_iscrowd: int = 0
+    without_area: int = 0
+    rle: int = 0
+    same_files: list[str] = field(default_factory=list)
+    empty_parent: bool = False
+    same_ids: int = 0
+    mistake: str | None = None
+
+    def with_objects(self, classes: Iterable[str], usable: bool = True) -> np.ndarray:
+        """Return whether each image has an annotation of the classes, bool (images,).
+
+        Args:
+            usable: Count only `annotated`, else `named`.
+        """
+        marked = np.zeros(len(self.images) + 1, bool)
+        for name in classes:
+            marked[(self.annotated if usable else self.named).get(name, [])] = True
+        return marked[:-1]
+
+    def stored(self) -> Content:
+        """Return all of it as values of JSON, and arrays."""
+        values = {key: value for key, value in vars(self).items() if key not in ("path", "images", *_PAIRS)}
+        values |= {key: [one, one.counts] for key, one in values.items() if isinstance(one, Faults)}
+        values |= {"ids": [*self.images], "files": [*self.images.values()]}
+        arrays: dict[str, np.ndarray] = {}
+        for kind in _PAIRS:
+            lists = getattr(self, kind).values()
+            arrays[kind] = np.concatenate([*lists, np.zeros(0, np.int64)])
+            arrays[f"{kind}_ends"] = np.cumsum([len(one) for one in lists], dtype=np.int64)
+        return {**values, "path": str(self.path)}, arrays
+
+    @classmethod
+    def restored(cls, content: Content) -> "Annotations":
+        """Make one of what `stored` has returned."""
+        values, arrays = content
+        found = cls(Path(values.pop("path")))
+        found.images = dict(zip(values.pop("ids"), map(tuple, values.pop("files")), strict=True))
+        for key, value in values.items():
+            setattr(found, key, Faults(*value) if isinstance(getattr(found, key), Faults) else value)
+        found.categories = tuple(found.categories)
+        for kind in _PAIRS:
+            lists = np.split(arrays[kind], arrays[f"{kind}_ends"])
+            setattr(found, kind, dict(zip(found.categories, lists, strict=False)))
+        return found
