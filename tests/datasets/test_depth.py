@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from localvit_det.analysis.networks import open_image
 from localvit_det.checkpoint.safe_config import take
 from localvit_det.config import load_config
+from localvit_det.datasets import load_image
 from localvit_det.datasets.images import BrokenImageError, decode, pixel_range_of, read_depth
-from localvit_det.engine import BrokenImagesHook, hooks
+from localvit_det.engine import BrokenImagesHook
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.predict import sources
 from localvit_det.predict.sources import Sources
@@ -194,7 +195,7 @@ def test_images_that_processes_repeat_count_once(good, monkeypatch):
         others = torch.stack(flags).int() if own.dim() else torch.stack(flags).sum(1)
         own.copy_((others.amax(0) if op == "max" else others.sum(0)).expand_as(own))
 
-    monkeypatch.setattr(hooks.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(load_image.dist, "all_reduce", all_reduce)
     hook = BrokenImagesHook()
     hook._unusable = {"_test_loop": [flags[0]]}
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(10)))
