@@ -1,9 +1,9 @@
 """How far activations and gradients are from the largest number of fp16: `python -m benchmarks.ranges ROW ...`.
 
 Found in fp32, where nothing overflows. A network first learns to tell synthetic shapes apart, so that its weights and
-the statistics of its norms are those of a training; then the largest output of each operator is kept, forward and
-backward. Gradients are those of the mean loss, without a scale: `largest scale` is what PyTorch's scaler, which starts
-at 2^16 and adapts, may reach before one overflows.
+the statistics of its norms are those of a training; then the largest output of each operator is kept, and the largest
+gradient of each layer's inputs. Gradients are those of the mean loss, without a scale: `largest scale` is what
+PyTorch's scaler, which starts at 2^16 and adapts, may reach before one overflows.
 """
 
 from __future__ import annotations
@@ -68,6 +68,22 @@ class Ranges(TorchDispatchMode):
         return out
 
 
+def watch_gradients(net: nn.Module) -> Ranges:
+    """Return what will hold the largest gradient of inputs, by classes of the layers that have no others inside."""
+    ranges = Ranges()
+
+    def keep(layer: nn.Module, inputs: Sequence[Tensor | None], outputs: object) -> None:
+        name = type(layer).__name__
+        for gradient in inputs:
+            if gradient is not None and gradient.numel():
+                ranges.largest[name] = max(ranges.largest.get(name, 0.0), float(gradient.abs().max()))
+
+    for layer in net.modules():
+        if not any(layer.children()):
+            layer.register_full_backward_hook(keep)
+    return ranges
+
+
 class Shapes(nn.Module):
     """A backbone that says which shapes are in an image."""
 
@@ -94,7 +110,7 @@ def batch_of_shapes(generator: np.random.Generator, batch: int, size: int) -> tu
 
 
 def record_ranges(net: nn.Module, steps: int, batch: int, size: int) -> tuple[Ranges, Ranges, float]:
-    """Train for some steps; return the ranges of one step more, forward and backward, and its loss."""
+    """Train for some steps; return the ranges of one step more, of outputs and of gradients, and its loss."""
     generator, model = np.random.default_rng(0), Shapes(net).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.05)
     for _ in range(steps):
@@ -105,11 +121,11 @@ def record_ranges(net: nn.Module, steps: int, batch: int, size: int) -> tuple[Ra
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
     images, present = batch_of_shapes(generator, batch, size)
+    gradients = watch_gradients(net)
     with Ranges() as forward:
         loss = F.binary_cross_entropy_with_logits(model(images), present)
-    with Ranges() as backward:
-        loss.backward()
-    return forward, backward, loss.item()
+    loss.backward()
+    return forward, gradients, loss.item()
 
 
 def largest_of(ranges: Ranges, fp32: bool) -> tuple[str, float]:
@@ -130,10 +146,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     benchmark, lines = begin(args), []
     for text in args.rows:
         row: Row = parse_row(text)
-        forward, backward, loss = record_ranges(row.build(), args.steps, args.batch, args.size)
-        (name, value), (of, gradient) = largest_of(forward, False), largest_of(backward, False)
+        forward, gradients, loss = record_ranges(row.build(), args.steps, args.batch, args.size)
+        (name, value), (of, gradient) = largest_of(forward, False), largest_of(gradients, False)
         in_fp32 = largest_of(forward, True)[1]
-        power = math.floor(math.log2(LIMIT / gradient))
+        power = math.floor(math.log2(LIMIT / max(gradient, torch.finfo(torch.float32).tiny)))
         cells = (f"{value:.3g}", name, f"{LIMIT / value:.2g}", f"{in_fp32:.3g}", f"{gradient:.2g}", of, f"2^{power}")
         lines.append((row.label, f"{loss:.2f}", *cells))
         quantities = {"largest activation": [value], "largest gradient": [gradient], "loss": [loss]}

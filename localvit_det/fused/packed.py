@@ -29,7 +29,7 @@ class PackedWeightCache:
 
     They may be written to at any time, also in ways that PyTorch does not count (`weight.data`, numpy, tensors of
     inference mode). So each use reads them once, and lays them out anew where their products with a random vector are
-    others than before. For a Shuffle-T that takes 5 ms, which is 4% at 224×224 and 0.4% at 800×800.
+    others than before. For a Shuffle-T that takes about 6% of a forward pass at 224×224, and 1% from 640×640 on.
     """
 
     weight: Tensor
