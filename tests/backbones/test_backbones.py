@@ -9,6 +9,7 @@ from families import FAMILIES, build, mixer_inputs
 from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from localvit_det.backbones import LocalViT
 
@@ -232,3 +233,20 @@ def test_glance_takes_a_position_bias():
     for a, b, c in zip(biased, fused, plain, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
         assert (a - c).norm() > 1e-3 * a.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fx_takes_feature_maps_from_between(family):
+    """With the leaves that docs/backbones.md names."""
+    net = build(family).eval()
+    parts = [net.stem] + [part for stage in net.stages for part in (stage.downsample, *stage.blocks)]
+    leaves = {"leaf_modules": [type(part) for part in parts]}
+    nodes = {net.feature_info.module_name(0): "first", "stages.1.blocks.0": "middle"}
+    extractor = create_feature_extractor(net, nodes, tracer_kwargs=leaves)
+    seen = []
+    net.stages[1].blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        first, found = net(x)[0], extractor(x)
+    torch.testing.assert_close(found["first"], first, rtol=0, atol=0)
+    torch.testing.assert_close(found["middle"], seen[-1], rtol=0, atol=0)

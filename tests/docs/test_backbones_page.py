@@ -81,7 +81,7 @@ except RequirementError as error:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "package"),
-    zip(BLOCKS, ("timm", "huggingface_hub", "segmentation_models_pytorch", "torchvision"), strict=True),
+    zip(BLOCKS, ("timm", "huggingface_hub", "segmentation_models_pytorch", "torchvision", "torchvision"), strict=True),
 )
 def test_code_in_other_libraries(block, package, tmp_path):
     pytest.importorskip(package)
