@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from mmdet.registry import MODELS
 from torch import Tensor
 
@@ -11,6 +12,11 @@ from localvit_det.backbones.msg_transformer import join_windows
 FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)
 )
+# Two that share little; the others are for the slow tests, where each takes its time.
+FEW = [
+    pytest.param(name, marks=() if name in ("MSGTransformer", "ShuffleTransformer") else pytest.mark.slow)
+    for name in FAMILIES
+]
 
 
 def build(family: str, **options) -> LocalViT:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build
+from families import FEW, build
 from mmdet.registry import MODELS
 from predict_cases import CLASSES, picture
 
@@ -18,7 +18,7 @@ hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not instal
 torch_files = pytest.importorskip("safetensors.torch", reason="the extra hub is not installed")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW)
 def test_backbone_comes_back_as_it_was(family, tmp_path):
     net = build(family, out_indices=(1, 3), drop_rate=0.1, out_norm_cfg={"type": "BN", "eps": 1e-4}).eval()
     net.save_pretrained(tmp_path)

@@ -33,7 +33,13 @@ def small(name: str, **more) -> nn.Module:
 
 
 # One size of each family: they differ in numbers only, which the table has from `arch_settings`.
-ONES = [next(name for name in NAMES if name.split("_")[1] == family) for family in {n.split("_")[1]: 0 for n in NAMES}]
+ONES = [
+    pytest.param(
+        next(name for name in NAMES if name.split("_")[1] == family),
+        marks=() if family in ("msg", "shuffle") else pytest.mark.slow,
+    )
+    for family in dict.fromkeys(name.split("_")[1] for name in NAMES)
+]
 
 
 def test_every_size_of_every_family_is_listed():

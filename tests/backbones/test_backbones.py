@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from families import FAMILIES, build, mixer_inputs
+from families import FAMILIES, FEW, build, mixer_inputs
 from mmdet.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -235,7 +235,7 @@ def test_glance_takes_a_position_bias():
         assert (a - c).norm() > 1e-3 * a.norm()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW)
 def test_fx_takes_feature_maps_from_between(family):
     """With the leaves that docs/backbones.md names."""
     net = build(family).eval()

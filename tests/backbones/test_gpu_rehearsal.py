@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fake_gpu import BATCH, backward, fake_gpu
-from families import FAMILIES, build, build_short
+from families import FEW, build, build_short
 
 from localvit_det.ops import cpu_kernels
 
@@ -29,7 +29,7 @@ CASTS |= {"ShuffleTransformer": 4, "TwinsPCPVT": 34, "TwinsSVT": 20}
     ],
     ids=["half", "single", "kept", "checkpointed"],
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW)
 def test_training_stays_on_the_gpu_in_its_layout(family, options, dtype):
     """Fake tensors have no numbers: whatever asks for one raises, and so does an operator on two devices."""
     net = build_short(family, **options).train()
@@ -43,7 +43,7 @@ def test_training_stays_on_the_gpu_in_its_layout(family, options, dtype):
     assert watch.scattered.total() <= passes * SCATTERED.get(family, 0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW)
 def test_fused_inference_stays_on_the_gpu(family):
     net = build_short(family).fuse()
     with fake_gpu(net) as watch, torch.no_grad():
@@ -68,7 +68,7 @@ def test_what_waits_is_noticed():
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(None, marks=SLOW), torch.float16], ids=["single", "half"])
-@pytest.mark.parametrize("family", [name for name in FAMILIES if "DWNet" not in name])
+@pytest.mark.parametrize("family", [family for family in FEW if "DWNet" not in family.values[0]])
 def test_attention_reaches_an_efficient_kernel(family, dtype, monkeypatch):
     """What PyTorch asks for before it calls its memory-efficient kernel without copying anything.
 

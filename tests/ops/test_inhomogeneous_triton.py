@@ -48,6 +48,7 @@ def interpreted(tmp_path_factory):
     return {key: (inputs[key], out) for key, out in torch.load(folder / "results").items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_triton_kernels_equal_the_loops_in_float64(interpreted, case):
     for (name, dtype), ((grad, x, kernels, size), ours) in interpreted.items():
@@ -70,6 +71,7 @@ def distance(got, exact):
     return min(float((got.double() - r.double()).norm() / (r.double().norm() + 1e-300)) for r in rounded)
 
 
+@pytest.mark.slow
 def test_interpreted_bf16_is_one_rounding_away(interpreted):
     (_, x, kernels, size), (out, *_) = interpreted["tiles", "bfloat16"]
     exact = inhomogeneous_conv(x.double(), kernels.double(), size)
