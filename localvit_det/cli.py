@@ -116,9 +116,10 @@ def check_devices(args: argparse.Namespace) -> None:
     """
     import torch
 
-    if args.device not in (None, "cpu") and torch.cuda.device_count() < 1 + args.device.count(","):
+    device = getattr(args, "device", None)
+    if device not in (None, "cpu") and torch.cuda.device_count() < 1 + device.count(","):
         raise ConfigError(
-            f"--device {args.device} names GPUs of which PyTorch finds {torch.cuda.device_count()}: give --device cpu, "
+            f"--device {device} names GPUs of which PyTorch finds {torch.cuda.device_count()}: give --device cpu, "
             "or look at `localvit doctor`."
         )
 

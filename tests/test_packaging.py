@@ -55,7 +55,7 @@ def files_of(folder: str, *suffixes: str) -> set[str]:
 def test_files_of_both(dist):
     with zipfile.ZipFile(only(dist, "*.whl")) as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    configs = files_of("configs", ".py", ".yml")
+    configs = files_of("configs", ".py", ".yml", ".json")
     copies = {"model-index.yml", "tools/train.py", "tools/test.py", *configs}
     suffixes = (".py", ".json", ".html", ".css", ".js", ".typed")
     code = {name for folder in ("localvit", "localvit_det") for name in files_of(folder, *suffixes)}

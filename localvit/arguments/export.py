@@ -35,7 +35,6 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
     add_trust(parser)
     args = parser.parse_args(argv)
-    check_given("MODEL", args.model)
     args.format = FORMATS.get(args.format)
     if args.images and (args.int8 or args.backbone):
         raise ConfigError(
@@ -53,6 +52,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
             raise ConfigError("--int8 writes whole detectors for OpenVINO: let --out end in .xml.")
     elif args.calibration is not None:
         raise ConfigError("--calibration has no effect without --int8: leave it out, or add --int8.")
+    check_given("MODEL", args.model)
     kind = args.format or ENDINGS.get(Path(args.out).suffix, "")
     for package in (*(["nncf"] if args.int8 else []), *NEEDS.get(kind, ())):
         require_package(package, f"An export to {kind}")

@@ -95,7 +95,9 @@ def test_library_that_cannot_be_imported():
     assert done.returncode == 1
     assert "imports: no" in done.stdout
     assert "pip install mmdet==3.3.0" in done.stdout
-    done = subprocess.run([*command, "configs"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "check", "mask_rcnn_shuffle_nano_shapes"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "pip install mmdet==3.3.0" in done.stderr

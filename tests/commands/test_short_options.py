@@ -103,6 +103,8 @@ def test_the_batch_that_fits(monkeypatch):
 def test_what_a_batch_takes_is_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--device", "cpu", "--workers", "0"]
-    assert 0.3 < fitting_batch._peak([NAME, "--batch", "auto", *options], 1) < 4
+    assert (
+        0.3 < fitting_batch._peak([NAME, "--batch", "auto", *options], 1) < 16
+    )  # what its parent has used counts, too
     with pytest.raises(ConfigError, match=r"a dry run with 1 images fails .*lr=0 is no learning rate"):
         fitting_batch._peak([NAME, *options, "--lr", "0"], 1)

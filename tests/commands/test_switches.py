@@ -217,7 +217,7 @@ def test_all_switches_at_once(tmp_path, capsys, monkeypatch):
     assert "epoch_2.pth is of a training with averaged weights (EMA): these are published." in out
     test.main([out.strip().splitlines()[-1], "--tta", "--cfg-options", "visualizer.name=tta", *options])
     out = capsys.readouterr().out
-    assert "segm_mAP" in out
+    assert "\nsegm  " in out
 
 
 @pytest.mark.parametrize("given", [NAME, f"{NAME}.py"])
