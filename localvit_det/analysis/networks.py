@@ -243,7 +243,9 @@ def seen_tokens(backbone: nn.Module, image: Tensor, places: Sequence[tuple[float
         for hook in hooks:
             hook.remove()
     calls = [call for call in calls if call.size is not None]
-    # Of a block whose mixer takes a feature map, the mixer alone.
+    # Of a block whose mixer takes its feature map, and not windows of it, the mixer alone.
+    blocks = {call.name: call.size for call in calls}
+    calls = [call for call in calls if blocks.get(call.name.rpartition(".")[0], call.size) == call.size]
     mixed = {block for block, _, part in (call.name.rpartition(".") for call in calls) if part in _MIXERS}
     looked = (_look(call, places) for call in calls if call.name not in mixed)
     found = [seen for seen in looked if seen is not None]
