@@ -41,7 +41,7 @@ def outcome(
 def makers() -> dict[str, MakeNet]:
     """Return what makes each network."""
     import timm
-    from families import FAMILIES, build  # type: ignore[import-untyped]  # of tests/
+    from families import FAMILIES, build  # of tests/
 
     found: dict[str, MakeNet] = {name: functools.partial(build, name, window_size=5) for name in FAMILIES}
     for label, (name, settings) in OTHERS.items():
@@ -52,7 +52,7 @@ def makers() -> dict[str, MakeNet]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all cases with all networks, or with those whose names hold the arguments; print the table."""
     sys.path.insert(0, str(_TESTS))  # the cases, and the small networks of the tests
-    from contract import CASES, NotApplicable  # type: ignore[import-untyped]  # of tests/
+    from contract import CASES, NotApplicable  # of tests/
 
     chosen = list(sys.argv[1:] if argv is None else argv)
     networks = {name: make for name, make in makers().items() if not chosen or any(one in name for one in chosen)}
