@@ -15,22 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..deprecation import warn_renamed
 from ..errors import ConfigError
 from ..hub import HubFiles, HubModel
-from ..layers import Block, ConvMlp, LayerNorm2d, PatchEmbed, PatchMerging, build_norm, fuse_children, shared_masks
+from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children, shared_masks
 from ..ops import channels_last, checkpointed, recompute_activations
 from .sizes import FeatureInfo, check_stages, drop_path_ramp, for_each_stage, stage_widths
-from .weights import Release, Rename, WarmStart, WeightSplit
-
-
-def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set[str]:
-    """Return the names of a network's norms' parameters, and of those with one of some keywords in their name."""
-    norms = (nn.LayerNorm, nn.GroupNorm, LayerNorm2d, _BatchNorm)
-    names = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in network.named_modules()
-        if isinstance(module, norms)
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    return names | {name for name, _ in network.named_parameters() if any(word in name for word in keywords)}
+from .weights import Release, Rename, WarmStart, WeightSplit, parameters_without_decay
 
 
 class Stage(nn.Module):

@@ -1,5 +1,5 @@
-"""What a family declares about files of weights: where its authors' files are, how their names map to ours, and which
-other networks' weights it can start from. `checkpoint` does the work.
+"""What a family declares about its weights: where its authors' files are, how their names map to ours, which other
+networks' weights it can start from, and which learn without decay. `checkpoint` and `engine` do the work.
 """
 
 from __future__ import annotations
@@ -7,6 +7,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import LayerNorm2d
 
 # A name in an official state dict as a regular expression, and ours; None where the tensor is left out.
 Rename = tuple[str, str | Callable[[re.Match[str]], str] | None]
@@ -68,3 +73,15 @@ SWIN_SKELETON: Sequence[Rename] = (
     (r"^layers\.(\d)\.", r"stages.\1."),
     (r"^norm(\d)\.", r"out_norms.\1."),
 )
+
+
+def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set[str]:
+    """Return the names of a network's norms' parameters, and of those with one of some keywords in their name."""
+    norms = (nn.LayerNorm, nn.GroupNorm, LayerNorm2d, _BatchNorm)
+    names = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, norms)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return names | {name for name, _ in network.named_parameters() if any(word in name for word in keywords)}

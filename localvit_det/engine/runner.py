@@ -5,18 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import signal
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import HOOKS
 from mmengine import dist
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -28,11 +24,11 @@ from ..checkpoint.read import load_weights_only
 from ..config.schedules import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
-from ..evaluation.metrics import exact_metrics
 from ..evaluation.prints import prints_logged
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
+from .distributed import DistributedRunner
 from .fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
 from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableLoop, resumable
@@ -46,7 +42,6 @@ from .processes import (
     broadcast_buffers,
     exchange_addresses,
     explain_lost_process,
-    is_cpu_run,
     lock_work_dir,
     unlock_work_dir,
 )
@@ -58,7 +53,7 @@ START = "start.json"  # in the folder of a log: after which iteration this start
 
 
 @RUNNERS.register_module()
-class ReliableRunner(Runner):
+class ReliableRunner(DistributedRunner):
     """Train as MMEngine's Runner does, and lose nothing when stopped, killed or out of disk space.
 
     docs/training.md has the cases. What protects is not left to `custom_hooks`, which a config may replace.
@@ -355,49 +350,7 @@ class ReliableRunner(Runner):
     def dump_config(self) -> None:
         """Leave the work dir's config alone, which is the training's: tests have one in the folder of their log."""
 
-    # ---- several processes
-
-    def setup_env(self, env_cfg: dict) -> None:
-        """Connect the processes, on CPUs by gloo."""
-        if self.distributed and is_cpu_run() and not dist.is_distributed():
-            seconds = env_cfg.get("dist_cfg", {}).get("timeout")
-            timeout = timedelta(seconds=seconds) if seconds is not None else None
-            torch.distributed.init_process_group("gloo", timeout=timeout)  # MMEngine insists on GPUs
-        super().setup_env(env_cfg)
-
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes; on CPUs without SyncBatchNorm, which PyTorch has on GPUs only."""
-        if not self.distributed or not is_cpu_run():
-            return super().wrap_model(model_wrapper_cfg, model)
-        model = revert_sync_batchnorm(model)
-        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-            self.logger.info(
-                "SyncBatchNorm needs GPUs: each process normalises with its own images, and all keep the running "
-                "statistics of the first."
-            )
-        defaults = {
-            "type": "MMDistributedDataParallel",
-            "device_ids": None,
-            "broadcast_buffers": True,
-            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
-        }
-        sync_bn = self.cfg.get("sync_bn")
-        self.cfg.sync_bn = None
-        try:
-            return super().wrap_model({**defaults, **(model_wrapper_cfg or {})}, model)
-        finally:
-            self.cfg.sync_bn = sync_bn
-
-    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
-        """Build an evaluator that scores exactly what it is given.
-
-        Its processes meet in the work dir, not in whatever folder the user is in.
-        """
-        built = super().build_evaluator(exact_metrics(evaluator))
-        for metric in built.metrics:
-            if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
-                metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
-        return built
+    # ---- tests
 
     def test(self) -> dict:
         """Test; all processes with the same running statistics."""
