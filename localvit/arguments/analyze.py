@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     field = verbs.add_parser("field", help="effective receptive fields of a backbone")
     field.add_argument("model", metavar="MODEL", help="config (random weights), checkpoint or work dir")
-    field.add_argument("image", nargs="*", metavar="IMAGE", help="images to average over; without any: noise")
+    field.add_argument("image", nargs="*", metavar="IMAGE", help="images or folders to average over, else noise")
     windows = verbs.add_parser("windows", help="what tokens of an image see")
     windows.add_argument("model", metavar="MODEL", help="config (random weights), checkpoint or work dir")
     windows.add_argument("image", metavar="IMAGE", help="image file")

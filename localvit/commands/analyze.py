@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for section in sections:
         for part in section.parts:
             if isinstance(part, Table) and part.name in PRINTED:
-                sys.stdout.write(f"{section.title}\n{as_text(part)}\n\n")
+                sys.stdout.write(f"{part.caption or section.title}\n{as_text(part)}\n\n")
     sys.stdout.write(f"written: {out}\n")
     if args.files:
         sys.stdout.write(f"and {len(write_files(args.files, sections))} files: {args.files}\n")
@@ -90,7 +90,7 @@ def field(args: argparse.Namespace) -> Sections:
     check_size(args.size)
     backbone, cfg, trained = networks.load_backbone(args.model, args.cfg_options, args.trust_config)
     if args.image:
-        images = [networks.prepared(networks.open_square(path, args.size, cfg), cfg) for path in args.image]
+        images = [networks.prepared(square, cfg) for square in networks.squares(args.image, args.size, cfg)]
     else:
         images = [torch.randn(4, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))]
     sections = networks.field_sections(backbone, torch.cat(images), trained)

@@ -128,7 +128,7 @@ def lines(curves: Mapping[str, Line], ylabel: str, smoothed: bool = False, log: 
         if smoothed and len(y) > 1:
             axes.plot(x, y, color=color, alpha=0.2, linewidth=0.8)
             x, y = smooth(x, y)
-        marker = "o" if len(y) < 40 and not smoothed else None
+        marker = "o" if len(y) == 1 or (len(y) < 40 and not smoothed) else None  # a line of one point is none
         axes.plot(x, y, style, color=color, label=name, linewidth=1.6, marker=marker, markersize=4)
     axes.set(xlabel="iteration", ylabel=ylabel, xlim=(0, None))
     if log:

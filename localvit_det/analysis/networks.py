@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from ..datasets.annotations import MAX_PIXELS
 from ..datasets.images import BrokenImageError, decode, pixel_range_of, read_file
 from ..errors import ConfigError, DataError
 from ..predict import Detector
+from ..predict.sources import Sources
 from . import charts
 from .page import Cell, Chart, Part, Picture, Section, Table
 
@@ -31,6 +32,7 @@ PLACES = ((0.5, 0.5), (0.2, 0.25), (0.8, 0.7))  # of the tokens that look: share
 _COLORS = ((14, 98, 217), (208, 127, 47), (99, 157, 42), (155, 71, 176))  # BGR
 MOST = len(_COLORS)  # tokens in a picture
 _CELL = 2  # pixels at least of a token in a picture
+_STRIPE = 5  # pixels
 # A block by the name of its class, as here, in MMDetection and in most libraries; its mixer by its name in the block.
 _BLOCK = re.compile(r"(Block|Bottleneck|EncoderLayer)(V\d)?$")
 _MIXERS = ("mixer", "attn")
@@ -103,22 +105,26 @@ def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray
     return image if factor >= 1 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
 
-def open_square(path: str | os.PathLike, side: int, cfg: Config) -> np.ndarray:
-    """Return the middle of an image file as a square of so many pixels on a side, so that fields can be averaged.
+def squares(images: Sequence[str], side: int, cfg: Config) -> Iterator[np.ndarray]:
+    """Yield the middle of each image as a square of so many pixels on a side, so that fields can be averaged.
 
     Args:
-        path: Of the file.
+        images: Files, folders or globs; in a row of several a broken one is named and left out.
         side: Pixels.
         cfg: As of `open_image`.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: There is none that can be read.
     """
-    image = open_image(path, 10**9, cfg)
-    height, width = image.shape[:2]
-    half = min(height, width) // 2
-    square = image[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
-    return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+    count = 0
+    for frame in Sources(images, max_pixels=cfg.get("max_pixels"), pixel_range=cfg.get("pixel_range")):
+        height, width = frame.image.shape[:2]
+        half = min(height, width) // 2
+        square = frame.image[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
+        yield cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+        count += 1
+    if not count:
+        raise DataError(f"None of the images in {', '.join(images)} can be read: name others.")
 
 
 def prepared(image: np.ndarray, cfg: Config) -> Tensor:
@@ -363,9 +369,14 @@ def draw_seen(image: np.ndarray, seen: Seen) -> np.ndarray:
     pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     gray = pixels.mean(2, keepdims=True)
     picture = 0.45 * (0.5 * gray + 0.5 * pixels) + 0.55 * 235
-    for mask, color in zip(seen.masks.numpy(), _COLORS, strict=False):
-        large = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        picture[large] = 0.4 * gray[large] + 0.6 * np.array(color, np.float32)
+    masks = seen.masks.numpy()
+    # What several tokens see has stripes in the colors of all of them.
+    stripe = np.add.outer(np.arange(height), np.arange(width)) // _STRIPE
+    places = _enlarged(masks.cumsum(0) - 1, (width, height))
+    turn = stripe % np.maximum(_enlarged(masks.sum(0, keepdims=True), (width, height))[0], 1)
+    for mask, place, color in zip(_enlarged(masks, (width, height)), places, _COLORS, strict=False):
+        mine = (mask > 0) & (place == turn)
+        picture[mine] = 0.4 * gray[mine] + 0.6 * np.array(color, np.float32)
     picture = picture.clip(0, 255).astype(np.uint8)
     for (row, column), color in zip(seen.tokens, _COLORS, strict=False):
         center = round((column + 0.5) * width / columns), round((row + 0.5) * height / rows)
@@ -373,3 +384,8 @@ def draw_seen(image: np.ndarray, seen: Seen) -> np.ndarray:
         for tone, thickness in (((255, 255, 255), 6), (color, 3)):
             cv2.circle(picture, center, radius, tone, thickness, cv2.LINE_AA)
     return picture
+
+
+def _enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return maps of tokens (N, h, w) as pixels (N, H, W) of a picture, for a size (W, H)."""
+    return np.stack([cv2.resize(one.astype(np.int32), size, interpolation=cv2.INTER_NEAREST) for one in maps])

@@ -33,12 +33,14 @@ class Table:
     Attributes:
         name: Of the file, without its suffix.
         digits: After the point of floats.
+        caption: Above the table, where a section has several.
     """
 
     name: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     digits: int = 3
+    caption: str = ""
 
     @classmethod
     def of_rows(cls, name: str, rows: Sequence[Mapping[str, Cell]], digits: int = 3) -> Table:

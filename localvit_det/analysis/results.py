@@ -71,15 +71,13 @@ def class_table(evaluation: Evaluation, task: str) -> Table:
     means = [average_precision(evaluator, column) for column in RANGES]
     rows.append(["all", len(evaluation.truth.imgs), objects.total(), *means, None, None])
     head = ["class", "images", "objects", *RANGES, "best F1", "at score"]
-    return Table(f"classes_{task}", head, rows)
+    return Table(f"classes_{task}", head, rows, caption=f"{TASKS[task].capitalize()} of each class")
 
 
 def class_section(evaluation: Evaluation) -> Section:
     """Return a table for each task."""
-    section = Section("Classes")
     tables = {task: class_table(evaluation, task) for task in evaluation.tasks}
-    for task, table in tables.items():
-        section.parts += [f"{TASKS[task].capitalize()} of each class.", table]
+    section = Section("Classes", [*tables.values()])
     if absent := len(evaluation.classes) + 1 - len(tables[evaluation.main_task].rows):
         section.parts.append(f"{absent:,} of the {len(evaluation.classes):,} classes have no objects here.")
     if count := sum(not evaluation.found.imgToAnns.get(identity) for identity in evaluation.truth.imgs):

@@ -347,7 +347,9 @@ def draw_curves(losses: dict[str, Line], mean_aps: dict[str, Line], path: Path) 
         total = name == "loss"
         x, y = smooth(*thin_out(iterations, values))
         colour = "black" if total else None
-        left.plot(x, y, label="total" if total else name, color=colour, linewidth=2 if total else 1.2)
+        marker = "o" if len(x) == 1 else None  # a line of one point is none
+        width = 2 if total else 1.2
+        left.plot(x, y, label="total" if total else name, color=colour, linewidth=width, marker=marker)
         if total:
             left.plot(*thin_out(iterations, values), color=colour, alpha=0.15, linewidth=0.8, zorder=1)
     left.set(title="Training loss (smoothed)", ylabel="loss")

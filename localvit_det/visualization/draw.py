@@ -12,7 +12,7 @@ import numpy as np
 _GOLDEN = 0.6180339887  # steps of the hue that keep any number of classes apart
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MASK_OPACITY = 0.45
-_READABLE = 320  # pixels on the longer side, below which labels would hide small objects or be too small to read
+_READABLE = 480  # pixels on the longer side, below which labels would hide small objects or be too small to read
 _GAP = 6
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
@@ -48,6 +48,8 @@ def draw_objects(
 ) -> np.ndarray:
     """Draw into `image`, the first objects on top.
 
+    Texts give way to those of earlier objects; where no place is left for one, the color of its box has to do.
+
     Args:
         image: H×W×3, uint8, BGR; it is changed.
         boxes: As of `Objects`, like the next.
@@ -68,8 +70,9 @@ def draw_objects(
     for index in order:
         left, top, right, bottom = corners[index].tolist()
         cv2.rectangle(image, (left, top), (right, bottom), colors[index], max(1, round(side / 320)), cv2.LINE_AA)
-    for index in order:  # texts last: no box runs through them
-        _write_label(image, texts[index], corners[index, :2].tolist(), colors[index], side)
+    taken: list[tuple[int, int, int, int]] = []
+    for index, text in enumerate(texts):  # texts last: no box runs through them
+        _write_label(image, text, corners[index].tolist(), colors[index], side, taken)
     return image
 
 
@@ -157,15 +160,43 @@ def _printable(text: str) -> str:
     return text.encode("ascii", "replace").decode()  # OpenCV has no other letters
 
 
-def _write_label(image: np.ndarray, text: str, corner: Sequence[int], color: tuple[int, int, int], side: int) -> None:
-    """Write above the box's left corner, inside the image in any case."""
+def _write_label(
+    image: np.ndarray,
+    text: str,
+    box: Sequence[int],
+    color: tuple[int, int, int],
+    side: int,
+    taken: list[tuple[int, int, int, int]],
+) -> None:
+    """Write at a box (x1, y1, x2, y2), inside the image in any case, unless other texts have taken every place."""
     scale, thickness = _pen(side)
     text = _printable(text)
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
     pad = baseline // 2 + 1
-    left = min(max(corner[0], 0), max(0, image.shape[1] - width - 2 * pad))
-    bottom = max(corner[1], height + 2 * pad)
-    cv2.rectangle(image, (left, bottom - height - 2 * pad), (left + width + 2 * pad, bottom), color, cv2.FILLED)
+    width, height = width + 2 * pad, height + 2 * pad
+    place = _free_place(image.shape[:2], (width, height), box, taken)
+    if place is None:
+        return
+    taken.append(place)
+    left, _, right, bottom = place
+    cv2.rectangle(image, place[:2], (right, bottom), color, cv2.FILLED)
     dark = 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2] > 140
     ink = (0, 0, 0) if dark else (255, 255, 255)
     cv2.putText(image, text, (left + pad, bottom - pad), _FONT, scale, ink, thickness, cv2.LINE_AA)
+
+
+def _free_place(
+    image: tuple[int, ...], label: tuple[int, int], box: Sequence[int], taken: Sequence[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int] | None:
+    """Return where a label (width, height) covers no other, x1, y1, x2, y2: above its box, below it, or inside."""
+    (width, height), (x1, y1, x2, y2) = label, box
+    for top in (y1 - height, y2, y1, y2 - height):
+        for left in (x1, x2 - width):
+            x = min(max(left, 0), max(0, image[1] - width))
+            y = min(max(top, 0), max(0, image[0] - height))
+            if not any(
+                x < right and other < x + width and y < bottom and above < y + height
+                for other, above, right, bottom in taken
+            ):
+                return x, y, x + width, y + height
+    return None

@@ -2,10 +2,12 @@
 
 import runpy
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from mmengine.config import Config
 
 from localvit_det.analysis.networks import (
     Seen,
@@ -15,8 +17,9 @@ from localvit_det.analysis.networks import (
     random_backbone,
     seen_tokens,
     side_that_holds,
+    squares,
 )
-from localvit_det.errors import ConfigError
+from localvit_det.errors import ConfigError, DataError
 
 PLACES = ((0.5, 0.5), (0.1, 0.9))
 WINDOWS = runpy.run_path(str(REPOSITORY / "docs/draw_windows.py"))["windows_of_tokens"]
@@ -105,6 +108,38 @@ def test_picture_marks_what_is_seen():
     colored = np.ptp(picture, axis=2) > 30
     assert colored[140:240, 270:370].all()
     assert not colored[:120].any()
+
+
+def test_tokens_of_one_window_both_show_it():
+    """Tokens that see the same have stripes of both colors there; elsewhere each has its own."""
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[:, :2, :2] = True
+    masks[1, 3, 3] = True
+    picture = draw_seen(np.full((64, 64, 3), 128, np.uint8), Seen("x", [(3, 0), (0, 3)], masks)).astype(int)
+    alone = [
+        draw_seen(np.full((64, 64, 3), 128, np.uint8), Seen("x", [(3, 0), (0, 3)], torch.stack(pair))).astype(int)
+        for pair in ((masks[0], masks[0] & False), (masks[0] & False, masks[1]))
+    ]
+    shared = np.s_[5:250, 5:250]
+    colors = [one[100, 100] for one in alone]
+    found = [(picture[shared] == color).all(2).mean() for color in colors]
+    assert sum(found) == 1
+    assert min(found) > 0.45
+    assert (picture[400:500, 400:500] == colors[1]).all()
+
+
+def test_field_takes_folders(tmp_path, caplog):
+    colors = (10, 90, 200)
+    for index, color in enumerate(colors):
+        path = tmp_path / "a/b" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((40, 60 + index, 3), color, np.uint8))
+    (tmp_path / "a/broken.png").write_bytes(b"no image")
+    found = list(squares([str(tmp_path / "a"), str(path)], 32, Config({})))
+    assert [one.shape for one in found] == [(32, 32, 3)] * 4  # the broken one is named and left out
+    assert sorted(int(one.mean()) for one in found) == [10, 90, 200, 200]
+    with pytest.raises(DataError, match=r"broken\.png"):
+        list(squares([str(tmp_path / "a/broken.png")], 32, Config({})))
 
 
 def test_model_without_backbone(tmp_path):

@@ -76,6 +76,46 @@ def test_report_of_results(evaluation, tmp_path):
         assert document.count("<svg") == 3
 
 
+def test_a_curve_of_one_point_can_be_seen():
+    for smoothed in (False, True):
+        figure = lines({"loss": (np.array([4]), np.array([0.5]))}, "loss", smoothed)
+        if legend := figure.axes[0].get_legend():
+            legend.remove()
+        figure.canvas.draw()
+        image = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+        assert (np.abs(image - (0x2F, 0x7F, 0xD0)).max(2) < 40).sum() > 8
+    [line] = lines({"b": (np.arange(50), np.ones(50))}, "b").axes[0].lines
+    assert line.get_marker() == "None"
+
+
+def test_tables_of_boxes_and_masks_are_named(evaluation):
+    text = check_page(render("results", result_sections(evaluation, count=0))).text
+    assert text.index("Boxes of each class") < text.index("Masks of each class")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.slow
+def test_pictures_of_all_shapes_fill_their_rows(tmp_path):
+    """Those of a row are equally high, and reach from one margin to the other; only the last row may end earlier."""
+    shapes = [(60, 40), (60, 40), (40, 60), (40, 120), (60, 30)] * 4
+    parts = [Picture(f"p{i}", np.zeros((*shape, 3), np.uint8), "caption") for i, shape in enumerate(shapes)]
+    write_page(tmp_path / "page.html", "x", [Section("images", parts)])
+    script = """
+      const rows = {}, box = document.querySelector(".pictures").getBoundingClientRect();
+      for (const image of document.images) {
+        const place = image.getBoundingClientRect();
+        (rows[Math.round(place.top)] ??= []).push(place);
+      }
+      const all = Object.values(rows), full = all.slice(0, -1);
+      const same = all.every(row => Math.max(...row.map(p => p.height)) - Math.min(...row.map(p => p.height)) < 8);
+      const whole = full.every(row => box.right - row.at(-1).right < 20);
+      document.title = [all.length > 1, all[0].length > 1, same, whole].join(" ");
+    """
+    document, console = show_in_browser(tmp_path / "page.html", tmp_path, script)
+    assert console == ""
+    assert document.split("<title>")[1].split("</title>")[0] == "true true true true"
+
+
 def test_files(sections, tmp_path):
     files = write_files(tmp_path / "files", sections)
     assert sorted(path.name for path in files) == ["c.png", "p0.jpg", "p1.jpg", "t.csv"]

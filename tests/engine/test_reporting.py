@@ -181,3 +181,13 @@ def test_advice_counts_them_too(base, tmp_path):
     runner = toy_runner(tmp_path, accumulation=4, auto_scale_lr=scaling, epochs=1, custom_hooks=HOOKS)
     runner.train()
     assert (f"meant for a batch of {base}: --auto-scale-lr" in log_of(runner)) is (base != 8)
+
+
+def test_a_loss_of_one_iteration_can_be_seen(tmp_path):
+    """There are more pixels of its color than those of the legend."""
+    counts = []
+    for value in (0.5, np.nan):
+        reporting.draw_curves({"loss_cls": (np.array([4]), np.array([value]))}, {}, tmp_path / "curves.png")
+        image = cv2.imread(str(tmp_path / "curves.png")).astype(int)
+        counts.append((np.abs(image - (180, 119, 31)).max(2) < 40).sum())
+    assert counts[0] > counts[1] + 10

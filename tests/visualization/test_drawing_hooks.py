@@ -163,8 +163,8 @@ def test_file_of_a_pair(tmp_path):
     sample = DetDataSample(gt_instances=truth, pred_instances=found)
     visualizer.add_datasample("x", np.full((80, 100, 3), 128, np.uint8), sample, out_file=str(tmp_path / "x.png"))
     picture = cv2.imread(str(tmp_path / "x.png"))
-    assert picture.shape[1] == 806  # two copies, four times as large, and the gap
-    top = picture.shape[0] - 320
-    for left in (0, 406):
-        inside = picture[top + 132 : top + 160, left + 80 : left + 120].mean((0, 1))
+    assert picture.shape[1] == 1006  # two copies, five times as large, and the gap
+    top = picture.shape[0] - 400
+    for left in (0, 506):
+        inside = picture[top + 165 : top + 200, left + 100 : left + 150].mean((0, 1))
         np.testing.assert_allclose(inside, 128 * 0.55 + 0.45 * np.array(class_color(1)), atol=2)
