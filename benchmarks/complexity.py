@@ -40,7 +40,7 @@ class Complexity:
 def count_macs(run: Callable[[], object]) -> int:
     """Count the multiply-adds of everything that ``run`` does with PyTorch.
 
-    PyTorch's own counter does the work; our inhomogeneous convolution tells it what it costs. In some releases it
+    PyTorch's own counter does the work; our inhomogeneous convolution declares its cost. In some releases it
     lacks the attention kernels of the CPU; the plain form of attention is two matrix products, which every release
     counts.
     """
@@ -147,5 +147,5 @@ def _run_two_stages(model: TwoStageDetector, maps: tuple[Tensor, ...]) -> None:
 
 
 def _stages(module: nn.Module) -> list[Any]:
-    """The stages of a cascade, or the only one."""
+    """Return the stages of a cascade, or the only one."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]

@@ -1,6 +1,6 @@
 """How far activations and gradients are from the largest number of fp16: `python -m benchmarks.ranges ROW ...`.
 
-Found in fp32, where nothing overflows. A network first learns to tell synthetic shapes apart, so that its weights and
+Found in fp32, where nothing overflows. A network first learns to classify synthetic shapes, so that its weights and
 the statistics of its norms are those of a training; then the largest output of each operator is kept, and the largest
 gradient of each layer's inputs. Gradients are those of the mean loss, without a scale: `largest scale` is what
 PyTorch's scaler, which starts at 2^16 and adapts, may reach before one overflows.

@@ -38,7 +38,7 @@ class Record:
     """One thing that was measured.
 
     Attributes:
-        setting: What all rows of a table share besides the mode: size of the images, batch, device.
+        setting: What all rows of a table share apart from the mode: size of the images, batch, device.
         run: How the row was run, such as 'eager' or 'fused'.
         quantities: `seconds` has a number for each round; bytes of memory, MACs and others one.
         note: Why numbers are missing.

@@ -132,7 +132,7 @@ def _detector_columns(records: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def _operator_columns(records: Sequence[Record]) -> dict[str, list[str]]:
-    """Pairs of rows: ours, and the reference whose name is in `run`."""
+    """Return pairs of rows: ours, and the reference whose name is in `run`."""
     references = {r.row: r for r in records if r.run != "ours"}
     medians = [(_median(references[r.row]), _median(r)) for r in records]
     extra = [(r.get("extra bytes"), references[r.row].get("extra bytes")) for r in records]

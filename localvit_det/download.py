@@ -127,7 +127,7 @@ def _check_scheme(address: str, error: type[UserError]) -> None:
 
 
 def _opener(error: type[UserError]) -> OpenerDirector:
-    """An opener of http and https alone: Python's own reads ftp and files, too."""
+    """Return an opener of http and https alone: Python's own reads ftp and files, too."""
 
     class Redirects(HTTPRedirectHandler):
         def redirect_request(

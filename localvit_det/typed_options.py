@@ -17,31 +17,6 @@ class Typed(str):
     """A value as it was typed, which still has to be read by the config's present one."""
 
 
-class ShortAction(argparse.Action):
-    """Take `--epochs 3` for `--cfg-options epochs=3`; the name is the option's own."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Add the option."""
-        options = dict(getattr(namespace, self.dest, None) or {})
-        setattr(namespace, self.dest, {**options, self.option_strings[0].removeprefix("--"): Typed(values)})
-
-
-def add_short(parser: argparse.ArgumentParser, helps: Mapping[str, tuple[str, str]]) -> None:
-    """Add short settings (`config.short_settings`) as options of a command.
-
-    Args:
-        helps: What stands for the value, and what the setting does, by names.
-    """
-    for name, (value, help) in helps.items():
-        parser.add_argument(f"--{name}", action=ShortAction, dest="cfg_options", metavar=value, help=help)
-
-
 class OptionsAction(argparse.Action):
     """Collect `KEY=VALUE` in a dict, over one or several uses of the option.
 
@@ -67,3 +42,16 @@ class OptionsAction(argparse.Action):
                 )
             options[key.strip()] = Typed(typed)
         setattr(namespace, self.dest, options)
+
+
+def add_short(parser: argparse.ArgumentParser, helps: Mapping[str, tuple[str, str]]) -> None:
+    """Add short settings (`config.short_settings`) as options of a command.
+
+    Args:
+        helps: What stands for the value, and what the setting does, by names.
+    """
+    for name, (value, help) in helps.items():
+        as_option = f"{name}={{}}".format  # `--epochs 3` is `--cfg-options epochs=3`
+        parser.add_argument(
+            f"--{name}", nargs=1, type=as_option, action=OptionsAction, dest="cfg_options", metavar=value, help=help
+        )

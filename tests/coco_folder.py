@@ -58,7 +58,7 @@ def edited(change) -> dict:
 
 
 def write_config(folder: Path, body: str = "", model: str = "mask-rcnn_r50_fpn") -> Path:
-    """Writes a config over MMDetection's own model and COCO data set."""
+    """Writes a config over MMDetection's own model and COCO dataset."""
     path = folder / "config.py"
     (folder / "parent.py").write_text(_parent(model))
     path.write_text(f"_base_ = './parent.py'\n{body}\n")

@@ -110,7 +110,7 @@ def video(tmp_path_factory, images) -> Path:
 
 @pytest.fixture
 def coco_root() -> Path:
-    """A folder with real COCO images: $LOCALVIT_COCO, or shared/data/coco50 beside the repository."""
+    """A folder with real COCO images: $LOCALVIT_COCO, or shared/data/coco50 next to the repository."""
     root = Path(os.environ.get("LOCALVIT_COCO", REPOSITORY.parent / "shared/data/coco50"))
     if not (root / "annotations/instances_train2017.json").is_file():
         pytest.skip(f"no COCO images at {root}; set LOCALVIT_COCO to a folder in COCO's layout")

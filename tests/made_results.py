@@ -1,4 +1,4 @@
-"""Drawn shapes and predictions on them that are right, moved, confused, missing or made up, for the tests."""
+"""Synthetic shapes and predictions on them that are right, moved, confused, missing or made up, for the tests."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A set of drawn shapes, laid out as one or the other tool does it."""
+"""A set of synthetic shapes, laid out as one or the other tool does it."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def subfolders(source: Path, root: Path) -> None:
 
 
 def boxes(source: Path, root: Path) -> None:
-    """Boxes alone, without area and iscrowd, beside their images."""
+    """Boxes alone, without area and iscrowd, next to their images."""
     content, images = read(source, "train")
     shutil.copytree(images, root, dirs_exist_ok=True)
     for annotation in content["annotations"]:

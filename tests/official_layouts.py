@@ -73,7 +73,7 @@ def dwnet(
 
 
 def swin(channels: int = 24, depth: int = 2, heads: int = 2, window: int = 7, timm: bool = False) -> dict:
-    """`swin_transformer.py` of microsoft/Swin-Transformer, or of timm, whose steps down belong to the next stage."""
+    """`swin_transformer.py` of microsoft/Swin-Transformer, or of timm, whose downsampling belongs to the next stage."""
     state = affine("patch_embed.proj", channels, 3, 4, 4) | affine("patch_embed.norm", channels)
     for stage in range(4):
         c = channels * 2**stage

@@ -57,8 +57,8 @@ def check_page(text: str) -> Checker:
     assert checker.open == []
     assert len(checker.ids) == len(set(checker.ids))
     inside = {f"#{identity}" for identity in checker.ids}
-    foreign = [one for one in checker.fetched if not one.startswith("data:") and one not in inside]
-    assert foreign == []
+    outside = [one for one in checker.fetched if not one.startswith("data:") and one not in inside]
+    assert outside == []
     return checker
 
 

@@ -1,4 +1,4 @@
-"""A missing or unfitting package is named in one sentence, with the command that mends it."""
+"""A missing or unfitting package is named in one sentence, with the command that fixes it."""
 
 import importlib.util
 import sys

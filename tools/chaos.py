@@ -60,7 +60,7 @@ class Round:
 
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains undisturbed, trains disturbed, compares."""
+    """Train undisturbed, train disturbed, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--writers", type=int, default=6, help="rounds of each other command; default: %(default)s")
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     whole = task.folder / "undisturbed"
     shutil.rmtree(task.folder / "logs", ignore_errors=True)
     shutil.rmtree(whole, ignore_errors=True)
-    tell(f"Undisturbed training of {task.iterations} iterations, a checkpoint every {INTERVAL} …")
+    progress(f"Undisturbed training of {task.iterations} iterations, a checkpoint every {INTERVAL} …")
     start_up, seconds = measure(task.start(whole))
-    tell(f"{start_up:.1f} s to start, {seconds:.2f} s an iteration. Now with {args.kills} kills:")
+    progress(f"{start_up:.1f} s to start, {seconds:.2f} s an iteration. Now with {args.kills} kills:")
     chaos = Chaos(task, args.seed, seconds)
     for number, kill in enumerate(draw_kills(args.kills, args.seed, start_up), start=1):
         chaos.round(f"{number:>3}/{args.kills}", kill)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(training: Training) -> tuple[float, float]:
-    """Waits for a training's end; seconds to its first iteration, and of an iteration."""
+    """Wait for a training's end; return seconds to its first iteration, and of an iteration."""
     training.until(lambda: training.done() > 0)
     first, begun = training.done(), time.monotonic()
     if code := training.wait():
@@ -111,12 +111,12 @@ class Chaos:
         self.work_dir = task.folder / "disturbed"
         shutil.rmtree(self.work_dir, ignore_errors=True)
         self.rng = random.Random(seed)
-        self.foreign: dict[str, tuple] = {}  # damaged files of ours
+        self.damaged_files: dict[str, tuple] = {}  # damaged files of ours
         self.rounds: list[Round] = []
         self.counts: Counter[str] = Counter()
 
     def round(self, label: str, kill: Kill) -> None:
-        """Starts the training, kills it, looks at what is left, and damages it."""
+        """Start the training, kill it, look at what is left, and damage it."""
         kind = f"{kill.name} {'in a' if kill.moment == 'write' else 'at'} {kill.moment}"
         training, one = self._start(kind, reader=kill.reader)
         workers: list[int] = []
@@ -140,7 +140,7 @@ class Chaos:
             self._damage(label, kill.damage)
 
     def finish(self, whole: Path) -> None:
-        """Trains to the end, and compares with the undisturbed training."""
+        """Train to the end, and compare with the undisturbed training."""
         training, one = self._start("to the end")
         if code := training.wait():
             one.wrong.append(f"exit code {code}")
@@ -169,7 +169,7 @@ class Chaos:
             wrong = sum(len(one.wrong) for one in those)
             rows.append(f"{kind:<30}{len(those):>6}{max(one.lost for one in those):>11}{wrong:>7}")
         same = not any(one.wrong for one in self.rounds if one.kind == "to the end")
-        rows.append(f"final checkpoint equal to the undisturbed one, to the bit: {'yes' if same else 'NO'}")
+        rows.append(f"final checkpoint bitwise identical to the undisturbed one: {'yes' if same else 'NO'}")
         return "\n".join(rows)
 
     def _start(
@@ -181,7 +181,7 @@ class Chaos:
         return self.task.start(self.work_dir, file_limit, reader), one
 
     def _look(self, one: Round, training: Training) -> None:
-        """What holds after every end of a training."""
+        """Check what holds after every end of a training."""
         first, last = training.logged()
         found = newest(self.work_dir)
         one.done, one.saved = last, found.iteration if found else 0
@@ -189,12 +189,12 @@ class Chaos:
             one.wrong.append(f"it went on at iteration {first} instead of {one.base + 1}")
         if one.lost > INTERVAL or one.saved < one.base:
             one.wrong.append(f"iteration {one.done or one.base} was done, and only {one.saved} is saved")
-        one.wrong += problems(self.work_dir, self.foreign)
+        one.wrong += problems(self.work_dir, self.damaged_files)
 
     def _damage(self, label: str, kind: str) -> None:
         found = newest(self.work_dir)
         damaged, content = damage(kind, self.work_dir, found, self.rng)
-        self.foreign |= {name: stamp(self.work_dir / name) for name in damaged}
+        self.damaged_files |= {name: stamp(self.work_dir / name) for name in damaged}
         if kind == "full disk":
             self._fill(label)
         elif content is not None and newest(self.work_dir) is None:
@@ -230,7 +230,7 @@ class Chaos:
 
     def _tell(self, label: str, one: Round, more: str = "") -> None:
         went = f"iterations {one.base + 1} to {one.done}, {one.saved} saved" if one.done else "no iteration"
-        tell(f"{label}  {one.kind:<28} {went}{more}{''.join(f'  WRONG: {wrong}' for wrong in one.wrong)}")
+        progress(f"{label}  {one.kind:<28} {went}{more}{''.join(f'  WRONG: {wrong}' for wrong in one.wrong)}")
 
 
 def _gone(workers: list[int]) -> bool:
@@ -242,8 +242,8 @@ def _gone(workers: list[int]) -> bool:
     return True
 
 
-def tell(line: str) -> None:
-    """Progress goes to stderr."""
+def progress(line: str) -> None:
+    """Print progress on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 

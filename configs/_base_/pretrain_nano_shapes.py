@@ -1,5 +1,5 @@
 # Synthetic shapes as classes, 64×64 pixels: a nano backbone learns them in minutes on a laptop's CPU. Every class has a
-# color of its own in the set, which would do to tell them apart and teach nothing of shapes: colors are changed in
+# color of its own in the set, which would do to distinguish them and teach nothing of shapes: colors are changed in
 # training and taken away in validation.
 _base_ = ["./pretrain_runtime.py"]
 

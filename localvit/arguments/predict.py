@@ -52,7 +52,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show each image in a window")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--verbose", action="store_true", help="tell how the checkpoint was loaded")
+    parser.add_argument("--verbose", action="store_true", help="report how the checkpoint was loaded")
     parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
     add_trust(parser)
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Lists the official files of all published networks: `localvit weights`, `localvit weights dwnet`.
 
-The addresses are those that the authors give; the accuracy is theirs, and not repeated here. `--pretrained official`
+The addresses are those that the authors give; the accuracy is theirs, and not reproduced here. `--pretrained official`
 downloads the file of a config's backbone where that is possible; others are downloaded by hand and given as
 `--pretrained FILE`, as they are.
 """

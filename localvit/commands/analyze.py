@@ -103,7 +103,7 @@ def windows(args: argparse.Namespace) -> Sections:
 
     check_size(args.size)
     if args.at and len(args.at) > networks.MOST:
-        raise ConfigError(f"--at has {len(args.at)} tokens, and {networks.MOST} can be told apart: leave some out.")
+        raise ConfigError(f"--at has {len(args.at)} tokens, and {networks.MOST} can be distinguished: leave some out.")
     backbone, cfg, _ = networks.load_backbone(args.model, args.cfg_options, args.trust_config)
     image = networks.open_image(args.image, args.size, cfg)
     return f"{Path(args.model).stem}: windows", networks.window_sections(

@@ -161,7 +161,7 @@ class DryRunHook(Hook):
 
 
 def try_one_batch(cfg: Config) -> None:
-    """Train for one iteration in a temporary work dir, and tell how it went."""
+    """Train for one iteration in a temporary work dir, and report how it went."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cfg.work_dir = folder
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.get("type") != "CurvesHook"]  # it draws at exit

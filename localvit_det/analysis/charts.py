@@ -71,7 +71,7 @@ def rgb(label: int) -> tuple[float, float, float]:
 def precision_recall(evaluator: COCOeval, names: Sequence[str]) -> Figure:
     """Draw precision over recall at an overlap of 0.5: thin for each class, thick for their mean.
 
-    Of more classes than lines can be told apart the middle half and the middle nine tenths are shaded.
+    Of more classes than lines can be distinguished the middle half and the middle nine tenths are shaded.
     """
     figure, axes = _new_axes()
     recall = evaluator.params.recThrs

@@ -141,10 +141,10 @@ def _read_predictions(path: str | Path) -> list[dict[str, Any]]:
 
 def _check_ids(content: list[dict], truths: dict, path: str | Path) -> None:
     for key, section, what in (("image_id", "images", "images"), ("category_id", "categories", "classes")):
-        if foreign := {one[key] for one in content} - {one["id"] for one in truths[section]}:
+        if unknown := {one[key] for one in content} - {one["id"] for one in truths[section]}:
             raise DataError(
-                f"The predictions {path} name {len(foreign)} {what} that the annotations do not have (first {key}: "
-                f"{min(foreign, key=str)}): name the annotations that they were made for."
+                f"The predictions {path} name {len(unknown)} {what} that the annotations do not have (first {key}: "
+                f"{min(unknown, key=str)}): name the annotations that they were made for."
             )
 
 

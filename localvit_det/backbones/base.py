@@ -22,7 +22,7 @@ from .weights import Release, Rename, WarmStart, WeightSplit, parameters_without
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after the downsampling; what they carry besides the feature map goes with it."""
+    """Blocks at one resolution, after the downsampling; what they carry in addition to the feature map goes with it."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class LocalViT(HubModel, BaseModule):
     # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
     resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
     warm_starts: ClassVar[Mapping[str, WarmStart]] = {}  # by the name of the other network
-    # Parts of names of parameters that learn without weight decay, besides norms; as the official recipes have it.
+    # Parts of names of parameters without weight decay, in addition to norms'; as the official recipes have it.
     no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
     has_windows: ClassVar[bool] = False  # or kernels, of `window_size`; a family says so if it has
     classifier_norm: ClassVar[bool] = True  # whether the paper's classifier has a norm before its pooling

@@ -139,7 +139,7 @@ class ConvMixer(Fusible):
     def activate(self, norm: nn.Module, x: Tensor) -> Tensor:
         """Apply a norm and the activation, (B, C, H, W) -> (B, C, H, W)."""
         normed = norm(x)
-        # Into the norm's output where nobody can see it: new memory costs page faults.
+        # In place where nothing else refers to the norm's output: new memory costs page faults.
         unseen = cpu_inference(x) and normed is not x and is_plain(norm) and is_plain(self.act)
         return normed.relu_() if unseen and type(self.act) is nn.ReLU else self.act(normed)
 

@@ -4,4 +4,7 @@ In: an address or an `init_cfg` (`loading`) -> the file, of which nothing is run
 `safe_config`) -> the model it was made for (`identify`) -> our names and shapes (`layouts`) -> into the model, or a
 sentence why not (`matching`); `baselines` and `warm_start` are for weights of other networks.
 Out: `publish` trained detectors, convert official files.
+
+`config` builds on this subpackage (a checkpoint holds a config), never the other way round. It has no `__all__`: names
+are imported from their modules, so that `localvit weights` and the like load none that they do not need.
 """

@@ -97,7 +97,7 @@ class Run:
         return {**kept, **options}
 
     def check(self, cfg: Config, options: Collection[str], parts: Collection[str] = ()) -> None:
-        """Shows what a config has changed since the run was started (a training that goes on has a table of its own).
+        """Show what a config has changed since the run was started (a training that goes on has a table of its own).
 
         Args:
             cfg: What is to be done now.

@@ -71,7 +71,7 @@ def prepare_dataset(dataset: dict, consent: bool) -> None:
 
 
 def has_stuff(dataset: dict) -> bool:
-    """Whether a dataset tells things from stuff."""
+    """Whether a dataset distinguishes things and stuff."""
     return "thing_classes" in (getattr(registered(DATASETS, dataset), "METAINFO", None) or {})
 
 

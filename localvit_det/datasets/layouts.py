@@ -107,7 +107,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that the last telling part of a path names: 'train', 'val', 'test', or None."""
+    """Return the split that the last distinct part of a path names: 'train', 'val', 'test', or None."""
     for part in reversed(Path(name).parts):
         splits = {_WORDS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in _WORDS}
         if len(splits) == 1:
@@ -129,8 +129,8 @@ def assign(found: Folders) -> dict[str, str]:
     chosen = {}
     for split, names in by_split.items():
         # COCO's folder has other kinds of files next to the instances'.
-        telling = [name for name in names if Path(name).name.startswith(("instances", "_annotations.coco"))]
-        names = telling or names
+        distinct = [name for name in names if Path(name).name.startswith(("instances", "_annotations.coco"))]
+        names = distinct or names
         if len(names) > 1:
             what = "" if split == WHOLE else f" for {split}"
             raise _unclear(found, f"has several annotation files{what} ({shortened(names, 5)})", names)
@@ -265,11 +265,11 @@ def _matched(
         for file in files:
             index.setdefault(_folded(file), []).append(f"{folder}/{file}".lstrip("/"))
     own = [_Name.of(name) for name in (*there, *missing)]
-    # Folders that tell some names from others; names that begin elsewhere are compared with their like.
+    # Folders that distinguish some names; names that begin elsewhere are compared with their like.
     groups: dict[tuple, list[set[str]]] = {}
     for name in own:
         groups.setdefault(name.origin, []).append(set(name.folders))
-    telling = {
+    distinct = {
         origin: {folder for folder in set[str]().union(*parts) if not all(folder in part for part in parts)}
         for origin, parts in groups.items()
     }
@@ -288,7 +288,7 @@ def _matched(
     for text in missing:
         for name in (_Name.of(text), _Name.of(unquote(text))):
             candidates = index.get(_folded(name.base), [])
-            fitting = [path for path in candidates if name.agrees(path, telling.get(name.origin, set()), parallel)]
+            fitting = [path for path in candidates if name.agrees(path, distinct.get(name.origin, set()), parallel)]
             if nearest := _nearest(name, fitting, split):
                 paths[text] = nearest
                 contradicted.pop(text, None)
@@ -299,32 +299,32 @@ def _matched(
 
 
 class _Name(NamedTuple):
-    """A file name of an annotation file, in parts; `foreign` where it begins at another place than the set's root."""
+    """A file name of an annotation file, in parts; `elsewhere` where it begins at another place than the set's root."""
 
     folders: tuple[str, ...]
     base: str
-    foreign: bool
+    elsewhere: bool
 
     @classmethod
     def of(cls, name: str) -> "_Name":
         address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
         name = re.split(r"[?#](?!d=)", name)[0] if address else name  # what follows them in an address is no path
         parts = re.split(r"[\\/]|\?d=", name)  # the last as in addresses of Label Studio
-        foreign = address or parts[0] in ("", "..") or re.fullmatch("[A-Za-z]:", parts[0]) is not None
+        elsewhere = address or parts[0] in ("", "..") or re.fullmatch("[A-Za-z]:", parts[0]) is not None
         folders = tuple(_folded(part) for part in parts[:-1] if part not in ("", ".", ".."))
-        return cls(folders, parts[-1], foreign)
+        return cls(folders, parts[-1], elsewhere)
 
     @property
     def origin(self) -> tuple[str, ...]:
         """Return where it begins: () at the root."""
-        return ("elsewhere", *self.folders[:1]) if self.foreign else ()
+        return ("elsewhere", *self.folders[:1]) if self.elsewhere else ()
 
-    def agrees(self, path: str, telling: set[str], parallel: set[str]) -> bool:
+    def agrees(self, path: str, distinct: set[str], parallel: set[str]) -> bool:
         """Whether a file may be meant, as far as its folders say.
 
         Args:
             path: Below the root.
-            telling: Folders that tell some names of this origin from others.
+            distinct: Folders that distinguish names of this origin.
             parallel: Folders that hold other images of the same names.
         """
         folder = path.rpartition("/")[0]
@@ -337,11 +337,11 @@ class _Name(NamedTuple):
         if same in (len(self.folders), len(theirs)):
             return True  # one path is the end of the other
         mine, other = self.folders[-1 - same], theirs[-1 - same]
-        if other in telling:
+        if other in distinct:
             return False
         # All names get another folder. Where they begin elsewhere, or a split has been made, that is usual.
         splits = {split_of(mine), split_of(other)} - {None}
-        return same > 0 or self.foreign if not splits else len(splits) == 1
+        return same > 0 or self.elsewhere if not splits else len(splits) == 1
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:

@@ -51,10 +51,10 @@ class GroundTruth(COCO):
             )
         images = [image["id"] for image in content["images"]]
         image_ids = images if image_ids is None else image_ids
-        if foreign := set(image_ids) - set(images):
+        if unknown := set(image_ids) - set(images):
             raise DataError(
-                f"The annotation file {source} lacks {len(foreign)} of the {len(image_ids)} images that were "
-                f"evaluated (first image_id: {min(foreign, key=str)}): give the evaluator the file of its dataset."
+                f"The annotation file {source} lacks {len(unknown)} of the {len(image_ids)} images that were "
+                f"evaluated (first image_id: {min(unknown, key=str)}): give the evaluator the file of its dataset."
             )
         self.category_ids = [names[name] for name in classes]
         self.numbers = {identity: number for number, identity in enumerate(_sorted(image_ids), 1)}

@@ -25,7 +25,7 @@ _UNEVEN_SHARE = 0.2
 
 
 class PackedWeightCache:
-    """A layer that caches its weights in the layout that products read, besides the weights themselves.
+    """A layer that caches its weights in the layout that products read, next to the weights themselves.
 
     They may be written to at any time, also in ways that PyTorch does not count (`weight.data`, numpy, tensors of
     inference mode). So each use reads them once, and lays them out anew where their products with a random vector are

@@ -127,8 +127,8 @@ def _channels_last(x: Tensor) -> Tensor:
 def blocks_of(width: int, groups: int, elements: int = _ELEMENTS) -> dict[str, int]:
     """Return the sides of a tile for groups of ``width`` channels: powers of two, as Triton wants them."""
     channels = triton.next_power_of_2(width)
-    beside = min(max(1, _LANES // channels), triton.next_power_of_2(groups))
-    return {"POSITIONS": max(1, elements // (channels * beside)), "GROUPS": beside, "CHANNELS": channels}
+    together = min(max(1, _LANES // channels), triton.next_power_of_2(groups))
+    return {"POSITIONS": max(1, elements // (channels * together)), "GROUPS": together, "CHANNELS": channels}
 
 
 def _launch(

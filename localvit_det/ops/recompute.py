@@ -107,7 +107,7 @@ def recomputed(cheap: nn.Module, then: Callable[[Tensor], Tensor], x: Tensor) ->
 
 
 def _repeatable(cheap: nn.Module) -> bool:
-    """Whether a second call gives the same, and nobody notices it."""
+    """Whether a second call returns the same and has no side effects."""
     # Other processes take part in a synchronised norm, and may not be there in backward; RReLU draws other slopes then.
     if isinstance(cheap, (nn.SyncBatchNorm, nn.Identity, nn.RReLU)) or not is_plain(cheap):
         return False

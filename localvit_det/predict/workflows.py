@@ -61,7 +61,7 @@ def config_named(name: str | os.PathLike) -> str | None:
 
 
 class Workflows:
-    """What a `Detector` does besides finding objects."""
+    """What a `Detector` does in addition to inference."""
 
     _source: str  # the config, or the checkpoint, that it was made of
     _options: Mapping[str, Any]

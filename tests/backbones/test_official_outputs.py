@@ -42,5 +42,5 @@ def test_stages_equal_official_code(case):
     with torch.no_grad():
         found = digest(net(image(case.height, case.width)))
     assert difference(found, recorded[str(case)]) < 1e-5
-    # Maps that differ a little are told apart.
+    # Maps that differ a little are distinguished.
     assert difference(found, 1.001 * recorded[str(case)]) > 1e-4

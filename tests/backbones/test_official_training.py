@@ -51,5 +51,5 @@ def test_equals_official_code(case, group):
     if group == "gradients":  # of the official classifier's head there are none
         assert found.shape == recorded.shape
     assert difference(found, recorded) < 1e-10
-    # Tensors that differ a little are told apart.
+    # Tensors that differ a little are distinguished.
     assert difference(found, recorded * (1 + 1e-6)) > 1e-7

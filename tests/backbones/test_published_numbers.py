@@ -79,7 +79,7 @@ SETTINGS = {
     },
 }
 SETTINGS |= {"DynamicDWNet": SETTINGS["DWNet"], "IDynamicDWNet": SETTINGS["DWNet"]}
-# What official code does at 224×224, measured by running it, in multiply-adds; papers and READMEs have fewer digits.
+# What official code does at 224×224, measured by running it, in MACs; papers and READMEs have fewer digits.
 MEASURED_COSTS = {
     ("MSGTransformer", "tiny"): 3.821e9,
     ("MSGTransformer", "small"): 8.459e9,
@@ -179,7 +179,7 @@ def test_detector(config, size, cost, monkeypatch):
     elif size != NOTHING:
         assert round(detector.parameters, -6) == number(size)
     if cost != NOTHING:
-        # Without its attention products, Swin would fall short by 1%: 2% would not tell.
+        # Without its attention products, Swin would fall short by 1%: 2% would not show it.
         # Ours projects the values of GG's padding, too, 0.4% of all.
         off = 0.02 if "dwnet" in config or "msg" in config else 0.01 if "gg" in config else 0.005
         assert detector.multiply_adds == pytest.approx(number(cost), rel=off)

@@ -1,4 +1,4 @@
-"""The counter of multiply-adds, on single layers whose value is worked out by hand, and the files made from it."""
+"""The counter of MACs, on single layers whose value is worked out by hand, and the files made from it."""
 
 import importlib.util
 import logging

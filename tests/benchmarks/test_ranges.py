@@ -1,4 +1,4 @@
-"""Ranges for fp16: the largest number that any operator makes is found, and told from what only moves numbers."""
+"""Ranges for fp16: the largest number that any operator makes is found; what only moves numbers is left out."""
 
 import pytest
 import torch

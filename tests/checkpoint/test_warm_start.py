@@ -171,7 +171,7 @@ def test_msg_takes_the_blocks_that_both_have():
             wanted = state[f"{ours.replace('stages', 'layers')}.{key}"]
             assert torch.equal(after[f"{ours}.{name}"].reshape(wanted.shape), wanted)
     assert torch.equal(after["out_norms.2.weight"], state["norm2.weight"])
-    # Its stem, messengers and steps down are its own, and Swin has no third block here.
+    # Its stem, messengers and downsampling are its own, and Swin has no third block here.
     own = {n for n in after if n.startswith("stem.") or ".downsample." in n or "rel_pos_msg" in n or "1.blocks.2." in n}
     assert report.missing == own
     assert all(torch.equal(before[name], after[name]) for name in own)

@@ -129,7 +129,7 @@ def test_report_of_a_test(here, capsys, monkeypatch):
     assert "8 epochs" not in page
     assert "66 epochs" not in page
     assert re.search(r"(?<!\d)20iterations trained|iterations trained20(?!\d)", page)
-    assert "iterations trained" in page  # found beside the checkpoint
+    assert "iterations trained" in page  # found next to the checkpoint
     capsys.readouterr()
     run("out", "--score", 0.01, "--out", "again.html")
     said = capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_record_that_is_broken(tmp_path):
         (["run", ".", "--score", "2"], "--score 2.0 makes no sense"),
         (["results", "none.json", "--annotations", "none.json"], "The annotation file"),
         (["windows", NAME, "none.jpg"], "The image none.jpg cannot be read"),
-        (["windows", NAME, "none.jpg", "--at", *["0,0"] * 5], "--at has 5 tokens, and 4 can be told apart"),
+        (["windows", NAME, "none.jpg", "--at", *["0,0"] * 5], "--at has 5 tokens, and 4 can be distinguished"),
         (["field", NAME, "--size", "8"], "--size 8 is too small"),
     ],
 )

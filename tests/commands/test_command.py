@@ -118,7 +118,7 @@ def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, capsys):
     absent = tmp_path / "absent"
     checkpoint = [] if trains else [str(tmp_path / "none.pth")]
     options = ["learning_rate=0.1", "batch_size=3", "model.backbone.windw_size=4", f"data_root={absent}"]
-    (tmp_path / "none.pth").touch()  # one that is missing is told before all else
+    (tmp_path / "none.pth").touch()  # one that is missing is reported before all else
     with pytest.raises(SystemExit) as stop:
         command.main(
             ["mask_rcnn_shuffle_nano_shapes", *checkpoint, "--work-dir", str(tmp_path / "W"), "--cfg-options", *options]

@@ -50,8 +50,8 @@ def runs(*argvs: list[str], absent: tuple[str, ...] = ()) -> list[tuple[int, str
 
 def test_help_and_listings_import_neither_pytorch_nor_mmdetection():
     verbs = [["analyze", verb, "--help"] for verb in analyze.VERBS]
-    doors = [[f"tools/{name}.py", "--help"] for name in ("train", "test", "check_data", "publish_model", "pretrain")]
-    helps = [[name, "--help"] for name in COMMANDS] + verbs + doors
+    wrappers = [[f"tools/{name}.py", "--help"] for name in ("train", "test", "check_data", "publish_model", "pretrain")]
+    helps = [[name, "--help"] for name in COMMANDS] + verbs + wrappers
     listings = [["configs"], ["configs", "shuffle", "--json"], ["weights"], ["weights", "--json"]]
     for argv, (code, out, heavy, count) in zip([*helps, *listings], runs(*helps, *listings), strict=True):
         assert (code, heavy) == (0, []), argv

@@ -44,7 +44,7 @@ def options(*more: str) -> list[str]:
 
 
 def renamed(root: Path, names: dict[str, str]) -> Path:
-    """Give the classes of a set other names, so that nobody takes it for synthetic shapes."""
+    """Give the classes of a set other names, so that it is not taken for synthetic shapes."""
     for file in root.glob("annotations/*.json"):
         content = json.loads(file.read_text())
         for category in content["categories"]:

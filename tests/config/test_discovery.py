@@ -1,4 +1,4 @@
-"""Data sets of a config follow what lies below `data_root`."""
+"""Datasets of a config follow what lies below `data_root`."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def parts(cfg: Config) -> dict[str, tuple[dict, str]]:
 
 
 def check_whole(cfg: Config) -> None:
-    """All images are there, evaluators read what their data sets do, classes are the same and in the same order."""
+    """All images are there, evaluators read what their datasets do, classes are the same and in the same order."""
     for split, (content, folder) in parts(cfg).items():
         assert content["images"]
         assert all((Path(folder) / image["file_name"]).is_file() for image in content["images"])

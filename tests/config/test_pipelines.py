@@ -85,7 +85,7 @@ def test_recipes(name, tmp_path):
     for hook in cfg.custom_hooks:
         if "switch_pipeline" in hook:
             assert sizes(hook.switch_pipeline) == [(320, 320)] * 3
-    # A checkpoint keeps the setting beside what it has changed: reading it again changes nothing more.
+    # A checkpoint keeps the setting next to what it has changed: reading it again changes nothing more.
     before = cfg.pretty_text
     scale_images(cfg, ())
     assert cfg.pretty_text == before

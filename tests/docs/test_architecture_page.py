@@ -23,7 +23,7 @@ PAGE = (REPOSITORY / "docs/architecture.md").read_text()
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The example's files in an empty folder beside the repository, as a reader would write them."""
+    """The example's files in an empty folder next to the repository, as a reader would write them."""
     module, config = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     (tmp_path / "localvit_det").symlink_to(REPOSITORY)
     folder = tmp_path / "mine"

@@ -162,3 +162,14 @@ def test_words_are_those_of_the_field(page: Path):
         better: m[0] for better, word in WORDS.items() if (m := re.search(rf"\b(?:{word})\b", prose, re.IGNORECASE))
     }
     assert found == {}
+
+
+def test_words_of_the_code():
+    words = [WORDS[better] for better in ("dataset", "bitwise identical", "not reproduced here", "fix", "reported")]
+    words += [WORDS[better] for better in ("next to, with", "mismatches", "data flow", "INT8", "downsampling")]
+    pattern = re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+    folders = ("localvit_det", "localvit", "tools", "benchmarks", "configs", ".github")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*") if path.suffix in (".py", ".yml")]
+    assert len(files) > 300
+    found = {str(path): m[0] for path in files if (m := pattern.search(path.read_text(encoding="utf-8")))}
+    assert found == {}

@@ -51,7 +51,7 @@ def test_rates_rise_with_the_depth(family):
     layers = [model.backbone.stem, *(block for stage in model.backbone.stages for block in stage.blocks)]
     expected = [BASE * DECAY ** (depth + 1 - layer) for layer in range(depth + 1)]
     for layer, rate in zip(layers, expected, strict=True):
-        if list(layer.parameters()):  # a family may begin with a step down instead of a stem
+        if list(layer.parameters()):  # a family may begin with a downsampling instead of a stem
             assert rate_of(layer, found) == pytest.approx(rate)
     last = 0  # the layer before a stage
     for stage in model.backbone.stages:

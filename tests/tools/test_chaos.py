@@ -26,7 +26,7 @@ def test_three_kills(tmp_path, capsys):
     table = capsys.readouterr().out
     for kind in ("SIGKILL in a write", "full disk", "closed terminal at", "newest cut off", "Ctrl-C under tee at"):
         assert kind in table
-    assert table.strip().endswith("to the bit: yes")
+    assert table.strip().endswith("undisturbed one: yes")
 
 
 @pytest.mark.slow

@@ -74,14 +74,14 @@ class Bad:
         return 1
 
     def __getitem__(self, index: int) -> None:
-        raise DataError("The image a.jpg is\nbroken: mend it.")
+        raise DataError("The image a.jpg is\nbroken: fix it.")
 
 
 def test_format_error_a_data_worker():
     with pytest.raises(UserError) as caught:
         next(iter(DataLoader(Bad(), num_workers=1)))
     assert "Traceback" in str(caught.value)
-    assert format_error(caught.value) == "The image a.jpg is broken: mend it."
+    assert format_error(caught.value) == "The image a.jpg is broken: fix it."
     assert format_error(DataError("a.jpg\nis\x1b broken.")) == "a.jpg is  broken."
 
 

@@ -108,7 +108,7 @@ def train_fails(capsys, *arguments: object) -> str:
 
 
 class TestMistakes:
-    """What each kind of mistake says is tested beside the checks; here: that the tool tells it so."""
+    """What each kind of mistake says is tested next to the checks; here: that the tool reports it so."""
 
     def fails(self, capsys, root: Path, tmp_path: Path, *options: str) -> str:
         return train_fails(capsys, "--work-dir", tmp_path / "run", "--cfg-options", f"data_root={root}", *options)

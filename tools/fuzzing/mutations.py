@@ -160,11 +160,11 @@ def change_zip(random: Random, content: bytes) -> bytes:
 
 
 def split_safetensors(content: bytes) -> tuple[bytes, bytes]:
-    """The JSON before the tensors, and the tensors."""
+    """Return the JSON before the tensors, and the tensors."""
     length = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else 0
     return content[8 : 8 + length], content[8 + length :]
 
 
 def join_safetensors(header: bytes, tensors: bytes) -> bytes:
-    """A file of both parts."""
+    """Return a file of both parts."""
     return struct.pack("<Q", len(header)) + header + tensors

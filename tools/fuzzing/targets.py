@@ -148,7 +148,7 @@ def _change_json(random: Random, suffix: str, content: bytes, others: Sequence[b
 
 
 def _with_shape(results: dict) -> dict:
-    """What an image adds when it is loaded."""
+    """Return what an image adds when it is loaded."""
     shape = results["height"], results["width"]
     return {**results, "img_shape": shape, "ori_shape": shape}
 

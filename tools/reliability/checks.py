@@ -14,24 +14,24 @@ from localvit_det.checkpoint.search import POINTER, Found, search
 
 
 def newest(work_dir: Path) -> Found | None:
-    """The checkpoint from which a training would go on."""
+    """Return the checkpoint from which a training would go on."""
     return search(work_dir).newest(resumable=True)
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Tells whether a file has been written again."""
+    """Return what changes when a file is written again."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def problems(work_dir: Path, foreign: dict[str, tuple]) -> Iterator[str]:
-    """Says what is wrong with the files of a training that is not running.
+def problems(work_dir: Path, damaged: dict[str, tuple]) -> Iterator[str]:
+    """Yield what is wrong with the files of a training that is not running.
 
     Args:
-        foreign: Names and stamps of damaged files that the test itself has put there.
+        damaged: Names and stamps of damaged files that the test itself has put there.
     """
     for path in work_dir.glob("*.pth"):
-        if foreign.get(path.name) != stamp(path) and (reason := torn(path)):
+        if damaged.get(path.name) != stamp(path) and (reason := torn(path)):
             yield f"{path.name} is torn ({reason})"
     pointer = work_dir / POINTER
     target = Path(pointer.read_text()) if pointer.exists() else None
@@ -41,7 +41,7 @@ def problems(work_dir: Path, foreign: dict[str, tuple]) -> Iterator[str]:
 
 
 def torn(path: Path) -> str | None:
-    """Why a file under a checkpoint's name is none: every byte of it is read."""
+    """Return why a file under a checkpoint's name is none: every byte of it is read."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -51,12 +51,12 @@ def torn(path: Path) -> str | None:
 
 
 def drafts(work_dir: Path) -> list[str]:
-    """Names of files that were being written."""
+    """Return the names of files that were being written."""
     return [path.name for path in work_dir.glob(".*.tmp") if re.fullmatch(r"\..+\.\d+\.tmp", path.name)]
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Names of what is not equal to the bit in two checkpoints: weights, averages, optimizer, schedules."""
+    """Return the names of what is not bitwise identical in two checkpoints: weights, averages, optimizer, schedules."""
     contents = [load_weights_only(file) for file in (first, second)]
     parts = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
     one, other = (dict(_leaves({part: content.get(part) for part in parts}, "")) for content in contents)

@@ -69,7 +69,7 @@ class Kill:
         return KILLS[self.name][1]
 
     def strike(self, training: Training, seconds: float, workers: list[int]) -> bool:
-        """Waits for the moment and sends the signal; False where the training has ended before.
+        """Wait for the moment and send the signal; return False where the training has ended before.
 
         Args:
             seconds: Of an iteration, as measured.
@@ -112,7 +112,7 @@ class Kill:
 
 
 def draw_kills(count: int, seed: int, start_up: float) -> list[Kill]:
-    """Draws kills; the same ones for the same arguments.
+    """Draw kills; the same ones for the same arguments.
 
     Args:
         start_up: Seconds from a start to the first iteration, as measured.
@@ -130,7 +130,7 @@ def draw_kills(count: int, seed: int, start_up: float) -> list[Kill]:
 
 
 def _spread(rng: random.Random, odds: dict[str, int], count: int) -> Iterator[str]:
-    """Draws each as often as it should be, in any order."""
+    """Draw each as often as it should be, in any order."""
     deck: list[str] = []
     for _ in range(count):
         if not deck:
@@ -139,7 +139,7 @@ def _spread(rng: random.Random, odds: dict[str, int], count: int) -> Iterator[st
 
 
 def damage(kind: str, work_dir: Path, newest: Found | None, rng: random.Random) -> tuple[set[str], bytes | None]:
-    """Does damage to files of a training that does not run.
+    """Damage files of a training that does not run.
 
     Args:
         kind: One of `DAMAGES` except for 'full disk', which is a matter of the next process.

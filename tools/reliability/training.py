@@ -53,7 +53,7 @@ class Task:
 
     @classmethod
     def prepare(cls, folder: Path, iterations: int, fork: bool) -> Task:
-        """Draws the images and writes the config."""
+        """Draw the images and write the config."""
         epochs = -(-iterations // EPOCH)
         folder = folder.absolute()
         make_shapes(folder / "data", num_train=16, num_val=4, size=64)
@@ -63,7 +63,7 @@ class Task:
         return cls(folder, EPOCH * epochs, fork)
 
     def arguments(self, work_dir: Path) -> list[str]:
-        """Of tools/train.py."""
+        """Return those of tools/train.py."""
         options = [f"data_root={self.folder}/data/", f"param_scheduler.1.end={self.iterations // EPOCH}"]
         config = str(self.folder / "chaos_nano.py")
         return [config, "--work-dir", str(work_dir), "--resume", "--cfg-options", *options]
@@ -127,7 +127,7 @@ class Training:
         return self._code
 
     def until(self, condition: Callable[[], bool], pause: float = 0.02) -> bool:
-        """Waits until a condition holds, True, or the training has ended, False.
+        """Wait until a condition holds (True) or the training has ended (False).
 
         Raises:
             UserError: Neither happens in time.
@@ -143,7 +143,7 @@ class Training:
         return False
 
     def kill(self, number: int, whole_group: bool) -> None:
-        """Sends a signal, to its data workers as well or to itself alone."""
+        """Send a signal, to its data workers as well or to itself alone."""
         with suppress(ProcessLookupError):
             (os.killpg if whole_group else os.kill)(self.pid, number)
 
@@ -162,7 +162,7 @@ class Training:
             self._terminal = None
 
     def logged(self) -> tuple[int, int]:
-        """The first and the last iteration that it has trained and logged, 0 for none yet."""
+        """Return the first and the last iteration that it has trained and logged, 0 for none yet."""
         steps = [0]
         for file in set(self.work_dir.glob("*/vis_data/scalars.json")) - self._earlier:
             for line in file.read_text().splitlines():
@@ -173,15 +173,15 @@ class Training:
         return steps[:2][-1], steps[-1]
 
     def done(self) -> int:
-        """The last iteration that it has trained and logged, 0 for none yet."""
+        """Return the last iteration that it has trained and logged, 0 for none yet."""
         return self.logged()[1]
 
     def text(self) -> str:
-        """What it has written."""
+        """Return what it has written."""
         return self._log.read_text(errors="replace")
 
     def workers(self) -> list[int]:
-        """Its children (Linux; elsewhere none are seen)."""
+        """Return its children (Linux; elsewhere none are seen)."""
         file = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         with suppress(OSError):
             return [int(child) for child in file.read_text().split()]
@@ -189,7 +189,7 @@ class Training:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs (Linux); one that nobody has waited for does not count."""
+    """Whether a process runs (Linux); one that has ended and was not waited for does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
