@@ -11,14 +11,16 @@ from localvit_det.config import load_config
 from localvit_det.datasets.converters import convert_dataset
 from localvit_det.errors import ConfigError, printable, shortened
 
+OF_DATA = (".yaml", ".yml", ".json", ".xml")  # what names a dataset in the place of its folder
+
 
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, convert, and print what was done."""
     args = read(argv)
-    if os.path.isdir(args.source):
+    if os.path.isdir(args.source) or args.source.endswith(OF_DATA):
         if args.config:
-            raise ConfigError(f"--config belongs to checkpoints, and {args.source} is a folder: leave it out.")
+            raise ConfigError(f"--config belongs to checkpoints, and {args.source} is a dataset: leave it out.")
         left_out: dict[str, str] = {}
         print(convert_dataset(args.source, args.target, left_out))
         print(f"Use it with --cfg-options data_root={args.target} classes=auto")

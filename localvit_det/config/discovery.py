@@ -11,12 +11,13 @@ from mmengine.logging import print_log
 from ..config_names import type_name
 from ..datasets import layouts
 from ..datasets.annotations import read_annotations
-from ..datasets.converters import find_converter
+from ..datasets.converters import convert_in_cache
 from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
 from ..datasets.summary import Annotations
 from ..datasets.synthetic_shapes import is_synthetic
-from ..errors import ConfigError, DataError, shortened
+from ..datasets.unread import check_unread
+from ..errors import ConfigError, DataError, RequirementError, shortened
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
 from .pipelines import load_bitmaps
 from .utils import SPLITS, dataset_paths, find_datasets, is_coco
@@ -50,6 +51,8 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
         raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
     if cfg.get("crowds_as_objects") is not None:
         _check_crowds(cfg, root)
+    if "data_root" in typed and isinstance(root, str) and os.path.isfile(root.rstrip("/")):
+        raise ConfigError(_what_file(Path(root)))
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
     datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
@@ -68,13 +71,26 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
             _follow(cfg, Path(root), of_no_choice, share, typed, without=chosen)
         if data and not draws:
             changes = normalize_files(cfg, Path(root), in_place, typed)
-    except DataError:
+    except (DataError, RequirementError):
         # Inference needs no data: preflight reports it to those who do.
         if "data_root" in typed:
             raise
     if datasets and not missing and not draws and ("data_root" in typed or changes):
         _report_own_files(cfg, Path(root), datasets, share, changes)
     return _leave_shapes(datasets)
+
+
+def _what_file(file: Path) -> str:
+    """Return what to give in the place of a file."""
+    folder = f"give the folder that it lies in, data_root={file.parent}"
+    if file.suffix in (".yaml", ".yml"):
+        return f"data_root={file} is a file of YOLO's settings: {folder}."
+    if file.suffix == ".json":
+        return (
+            f"data_root={file} is an annotation file: {folder}, and train_dataloader.dataset.ann_file={file.name} if "
+            "several files there might be meant."
+        )
+    return f"data_root={file} is a file: give the folder of a dataset (an archive has to be unpacked)."
 
 
 def _check_crowds(cfg: Config, root: object) -> None:
@@ -138,23 +154,37 @@ def explain(root: str | None, ann_file: str | None = None) -> str:
     """
     if not root or "://" in root or not os.path.isdir(root):
         return "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
-    found, files = _look(Path(root))
+    found, files, _ = _look(Path(root))
     if ann_file in _DEFAULT_FILES:  # a default, and no choice
         _parts(Path(root), files, None, _unused(found, files))
         for file in files.values():
-            layouts.find_images(found, file, file_names(Path(root) / file))
+            _images_of(found, file, file_names(Path(root) / file))
     return layouts.options_for(found)
 
 
-def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, dict[str, str]]:
+def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, dict[str, str], str]:
+    """Return what lies below a root, its annotation files by split, and whose layout that is.
+
+    Raises:
+        DataError: Nothing is recognized, or nothing that is read.
+    """
     found = layouts.look_into(root)
     found.jsons = [name for name in found.jsons if name not in without]
-    if not found.jsons and (converter := find_converter(root)):
-        raise DataError(
-            f"{root.absolute()} is a dataset in {converter.name}'s format: write it in COCO's with `localvit convert "
-            f"{root} {root}-coco`, and set data_root={root}-coco."
-        )
-    return found, layouts.assign(found)
+    if not found.jsons:
+        if (converted := convert_in_cache(root)) is not None:
+            found.jsons = list(converted.files.values())
+            notes = f" ({'; '.join(converted.notes)})" if converted.notes else ""
+            whole = len(converted.files) == 1
+            files = {split: file for split, file in converted.files.items() if whole or split != layouts.WHOLE}
+            return found, files, f"{converted.name}'s format, converted in the cache{notes}"
+        check_unread(root, found.images)
+    files = layouts.assign(found)
+    return found, files, layouts.layout_name(files)
+
+
+def _images_of(found: layouts.Folders, file: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the folder of a file's images and their right names; what was converted has found them."""
+    return ("", {}) if os.path.isabs(file) else layouts.find_images(found, file, names)
 
 
 def _unused(found: layouts.Folders, files: dict[str, str]) -> list[str]:
@@ -219,13 +249,13 @@ def _follow(
     typed: Sequence[str],
     without: Collection[str],
 ) -> None:
-    found, files = _look(root, without)
+    found, files, layout = _look(root, without)
     names = {split: file_names(root / file) for split, file in files.items()}
-    images = {split: layouts.find_images(found, file, names[split]) for split, file in files.items()}
+    images = {split: _images_of(found, file, names[split]) for split, file in files.items()}
     unused = _unused(found, files)
     parts = _parts(root, files, share if VAL in datasets else 0.0, unused)
     order = class_order(cfg, datasets.get(TRAIN))
-    recognized: dict[str, str] = {"layout": layouts.layout_name(files)}
+    recognized: dict[str, str] = {"layout": layout}
     said: dict[str, str] = {}
     done: list[tuple[tuple[str, set[str] | None], str, Path, Annotations]] = []
     for split, part in parts.items():
@@ -239,7 +269,8 @@ def _follow(
             copy, changes = normalized(root / file, renames, part[1], order, bool(cfg.get("crowds_as_objects")))
             summary = read_annotations(copy)
             changed = f" ({', '.join(changes)})" if changes else ""
-            said[split] = f"{split}: {file}, {_counted(summary)}{changed}"
+            shown = os.path.basename(file) if os.path.isabs(file) else file
+            said[split] = f"{split}: {shown}, {_counted(summary)}{changed}"
             done.append((part, split, copy, summary))
         if split == VAL and part[1] is not None:
             _report_unvalidated(done)

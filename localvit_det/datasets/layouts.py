@@ -329,7 +329,7 @@ class _Name(NamedTuple):
         """
         folder = path.rpartition("/")[0]
         theirs = tuple(map(_folded, folder.split("/"))) if folder else ()
-        same = _common(self.folders, theirs)
+        same = common_end(self.folders, theirs)
         if self.folders and same == len(self.folders):
             return True
         if folder in parallel:
@@ -344,7 +344,7 @@ class _Name(NamedTuple):
         return same > 0 or self.elsewhere if not splits else len(splits) == 1
 
 
-def _common(first: Sequence[str], second: Sequence[str]) -> int:
+def common_end(first: Sequence[str], second: Sequence[str]) -> int:
     """Return the number of equal parts at the ends of two paths."""
     pairs = zip(reversed(first), reversed(second), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
@@ -356,7 +356,7 @@ def _nearest(name: _Name, candidates: list[str], split: str | None) -> str | Non
     def fitness(path: str) -> tuple[int, bool, bool]:
         *folders, file = path.split("/")
         return (
-            _common(name.folders, tuple(map(_folded, folders))),
+            common_end(name.folders, tuple(map(_folded, folders))),
             split is not None and split_of(path) == split,
             file == name.base,
         )

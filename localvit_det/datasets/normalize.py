@@ -102,7 +102,7 @@ def normalized(
         return path, []
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_text(copy, json.dumps({**content, COPY_OF: str(path)}))
+        write_text(copy, json.dumps({COPY_OF: str(path), **content}))
         write_text(known, json.dumps(changes))
     except OSError as error:
         raise OutputError(

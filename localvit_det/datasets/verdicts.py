@@ -45,7 +45,7 @@ def kept_verdict(path: Path) -> Iterator[Verdict]:
         yield verdict
         return
     file = cache_folder() / "verdicts" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.npz"
-    with _locked(file.with_suffix(".lock")):
+    with locked(file.with_suffix(".lock")):
         state, verdict.kept = _state(path), True
         verdict.content = known = _load(file, state)
         yield verdict
@@ -85,7 +85,7 @@ def _load(file: Path, state: list) -> Content | None:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     """Let one process in at a time, where the system can lock files."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ImportError):

@@ -318,12 +318,12 @@ class TestNothingFits:
         self.fails(tmp_path, mine, "train.json is not in COCO format (no 'file_name'")
 
     @pytest.mark.parametrize("config", [None, NANO])
-    def test_yolo_and_voc_name_their_command(self, tmp_path, mine, config):
+    def test_broken_data_of_other_formats(self, tmp_path, mine, config):
         (mine / "data.yaml").write_text("names: [cat]\ntrain: train/images\n")
-        self.fails(tmp_path, mine, "YOLO's format", f"localvit convert {mine} {mine}-coco", config=config)
+        self.fails(tmp_path, mine, "data.yaml of", "names train/images, which is not there: correct it", config=config)
         (mine / "data.yaml").unlink()
         (mine / "a.xml").write_text("<annotation></annotation>")
-        self.fails(tmp_path, mine, "Pascal VOC's format", f"data_root={mine}-coco", config=config)
+        self.fails(tmp_path, mine, "Pascal VOC's format, but no images are found", config=config)
 
     def test_who_only_finds_objects_needs_no_data(self, tmp_path, mine):
         (mine / "other.txt").touch()

@@ -12,8 +12,7 @@ from converted import label_of
 from yolo_set import NAMES, H, W, write_yolo
 
 from localvit.commands import convert
-from localvit_det.config import load_config
-from localvit_det.datasets.converters import CONVERTERS, Converter, Label, convert_dataset
+from localvit_det.datasets.converters import CONVERTERS, Converter, Label, convert_dataset, convert_in_cache
 from localvit_det.errors import DataError, OutputError
 
 pytest.importorskip("supervision")
@@ -32,13 +31,13 @@ class Tables(Converter):
     def list_images(self) -> dict[str, list[tuple[Path, Path]]]:
         return {"train": [(image, self.root / "objects.csv") for image in sorted(self.root.glob("*.jpg"))]}
 
-    def read_labels(self, file: Path, size: tuple[int, int]) -> Iterator[Label]:
+    def read_labels(self, file: Path, size: tuple[int, int], image: Path) -> Iterator[Label]:
         for line in file.read_text().splitlines():
             name, *box = line.split(",")
             yield Label(name, tuple(map(float, box)))
 
 
-def test_a_format_from_outside(tmp_path, monkeypatch):
+def test_a_format_from_outside(tmp_path, monkeypatch, cache):
     root = tmp_path / "tables"
     root.mkdir()
     (root / "a.jpg").write_bytes(gray(W, H))
@@ -46,8 +45,7 @@ def test_a_format_from_outside(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"is in no format that can be converted: YOLO has data\.yaml"):
         convert_dataset(root, tmp_path / "coco")
     monkeypatch.setattr("localvit_det.datasets.converters.CONVERTERS", [*CONVERTERS, Tables])
-    with pytest.raises(DataError, match=r"is a dataset in tables's format: .* `localvit convert"):
-        load_config("mask_rcnn_shuffle_t_coco", {"data_root": str(root), "classes": "auto"})
+    assert convert_in_cache(root).name == "tables"
     assert convert_dataset(root, tmp_path / "coco").splitlines()[1] == "train: 1 images, 1 objects"
     content = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
     assert content["annotations"][0]["bbox"] == [10, 20, 20, 30]

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from coco_folder import write_config
-from conftest import REPOSITORY
+from conftest import REPOSITORY, lines_logged_by
 from odd_layouts import LAYOUTS
-from yolo_set import NAMES, write_yolo
+from other_formats import yolo
 
-from localvit.commands import convert
 from localvit_det.config import discovery, load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
@@ -42,9 +41,12 @@ def test_first_line(name, shapes, tmp_path, monkeypatch):
     assert " ".join(settings) in PAGE
 
 
-def test_conversion(tmp_path, monkeypatch, capsys):
+def test_conversion(shapes, tmp_path, monkeypatch):
     pytest.importorskip("supervision")
     monkeypatch.chdir(tmp_path)
-    write_yolo(Path("mine"), f"names: {[*NAMES]}\ntrain: images/train\nval: images/val\n")
-    convert.main(["mine", "mine-coco"])
-    assert " ".join(capsys.readouterr().out.split()) in PAGE
+    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    lines = lines_logged_by(monkeypatch, discovery)
+    Path("mine").mkdir()
+    yolo(shapes, Path("mine"))
+    load_config(write_config(tmp_path), {"data_root": "mine", "classes": "auto", "with_mask": False})
+    assert lines[-1] in PAGE

@@ -145,7 +145,7 @@ def test_labels_of_yolo_are_read_as_they_were_found(published_file, images, tmp_
     for masks in (None, mask[None].astype(bool)):
         result = Result(frame, box, np.ones(1, np.float32), np.array([2]), masks, CLASSES)
         (tmp_path / "a.txt").write_text(result.to_yolo())
-        (label,) = reader.read_labels(tmp_path / "a.txt", (60, 40))
+        (label,) = reader.read_labels(tmp_path / "a.txt", (60, 40), tmp_path / "a.jpg")
         assert label.name == CLASSES[2]
         np.testing.assert_allclose(label.box, box[0], atol=1e-4 if masks is None else 0.51)
         assert len(label.polygons) == (masks is not None)

@@ -1,10 +1,11 @@
-"""Datasets in formats of others, converted to COCO's; `supervision` reads their labels (the extra `convert`).
+"""Datasets in formats of others, converted to COCO's; `supervision` reads labels of YOLO and VOC (the extra `convert`).
 
 supervision's own datasets are not used: they draw polygons into masks, decode every image, sort the classes, know no
 splits, and stop at the first broken image.
 """
 
 import filecmp
+import hashlib
 import json
 import logging
 import os
@@ -12,20 +13,43 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.logging import print_log
+from pycocotools import mask as coco_masks
 
-from ...errors import DataError, OutputError, UserError, printable
+from ...errors import DataError, OutputError, UserError, printable, shortened
 from ...files import atomic_folder, write_text
+from ..annotations import COPY_OF
 from ..images import BrokenImageError, read_header
-from .base import Converter, Label
+from ..layouts import WHOLE
+from ..verdicts import cache_folder, locked
+from .base import WITHOUT_SPLIT, Converter, Label
+from .cvat import Cvat
+from .labelme import Labelme
+from .via import Via
 from .voc import Voc
 from .yolo import Yolo
 
-__all__ = ["CONVERTERS", "Converter", "Label", "convert_dataset", "find_converter"]
+__all__ = ["CONVERTERS", "Converted", "Converter", "Label", "convert_dataset", "convert_in_cache", "find_converter"]
 
-CONVERTERS: list[type[Converter]] = [Yolo, Voc]  # the first one that recognizes a folder takes it
+CONVERTERS: list[type[Converter]] = [Yolo, Cvat, Voc, Labelme, Via]  # the first one that recognizes a folder takes it
 _UNLABELLED, _KEYPOINTS = "unlabelled", "keypoints"  # what is counted
+_VERSION = 1  # raise it with every change of what converted files are like
+
+
+class Converted(NamedTuple):
+    """A dataset of another format, as files in COCO's in the cache; images stay where they are.
+
+    Attributes:
+        name: Of the format.
+        files: For each split its annotation file, whose images have names below the root.
+        notes: What is left out, and how unlabelled images are taken; a sentence each.
+    """
+
+    name: str
+    files: dict[str, str]
+    notes: list[str]
 
 
 def find_converter(root: Path) -> type[Converter] | None:
@@ -58,59 +82,126 @@ def convert_dataset(
         raise OutputError(f"{target.absolute()} is there already: name a folder that is not.")
     left_out = {} if left_out is None else left_out
     converter, splits = _listed(source)
-    lines, classes = [f"{converter.name}, {len(splits)} splits: {target}"], list(converter.classes)
+    lines = [f"{converter.name}, {len(splits)} splits: {target}"]
     try:
         with atomic_folder(target) as draft:
-            contents = {
-                split: _write_split(converter, split, pairs, draft, classes, left_out)
-                for split, pairs in splits.items()
-            }
-            if left_out and not any(content["images"] for content, _ in contents.values()):
-                raise DataError(f"Nothing is left: {next(iter(left_out.values()))}; correct or remove it.")
-            categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
-            for split, (content, counts) in contents.items():
-                file = draft / f"annotations/instances_{split}.json"
-                write_text(file, json.dumps({**content, "categories": categories}))
-                parts = [f"{len(content['images'])} images", f"{len(content['annotations'])} objects"]
-                if counts[_UNLABELLED]:
-                    parts.append(f"{counts[_UNLABELLED]} without a file of labels, taken as images without objects")
-                if counts[_KEYPOINTS]:
-                    parts.append(f"keypoints of {counts[_KEYPOINTS]} objects are left out")
-                lines.append(f"{split}: {', '.join(parts)}")
+            for split, (content, parts) in _contents(converter, splits, left_out, draft).items():
+                write_text(draft / f"annotations/instances_{split}.json", json.dumps(content))
+                count = f"{len(content['images'])} images", f"{len(content['annotations'])} objects"
+                lines.append(f"{split}: {', '.join([*count, *parts])}")
     except OSError as error:
         raise OutputError(f"{target.absolute()} cannot be written ({error.strerror}): name another folder.") from error
     return "\n".join([*lines, *converter.notes])
 
 
-def _listed(root: Path) -> tuple[Converter, dict[str, list[tuple[Path, Path]]]]:
-    """Return the converter of a folder, and its images with their labels, without empty splits.
+def convert_in_cache(root: Path) -> Converted | None:
+    """Return a dataset in a format of others as files in COCO's, which stay as long as nothing in it changes.
+
+    Returns:
+        The files; None where the folder is in no known format.
+
+    Raises:
+        DataError: A label cannot be read, or none of the images can be used.
+        OutputError: The cache cannot be written.
+        RequirementError: What reads the format is not installed.
+    """
+    if find_converter(root) is None:
+        return None
+    converter, splits = _listed(root)
+    listed = {split: [[*map(_state, pair)] for pair in pairs] for split, pairs in splits.items()}
+    asked = json.dumps([_VERSION, converter.name, os.path.abspath(root), converter.classes, listed])
+    folder = cache_folder() / "sets" / hashlib.sha256(asked.encode()).hexdigest()[:16]
+    files = {WHOLE if split == WITHOUT_SPLIT else split: str(folder / f"instances_{split}.json") for split in splits}
+    known = folder / "notes.json"  # written last, so that all files are whole
+    with locked(folder.with_suffix(".lock")):
+        if not (known.is_file() and all(map(os.path.isfile, files.values()))):
+            left_out: dict[str, str] = {}
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                for split, (content, parts) in _contents(converter, splits, left_out).items():
+                    converter.notes += [f"{split}: {part}" for part in parts]
+                    content[COPY_OF] = str(converter.named or root)
+                    write_text(folder / f"instances_{split}.json", json.dumps(content))
+                if left_out:
+                    names = shortened([os.path.relpath(name, root) for name in left_out])
+                    converter.notes.append(f"{len(left_out)} images that cannot be used, left out ({names})")
+                write_text(known, json.dumps(converter.notes))
+            except OSError as error:
+                raise OutputError(f"{folder} cannot be written ({error.strerror}): name another cache.") from error
+        return Converted(converter.name, files, json.loads(known.read_bytes()))
+
+
+def _state(file: Path) -> list:
+    """Return what changes with a file."""
+    there = file.stat() if file.is_file() else None
+    return [str(file), there and there.st_mtime_ns, there and there.st_size]
+
+
+def _contents(
+    converter: Converter,
+    splits: dict[str, list[tuple[Path, Path]]],
+    left_out: dict[str, str],
+    target: Path | None = None,
+) -> dict[str, tuple[dict, list[str]]]:
+    """Return COCO's content of each split, and what has to be said of it.
+
+    Args:
+        left_out: Gets the images that cannot be used, each with the reason.
+        target: Where images are linked to; by default they are named where they are.
+    """
+    classes = list(converter.classes)
+    contents = {
+        split: _read_split(converter, split, pairs, target, classes, left_out) for split, pairs in splits.items()
+    }
+    if left_out and not any(content["images"] for content, _ in contents.values()):
+        raise DataError(f"Nothing is left: {next(iter(left_out.values()))}; correct or remove it.")
+    if converter.left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in converter.left_out.items())
+        converter.notes.append(f"Shapes that enclose nothing, left out: {converter.left_out.total()} ({kinds})")
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
+    said: dict[str, tuple[dict, list[str]]] = {}
+    for split, (content, counts) in contents.items():
+        parts = []
+        if counts[_UNLABELLED]:
+            parts.append(f"{counts[_UNLABELLED]} without a file of labels, taken as images without objects")
+        if counts[_KEYPOINTS]:
+            parts.append(f"keypoints of {counts[_KEYPOINTS]} objects are left out")
+        said[split] = {**content, "categories": categories}, parts
+    return said
+
+
+def _listed(source: Path) -> tuple[Converter, dict[str, list[tuple[Path, Path]]]]:
+    """Return the converter of a folder or of a file in it, and its images with their labels, without empty splits.
 
     Raises:
         DataError: It is in no known format, lacks its classes or images, or it is unclear whose a label is.
     """
+    root, named = (source.parent, source) if source.is_file() else (source, None)
     kind = find_converter(root)
     if kind is None:
         signs = "; ".join(f"{one.name} has {one.signs}" for one in CONVERTERS)
         raise DataError(f"{root.absolute()} is in no format that can be converted: {signs}.")
     converter = kind(root)
+    converter.named = named
     splits = {split: pairs for split, pairs in converter.list_images().items() if pairs}
     if not splits:
         raise DataError(f"{root.absolute()} is in {kind.name}'s format, but no images are found: correct its folders.")
     return converter, splits
 
 
-def _write_split(
+def _read_split(
     converter: Converter,
     split: str,
     pairs: list[tuple[Path, Path]],
-    target: Path,
+    target: Path | None,
     classes: list[str],
     left_out: dict[str, str],
 ) -> tuple[dict, Counter[str]]:
-    """Link the images of a split.
+    """Read the labels of a split, and link its images.
 
     Args:
         pairs: Its images with their labels.
+        target: Where to; None for nowhere.
         classes: All names; those that only labels have are added.
         left_out: Images that cannot be used are added, each with the reason.
 
@@ -120,7 +211,8 @@ def _write_split(
     images: list[dict] = []
     annotations: list[dict] = []
     counts: Counter[str] = Counter()
-    names = _names([image for image, _ in pairs], converter.root, split)
+    listed = [image for image, _ in pairs]
+    names = _names(listed, converter.root, split) if target else [_relative(one, converter.root) for one in listed]
     for number, ((image, file), name) in enumerate(zip(pairs, names, strict=True), start=1):
         try:
             header = read_header(image, sys.maxsize)  # only its size is needed
@@ -131,10 +223,11 @@ def _write_split(
             print_log(printable(f"The image {image} {error}; it is left out."), "current", logging.WARNING)
             continue
         width, height = header.upright  # as YOLO's own loader has it
-        _link(image, target / name, converter.root / name)
+        if target:
+            _link(image, target / name, converter.root / name)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         counts[_UNLABELLED] += not file.is_file()
-        for label in _labels(converter, file, (width, height)):
+        for label in _labels(converter, file, (width, height), image):
             if label.name not in classes:
                 classes.append(label.name)
             counts[_KEYPOINTS] += label.keypoints_left_out
@@ -146,22 +239,22 @@ def _write_split(
                     "image_id": number,
                     "category_id": classes.index(label.name) + 1,
                     "bbox": [left, top, w, h],
-                    "area": sum(map(_area, label.polygons)) if label.polygons else w * h,
+                    "area": _area_of(label),
                     "iscrowd": 0,
-                    "segmentation": list(label.polygons),
+                    "segmentation": label.rle or list(label.polygons),
                 }
             )
     return {"images": images, "annotations": annotations}, counts
 
 
-def _labels(converter: Converter, file: Path, size: tuple[int, int]) -> list[Label]:
-    """Return all objects of one file; none where it is not there.
+def _labels(converter: Converter, file: Path, size: tuple[int, int], image: Path) -> list[Label]:
+    """Return all objects of an image; none where the file of its labels is not there.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        return list(converter.read_labels(file, size)) if file.is_file() else []
+        return list(converter.read_labels(file, size, image)) if file.is_file() else []
     except UserError:
         raise
     except Exception as error:  # whatever the readers raise of a broken file
@@ -179,6 +272,10 @@ def _names(images: list[Path], root: Path, split: str) -> list[str]:
         (Path(split, os.path.relpath(image, parent)) if _leads_out(path) else Path(path)).as_posix()
         for image, path in zip(images, paths, strict=True)
     ]
+
+
+def _relative(image: Path, root: Path) -> str:
+    return Path(os.path.relpath(image, root)).as_posix()
 
 
 def _leads_out(path: str) -> bool:
@@ -202,6 +299,13 @@ def _link(image: Path, place: Path, rival: Path) -> None:
             shutil.copyfile(image, place)
     elif not os.path.samefile(place, image) and not filecmp.cmp(place, image, shallow=False):
         raise DataError(f"The images {image} and {rival} would get the same name in the target: rename one.")
+
+
+def _area_of(label: Label) -> float:
+    if label.rle:
+        return float(coco_masks.area(label.rle))
+    left, top, right, bottom = label.box
+    return sum(map(_area, label.polygons)) if label.polygons else (right - left) * (bottom - top)
 
 
 def _area(polygon: list[float]) -> float:

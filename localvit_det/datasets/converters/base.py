@@ -3,10 +3,11 @@
 import importlib
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ...errors import DataError, RequirementError, shortened
 from ..layouts import IMAGE_SUFFIXES, split_of, walk
@@ -25,12 +26,14 @@ class Label(NamedTuple):
         box: x1, y1, x2, y2 in pixels.
         polygons: x and y in turns, likewise.
         keypoints_left_out: Whether the file has keypoints of it.
+        rle: A mask in COCO's run lengths, in the place of polygons.
     """
 
     name: str
     box: tuple[float, float, float, float]
     polygons: Sequence[list[float]] = ()
     keypoints_left_out: bool = False
+    rle: dict[str, Any] | None = None
 
 
 class Converter(ABC):
@@ -40,7 +43,9 @@ class Converter(ABC):
         name: Of the format.
         signs: What it is recognized by, for messages.
         classes: Names by number, once the images are listed; empty where labels have names.
+        left_out: How many shapes that enclose nothing labels have, by their kinds.
         notes: What is left out, a sentence each.
+        named: The file that was given in the place of its folder.
     """
 
     name: ClassVar[str]
@@ -49,7 +54,9 @@ class Converter(ABC):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.classes: list[str] = []
+        self.left_out: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.named: Path | None = None
 
     @classmethod
     @abstractmethod
@@ -65,11 +72,13 @@ class Converter(ABC):
         """
 
     @abstractmethod
-    def read_labels(self, file: Path, size: tuple[int, int]) -> Iterator[Label]:
-        """Yield the objects of a file of labels; any error says that it is broken.
+    def read_labels(self, file: Path, size: tuple[int, int], image: Path) -> Iterator[Label]:
+        """Yield the objects of an image; any error says that the file of its labels is broken.
 
         Args:
+            file: Of the labels, as listed.
             size: Width and height of the image.
+            image: Of which the objects are, where a file has those of several.
         """
 
     def split_of(self, file: Path) -> str | None:
@@ -146,16 +155,27 @@ def read_text(file: Path, limit: int = _LIMIT, errors: str = "strict") -> str:
         raise DataError(f"{file} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8.") from error
 
 
-def supervision_reader(part: str) -> ModuleType:
-    """Import supervision's module for a format.
+def needed(module: str) -> ModuleType:
+    """Import what reads a format.
 
     Raises:
-        RequirementError: supervision is not installed.
+        RequirementError: It is not installed.
     """
     try:
-        return importlib.import_module(f"supervision.dataset.formats.{part}")
+        return importlib.import_module(module)
     except ImportError as error:
         raise RequirementError(
-            f"Converting a dataset needs supervision, which cannot be imported ({error}): pip install "
+            f"Converting a dataset needs {module.partition('.')[0]}, which cannot be imported ({error}): pip install "
             "'localvit_det[convert]'."
         ) from error
+
+
+def parsed_xml(file: Path) -> Any:
+    """Return the root of an XML file.
+
+    Raises:
+        DataError: As of `check_file`.
+        RequirementError: defusedxml is not installed.
+    """
+    check_file(file)
+    return needed("defusedxml.ElementTree").parse(file).getroot()

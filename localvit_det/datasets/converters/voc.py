@@ -10,15 +10,16 @@ from .base import (
     SMALLEST_POLYGON,
     Converter,
     Label,
-    check_file,
     counted,
     files_below,
     grouped,
     images_below,
+    needed,
+    parsed_xml,
     read_text,
-    supervision_reader,
 )
 
+_READER = "supervision.dataset.formats.pascal_voc"
 _LISTS = "ImageSets/Main"  # the stems of each split
 _IMAGE_FOLDERS = ("image", "images", "img", "imgs", "jpegimages", "data")
 _CONTENTS = (*_IMAGE_FOLDERS, "label", "labels", "annotation", "annotations", "xml", "xmls")  # names of folders
@@ -54,13 +55,9 @@ class Voc(Converter):
             for split, members in splits.items()
         }
 
-    def read_labels(self, file: Path, size: tuple[int, int]) -> Iterator[Label]:
+    def read_labels(self, file: Path, size: tuple[int, int], image: Path) -> Iterator[Label]:
         """Yield the objects of a file. Pascal VOC counts pixels from 1, and the last one is inside of a box."""
-        check_file(file)
-        reader = supervision_reader("pascal_voc")
-        from defusedxml.ElementTree import parse  # which supervision reads them with
-
-        root = parse(file).getroot()
+        root = parsed_xml(file)
         objects = root.findall("object")
         polygons = []
         for item in objects:
@@ -71,7 +68,7 @@ class Voc(Converter):
                     raise ValueError(f"a polygon has {len(part)} numbers")
             for polygon in drawn:
                 item.remove(polygon)  # it would be made a mask, and lose its corners
-        found, names = reader.detections_from_xml_obj(root, [], size)
+        found, names = needed(_READER).detections_from_xml_obj(root, [], size)
         for box, number, parts in zip(found.xyxy.tolist(), found.class_id.tolist(), polygons, strict=True):
             yield Label(names[number], tuple(box), parts)
 
