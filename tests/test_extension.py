@@ -124,7 +124,7 @@ def test_augmentations(tmp_path, monkeypatch):
         "*_base_.augmentation.one_scale, steps[-1]]))\n"
     )
     steps = load_config(written(tmp_path, text), data=False).train_dataloader.dataset.pipeline
-    assert [step.type for step in steps[1:-1]] == ["LoadAnnotations", "Toy", "Resize", "RandomFlip"]
+    assert [step.type for step in steps[1:-1]] == ["LoadCompactAnnotations", "Toy", "Resize", "RandomFlip"]
 
 
 def test_a_switch(monkeypatch, tmp_path):

@@ -3,7 +3,7 @@ _base_ = ["mmdet::_base_/datasets/coco_instance.py", "./augmentation.py"]
 
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=None),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadCompactAnnotations", with_bbox=True, with_mask=True),
     *_base_.augmentation.one_scale,
     dict(type="PackDetInputs"),
 ]

@@ -4,7 +4,7 @@ _base_ = "./augmentation.py"
 data_root = "data/shapes/"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadCompactAnnotations", with_bbox=True, with_mask=True),
     *_base_.augmentation.flips,
     dict(type="PackDetInputs"),
 ]

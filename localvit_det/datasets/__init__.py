@@ -1,6 +1,7 @@
 """Datasets and loading that MMDetection does not have."""
 
+from .compact_masks import CompactMasks, LoadCompactAnnotations
 from .load_image import LoadImageFromFile
 from .synthetic_shapes_datasets import ShapesDataset, ShapesPanopticDataset
 
-__all__ = ["LoadImageFromFile", "ShapesDataset", "ShapesPanopticDataset"]
+__all__ = ["CompactMasks", "LoadCompactAnnotations", "LoadImageFromFile", "ShapesDataset", "ShapesPanopticDataset"]

@@ -70,7 +70,7 @@ class MemoryEfficientFCNMaskHead(FCNMaskHead):
     ) -> Tensor:
         """Cut targets (R, 2h, 2w) as FCNMaskHead does, but without a copy of a whole image's mask for each RoI."""
         masks = [instances.masks for instances in batch_gt_instances]
-        if rcnn_train_cfg.get("soft_mask_target") or not all(type(m) is BitmapMasks and len(m) for m in masks):
+        if rcnn_train_cfg.get("soft_mask_target") or not all(isinstance(m, BitmapMasks) and len(m) for m in masks):
             return super().get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
         size = _pair(rcnn_train_cfg.mask_size)
         return torch.cat(

@@ -1,5 +1,6 @@
 """Image files: boxes lie on their objects however a camera was held, and broken files stop nothing."""
 
+import contextlib
 import io
 import logging
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from coco_folder import NAMES, annotations, write_coco
 from mmdet.registry import DATASETS, TRANSFORMS
+from opened_files import counted_files
 from PIL import Image
 
 from localvit_det.datasets import images, load_image
@@ -119,6 +121,35 @@ def test_more_pixels_than_the_limit():
         decode(photo(1), limit=5000)
 
 
+def test_headers_of_plain_jpegs_are_read_without_pil(monkeypatch):
+    """Of all others PIL says how large they are, before their pixels are decoded."""
+    content, opened = photo(6), []
+    monkeypatch.setattr(images, "read_header", lambda *args: opened.append(args) or read_header(*args))
+    assert decode(content).shape == (HEIGHT, WIDTH, 3)
+    assert not opened
+    start = content.index(b"\xff\xc0")  # where the size stands
+    filled = content[:start] + b"\xff" * 3 + content[start:]
+    other = content[:start] + b"\xff\xc3" + content[start + 2 :]  # lossless
+    # Filled with another byte, what follows is taken for a length, at the end of which another size stands.
+    lying = b"\xff\xd8\xff\xff\xe0\0" + bytes(0xE000 - 2) + b"\xff\xc0\0\x11\x08\0\1\0\1\3"
+    for odd in (filled, lying, content[: start + 8], content[:start], other, b"\xff\xd8", photo(1, "PNG")):
+        opened.clear()
+        with contextlib.suppress(BrokenImageError):
+            decode(odd)
+        assert opened
+    for limit in (WIDTH * HEIGHT - 1, 1):
+        for large in (filled, content):
+            with pytest.raises(BrokenImageError, match="60 x 100 pixels, over the limit"):
+                decode(large, limit=limit)
+
+
+def test_a_jpeg_whose_pixels_follow_an_earlier_end_is_cut_off():
+    whole = photo(1)
+    for content, cut in ((whole, False), (whole[:-2], True), (whole + whole, False), (whole + whole[:-2], True)):
+        with pytest.raises(BrokenImageError, match="cut off") if cut else contextlib.nullcontext():
+            images._check_end(content)
+
+
 # ---------------------------------------------------------------------------------------------- the transform
 
 
@@ -144,6 +175,13 @@ def test_the_transform_stands_in_every_pipeline(tmp_path):
     (tmp_path / "good.jpg").write_bytes(photo(1))
     results = transform({"img_path": str(tmp_path / "good.jpg")})
     assert results["img_shape"] == results["ori_shape"] == (HEIGHT, WIDTH)
+
+
+def test_a_file_is_opened_once(tmp_path):
+    (tmp_path / "good.jpg").write_bytes(photo(1))
+    with counted_files(str(tmp_path)) as opened:
+        LoadImageFromFile()({"img_path": str(tmp_path / "good.jpg"), "width": WIDTH, "height": HEIGHT})
+    assert opened == {str(tmp_path / "good.jpg"): 1}
 
 
 def test_broken_images_are_skipped_and_named_once(broken, logged):
