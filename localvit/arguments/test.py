@@ -34,7 +34,9 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--show-dir", help="draw predictions next to ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
     parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
-    parser.add_argument("--fast-eval", action="store_true", help="evaluate with faster-coco-eval: the same numbers")
+    parser.add_argument(
+        "--fast-eval", action="store_true", help="stop where faster-coco-eval, the default if there, is not"
+    )
     parser.add_argument("--tta", action="store_true", help="look at each image flipped and at three sizes")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)

@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from pycocotools.cocoeval import COCOeval
 
 from ..engine.reporting import Line, smooth, thin_out
 from ..visualization import class_color
-from .coco import precision_at_half
+from .coco import Accumulated, precision_at_half
 
 INK = "#010203"  # nearly black; on a page the color of its text, dark or light
 FONT = "system-ui, sans-serif"
@@ -68,7 +67,7 @@ def rgb(label: int) -> tuple[float, float, float]:
 
 
 @styled
-def precision_recall(evaluator: COCOeval, names: Sequence[str]) -> Figure:
+def precision_recall(evaluator: Accumulated, names: Sequence[str]) -> Figure:
     """Draw precision over recall at an overlap of 0.5: thin for each class, thick for their mean.
 
     Of more classes than lines can be distinguished the middle half and the middle nine tenths are shaded.

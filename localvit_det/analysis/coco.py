@@ -1,28 +1,29 @@
-"""Predictions against ground truth: pycocotools' arrays, from which all tables and curves are read, and matches.
+"""Predictions against ground truth: the arrays of COCO's evaluation, for all tables and curves, and matches.
 
 A match tells which prediction is which object at one overlap and from one score on, as a user sees the result; what
-pycocotools matches, at ten overlaps and for all scores, does not.
+COCO's evaluation matches, at ten overlaps and for all scores, does not.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import Params
 
 from ..datasets.annotations import read_annotations
 from ..datasets.images import BrokenImageError, PixelRange, decode, pixel_range_of, read_file
+from ..datasets.json_stream import read_content
 from ..errors import DataError
+from ..evaluation.evaluators import coco_evaluator
+from ..evaluation.prints import prints_logged
 from ..evaluation.truth import GroundTruth
 from ..visualization import Objects
 
@@ -41,15 +42,22 @@ _LIMIT = 2  # the index of 100 detections an image, with which COCO's AP is defi
 Object = dict[str, Any]  # an annotation or a prediction in COCO's format
 
 
+class Accumulated(NamedTuple):
+    """What an evaluator has found, with its names: settings, and arrays such as `precision`."""
+
+    params: Params
+    eval: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """What pycocotools has evaluated.
+    """What was evaluated as COCO does it.
 
     Attributes:
         truth: The ground truth, numbered anew.
         found: The predictions.
         classes: Name of each category id of `truth`, in the order of the labels.
-        tasks: An evaluator that has accumulated for each of 'bbox' and 'segm' that there is; only its results are left.
+        tasks: The results of each of 'bbox' and 'segm' that there is.
         images: The folder of the images, if it is known.
         pixel_range: Of images with more than 8 bits, as of the config's setting.
     """
@@ -57,7 +65,7 @@ class Evaluation:
     truth: GroundTruth
     found: COCO
     classes: Mapping[int, str]
-    tasks: Mapping[str, COCOeval]
+    tasks: Mapping[str, Accumulated]
     images: Path | None = None
     pixel_range: PixelRange | None = None
 
@@ -91,26 +99,24 @@ def evaluate(
     """
     pixels = pixel_range_of(pixel_range)
     listed = read_annotations(annotations)
-    truths = json.loads(Path(annotations).read_bytes())
     content = _read_predictions(predictions)
-    _check_ids(content, truths, predictions)
     with_masks = bool(content) and all("segmentation" in one for one in content)
     with_masks &= listed.without_mask < listed.boxes
+    truths = read_content(Path(annotations))
+    _check_ids(content, truths, predictions)
     names = tuple(classes or listed.categories)
 
-    def evaluated(task: str) -> tuple[GroundTruth, COCO, COCOeval]:
+    def evaluated(task: str) -> tuple[GroundTruth, COCO, Accumulated]:
         # The area of a detection is that of its box for boxes, and that of its mask for masks.
         left_out = "segmentation" if task == "bbox" else "bbox"
         truth = GroundTruth(truths, image_ids, names, masks=task == "segm", source=annotations)
         found = truth.loadRes([{k: v for k, v in one.items() if k != left_out} for one in content])
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = COCOeval(truth, found, task)
+        with prints_logged():
+            evaluator = coco_evaluator()(truth, found, task)
             evaluator.evaluate()
             evaluator.accumulate()
-        # Images by themselves, of no more use: gigabytes for COCO's validation set, once for each task.
-        evaluator.evalImgs, evaluator.ious, evaluator._gts, evaluator._dts = [], {}, {}, {}
-        evaluator.cocoDt = None
-        return truth, found, evaluator
+        # Not the evaluator: it holds gigabytes of images by themselves for COCO's validation set.
+        return truth, found, Accumulated(evaluator.params, evaluator.eval)
 
     truth, found, of_boxes = evaluated("bbox")
     tasks = {"bbox": of_boxes}
@@ -148,11 +154,11 @@ def _check_ids(content: list[dict], truths: dict, path: str | Path) -> None:
             )
 
 
-def average_precision(evaluator: COCOeval, column: str = "AP", label: int | None = None) -> float | None:
+def average_precision(evaluator: Accumulated, column: str = "AP", label: int | None = None) -> float | None:
     """Return a number of COCO's table from the accumulated precisions.
 
     Args:
-        evaluator: After `accumulate()`.
+        evaluator: Of a task.
         column: Among `RANGES`.
         label: Of one class; None for the mean over all.
 
@@ -167,14 +173,14 @@ def average_precision(evaluator: COCOeval, column: str = "AP", label: int | None
     return float(found.mean()) if found.size else None
 
 
-def precision_at_half(evaluator: COCOeval, label: int | None = None) -> np.ndarray | None:
+def precision_at_half(evaluator: Accumulated, label: int | None = None) -> np.ndarray | None:
     """Return precision at the 101 recalls of COCO, at an overlap of 0.5: (101,), of a class or the mean of all."""
     curves = evaluator.eval["precision"][0, :, :, 0, _LIMIT]  # 101, classes
     curves = curves[:, curves[0] > -1] if label is None else curves[:, [label]]
     return curves.mean(1) if curves.size and curves.min() > -1 else None
 
 
-def best_score(evaluator: COCOeval, label: int) -> tuple[float, float] | None:
+def best_score(evaluator: Accumulated, label: int) -> tuple[float, float] | None:
     """Return the score with the best F1 of a class at an overlap of 0.5, and that F1; None without objects."""
     precision = precision_at_half(evaluator, label)
     if precision is None or not precision.any():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import os
 from collections import Counter
@@ -18,7 +16,9 @@ from pycocotools.coco import COCO
 from ..config.utils import dataset_paths, find_datasets, prepare_dataset
 from ..datasets.annotations import read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
+from ..datasets.json_stream import read_content
 from ..errors import DataError, shortened
+from ..evaluation.prints import prints_logged
 from ..preflight.classes import dataset_classes
 from ..visualization import draw_readable
 from . import charts
@@ -67,8 +67,10 @@ def read_splits(cfg: Config, names: Sequence[str] = ("train", "val", "test")) ->
         if file is None or folder is None or file in splits:
             continue
         found = read_annotations(file)
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(file)
+        coco = COCO()
+        coco.dataset = {"annotations": [], **read_content(Path(file))}
+        with prints_logged():
+            coco.createIndex()
         classes = dataset_classes(path, dataset) or found.categories
         # As everywhere: the names in the order of the file.
         kept = tuple(one for one in found.categories if one in set(classes))

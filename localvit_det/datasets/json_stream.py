@@ -50,6 +50,17 @@ def read_parts(path: Path, streamed: Collection[str], plain_polygons: bool = Fal
             pass
 
 
+def read_content(path: Path) -> dict[str, Any]:
+    """Return the content of a COCO-format file that `read_annotations` has accepted, without its text in memory."""
+    content: dict[str, Any] = {}
+    for key, value, first in read_parts(path, ("images", "annotations")):
+        if first:
+            content[str(key)] = value
+        else:
+            content[str(key)] += value
+    return content
+
+
 def _parts(text: "_Text", streamed: Collection[str]) -> Iterator[Part]:
     if text.peek() != "{":
         yield Part(None, text.parse(), True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmdet.datasets.api_wrappers import COCO
+from pycocotools import mask as coco_masks
 
 from ..datasets.scored import scored_content
 from ..errors import DataError, did_you_mean
+from .prints import prints_logged
+
+_MANY = 250  # masks that are measured at a time; pycocotools raises from 256 on
 
 
 class GroundTruth(COCO):
@@ -60,26 +62,35 @@ class GroundTruth(COCO):
         self.numbers = {identity: number for number, identity in enumerate(_sorted(image_ids), 1)}
         self._labels = {identity: number for number, identity in enumerate(self.category_ids, 1)}
         self.dataset, self.left_out = scored_content(content, self.numbers, classes, masks)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.createIndex()
-        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+        _index(self)
 
-    def loadRes(self, found: Sequence[Mapping[str, Any]]) -> COCO:
+    def loadRes(self, found: Sequence[dict[str, Any]]) -> COCO:
         """Return predictions in the format of COCO's results, also if there is none; those of other classes are not
         scored.
+
+        Args:
+            found: Their dicts are taken over: there may be millions.
         """
-        numbered = [
-            {**one, "image_id": self.numbers[one["image_id"]], "category_id": self._labels[one["category_id"]]}
-            for one in found
-            if one["category_id"] in self._labels
-        ]
-        with contextlib.redirect_stdout(io.StringIO()):
-            if numbered:
-                return super().loadRes(numbered)
-            empty = COCO()  # pycocotools looks at the first prediction to learn its kind
-            empty.dataset = {**self.dataset, "annotations": []}
-            empty.createIndex()
-            return empty
+        predictions = [one for one in found if one["category_id"] in self._labels]
+        masks = bool(predictions) and not predictions[0].get("bbox")
+        for start in range(0, len(predictions), _MANY):
+            batch = predictions[start : start + _MANY]
+            encoded = [one["segmentation"] for one in batch] if masks else []
+            boxes = coco_masks.toBbox(encoded).tolist() if masks else [one["bbox"] for one in batch]
+            areas = coco_masks.area(encoded).tolist() if masks else [w * h for _, _, w, h in boxes]
+            for number, (one, box, area) in enumerate(zip(batch, boxes, areas, strict=True), start + 1):
+                one["image_id"], one["category_id"] = self.numbers[one["image_id"]], self._labels[one["category_id"]]
+                one |= {"id": number, "bbox": box, "area": area, "iscrowd": 0}
+        result = COCO()
+        result.dataset = {**self.dataset, "annotations": predictions}
+        _index(result)
+        return result
+
+
+def _index(coco: COCO) -> None:
+    with prints_logged():
+        coco.createIndex()
+    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
 
 
 def _sorted(ids: Collection[Any]) -> Collection[Any]:

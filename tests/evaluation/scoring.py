@@ -107,10 +107,10 @@ def recorded() -> Iterator[dict[str, np.ndarray]]:
 
         return Recorder
 
-    fast = metrics._evaluator_class
+    ours = metrics.coco_evaluator
     with (
         mock.patch.object(coco_metric, "COCOeval", recorder(coco_metric.COCOeval)),
-        mock.patch.object(metrics, "_evaluator_class", side_effect=lambda: recorder(fast())),
+        mock.patch.object(metrics, "coco_evaluator", side_effect=lambda fast: recorder(ours(fast))),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         yield numbers

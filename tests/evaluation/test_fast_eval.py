@@ -1,10 +1,13 @@
 """faster-coco-eval must give pycocotools' numbers, on drawn and on real images."""
 
 import importlib.util
+import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +19,12 @@ from mmdet.registry import MODELS
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 
+from benchmarks.evaluators import compare
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
-from localvit_det.evaluation import FastCocoMetric, metrics, use_fast_eval
+from localvit_det.evaluation import ExactCocoMetric, FastCocoMetric, evaluators, metrics, use_fast_eval
+from localvit_det.evaluation.evaluators import coco_evaluator, fast_evaluator
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("faster_coco_eval") is None, reason="faster-coco-eval is not installed"
@@ -86,10 +91,87 @@ def test_equals_pycocotools(annotations, kind):
     coco = COCO(str(annotations))
     results = predictions(coco)
     expected = twelve_numbers(COCOeval, coco, results, kind)
-    fast = twelve_numbers(metrics._evaluator_class(), coco, results, kind)
+    fast = twelve_numbers(fast_evaluator(), coco, results, kind)
     assert len(expected) == len(fast) == 12
     assert 0.05 < expected[0] < 0.95  # neither everything nor nothing was found
     np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-6)
+
+
+@installed
+def test_random_cases():
+    """A few of those that `python -m benchmarks.evaluators --cases 1000` compares."""
+    count, worst = compare(12, seed=4)
+    assert count > 100_000
+    assert worst <= 1e-6
+
+
+@installed
+def test_taken_by_default():
+    assert coco_evaluator() is coco_evaluator(True) is fast_evaluator()
+    assert coco_evaluator(False) is COCOeval
+
+
+@pytest.mark.parametrize("other", [None, SimpleNamespace(COCOeval_faster=object, __version__="2.0.0", __spec__="")])
+def test_another_one_is_reported_once(other, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", other)
+    fast_evaluator.cache_clear()
+    evaluators._report_slow.cache_clear()
+    lines = []
+    monkeypatch.setattr(evaluators, "print_log", lambda line, logger: lines.append(line))
+    assert coco_evaluator() is coco_evaluator() is COCOeval
+    assert len(lines) == 1
+    assert "pycocotools evaluates" in lines[0]
+    assert "pip install 'faster-coco-eval>=1.8,<2'" in lines[0]
+    with pytest.raises(RequirementError, match="faster"):
+        FastCocoMetric(metric="bbox")
+
+
+def of_detector(coco: COCO, found: list[dict], image: int) -> dict:
+    """A sample as a detector returns it."""
+    height, width = (coco.imgs[image][side] for side in ("height", "width"))
+    boxes = np.array([result["bbox"] for result in found], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    instances = {
+        "bboxes": torch.from_numpy(boxes),
+        "scores": torch.tensor([result["score"] for result in found]),
+        "labels": torch.tensor([coco.getCatIds().index(result["category_id"]) for result in found]).long(),
+        "masks": torch.from_numpy(np.array([result["mask"] for result in found]).reshape(-1, height, width)),
+    }
+    return {"img_id": image, "ori_shape": (height, width), "pred_instances": instances}
+
+
+def processed(metric_class: type, file: Path) -> CocoMetric:
+    """A metric of boxes and masks that has seen all images."""
+    coco = COCO(str(file))
+    metric = metric_class(ann_file=str(file), metric=["bbox", "segm"], classwise=True)
+    metric.dataset_meta = {"classes": tuple(category["name"] for category in coco.loadCats(coco.getCatIds()))}
+    found = predictions(coco, crowd_one=False)
+    for image in coco.imgs:
+        metric.process({}, [of_detector(coco, [one for one in found if one["image_id"] == image], image)])
+    return metric
+
+
+def test_masks_are_kept_compressed(shapes_annotations):
+    """Between two images nothing of the size of a mask is left."""
+    metric = processed(ExactCocoMetric, shapes_annotations)
+    masks = [mask for _, prediction in metric.results for mask in prediction["masks"]]
+    assert len(masks) > 20
+    assert all(isinstance(mask["counts"], bytes) for mask in masks)
+    assert len(pickle.dumps(metric.results)) < len(masks) * 96 * 96 / 10  # what ranks send to each other
+
+
+def test_written_predictions_are_those_of_mmdetection(shapes_annotations, tmp_path):
+    """Whatever prefix: `--report` and `outfile_prefix` read and write them."""
+    read = []
+    for metric_class in (CocoMetric, ExactCocoMetric):
+        metric = processed(metric_class, shapes_annotations)
+        metric.results[0][1]["mask_scores"] = metric.results[0][1]["scores"] / 2
+        metric.outfile_prefix = str(tmp_path / metric_class.__name__)
+        metric.evaluate(len(metric.results))
+        files = sorted(tmp_path.glob(f"{metric_class.__name__}*"))
+        read.append({file.name.split(".", 1)[1]: json.loads(file.read_text()) for file in files})
+    assert read[0] == read[1]
+    assert read[0].keys() == {"bbox.json", "segm.json"}
 
 
 @installed
@@ -101,7 +183,7 @@ def test_average_precision_over_a_hundred_detections(shapes_annotations):
     wrong = {**right, "bbox": [0, 0, 2, 2], "score": 0.9}
     results = [dict(wrong) for _ in range(120)] + [right]
     expected = twelve_numbers(COCOeval, coco, results, "bbox")
-    fast = twelve_numbers(metrics._evaluator_class(), coco, results, "bbox")
+    fast = twelve_numbers(fast_evaluator(), coco, results, "bbox")
     assert expected[0] == 0 < expected[1]
     np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-6)
 
@@ -110,29 +192,10 @@ def test_average_precision_over_a_hundred_detections(shapes_annotations):
 def test_metric_in_coco_metrics_place(annotations, monkeypatch):
     """The whole metric: same keys and numbers, from the other evaluator; afterwards MMDetection's is back."""
     used = []
-    make = metrics._evaluator_class
-    monkeypatch.setattr(metrics, "_evaluator_class", lambda: used.append(True) or make())
-    coco = COCO(str(annotations))
-    by_image: dict[int, list[dict]] = {image: [] for image in coco.imgs}
-    for result in predictions(coco, crowd_one=False):
-        by_image[result["image_id"]].append(result)
-    names = tuple(category["name"] for category in coco.loadCats(coco.getCatIds()))
-    numbers = []
-    for metric_class in (CocoMetric, FastCocoMetric):
-        metric = metric_class(ann_file=str(annotations), metric=["bbox", "segm"], classwise=True)
-        metric.dataset_meta = {"classes": names}
-        for image, found in by_image.items():
-            height, width = (coco.imgs[image][side] for side in ("height", "width"))
-            boxes = np.array([result["bbox"] for result in found], dtype=np.float32).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            instances = {
-                "bboxes": torch.from_numpy(boxes),
-                "scores": torch.tensor([result["score"] for result in found]),
-                "labels": torch.tensor([coco.getCatIds().index(result["category_id"]) for result in found]).long(),
-                "masks": torch.from_numpy(np.array([result["mask"] for result in found]).reshape(-1, height, width)),
-            }
-            metric.process({}, [{"img_id": image, "ori_shape": (height, width), "pred_instances": instances}])
-        numbers.append(metric.evaluate(size=len(by_image)))
+    make = metrics.coco_evaluator
+    monkeypatch.setattr(metrics, "coco_evaluator", lambda fast: used.append(fast) or make(fast))
+    made = [processed(metric_class, annotations) for metric_class in (CocoMetric, FastCocoMetric)]
+    numbers = [metric.evaluate(size=len(metric.results)) for metric in made]
     assert used == [True]
     assert numbers[0].keys() == numbers[1].keys()
     np.testing.assert_allclose(list(numbers[1].values()), list(numbers[0].values()), rtol=0, atol=1e-6)
