@@ -1,6 +1,7 @@
 """Shared fixtures and the list of registered backbones that the contract tests run over."""
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -34,6 +35,7 @@ if hasattr(config_module, "FormatCode"):  # OneDL's MMEngine has it elsewhere
 config_module.is_installed = functools.cache(config_module.is_installed)
 config_module.get_installed_path = functools.cache(config_module.get_installed_path)
 config_utils.load = functools.cache(config_utils.load)
+gc.freeze()  # what is imported stays: half a million objects that each collection would look at again
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -18,9 +18,11 @@ def trunc_normal_(tensor: Tensor, std: float = 0.02) -> Tensor:
         tensor: Filled in place, and returned.
         std: Standard deviation.
     """
+    if tensor.is_meta:  # without numbers; PyTorch takes a quarter of a second for a tiny network
+        return tensor
     with torch.no_grad():
-        # Cut off, not drawn again: one number in 1.7 million, and nothing asks whether there is one, which a tensor
-        # without numbers cannot answer.
+        # Cut off, not drawn again: one number in 1.7 million, and nothing asks whether there is one, for which a GPU
+        # would have to be waited for.
         return tensor.normal_(std=std).clamp_(-_LIMIT * std, _LIMIT * std)
 
 
