@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbones.base import LocalViT, Stage
+from .backbones.base import LocalViT
 from .checkpoint.identify import families
 from .checkpoint.official import official_file
 from .errors import CheckpointError
-from .layers import build_norm
+from .layers import Stage, build_norm, built_on
 from .requirements import require
 
 require("timm")
@@ -40,6 +40,7 @@ class Classifier(nn.Module):
         global_pool: Kind of pooling; '' leaves the feature map.
         drop_rate: Dropout before the linear layer.
         proj_drop_rate: Dropout inside the backbone.
+        device: Where modules are built; None for the current default.
         settings: Other arguments of the backbone.
     """
 
@@ -53,14 +54,16 @@ class Classifier(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.backbone = family(arch, in_channels=in_chans, drop_rate=proj_drop_rate, out_norm_cfg=None, **settings)
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
-        width = self.num_features = self.head_hidden_size = self.backbone.channels[-1]
-        self.norm = build_norm(self.backbone.norm_cfg, width) if family.classifier_norm else nn.Identity()
-        self.head = ClassifierHead(width, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        with built_on(device):
+            self.backbone = family(arch, in_channels=in_chans, drop_rate=proj_drop_rate, out_norm_cfg=None, **settings)
+            width = self.num_features = self.head_hidden_size = self.backbone.channels[-1]
+            self.norm = build_norm(self.backbone.norm_cfg, width) if family.classifier_norm else nn.Identity()
+            self.head = ClassifierHead(width, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         info = self.backbone.feature_info
         of_stages = zip(info.all_channels, info.strides, range(len(info.strides)), strict=True)
         self.feature_info = [

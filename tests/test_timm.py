@@ -132,6 +132,11 @@ def test_arguments_are_not_swallowed():
         small("localvit_gg_tiny").forward_intermediates(torch.rand(1, 3, 32, 32), output_fmt="NLC")
 
 
+def test_is_built_on_a_device():
+    net = small("localvit_gg_tiny", device="meta")
+    assert {t.device.type for t in (*net.parameters(), *net.buffers())} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("localvit_svt_small", "twins-svt-small"), ("localvit_gg_tiny", "released no")]
 )

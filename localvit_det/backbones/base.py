@@ -15,28 +15,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..deprecation import warn_renamed
 from ..errors import ConfigError
 from ..hub import HubFiles, HubModel
-from ..layers import Block, ConvMlp, PatchEmbed, PatchMerging, build_norm, fuse_children, shared_masks
-from ..ops import channels_last, checkpointed, recompute_activations
+from ..layers import (
+    Block,
+    ConvMlp,
+    PatchEmbed,
+    PatchMerging,
+    Stage,
+    build_norm,
+    built_on,
+    fuse_children,
+    shared_masks,
+)
+from ..ops import channels_last, recompute_activations
 from .sizes import FeatureInfo, check_stages, drop_path_ramp, for_each_stage, stage_widths
 from .weights import Release, Rename, WarmStart, WeightSplit, parameters_without_decay
-
-
-class Stage(nn.Module):
-    """Blocks at one resolution, after the downsampling; what they carry in addition to the feature map goes with it."""
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉), or the same H×W in the first stage."""
-        x = self.downsample(x)
-        checkpoint = self.with_cp and self.training and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpointed(block, x) if checkpoint else block(x)
-        return x
 
 
 class LocalViT(HubModel, BaseModule):
@@ -68,6 +60,7 @@ class LocalViT(HubModel, BaseModule):
         with_cp: Recompute whole blocks: a fifth or less is kept, about a third slower.
         init_cfg: How MMEngine initialises weights, for example ``dict(type='Pretrained', checkpoint=...)``.
         lean: Former name of ``recompute_activations``.
+        device: Where modules are built, as `torch.nn.utils.skip_init` gives it; None for the current default.
 
     Raises:
         ValueError: If ``arch`` is unknown, or ``out_indices``, ``frozen_stages`` or what stands per stage does not fit.
@@ -113,6 +106,7 @@ class LocalViT(HubModel, BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
         lean: bool | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if lean is not None:
@@ -142,10 +136,21 @@ class LocalViT(HubModel, BaseModule):
         self.recompute_activations = recompute_activations
         self.with_cp = with_cp
         self._built = False
+        self._device = device
         if not -1 <= frozen_stages <= len(self.depths):
             raise ValueError(f"frozen_stages={frozen_stages} must lie between -1 and {len(self.depths)}.")
         if window_size < 1:
             raise ValueError(f"window_size={window_size} must be at least 1 token.")
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        init: Any = vars(cls).get("__init__")
+        own = inspect.signature(init).parameters if init else {}
+        if any(p.kind is p.VAR_KEYWORD for p in own.values()):
+            # Whoever inspects it (help, skip_init) sees the parent's arguments in place of `**common`.
+            common = inspect.signature(super(cls, cls).__init__).parameters
+            rest = [p.replace(kind=p.KEYWORD_ONLY) for name, p in common.items() if name not in own]
+            init.__signature__ = inspect.Signature([*(p for p in own.values() if p.kind is not p.VAR_KEYWORD), *rest])
 
     @classmethod
     def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
@@ -178,17 +183,12 @@ class LocalViT(HubModel, BaseModule):
     @classmethod
     def default_arguments(cls) -> dict[str, Any]:
         """Return the default of each config key, a subclass's before its parent's."""
-        found: dict[str, Any] = {}
-        for base in cls.__mro__[cls.__mro__.index(LocalViT) :: -1]:
-            if "__init__" in vars(base):
-                parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]  # without self
-                found |= {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
-        return found
+        return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
 
     @classmethod
     def out_channels_of(cls, cfg: dict) -> tuple[int, ...]:
         """Return the channels of the feature maps of a backbone with this config, without building it."""
-        settings = {**cls.default_arguments(), **cfg}
+        settings = {**LocalViT.default_arguments(), **cls.default_arguments(), **cfg}
         arch = cls.resolve_arch(settings["arch"])
         depths = settings["depths"] or arch["depths"]
         widths = stage_widths(settings["embed_dims"] or arch["embed_dims"], len(depths))
@@ -227,7 +227,7 @@ class LocalViT(HubModel, BaseModule):
             ConfigError: The layers are not those that the arguments make, so that they could not be read.
         """
         # What is made from others or depends on where it runs is left out; widths and ratios as they came to be.
-        kept = self.accepted_arguments() - {"arch", "embed_dims", "mlp_ratio", "init_cfg", "lean"}
+        kept = self.accepted_arguments() - {"arch", "embed_dims", "mlp_ratio", "init_cfg", "lean", "device"}
         settings: dict[str, Any] = {"arch": self.arch, "embed_dims": self.channels, "mlp_ratio": self.mlp_ratios}
         settings |= {name: getattr(self, name) for name in sorted(kept)}
         name, weights = type(self).__name__, self.state_dict()
@@ -247,18 +247,19 @@ class LocalViT(HubModel, BaseModule):
 
     def build(self) -> None:
         """Make all modules; the last step of a family's constructor."""
-        self.stem = self.make_stem()
-        self.stages = nn.ModuleList()
-        for stage, rates in enumerate(self.drop_path_rates()[: self.out_indices[-1] + 1]):
-            downsample = self.make_downsample(stage) if stage else nn.Identity()
-            blocks = [self.make_block(stage, index, rate) for index, rate in enumerate(rates)]
-            self.stages.append(Stage(downsample, blocks, self.with_cp))
-        self.out_norms = nn.ModuleDict()
-        for stage in range(len(self.stages)):
-            normed = self.out_norm_cfg is not None and stage in self.normed_stages()
-            norm = build_norm(self.out_norm_cfg or {}, self.channels[stage]) if normed else nn.Identity()
-            self.out_norms[str(stage)] = norm
-        self.reset_parameters()
+        with built_on(self._device):
+            self.stem = self.make_stem()
+            self.stages = nn.ModuleList()
+            for stage, rates in enumerate(self.drop_path_rates()[: self.out_indices[-1] + 1]):
+                downsample = self.make_downsample(stage) if stage else nn.Identity()
+                blocks = [self.make_block(stage, index, rate) for index, rate in enumerate(rates)]
+                self.stages.append(Stage(downsample, blocks, self.with_cp))
+            self.out_norms = nn.ModuleDict()
+            for stage in range(len(self.stages)):
+                normed = self.out_norm_cfg is not None and stage in self.normed_stages()
+                norm = build_norm(self.out_norm_cfg or {}, self.channels[stage]) if normed else nn.Identity()
+                self.out_norms[str(stage)] = norm
+            self.reset_parameters()
         self._built = True
         self._freeze()
 
@@ -343,15 +344,20 @@ class LocalViT(HubModel, BaseModule):
         stage = rest.partition(".")[0]
         return part in ("stages", "out_norms") and stage.isdecimal() and int(stage) >= len(self.stages)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        left = [name for name in state_dict if name.startswith(prefix) and self.lacks(name[len(prefix) :])]
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        own = [name for name in state_dict if name.startswith(prefix)]
+        left = [name for name in own if self.lacks(name[len(prefix) :])]
         for name in left:
             del state_dict[name]  # of a copy
         if left:
             print_log(
                 f"out_indices={self.out_indices} need no later stages: {len(left)} of their tensors are left out."
             )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        if local_metadata.get("assign_to_params_buffers"):  # of files from when weights were channels-last
+            state_dict.update({name: state_dict[name].contiguous() for name in own if name not in left})
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def fuse(self) -> LocalViT:
         """Prepare for inference: the same feature maps, faster.

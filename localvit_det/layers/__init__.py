@@ -2,9 +2,9 @@
 
 from ..deprecation import former_names
 from .attention import WindowAttention, relative_position_index
-from .block import Block, ConvMlp, DropPath, add, add_kept, draw_kept
+from .block import Block, ConvMlp, DropPath, Stage, add, add_kept, draw_kept
 from .fusible import Fused, Fusible, fuse_children, fused, register_fused
-from .init import init_trunc_normal, trunc_normal_
+from .init import built_on, init_trunc_normal, trunc_normal_
 from .norm import LayerNorm2d, build_activation, build_norm
 from .stem import ConvDownsample, ConvStem, PatchEmbed, PatchMerging
 from .window import (
@@ -32,11 +32,13 @@ __all__ = [
     "PatchEmbed",
     "PatchMerging",
     "Split",
+    "Stage",
     "WindowAttention",
     "add",
     "add_kept",
     "build_activation",
     "build_norm",
+    "built_on",
     "ceil_div",
     "crop",
     "draw_kept",

@@ -1,11 +1,13 @@
-"""Block = token mixer + MLP, each on a residual branch."""
+"""Block = token mixer + MLP, each on a residual branch; a stage of blocks."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import recomputed
+from ..ops import checkpointed, recomputed
 from .fusible import Fusible
 from .init import init_trunc_normal
 from .norm import build_activation
@@ -58,6 +60,24 @@ class Block(Fusible):
         # recomputed(norm, f, x) is f(norm(x)); backward recomputes the norm instead of keeping its output.
         x = add(x, recomputed(self.norm1, self.mixer, x), self.drop_path)
         return add(x, recomputed(self.norm2, self.mlp, x), self.drop_path)
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, after the downsampling; what they carry in addition to the feature map goes with it."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ⌈H/2⌉, ⌈W/2⌉), or the same H×W in the first stage."""
+        x = self.downsample(x)
+        checkpoint = self.with_cp and self.training and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpointed(block, x) if checkpoint else block(x)
+        return x
 
 
 class ConvMlp(Fusible):

@@ -1,6 +1,9 @@
-"""Initial weights."""
+"""Initial weights, and where they are made."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,3 +35,8 @@ def init_trunc_normal(*layers: nn.Conv2d) -> None:
         trunc_normal_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def built_on(device: torch.device | str | None) -> AbstractContextManager[Any]:
+    """Return a context in which modules are built on a device, on the current default for None."""
+    return nullcontext() if device is None else torch.device(device)

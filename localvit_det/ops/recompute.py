@@ -11,7 +11,7 @@ Whole blocks under ``with_cp`` run twice, as with any `torch.utils.checkpoint`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +135,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return _without_recomputing(), _second_run(block)
+        return _without_recomputing(), _SecondRun(block)
 
     if transformed():
         return block(x)
@@ -151,6 +151,18 @@ def _without_recomputing() -> Iterator[None]:
         yield
     finally:
         _off.reset(token)
+
+
+class _SecondRun(ExitStack):
+    """The context of :func:`_second_run`, entered by each backward pass: `retain_graph=True` allows several."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._block = block
+
+    def __enter__(self) -> _SecondRun:
+        self.enter_context(_second_run(self._block))
+        return self
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -188,8 +189,16 @@ class TestContract:
     def test_mistakes_are_named(self, family):
         with pytest.raises(ValueError, match="no arch 'huge'; choose from"):
             MODELS.build({"type": family, "arch": "huge"})
-        with pytest.raises(ValueError, match="out_indices"):
+        with pytest.raises(ValueError, match=r"out_indices=\(0, 4\) must name stages among \(0, 1, 2, 3\)"):
             build(family, out_indices=(0, 4))
+        for stages in ((0, 0, 3), (3, 0)):  # in earlier versions sorted, so that a neck's inputs were not those listed
+            said = re.escape(f"out_indices={stages} must name each stage once, in ascending order: write (0, 3).")
+            with pytest.raises(ValueError, match=said):
+                build(family, out_indices=stages)
+            with pytest.raises(ValueError, match=said):
+                MODELS.get(family).out_channels_of({"out_indices": stages})
+        with pytest.raises(RuntimeError, match="device type at start of device string: gpu"):
+            build(family, device="gpu")
         with pytest.raises(ValueError, match="frozen_stages"):
             build(family, frozen_stages=5)
         with pytest.raises(ValueError, match="one per stage"):
@@ -198,6 +207,45 @@ class TestContract:
             build(family, windowsize=7)
         with pytest.raises(ValueError, match="needs 'depths'"):
             MODELS.build({"type": family, "arch": {"embed_dims": 32}})
+
+
+EVEN = [
+    *((family, {"window_size": 4}) for family in ("ShuffleTransformer", "DWNet", "DynamicDWNet", "IDynamicDWNet")),
+    ("GGTransformer", {"gaze_kernels": (9, 5, 2, 3)}),
+]
+
+
+@pytest.mark.parametrize(("family", "options"), EVEN)
+def test_even_kernels_are_refused(family, options):
+    """Before any layer is made: a convolution of an even side would shift the feature map, or change its size."""
+    ((name, sides),) = options.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name}={sides} must be odd: ")):
+        build(family, **options)
+
+
+@pytest.mark.parametrize("family", ["GGTransformer", "MSGTransformer", "TwinsSVT"])
+def test_even_windows_of_attention_are_windows_like_any(family):
+    net = build(family, window_size=4).eval()
+    assert [m.shape[1:] for m in net(torch.randn(1, 3, 37, 50))] == [
+        (c, -(-37 // s), -(-50 // s)) for c, s in zip(net.out_channels, net.out_strides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("where", ["", "neck."])
+def test_weights_of_stages_that_are_not_built_are_counted(where, assign, capsys):
+    """Loaded into a network without its fourth stage, alone or inside another module; what else is left over raises."""
+    whole, net = build("DWNet"), build("DWNet", out_indices=(0, 1, 2)).eval()
+    target = nn.ModuleDict({"neck": net}) if where else net
+    state = {where + name: value for name, value in whole.state_dict().items()}
+    later = sum(name.startswith((f"{where}stages.3.", f"{where}out_norms.3.")) for name in state)
+    target.load_state_dict(state, assign=assign)
+    assert capsys.readouterr().out.count(f"out_indices=(0, 1, 2) need no later stages: {later} of their tensors") == 1
+    assert len(state) == len(whole.state_dict())  # as it was given
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(net(x), whole.eval()(x)[:3])
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \S*stages.2.blocks.9.x"):
+        target.load_state_dict({**state, f"{where}stages.2.blocks.9.x": torch.zeros(1)}, assign=assign)
 
 
 def test_plain_init_cfg_reaches_the_weights():

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import sys
 import types
 
@@ -61,6 +62,21 @@ def test_backbone_out_of_a_detector(tmp_path):
     net = from_file("DWNet", file, prefix="backbone.")
     torch.testing.assert_close(net.out_norms["2"].running_mean, official["norm2.running_mean"])
     assert "begins with bakbone." in refusal(from_file, "DWNet", file, prefix="bakbone.")
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_stages_that_are_not_built_are_reported(official, tmp_path):
+    """Of a file with four stages and a network with three; a file that lacks a weight of the three is refused."""
+    state = dwnet(detection=True) if official else backbone("DWNet").state_dict()
+    net = backbone("DWNet", out_indices=(0, 1, 2))
+    report = load_backbone(net, saved(tmp_path / "four.pth", state))
+    assert report.found == set(net.state_dict())
+    later = sum(name.startswith(("stages.3.", "out_norms.3.")) for name in backbone("DWNet").state_dict())
+    assert len(report.unexpected) == later
+    assert re.search(rf"\n  backbone( +\d+){{5}} +{later} +0\n", str(report))
+    assert "not needed: " in str(report)
+    del state[next(name for name in state if ".2.blocks.1." in name)]
+    assert "is missing" in refusal(load_backbone, net, saved(tmp_path / "less.pth", state))
 
 
 def test_backbone_of_a_detector_by_its_key(tmp_path):

@@ -1,5 +1,7 @@
 """Ways to build a network without its numbers, and to give it some afterwards."""
 
+import inspect
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -75,3 +77,20 @@ def fake_tensors(make_net: MakeNet) -> None:
         net = make_net().eval()
         net.load_state_dict({name: torch.empty_like(t) for name, t in net.state_dict().items()}, assign=True)
         assert [m.shape for m in maps(net, mode.from_tensor(image()))] == sizes
+
+
+@case
+def skip_init(make_net: MakeNet) -> None:
+    """`torch.nn.utils.skip_init` of the whole network: built by `device="meta"`, then `load_state_dict`"""
+    net = make_net()
+    assert "device" in inspect.signature(type(net)).parameters  # else it refuses the class
+
+    class Net(nn.Module):  # it asks for a class, and a factory is none
+        def __init__(self, device: str) -> None:
+            super().__init__()
+            self.net = make_net(device=device)
+            assert {t.device.type for t in (*self.parameters(), *self.buffers())} == {device}
+
+    other = torch.nn.utils.skip_init(Net).net
+    other.load_state_dict(net.state_dict())
+    same(other, net)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from .cases import MakeNet, NotApplicable, case, image, maps, total
+from .cases import MakeNet, NotApplicable, case, image, maps, total, with_options
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -63,6 +63,19 @@ def hooks_hear_each_call_once(make_net: MakeNet) -> None:
         assert back == {n for n, _ in leaves}
         for handle in handles:
             handle.remove()
+
+
+@case
+def second_backward(make_net: MakeNet) -> None:
+    """A second backward pass after `retain_graph=True` gives the same gradients, also of checkpointed blocks"""
+    for options in ({}, {"with_cp": True}, {"recompute_activations": False}):
+        try:
+            net = with_options(make_net, **options).train()
+        except NotApplicable:
+            continue
+        loss = total(maps(net, image()))
+        gradients = [torch.autograd.grad(loss, list(net.parameters()), retain_graph=True) for _ in range(2)]
+        torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 @case

@@ -46,6 +46,20 @@ def vector(make_net: MakeNet) -> None:
 
 
 @case
+def older_layout_assigned(make_net: MakeNet) -> None:
+    """A state dict of channels-last weights and `load_state_dict(…, assign=True)`: then as above"""
+    net, other = make_net(), make_net()
+    form = torch.channels_last
+    old = {n: t.to(memory_format=form) if t.dim() == 4 else t for n, t in net.state_dict().items()}
+    assert not all(t.is_contiguous() for t in old.values())
+    other.load_state_dict(old, assign=True)
+    assert not [name for name, tensor in other.state_dict().items() if not tensor.is_contiguous()]
+    parameters_to_vector(other.parameters())
+    with torch.no_grad():  # 1×1 weights have two layouts at once, and may pass other kernels
+        torch.testing.assert_close(maps(other.eval(), image()), maps(net.eval(), image()), rtol=1e-4, atol=1e-5)
+
+
+@case
 def lbfgs(make_net: MakeNet) -> None:
     """`torch.optim.LBFGS` lowers a loss"""
     net = make_net().eval()  # without chance
