@@ -272,7 +272,7 @@ def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], 
     own = gradients[dist.get_rank()]
     for name, parameter in unwrapped(runner.model).named_parameters():
         if name in own:
-            parameter.grad = own[name].to(parameter.device, parameter.dtype)
+            parameter.grad = torch.empty_like(parameter).copy_(own[name])  # in the parameter's memory layout
     runner.logger.info("Gradients that wait for further iterations are restored with the checkpoint.")
 
 

@@ -13,12 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from mmengine import dist
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ..checkpoint.identify import backbones_in
 from ..checkpoint.search import nothing_to_resume, search
 from ..config.run import as_table, changes, run_config
 from ..errors import CheckpointError, ConfigError, UserError
@@ -159,6 +162,7 @@ class ConfiguredState:
                 group.update(own if self._anew else {key: value for key, value in own.items() if key not in moving})
                 if "lr" not in scheduled:
                     group["lr"] = rate if _same(own["lr"], rate, factor) else own["lr"] * factor
+            _match_layout(wrapper.optimizer)
             if scaler:
                 wrapper.loss_scaler.load_state_dict({**wrapper.loss_scaler.state_dict(), **scaler})
             if self._anew:
@@ -196,13 +200,40 @@ def _refuse_other_seed(runner: Any, meta: Mapping[str, Any]) -> None:
         )
 
 
+def _match_layout(optimizer: Optimizer) -> None:
+    """Bring moments into the memory layout of their weights, which was channels-last in earlier versions.
+
+    Fused optimizers take both for one run of numbers, whatever their strides, and would compute something else.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+
+
 def _refuse_other_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    model = unwrapped(model)
     saved = {name.removeprefix("module."): value for name, value in saved.items()}
-    for name, own in unwrapped(model).named_parameters():
+    for prefix, backbone in backbones_in(model).items():
+        if any(name.startswith(prefix) and backbone.lacks(name.removeprefix(prefix)) for name in saved):
+            raise ConfigError(
+                f"The training to resume has stages that out_indices={backbone.out_indices} do not need, which earlier "
+                "versions built nevertheless, and its optimizer counts parameters by their place: end it with the "
+                f"version that began it, or {_INSTEAD}."
+            )
+    parameters = dict(model.named_parameters())
+    for name, own in parameters.items():
         if name in saved and saved[name].shape != own.shape:
             raise ConfigError(
                 f"{name} has the shape {tuple(saved[name].shape)} in the training to resume, and {tuple(own.shape)} by "
                 f"the config: leave model and classes as they were, or {_INSTEAD}."
+            )
+    orders = [name for name in parameters if name in saved], [name for name in saved if name in parameters]
+    for now, was in zip(*orders, strict=True):
+        if now != was:
+            raise ConfigError(
+                f"The model has {now} where that of the training to resume has {was}, and its optimizer counts "
+                f"parameters by their place: leave the model as it was, or {_INSTEAD}."
             )
 
 

@@ -1,14 +1,18 @@
 """A resumed training whose config has changed: rates of one that had these settings from the start, or a refusal."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
-from toy_training import NoisyImages, ToyModel, log_of, signal_at, toy_runner
+from torch.utils._pytree import tree_map
+from toy_training import NoisyImages, ToyModel, different, final, log_of, signal_at, tensors_of, toy_runner
 
+from localvit_det.backbones import DWNet
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine.processes import Stopped
 from localvit_det.errors import CheckpointError, ConfigError, UserError
@@ -257,3 +261,88 @@ def test_a_refused_start_changes_nothing(tmp_path):
     with pytest.raises(UserError):
         toy_runner(tmp_path, epochs=1, cfg={}, resume=True, randomness={"seed": 4}, **OLD).train()
     assert [path.read_text() for path in tmp_path.glob("*.py")] == [before]
+
+
+def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
+    """Change the newest checkpoint of a training, as if an earlier version had written it."""
+    content = load_weights_only(final(folder))
+    change(content)
+    torch.save(content, final(folder))
+
+
+def channels_last(value: object) -> object:
+    """All feature maps and kernels of a checkpoint in the layout that weights had in earlier versions."""
+    return tree_map(
+        lambda x: x.clone(memory_format=torch.channels_last) if isinstance(x, torch.Tensor) and x.dim() == 4 else x,
+        value,
+    )
+
+
+@pytest.mark.parametrize("stop", [6, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_moments_of_channels_last_weights(stop, fused, tmp_path):
+    """Also where gradients wait for further ones; PyTorch's fused optimizers know no strides."""
+    options = {"optim": adam(fused=fused), "schedule": [], "accumulation": 2}
+    for name in ("run", "older"):
+        train(tmp_path / name, stop=stop, **options)
+
+    def change(content: dict) -> None:
+        for part in ("state_dict", "optimizer", "gradients"):
+            if part in content:
+                content[part] = channels_last(content[part])
+        assert not content["optimizer"]["state"][0]["exp_avg"].is_contiguous()
+
+    rewritten(tmp_path / "older", change)
+    for name in ("run", "older"):
+        runner, _ = train(tmp_path / name, resume=True, **options)
+        assert all(m.is_contiguous() for one in runner.optim_wrapper.optimizer.state.values() for m in one.values())
+    first, second = (tensors_of(final(tmp_path / name)) for name in ("run", "older"))
+    assert not different(first, second)
+
+
+class WithBackbone(ToyModel):
+    """Three stages of a backbone; what follows has parameters, too."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+        arch = {"embed_dims": 4, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}
+        self.conv = DWNet(arch, window_size=3, out_indices=(0, 1, 2), out_norm_cfg=None)
+        self.head = nn.Linear(16, 2)
+        self.conv.register_forward_hook(lambda module, x, out: out[-1])
+
+    def init_weights(self) -> None:
+        """Leave them as they are."""
+
+
+@pytest.mark.parametrize(
+    "groups", [{}, pytest.param({"custom_keys": {"head": {"lr_mult": 2}}}, marks=pytest.mark.slow)]
+)
+def test_moments_of_stages_that_are_not_built_any_more(groups, tmp_path):
+    """Earlier versions had them in the optimizer, which counts parameters by their place: what follows would shift."""
+    options = {**OLD, "optim": adam() | {"paramwise_cfg": groups}}
+    train(tmp_path, epochs=1, model=WithBackbone(), **options)
+
+    def change(content: dict) -> None:
+        later = {f"conv.stages.3.{name}": value for name, value in WithBackbone().conv.stages[2].state_dict().items()}
+        names, state = list(content["state_dict"]), content["state_dict"]
+        behind = [(name, state.pop(name)) for name in names if name.startswith("head")]
+        state.update({**later, **dict(behind)})
+        group = content["optimizer"]["param_groups"]
+        more = sum(p.requires_grad for p in WithBackbone().conv.stages[2].parameters())
+        if len(group) == 1:
+            group[0]["params"].extend(range(len(group[0]["params"]), len(group[0]["params"]) + more))
+        else:
+            group.extend({**group[0], "params": [len(group) + i]} for i in range(more))
+
+    rewritten(tmp_path, change)
+    said = r"has stages that out_indices=\(0, 1, 2\) do not need, which earlier versions built"
+    with pytest.raises(ConfigError, match=said):
+        train(tmp_path, resume=True, model=WithBackbone(), **options)
+
+
+def test_parameters_in_another_order_are_refused(tmp_path):
+    train(tmp_path, epochs=1, **OLD)
+    model = ToyModel()
+    model.conv = model._modules.pop("conv")  # the last one now
+    with pytest.raises(ConfigError, match=r"has norm.weight where that of the training to resume has conv.weight"):
+        train(tmp_path, resume=True, model=model, **OLD)
