@@ -28,6 +28,11 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="predictions", help="folder of drawn images and videos (default: %(default)s)")
     parser.add_argument("--no-images", action="store_true", help="draw nothing")
     parser.add_argument("--json", metavar="FILE", help="write all objects as a dataset in COCO's format, with scores")
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="with --json: write COCO's results, with the image and category ids of this dataset in COCO's format",
+    )
     parser.add_argument("--crops", metavar="DIR", help="write what lies in each box, in a folder for each class")
     parser.add_argument(
         "--save-txt",
@@ -63,7 +68,10 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
         raise ConfigError(f"--score {args.score} is no score: give a number from 0 to 1.")
     if args.save_txt == "":
         args.save_txt = str(Path(args.out) / "labels")
+    if args.annotations and not args.json:
+        raise ConfigError("--annotations decides on the ids in the file of --json: give that, too.")
     check_given("MODEL", args.model)
+    check_given("--annotations", args.annotations)
     if args.config:
         existing_config(args.config)
     for source in args.source:

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: `localvit test CONFIG CHECKPOINT`.
+"""Evaluates a checkpoint: `localvit test CONFIG CHECKPOINT`, or predictions: `localvit test CONFIG --predictions FILE`.
 
 The config may be left out for a checkpoint that carries one: a published one, one of a training, a work dir, or an
 exported file.
@@ -27,6 +27,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", nargs="?", help="checkpoint file, or a work dir, whose newest checkpoint is taken"
     )
+    parser.add_argument("--predictions", metavar="FILE", help="score a file of COCO's results; no model is run")
     add_short(parser, SHORT)
     add_device(parser)
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions into this file")
@@ -41,6 +42,13 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     args = parser.parse_args(argv)
     use_devices(args)
+    if args.predictions:
+        check_given("--predictions", args.predictions)
+        of_models = ("checkpoint", "out", "show", "show_dir", "report", "fast_eval", "tta", "no_fuse", "device")
+        if given := [name for name in of_models if getattr(args, name)]:
+            raise ConfigError(
+                f"--predictions scores a file, and {given[0].replace('_', '-')} needs a model: leave it out."
+            )
     if "batch" in (args.cfg_options or {}):  # elsewhere the batch of the training
         args.cfg_options["test_dataloader.batch_size"] = args.cfg_options.pop("batch")
     if args.out and not args.out.endswith((".pkl", ".pickle")):

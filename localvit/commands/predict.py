@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts: Counter[str] = Counter()
     images = 0
     out = None if args.no_images else args.out
-    with Output(out, args.crops, args.json, detector.classes, sources.names, sources.files, args.save_txt) as output:
+    places = (args.save_txt, args.annotations)
+    with Output(out, args.crops, args.json, detector.classes, sources.names, sources.files, *places) as output:
         for result in interruptible(bar):
             try:
                 drawn = output.add(result)

@@ -10,6 +10,8 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
 from localvit.arguments.test import read
+from localvit_det.analysis.coco import evaluate
+from localvit_det.analysis.data import read_splits
 from localvit_det.analysis.report import write_report
 from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.read import saved_classes
@@ -18,6 +20,7 @@ from localvit_det.cli import also_unread, config_from, handle_user_errors, optio
 from localvit_det.config.discovery import orders_classes
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
 from localvit_det.config.utils import find_datasets
+from localvit_det.engine.reporting import coco_table
 from localvit_det.errors import CheckpointError, ConfigError
 from localvit_det.evaluation import use_fast_eval
 from localvit_det.evaluation.record import dump_metric, keep_predictions, write_record
@@ -32,6 +35,8 @@ from localvit_det.visualization import draw_predictions
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Read the arguments, check everything that can be checked, evaluate; return the metrics."""
     args = read(argv)
+    if args.predictions:
+        return score(args)
     if args.checkpoint is None:
         args.checkpoint, run = checkpoint_with_config(args.config), find_run(args.config)
         if not Path(args.config).is_dir():  # a work dir has the config of its training
@@ -85,6 +90,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     if args.report and is_main_process():
         write_record(runner, metrics)
         print(f"written: {write_report(cfg.work_dir)}")
+    return metrics
+
+
+def score(args: argparse.Namespace) -> dict[str, float]:
+    """Score predictions with the annotations that a config tests on: all their images and classes.
+
+    Raises:
+        DataError: The annotations are none of COCO's format, or the predictions are of others.
+    """
+    (split,) = read_splits(config_from(args), ["test"])
+    metrics = evaluate(split.file, args.predictions).metrics()
+    print(f"COCO results ({args.predictions}, scored with {split.file}):\n{coco_table(metrics)}")
     return metrics
 
 

@@ -74,6 +74,12 @@ class Evaluation:
         """The task whose overlaps decide what is right and wrong: masks where there are any."""
         return list(self.tasks)[-1]
 
+    def metrics(self) -> dict[str, float]:
+        """Return COCO's AP of each task by MMDetection's names, as `coco/bbox_mAP`; -1 where there are no objects."""
+        names = dict(zip(RANGES, ("", "_50", "_75", "_s", "_m", "_l"), strict=True))
+        found = {(task, name): average_precision(one, name) for task, one in self.tasks.items() for name in RANGES}
+        return {f"coco/{task}_mAP{names[name]}": -1.0 if ap is None else ap for (task, name), ap in found.items()}
+
 
 def evaluate(
     annotations: str | Path,
@@ -140,7 +146,8 @@ def _read_predictions(path: str | Path) -> list[dict[str, Any]]:
     if not good:
         raise DataError(
             f"{path} holds no predictions in the format of COCO's results, a list of objects with image_id, "
-            "category_id, score and bbox or segmentation: write one with `localvit test … --report`."
+            "category_id, score and bbox or segmentation: `localvit test … --report` writes one, and `localvit "
+            "predict` with --json and --annotations."
         )
     return content
 

@@ -36,6 +36,7 @@ class Split:
 
     Attributes:
         name: 'train', 'val', 'test'; of two that read the same file the first.
+        file: Its path.
         coco: Its content; crowds and unused classes included.
         folder: Of the images.
         classes: Names of those that are used, in the order of the labels.
@@ -43,6 +44,7 @@ class Split:
     """
 
     name: str
+    file: str
     coco: COCO
     folder: Path
     classes: Sequence[str]
@@ -74,7 +76,7 @@ def read_splits(cfg: Config, names: Sequence[str] = ("train", "val", "test")) ->
         classes = dataset_classes(path, dataset) or found.categories
         # As everywhere: the names in the order of the file.
         kept = tuple(one for one in found.categories if one in set(classes))
-        splits[file] = Split(name, coco, Path(folder), kept, pixel_range_of(cfg.get("pixel_range")))
+        splits[file] = Split(name, file, coco, Path(folder), kept, pixel_range_of(cfg.get("pixel_range")))
     if not splits:
         raise DataError(
             f"The config names no annotation file in COCO's format for {', '.join(names)}: name a detector's."

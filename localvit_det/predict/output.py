@@ -31,6 +31,7 @@ class Output(AbstractContextManager):
         names: Of all images and videos (the latter: True), as frames will have them, as far as they are known; all
             get names of their own before anything is written.
         inputs: Files that must not be written over.
+        annotations: Of a dataset whose ids the JSON file gets, as COCO's results.
 
     Raises:
         OutputError: One of them cannot be written.
@@ -45,6 +46,7 @@ class Output(AbstractContextManager):
         names: Sequence[tuple[str, bool]] = (),
         inputs: Iterable[str] = (),
         labels: str | os.PathLike | None = None,
+        annotations: str | os.PathLike | None = None,
     ) -> None:
         inputs = list(inputs)
         self.folder = OutputFolder(folder, inputs) if folder else None
@@ -60,7 +62,7 @@ class Output(AbstractContextManager):
         for place in (folder, crops, labels):
             if place:
                 check_writable_folder(place, "the output folder")
-        self.json = CocoFile(json_file, classes) if json_file else None
+        self.json = CocoFile(json_file, classes, annotations) if json_file else None
         self.left_out: dict[str, str] = {}  # videos that could not be written, by the names of their frames, and why
         self._video: _VideoFile | None = None
 
