@@ -35,7 +35,6 @@ if hasattr(config_module, "FormatCode"):  # OneDL's MMEngine has it elsewhere
 config_module.is_installed = functools.cache(config_module.is_installed)
 config_module.get_installed_path = functools.cache(config_module.get_installed_path)
 config_utils.load = functools.cache(config_utils.load)
-gc.freeze()  # what is imported stays: half a million objects that each collection would look at again
 
 
 def pytest_collection_finish() -> None:
