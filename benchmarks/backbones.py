@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from localvit_det.analysis.compare import count_macs
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.sizes import SWIN_SIZES
 from localvit_det.checkpoint.identify import families
 from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError, UserError, did_you_mean
 
-from .complexity import count_macs
 from .measure import held_bytes, in_fresh_process, process_peak, time_interleaved
 from .results import Record
 from .run import begin, finish_table, make_parser, size_of

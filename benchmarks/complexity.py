@@ -6,7 +6,6 @@ rule for `scaled_dot_product_attention` and for our inhomogeneous convolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +17,11 @@ from mmdet.models.dense_heads import RTMDetInsHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
+
+from localvit_det.analysis.compare import count_macs
 
 CLASSIFIER_SIZE = (224, 224)
 DETECTOR_SIZE = (800, 1280)
@@ -35,19 +35,6 @@ class Complexity:
 
     parameters: int
     multiply_adds: int
-
-
-def count_macs(run: Callable[[], object]) -> int:
-    """Count the multiply-adds of everything that ``run`` does with PyTorch.
-
-    PyTorch's own counter does the work; our inhomogeneous convolution declares its cost. In some releases it
-    lacks the attention kernels of the CPU; the plain form of attention is two matrix products, which every release
-    counts.
-    """
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        run()
-    return counter.get_total_flops() // 2
 
 
 def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> Complexity:

@@ -18,6 +18,7 @@ from localvit_det.cli import handle_user_errors
 from localvit_det.errors import UserError
 from localvit_det.files import atomic_file
 
+from . import which_one
 from .results import ROOT, Benchmark, Record, headline, markdown_table, read, update_files, with_block
 
 CSV, PAGE, SUMMARY = ROOT / "docs/benchmarks.csv", ROOT / "docs/benchmark_tables.md", ROOT / "docs/benchmarks.md"
@@ -169,16 +170,27 @@ def summary(benchmarks: dict[str, Benchmark]) -> str:
     return markdown_table(["network", *(column.title for column in COLUMNS)], rows)
 
 
-def _relative(benchmarks: dict[str, Benchmark], column: Column) -> dict[str, float]:
-    records = benchmarks[column.benchmark].tables()[0] if column.benchmark in benchmarks else []
+def _relative(benchmarks: Mapping[str, Benchmark], column: Column) -> dict[str, float]:
+    return relative(benchmarks, column.benchmark, column.memory, column.dtype)
+
+
+def relative(
+    benchmarks: Mapping[str, Benchmark], benchmark: str, memory: bool = False, dtype: str = "fp32"
+) -> dict[str, float]:
+    """Return speed, or memory, of each row of a benchmark's first table over the baseline's.
+
+    Raises:
+        UserError: It is missing, or has no row of the baseline.
+    """
+    records = benchmarks[benchmark].tables()[0] if benchmark in benchmarks else []
     costs: dict[str, float] = {}
     for r in records:
-        cost = _over_start(r) if column.memory else _median(r)
-        if (r.dtype, r.run) == (column.dtype, "eager") and r.row != GEMM and cost is not None:
+        cost = _over_start(r) if memory else _median(r)
+        if r.dtype == dtype and r.run in ("eager", "fused", "stock") and r.row != GEMM and cost is not None:
             costs[r.row] = cost
     if BASELINE not in costs:
-        raise UserError(f"{column.benchmark} has no row {BASELINE} in {column.dtype}; everything is compared with it.")
-    return {row: cost / costs[BASELINE] if column.memory else costs[BASELINE] / cost for row, cost in costs.items()}
+        raise UserError(f"{benchmark} has no row {BASELINE} in {dtype}; everything is compared with it.")
+    return {row: cost / costs[BASELINE] if memory else costs[BASELINE] / cost for row, cost in costs.items()}
 
 
 def _rate(gemm: Record) -> float:
@@ -268,7 +280,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     benchmarks = read(CSV)
     shown = with_block(SUMMARY.read_text(encoding="utf-8"), "summary", summary(benchmarks))
-    update_files({PAGE: page(benchmarks), SUMMARY: shown}, args.check, "python -m benchmarks.tables")
+    decision = with_block(
+        which_one.PAGE.read_text(encoding="utf-8"), "decision", which_one.decision(benchmarks, relative)
+    )
+    pages = {PAGE: page(benchmarks), SUMMARY: shown, which_one.PAGE: decision}
+    update_files(pages, args.check, "python -m benchmarks.tables")
     if not args.check:
         draw(benchmarks["inference"].tables(), FIGURE)
 

@@ -16,6 +16,7 @@ from . import library, process
 COMMANDS = {
     "train": "train or fine-tune a detector",
     "test": "evaluate a checkpoint on a dataset",
+    "compare": "two detectors: AP with intervals, classes, speed, size",
     "predict": "find objects in images, videos, a webcam",
     "export": "write a detector for ONNX Runtime, OpenVINO, TorchScript, torch.export",
     "analyze": "look at a run, a dataset or a network: one HTML page",

@@ -35,6 +35,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--show-dir", help="draw predictions next to ground truth into this folder")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between windows of --show")
     parser.add_argument("--report", action="store_true", help="write report.html into the work dir")
+    parser.add_argument("--record", action="store_true", help="keep predictions and numbers as --report does, no page")
     parser.add_argument(
         "--fast-eval", action="store_true", help="stop where faster-coco-eval, the default if there, is not"
     )

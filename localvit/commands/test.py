@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.fast_eval:
         use_fast_eval(cfg)
-    if args.report:
+    if args.report or args.record:
         keep_predictions(cfg)
     plain = args.no_fuse or program
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "FusedEvaluationHook"]
@@ -87,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         # Written whole or not at all, as everything that MMEngine writes here: patches.py.
         runner.test_evaluator.metrics.append(dump_metric(cfg, args.out))
     metrics = runner.test()
-    if args.report and is_main_process():
+    if (args.report or args.record) and is_main_process():
         write_record(runner, metrics)
+    if args.report and is_main_process():
         print(f"written: {write_report(cfg.work_dir)}")
     return metrics
 

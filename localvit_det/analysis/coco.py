@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import Params
+from pycocotools.cocoeval import COCOeval, Params
 
 from ..datasets.annotations import read_annotations
 from ..datasets.images import BrokenImageError, PixelRange, decode, pixel_range_of, read_file
 from ..datasets.json_stream import read_content
 from ..errors import DataError
+from ..evaluation.bootstrap import Detections, detections_of
 from ..evaluation.evaluators import coco_evaluator
 from ..evaluation.prints import prints_logged
 from ..evaluation.truth import GroundTruth
@@ -43,10 +44,11 @@ Object = dict[str, Any]  # an annotation or a prediction in COCO's format
 
 
 class Accumulated(NamedTuple):
-    """What an evaluator has found, with its names: settings, and arrays such as `precision`."""
+    """What an evaluator has found, by its names: settings, arrays such as `precision`, detections of each class."""
 
     params: Params
     eval: Mapping[str, np.ndarray]
+    detections: Sequence[Detections] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def evaluate(
     images: str | Path | None = None,
     image_ids: Collection[object] | None = None,
     pixel_range: Any = None,
+    by_image: bool = False,
 ) -> Evaluation:
     """Read both files and evaluate boxes, and masks where both have them, as MMDetection's `CocoMetric` does.
 
@@ -98,6 +101,7 @@ def evaluate(
         images: The folder of the images.
         image_ids: Ids of the images that were evaluated; by default all of the file.
         pixel_range: As of the config's setting.
+        by_image: Keep what was found image by image, for `evaluation.bootstrap`.
 
     Raises:
         ConfigError: `pixel_range` is none.
@@ -118,11 +122,11 @@ def evaluate(
         truth = GroundTruth(truths, image_ids, names, masks=task == "segm", source=annotations)
         found = truth.loadRes([{k: v for k, v in one.items() if k != left_out} for one in content])
         with prints_logged():
-            evaluator = coco_evaluator()(truth, found, task)
+            evaluator = (COCOeval if by_image else coco_evaluator())(truth, found, task)
             evaluator.evaluate()
             evaluator.accumulate()
         # Not the evaluator: it holds gigabytes of images by themselves for COCO's validation set.
-        return truth, found, Accumulated(evaluator.params, evaluator.eval)
+        return truth, found, Accumulated(evaluator.params, evaluator.eval, detections_of(evaluator) if by_image else ())
 
     truth, found, of_boxes = evaluated("bbox")
     tasks = {"bbox": of_boxes}

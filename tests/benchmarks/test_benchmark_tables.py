@@ -1,5 +1,7 @@
 """The tables of the docs follow from the samples in docs/benchmarks.csv."""
 
+import re
+
 import numpy as np
 import pytest
 from conftest import REPOSITORY
@@ -30,6 +32,28 @@ def test_a_figure_by_hand():
     low, median, high = 1e3 * np.percentile([float(s) for s in line.rpartition(",")[2].split()], (25, 50, 75))
     page = (REPOSITORY / "docs/benchmark_tables.md").read_text(encoding="utf-8")
     assert f"| shuffle_t | eager | fp32 | {median:.1f} ({low:.1f} to {high:.1f}) |" in page
+
+
+def test_decision_by_hand():
+    """Of the samples and tables as they are in the files, without any code of the benchmarks."""
+    lines = (REPOSITORY / "docs/benchmarks.csv").read_text(encoding="utf-8").splitlines()
+
+    def seconds(benchmark: str, row: str) -> float:
+        (line,) = (one for one in lines if one.startswith(f"{benchmark},") and f",{row}," in one and ",seconds," in one)
+        return float(np.median([float(number) for number in line.rpartition(",")[2].split()]))
+
+    page = (REPOSITORY / "docs/which_one.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith("| `dwnet_t`"))
+    cells = [cell.strip() for cell in row.split("|")[1:]]
+    for cell, benchmark in ((cells[1], "detectors"), (cells[2], "inference_xeon"), (cells[3], "inference_msg_twins")):
+        assert cell == f"{seconds(benchmark, 'swin_t') / seconds(benchmark, 'dwnet_t'):.2f}"
+    mean, spread = re.search(
+        r"^\| DWNet \| ([\d.]+) \| ([^|]+) \|",
+        (REPOSITORY / "docs/families.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    ).groups()
+    assert cells[9] == f"{mean} ({spread})"
+    assert "not reproduced here" in page
 
 
 @pytest.mark.parametrize(("mode", "roofline"), [("inference", "1.00"), ("training", "0.33")])
