@@ -9,6 +9,7 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 EXPORTED_SUFFIXES = (".onnx", ".xml", ".pt2", ".pt")
 _PACKAGE = Path(__file__).parent
 PREFIX = f"{_PACKAGE.name}::"
+_AS_DATA = ", and give a folder of data by --cfg-options data_root=FOLDER classes=auto"
 
 
 def config_folder() -> Path:
@@ -47,11 +48,13 @@ def existing_config(path: str | Path) -> Path:
         path: As of `find_config`, or a checkpoint.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it is something else.
         CheckpointError: Likewise for a checkpoint.
     """
     path = find_config(path)
     if path.exists():
+        if what := _what_else(path):
+            raise ConfigError(f"{path} is {what}, and no config: name one (`localvit configs` lists them){_AS_DATA}.")
         return path
     names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
     missing = "" if path.parent.is_dir() else f", nor does the folder {path.parent.absolute()}"
@@ -60,6 +63,19 @@ def existing_config(path: str | Path) -> Path:
     if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
         raise CheckpointError(f"The file {what}: correct its path.")
     raise ConfigError(f"The config {what}; `localvit configs` lists those that are known by their names.")
+
+
+def _what_else(path: Path) -> str | None:
+    """Return what a path is that is neither a config nor weights nor a work dir; None where it may be one."""
+    known = (".py", ".json", *CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES)
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+        data = bool(files) and not any(file.suffix in known[:1] + known[2:] for file in files)
+        return "a folder of data" if data and not any(file.name == "last_checkpoint" for file in files) else None
+    if path.suffix in (".yaml", ".yml"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return None if "model" in text else "a file of YOLO's settings"
+    return None if path.suffix in known else f"a file of the kind {path.suffix or path.name}"
 
 
 def type_name(part: Any) -> str:

@@ -73,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("config", help="config, or its name; or a work dir, whose data are taken")
     data.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
     data.add_argument("--images", type=int, default=24, metavar="N", help="of each split (default: %(default)s)")
+    data.add_argument("--augmented", action="store_true", help="also show images as a training gets them")
     data.add_argument("--seed", type=int, default=0, help="of the choice of images (default: %(default)s)")
     data.add_argument("--draw", action="store_true", help="let a dataset of synthetic shapes be drawn at its data_root")
 

@@ -14,6 +14,7 @@ SHORT = {
     "batch": ("N", "images of each GPU at a time, or 'auto': what fits; the learning rate follows"),
     "lr": ("RATE", "learning rate at the given batch"),
     "imgsz": ("SIZE", "pixels that images are scaled to fit into: 800, or 1333x800"),
+    "augment": ("NAME", "none, flip, color, crop, lsj, mosaic or copypaste, instead of the config's augmentation"),
     "workers": ("N", "processes that load images, for each GPU"),
 }
 

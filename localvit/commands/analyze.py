@@ -69,11 +69,14 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def data(args: argparse.Namespace) -> Sections:
     """Return pages of the datasets of a config."""
-    from localvit_det.analysis.data import data_sections, read_splits
+    from localvit_det.analysis.data import augmented_section, data_sections, read_splits
     from localvit_det.cli import read_arguments
 
-    splits = read_splits(read_arguments(args), args.splits)
-    return f"{Path(args.config).stem}: data", data_sections(splits, max(0, args.images), args.seed)
+    cfg, count = read_arguments(args), max(0, args.images)
+    sections = data_sections(read_splits(cfg, args.splits), count, args.seed)
+    if args.augmented:
+        sections.append(augmented_section(cfg, count, args.seed))
+    return f"{Path(args.config).stem}: data", sections
 
 
 def runs(args: argparse.Namespace) -> Sections:

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
@@ -17,10 +19,11 @@ from ..config.utils import dataset_paths, find_datasets, prepare_dataset
 from ..datasets.annotations import read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.json_stream import read_content
+from ..engine.data_loader import seed_generators
 from ..errors import DataError, shortened
 from ..evaluation.prints import prints_logged
 from ..preflight.classes import dataset_classes
-from ..visualization import draw_readable
+from ..visualization import Objects, draw_readable
 from . import charts
 from .coco import Object, objects_of, read_image
 from .page import LARGEST, Cell, Chart, Part, Picture, Section, Table
@@ -99,6 +102,30 @@ def data_sections(splits: Sequence[Split], count: int = 24, seed: int = 0) -> li
         _shapes(splits, objects),
         *(_browser(split, count, seed) for split in splits),
     ]
+
+
+def augmented_section(cfg: Config, count: int = 24, seed: int = 0) -> Section:
+    """Return images of the training as the model gets them, with the objects that are left.
+
+    Args:
+        count: Images, chosen at random.
+        seed: Of this choice, and of what is drawn for each.
+    """
+    dataset: Any = DATASETS.build(cfg.train_dataloader.dataset)
+    classes, pictures = dataset.metainfo["classes"], []
+    for index in np.random.default_rng(seed).permutation(len(dataset))[:count].tolist():
+        seed_generators(seed, index)
+        packed = dataset[index]
+        pixels = packed["inputs"].numpy().transpose(1, 2, 0)  # C×H×W to H×W×C
+        found = packed["data_samples"].gt_instances
+        labels = found.labels.numpy()
+        names = [classes[label] for label in labels]
+        masks = found.masks.to_ndarray().astype(bool) if "masks" in found else None
+        objects = Objects(found.bboxes.numpy(), labels, names, masks)
+        drawn = draw_readable(np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8)), objects, largest=LARGEST)
+        pictures.append(Picture(f"augmented_{index}", drawn, f"image {index}", tuple(dict.fromkeys(names))))
+    text = f"{len(pictures)} of {len(dataset)} images as a training gets them, drawn at random (seed {seed})."
+    return Section("Augmented images of train", [text, *pictures])
 
 
 def _overview(splits: Sequence[Split], objects: Mapping[str, list[Object]]) -> Section:

@@ -146,7 +146,10 @@ def read_config(content: Mapping[str, Any], source: object, trusted: bool = Fals
     """
     text = next((texts[key] for texts, key in _places(content)), None)
     if not text:
-        raise CheckpointError(f"{source} carries no config: give its config as well.")
+        raise CheckpointError(
+            f"{source} is a checkpoint that carries no config: name a config, and the checkpoint with it (a training "
+            "takes it by --load-from or --pretrained)."
+        )
     try:
         return _all_of(parse(text)) if trusted else take(parse(text), metainfo_in(content))
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Load a config and complete what the user should not have to repeat.
 
-`load_config` is the whole way, from top to bottom: read → options → data → sizes → channels and classes → hooks.
+`load_config` is the whole way, from top to bottom: read → options → data → augmentation → sizes → channels and
+classes → hooks.
 """
 
 import os
@@ -19,6 +20,7 @@ from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
 from .annotation_files import evaluators_follow
+from .augmentation import set_augmentation
 from .discovery import discover_data
 from .model import match_channels, set_classes, set_pretrained
 from .options import read_options, unread_names
@@ -77,6 +79,7 @@ def load_config(
     leave_out_masks(cfg)
     is_other_data = discover_data(cfg, typed, data)
     evaluators_follow(cfg, typed)
+    set_augmentation(cfg)
     scale_images(cfg, typed, as_in_tests=is_other_data)
     match_channels(cfg, typed)
     set_classes(cfg)

@@ -26,6 +26,7 @@ from .short_settings import SHORT, SHORTER
 _PATHS = {
     *("data_root", "ann_file", "work_dir", "load_from", "resume_from", "pretrained", "checkpoint", "proposal_file"),
     *("img", "img_path", "seg", "out_dir", "save_dir", "outfile_prefix", "out_file_path"),
+    "augment",  # of whose names one is none
 }
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _NUMBER = re.compile(r"[+-]?(?:\d+|(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?|inf)$")
@@ -38,7 +39,7 @@ _READ = {
     *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
     *("runner_type", "strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "non_finite", "recognized"),
     *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline", "allow_pickle"),
-    *("crowds_as_objects", "pixel_range", "started_with"),
+    *("crowds_as_objects", "pixel_range", "started_with", "augment"),
 } - {"self", "cfg"}
 _ONLY_EMBEDDED = {"test_pipeline"}  # read from files of weights; in a config it is a name like train_pipeline
 _NOT_INHERITED = (

@@ -34,6 +34,7 @@ _FIXED = {
     "Pad": ("size", False),
     "CachedMosaic": ("img_scale", False),
     "Mosaic": ("img_scale", False),
+    "MaskedMosaic": ("img_scale", False),
     "CachedMixUp": ("img_scale", False),
     "MixUp": ("img_scale", False),
     "RandomCrop": ("crop_size", False),
@@ -55,13 +56,13 @@ def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -
         ConfigError: It is no size, or nothing in the config loads images for a detector.
     """
     if cfg.get("image_size") is None:
-        size = _test_size(cfg) if as_in_tests and not _scales(cfg) else None
+        size = test_size(cfg) if as_in_tests and not _scales(cfg) else None
         why = ", the size of the config's tests (image_size=… sets another)"
     else:
         # In MMDetection's own configs this name is that of the size of a crop, which is in use already.
         if "image_size" not in typed and _is_crop(cfg):
             return
-        size, why = _read(cfg.image_size), ""
+        size, why = read_size(cfg.image_size), ""
     if size is None:
         return
     pipelines = list(_pipelines(cfg))
@@ -70,13 +71,13 @@ def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -
             f"image_size={cfg.get('image_size')} has no effect: no dataset of a detector is in the config."
         )
     scales, pads = _scales(cfg), [node for _, node in walk(cfg.get("model")) if type_name(node) == "BatchFixedSizePad"]
-    several, padded = False, _fixed_size(pads[0]) if pads else None
+    several, padded = False, fixed_size(pads[0]) if pads else None
     _scale_augmented_test(cfg, size)
     for is_training, pipeline in pipelines:
         if not is_training:
             _scale_test(pipeline, size)
         elif scales:
-            several |= _scale_training(pipeline, size, padded)
+            several |= scale_training(pipeline, size, padded)
         else:
             _insert_resize(pipeline, size)
     if padded:
@@ -87,7 +88,7 @@ def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -
     print_log(f"Images are scaled to fit into {size[0]}x{size[1]}, ratio kept{more}{why}.", "current")
 
 
-def _read(value: object) -> Size:
+def read_size(value: object) -> Size:
     numbers = value
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)(?:\s*[xX*,]\s*(\d+))?\s*", value)
@@ -130,7 +131,7 @@ def _scales_of(node: dict) -> list[Size]:
     return [tuple(scale) for scale in scales or [] if isinstance(scale, (list, tuple)) and len(scale) == 2]
 
 
-def _test_size(cfg: Config) -> Size | None:
+def test_size(cfg: Config) -> Size | None:
     sizes = [
         scale for training, steps in _pipelines(cfg) if not training for _, n in walk(steps) for scale in _scales_of(n)
     ]
@@ -145,7 +146,7 @@ def _scales(cfg: Config) -> bool:
 def _is_crop(cfg: Config) -> bool:
     """Whether a training's crops have `image_size` already."""
     try:
-        size = _read(cfg.image_size)
+        size = read_size(cfg.image_size)
     except ConfigError:
         return False
     crops = [n.get("crop_size") for training, steps in _pipelines(cfg) if training for _, n in walk(steps)]
@@ -167,7 +168,7 @@ def _scale_test(pipeline: list, size: Size) -> None:
 
 def _scale_augmented_test(cfg: Config, size: Size) -> None:
     """Scale what `tta_pipeline` has by its ratio to the size of plain tests; call it before those are scaled."""
-    reference = _test_size(cfg)
+    reference = test_size(cfg)
     for _, node in walk(cfg.get("tta_pipeline")):
         if reference and _scales_of(node):
             node["scale"] = _scaled(_scales_of(node)[0], reference, size)
@@ -175,7 +176,7 @@ def _scale_augmented_test(cfg: Config, size: Size) -> None:
             _scale_fixed(node, reference, size)
 
 
-def _scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:
+def scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:
     """Scale a pipeline of training; return whether it has several sizes.
 
     Args:
@@ -184,7 +185,7 @@ def _scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:
     scaling = [node for _, node in walk(pipeline) if _scales_of(node)]
     fixed = [node for _, node in walk(pipeline) if type_name(node) in _FIXED and node.get(_FIXED[type_name(node)][0])]
     # What the images of a batch are like in the end: padded to a size, else as large as the largest scale.
-    padded = padded or next((_fixed_size(node) for node in fixed if type_name(node) == "Pad"), None)
+    padded = padded or next((fixed_size(node) for node in fixed if type_name(node) == "Pad"), None)
     scales = [scale for node in scaling for scale in _scales_of(node)]
     reference = padded or max(scales, key=lambda scale: (min(scale), max(scale)), default=None)
     if reference is None:
@@ -205,7 +206,7 @@ def _scaled(scale: Size, reference: Size, size: Size) -> Size:
     return round(size[0] * short / min(size)), round(size[1] * short / min(size))
 
 
-def _fixed_size(node: dict) -> Size:
+def fixed_size(node: dict) -> Size:
     key, reversed_ = _FIXED[type_name(node)]
     size = tuple(node[key])
     return size[::-1] if reversed_ else size
@@ -218,7 +219,7 @@ def _scale_fixed(node: dict, reference: Size, size: Size) -> None:
     if node.get("crop_type") == "absolute_range":  # the least and the most of either side
         node[key] = tuple(max(1, round(min(size) * one / min(reference))) for one in node[key])
         return
-    new = _scaled(_fixed_size(node), reference, size)
+    new = _scaled(fixed_size(node), reference, size)
     node[key] = new[::-1] if reversed_ else new
 
 

@@ -42,10 +42,10 @@ _REMEDY = (
 
 def seed_iteration(seed: int, iteration: int) -> None:
     """Seed all generators of this process for one iteration; processes of one run differ."""
-    _seed_generators(seed, _ITERATIONS, iteration, dist.get_rank())
+    seed_generators(seed, _ITERATIONS, iteration, dist.get_rank())
 
 
-def _seed_generators(*key: int) -> None:
+def seed_generators(*key: int) -> None:
     first, second, *words = map(int, np.random.SeedSequence(key).generate_state(4))
     random.seed(first)
     np.random.seed(second)
@@ -77,11 +77,11 @@ class SeededFetch:
             return [self.dataset[index] for index in batch]
         whole = getattr(type(self.dataset), "__getitems__", None)
         if whole is not None:
-            _seed_generators(*keys[0])
+            seed_generators(*keys[0])
             return whole(self.dataset, list(batch))
         items = []
         for index, key in zip(batch, keys, strict=True):
-            _seed_generators(*key)
+            seed_generators(*key)
             items.append(self.dataset[index])
         return items
 

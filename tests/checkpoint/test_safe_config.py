@@ -283,5 +283,5 @@ def test_long_names_of_types_become_registered_ones():
 
 
 def test_no_config():
-    with pytest.raises(CheckpointError, match="carries no config"):
+    with pytest.raises(CheckpointError, match="carries no config: name a config, and the checkpoint with it"):
         read_config({"meta": {}}, "file.pth")

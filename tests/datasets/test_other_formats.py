@@ -10,6 +10,7 @@ from other_formats import CLASSES, FORMATS, SPLITS, WHOLE, area, png, read
 
 from localvit.commands import convert
 from localvit_det.config import discovery, load_config
+from localvit_det.config_names import existing_config
 from localvit_det.datasets.annotations import read_annotations
 from localvit_det.datasets.converters import convert_dataset, convert_in_cache
 from localvit_det.datasets.synthetic_shapes import make_shapes
@@ -209,6 +210,21 @@ def test_a_file_is_no_root(tmp_path, file, words):
     with pytest.raises(ConfigError) as caught:
         load_config(NANO, options(path))
     assert words.format(tmp_path) in str(caught.value)
+
+
+def test_data_is_no_config(tmp_path):
+    (tmp_path / "pictures/x").mkdir(parents=True)
+    (tmp_path / "pictures/x/a.jpg").write_bytes(b"")
+    (tmp_path / "pictures/data.yaml").write_text("names: [a]\ntrain: x")
+    for name, words in (
+        ("pictures", "is a folder of data, and no config: name one"),
+        ("pictures/data.yaml", "is a file of YOLO's settings, and no config"),
+        ("pictures/x/a.jpg", "is a file of the kind .jpg, and no config"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            existing_config(tmp_path / name)
+    (tmp_path / "pictures/epoch_1.pth").write_bytes(b"")
+    assert existing_config(tmp_path / "pictures") == tmp_path / "pictures"
 
 
 @pytest.mark.parametrize(
