@@ -30,7 +30,8 @@ def test_short_options_are_options_of_the_config():
     assert read_options(args.cfg_options, {}) == {
         "epochs": 3, "imgsz": "640x480", "batch": 4, "lr": 1e-4, "workers": 0,
     }  # fmt: skip
-    assert train.SHORT.keys() == SHORT.keys()
+    assert train.SHORT.keys() == {*SHORT, "augment"}  # which is the name of its setting, too
+    assert read_options(train.read([NAME, "--augment", "none"]).cfg_options, {}) == {"augment": "none"}
 
 
 def test_the_batch_of_a_test_is_that_of_its_loader():

@@ -358,7 +358,7 @@ def test_auto_classes_come_from_the_files_that_are_there(tmp_path):
     cfg = load_config(write_config(tmp_path), options)
     assert (cfg.classes, cfg.val_dataloader.dataset.ann_file) == (NAMES, "annotations/instances_val2017.json")
     (root / "annotations/instances_val2017.json").unlink()
-    with pytest.raises(DataError, match="holds no annotation file in COCO's format"):
+    with pytest.raises(DataError, match="holds images and no labels"):
         load_config(write_config(tmp_path), options)
 
 
