@@ -130,7 +130,6 @@ def test_publishing_a_view_without_end(tmp_path):
 
 
 NANO = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_nano_shapes.py"))
-DETECTORS = [name for name in NANO if name.startswith("mask_rcnn")]
 
 
 def published(name: str, folder: Path) -> Path:
@@ -147,6 +146,7 @@ def published(name: str, folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NANO)
 def test_model_and_pipeline_are_those_of_the_training(name, tmp_path):
+    """A Mask R-CNN finds objects with the published file alone, as well."""
     if name.startswith(("sem_fpn", "upernet")):
         pytest.importorskip("mmseg")
     file = published(name, tmp_path)
@@ -161,15 +161,11 @@ def test_model_and_pipeline_are_those_of_the_training(name, tmp_path):
         "default_scope", "model", "test_pipeline", "metainfo",
     }  # fmt: skip
     assert cfg.test_dataloader.dataset.type.partition("Dataset")[0] in ("Coco", "CocoPanoptic", "ADE20K")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DETECTORS)
-def test_predicts(name, tmp_path):
-    detector = Detector(published(name, tmp_path), device="cpu")
-    result = detector(np.full((64, 96, 3), 120, np.uint8), score=0.01)
-    assert detector.classes == CLASSES
-    assert result.boxes.shape == (len(result.scores), 4)
+    if name.startswith("mask_rcnn"):
+        detector = Detector(file, device="cpu")
+        result = detector(np.full((64, 96, 3), 120, np.uint8), score=0.01)
+        assert detector.classes == CLASSES
+        assert result.boxes.shape == (len(result.scores), 4)
 
 
 @pytest.mark.slow
