@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from mmdet.visualization import DetLocalVisualizer
 
+from localvit.commands import test, train
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
 NANO = "configs/mask_rcnn_shuffle_nano_shapes.py"
@@ -26,15 +28,6 @@ QUICK = (
 )
 
 
-def tool(name: str, *arguments: object, ok: bool = True) -> subprocess.CompletedProcess:
-    """Runs a tool as a user does."""
-    command = [sys.executable, str(REPOSITORY / "tools" / f"{name}.py"), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
 def metrics(output: str) -> str:
     """The table of results in a tool's output, the last one."""
     rows = [line.strip() for line in output.splitlines() if line.strip().startswith(("bbox ", "segm "))]
@@ -47,7 +40,7 @@ def shapes(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path):
+def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path, capfd):
     small = [
         f"{split}_dataloader.dataset.pipeline.{step}.scale=(256,160)"
         for split, step in (("train", 2), ("val", 1), ("test", 1))
@@ -55,16 +48,16 @@ def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path):
     indices = [f"{split}_dataloader.dataset.indices={n}" for split, n in (("train", 2), ("val", 2), ("test", 2))]
     options = ("--cfg-options", *QUICK, f"data_root={coco_root}", "train_cfg.max_epochs=1", *small, *indices)
     options += ("model.test_cfg.rcnn.score_thr=0.0",)  # a step or two teach nothing: keep what there is
-    config = "configs/mask_rcnn_shuffle_t_coco.py"
-    trained = tool("train", config, "--work-dir", tmp_path / "run", *options)
-    assert "Epoch(train)" in trained.stdout + trained.stderr
+    config = "mask_rcnn_shuffle_t_coco"
+    train.main([config, "--work-dir", str(tmp_path / "run"), *options])
+    trained = "".join(capfd.readouterr())
+    assert "Epoch(train)" in trained
     assert (tmp_path / "run/curves.png").stat().st_size > 5000
     images = tmp_path / "images"
-    tested = tool(
-        "test", config, tmp_path / "run", "--work-dir", tmp_path / "test", "--show-dir", images,
-        "--out", tmp_path / "predictions.pkl", *options,
-    )  # fmt: skip
-    assert metrics(trained.stdout + trained.stderr) == metrics(tested.stdout + tested.stderr) != ""
+    DetLocalVisualizer._instance_dict.clear()  # MMEngine keeps one of a name for the life of a process
+    outputs = ["--show-dir", str(images), "--out", str(tmp_path / "predictions.pkl")]
+    test.main([config, str(tmp_path / "run"), "--work-dir", str(tmp_path / "test"), *outputs, *options])
+    assert metrics(trained) == metrics("".join(capfd.readouterr())) != ""
     assert len(list(images.glob("*.jpg"))) >= 1
     assert len(pickle.loads((tmp_path / "predictions.pkl").read_bytes())) == 2
 
@@ -165,17 +158,17 @@ class TestMistakes:
         assert "mask_rcnn_shuffle_t_coco.py" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_malicious_checkpoint_runs_nothing(shapes, tmp_path):
+def test_malicious_checkpoint_runs_nothing(shapes, tmp_path, capsys):
     marker = tmp_path / "was-run"
     checkpoint = tmp_path / "evil.pth"
     torch.save({"state_dict": Malicious(marker)}, checkpoint)
-    done = tool(
-        "test", NANO, checkpoint, "--work-dir", tmp_path / "run", "--cfg-options", f"data_root={shapes}", ok=False
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "evil.pth" in done.stderr
+    arguments = [str(REPOSITORY / NANO), str(checkpoint), "--work-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        test.main([*arguments, "--cfg-options", f"data_root={shapes}"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "Traceback" not in said
+    assert "evil.pth" in said
     assert not marker.exists()
 
 
