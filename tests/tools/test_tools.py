@@ -48,6 +48,7 @@ def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path, capfd):
     indices = [f"{split}_dataloader.dataset.indices={n}" for split, n in (("train", 2), ("val", 2), ("test", 2))]
     options = ("--cfg-options", *QUICK, f"data_root={coco_root}", "train_cfg.max_epochs=1", *small, *indices)
     options += ("model.test_cfg.rcnn.score_thr=0.0",)  # a step or two teach nothing: keep what there is
+    options += ("model.train_cfg.rcnn.sampler.num=32", "model.test_cfg.rpn.max_per_img=50")
     config = "mask_rcnn_shuffle_t_coco"
     train.main([config, "--work-dir", str(tmp_path / "run"), *options])
     trained = "".join(capfd.readouterr())
