@@ -26,7 +26,7 @@ from .run import make_parser, size_of
 from .tables import table
 
 GIB = 2**30
-_FREE = ("empty", "lift_fresh", "scalar_tensor")
+_FREE = ("empty", "lift_fresh", "scalar_tensor", "as_strided_")
 _WRITE_ONLY = ("new_", "_like")  # take shape and type of a tensor, and do not read it
 
 
@@ -47,13 +47,18 @@ class Traffic(TorchDispatchMode):
         """Count one operator."""
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
+        if "convolution" in name:
+            out = _in_layout_of(args[name.endswith("backward")], out)
         read, written = _tensors((args, kwargs)), _tensors(out)
         storages = {x.untyped_storage()._cdata for x in read}
         works = func._schema.is_mutable or any(x.untyped_storage()._cdata not in storages for x in written)
         if works and written and not any(word in name for word in _FREE):
             self.kernels[name] += 1
             sources = [] if any(word in name for word in _WRITE_ONLY) else read
-            self.bytes[name] += sum(map(_size, sources)) + sum(map(_size, written))
+            moved = sum(map(_size, sources)) + sum(map(_size, written))
+            if name == "index_fill_":  # of a tensor it writes the named rows alone
+                moved = _size(out) * args[2].numel() // out.shape[args[1]]
+            self.bytes[name] += moved
         return out
 
     def quantities(self, name: str) -> dict[str, list[float]]:
@@ -74,6 +79,14 @@ class GpuAttention(TorchFunctionMode):
         mask = None if mask is None else mask.expand(*query.shape[:3], -1)
         kernel = torch.ops.aten._scaled_dot_product_efficient_attention
         return kernel(query, key, value, mask, torch.is_grad_enabled(), kwargs.get("dropout_p", 0.0))[0]
+
+
+def _in_layout_of(x: Tensor, out: Any) -> Any:
+    """Return what a convolution gives for x, its map in the layout that cuDNN takes, which the meta device forgets."""
+    first, *others = out if isinstance(out, tuple) else (out,)
+    if first is not None and x.dim() == 4 and x.shape[3] > 1 and x.is_contiguous(memory_format=torch.channels_last):
+        first = first.contiguous(memory_format=torch.channels_last)
+    return (first, *others) if isinstance(out, tuple) else first
 
 
 def _tensors(values: object) -> list[Tensor]:

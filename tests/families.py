@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from localvit_det.backbones import LocalViT, MSGTransformer
-from localvit_det.backbones.msg_transformer import join_windows
+from localvit_det.layers.messenger import join_windows
 
 FAMILIES = sorted(
     name for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, LocalViT)

@@ -24,7 +24,7 @@ from ..layers import (
     build_norm,
     built_on,
     fuse_children,
-    shared_masks,
+    shared_in_pass,
 )
 from ..ops import channels_last, recompute_activations
 from .sizes import FeatureInfo, check_stages, drop_path_ramp, for_each_stage, stage_widths
@@ -326,7 +326,7 @@ class LocalViT(HubModel, BaseModule):
                 f"{type(self).__name__} has no layers: give it a constructor that ends with self.build()."
             )
         features = []
-        with recompute_activations(self.recompute_activations), shared_masks():
+        with recompute_activations(self.recompute_activations), shared_in_pass():
             x = self.stem(channels_last(x))  # B, C_0, ⌈H/4⌉, ⌈W/4⌉
             for i, stage in enumerate(self.stages):
                 x, out = self.end_stage(stage(x), i)  # each B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉

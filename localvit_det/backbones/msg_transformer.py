@@ -1,9 +1,7 @@
 """MSG-Transformer (arXiv:2105.15168, the form of CVPR 2022; official code: hustvl/MSG-Transformer).
 
 Messengers are one more token for each window, which attends with it and exchanges channels with the neighbouring ones.
-A feature map carries its messengers as a feature map of their own, one position for each window:
-(B, C, hh, ww) = (B, C, ⌈H/ws⌉, ⌈W/ws⌉) with (B, C, H, W). Windows without any real token do not exist, so none has a
-messenger.
+Windows without any real token do not exist, so none has a messenger. See `layers.messenger` for how they are laid out.
 """
 
 from __future__ import annotations
@@ -13,139 +11,33 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import (
     Block,
     WindowAttention,
-    add_kept,
+    add,
     build_norm,
     ceil_div,
-    crop,
-    draw_kept,
     key_padding_mask,
     pad_to_multiple,
     pointwise,
     split_heads,
     trunc_normal_,
-    window_partition,
-    window_reverse,
 )
-from ..ops import attention, recomputed, transformed
+from ..layers.messenger import (
+    WithMessengers,
+    cut_positions,
+    join_positions,
+    merge_positions,
+    shuffle_messengers,
+    split_positions,
+    tile_messengers,
+)
+from ..ops import attention, channels_last, recomputed
 from .base import LocalViT
 from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
-
-WithMessengers = tuple[Tensor, Tensor]  # a feature map and its messengers
-
-
-def tile_messengers(tokens: Tensor, side: int, size: tuple[int, int], batch: int) -> Tensor:
-    """Lay one token for each place of a region over all windows.
-
-    Args:
-        tokens: Of shape (1, side², 1, C), row by row.
-        side: Of a region, in windows.
-        size: Rows and columns of windows.
-        batch: Images.
-
-    Returns:
-        Messengers of shape (B, C, *size), channels-last.
-    """
-    region = tokens.view(side, side, -1)  # side, side, C
-    grid = region.repeat(ceil_div(size[0], side), ceil_div(size[1], side), 1)  # hh', ww', C
-    return _dense(crop(grid.expand(batch, -1, -1, -1).permute(0, 3, 1, 2), size))
-
-
-def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
-    """Let the messengers of each region of side×side windows exchange channels: a transposition of token and group.
-
-    The channels are cut into side² groups; group i of messenger j and group j of messenger i change places.
-
-    Our reading, where a region hangs over the border (the paper and the official code have whole regions only): the
-    same among its real windows. A group whose partner does not exist stays where it is, so nothing is lost, nothing
-    comes from outside the feature map, and shuffling twice changes nothing, as in whole regions.
-
-    Args:
-        messengers: Of shape (B, C, hh, ww); side² divides C.
-        side: Of a region, in windows.
-
-    Returns:
-        Messengers of the same shape, channels-last.
-    """
-    if side == 1:
-        return messengers
-    rows, columns = messengers.shape[-2:]
-    padded = pad_to_multiple(messengers, side)  # B, C, hh', ww'
-    grid = padded.permute(0, 2, 3, 1)  # B, hh', ww', C
-    # (i j): place in the region; (k l): group of channels. They change roles.
-    exchanged = rearrange(grid, "b (y i) (x j) (k l c) -> b (y k) (x l) (i j c)", i=side, j=side, k=side, l=side)
-    if padded is messengers:
-        return exchanged.permute(0, 3, 1, 2)
-    real = torch.ones(1, 1, rows, columns, dtype=torch.bool, device=messengers.device)
-    real = F.pad(real, (0, padded.shape[3] - columns, 0, padded.shape[2] - rows))  # 1, 1, hh', ww'
-    # For each place and group, whether the partner is real: hh', ww', (i j), 1
-    real = repeat(real, "1 1 (y i) (x j) -> (y k) (x l) (i j) 1", i=side, j=side, k=side, l=side)
-    groups = (side**2, -1)
-    grid = torch.where(real, exchanged.unflatten(3, groups), grid.unflatten(3, groups)).flatten(3)  # B, hh', ww', C
-    return _dense(crop(grid.permute(0, 3, 1, 2), (rows, columns)))
-
-
-def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tensor:
-    """Cut a feature map into windows, each led by its messenger.
-
-    Args:
-        patches: Feature map of shape (B, C, H, W).
-        messengers: Of shape (B, C, hh, ww).
-        window_size: Side of a window, in tokens.
-
-    Returns:
-        Tokens of shape (1, C, B·hh·ww, 1 + ws²), channels-last, zeros where a window hangs over the border.
-    """
-    tokens = window_partition(pad_to_multiple(patches, window_size), window_size, "local")  # 1, C, n, ws²
-    leaders = messengers.permute(0, 2, 3, 1).reshape(1, -1, 1, messengers.shape[1]).permute(0, 3, 1, 2)  # 1, C, n, 1
-    return torch.cat((leaders, tokens), dim=3)
-
-
-def split_windows(tokens: Tensor, size: Sequence[int], window_size: int) -> WithMessengers:
-    """Undo :func:`join_windows`.
-
-    Args:
-        tokens: Of shape (1, C, B·hh·ww, 1 + ws²), channels-last.
-        size: Height and width of the feature map, in tokens.
-        window_size: Side of a window, in tokens.
-
-    Returns:
-        The feature map (B, C, H, W) and its messengers (B, C, hh, ww).
-    """
-    rows, columns = (ceil_div(side, window_size) for side in size)
-    leaders, windows = tokens.permute(2, 0, 3, 1).split((1, window_size**2), dim=2)  # n, 1, 1 | ws², C
-    whole = (rows * window_size, columns * window_size)
-    patches = crop(window_reverse(windows, whole, window_size, "local"), size)  # B, C, H, W
-    messengers = leaders.reshape(-1, rows, columns, tokens.shape[1]).permute(0, 3, 1, 2)  # B, C, hh, ww
-    return patches, messengers
-
-
-def join_positions(x: WithMessengers) -> Tensor:
-    """Lay all positions after each other: (B, C, H, W) and (B, C, hh, ww) -> (1, C, 1, all), channels-last."""
-    positions = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in x])  # each B·H·W, C -> all, C
-    return positions[None, None].permute(0, 3, 1, 2)
-
-
-def split_positions(joined: Tensor, like: WithMessengers) -> WithMessengers:
-    """Undo :func:`join_positions`, with the shapes of ``like``; views."""
-    counts = [part.shape[0] * part.shape[2] * part.shape[3] for part in like]
-    parts = joined.permute(0, 2, 3, 1).flatten(0, 2).split(counts)  # each B·H·W, C
-    patches, messengers = (
-        part.unflatten(0, (shaped.shape[0], *shaped.shape[2:])).permute(0, 3, 1, 2)
-        for part, shaped in zip(parts, like, strict=True)
-    )
-    return patches, messengers
-
-
-def _dense(messengers: Tensor) -> Tensor:
-    """Return a small copy: for a view, an exporter asks for each size whether it is a whole feature map."""
-    return messengers.clone(memory_format=torch.preserve_format if transformed() else torch.channels_last)
 
 
 class MessengerStem(nn.Module):
@@ -271,22 +163,16 @@ class MessengerBlock(Block):
         self.region = region
 
     def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]
-        """(B, C, H, W) and (B, C, hh, ww) -> the same shapes."""
-        # Feature map and messengers share layers: each runs once, over both.
-        windows = join_windows(*x, self.mixer.window_size)  # 1, C, B·windows, 1 + ws²
+        """(B, C, H, W) and (B, C, hh, ww) -> the same shapes, views of one tensor."""
+        # Feature map and messengers share layers and sums: each runs once, over both.
+        side = self.mixer.window_size
+        joined = join_positions(x)  # B, C, 1, L
+        windows = cut_positions(joined, x, side)  # 1, C, B·windows, 1 + ws²
         mixed = recomputed(self.norm1, lambda normed: self.mixer(normed, x[0]), windows)
-        patches, messengers = self.add(x, split_windows(mixed, x[0].shape[-2:], self.mixer.window_size))
-        x = patches, shuffle_messengers(messengers, self.region)
-        mixed = recomputed(
-            self.norm2, lambda normed: pointwise(self.mlp, normed), join_positions(x)
-        )  # 1, C, 1, all positions
-        return self.add(x, split_positions(mixed, x))
-
-    def add(self, x: WithMessengers, branch: WithMessengers) -> WithMessengers:
-        """Add a branch to a feature map and its messengers, or leave it out of both, by image."""
-        kept = draw_kept(x[0], self.drop_path)
-        patches, messengers = (add_kept(*pair, kept, self.drop_path) for pair in zip(x, branch, strict=True))
-        return patches, messengers
+        joined = add(joined, merge_positions(mixed, x, side), self.drop_path)
+        patches, messengers = split_positions(joined, x)
+        joined = join_positions((patches, shuffle_messengers(messengers, self.region)))
+        return split_positions(add(joined, recomputed(self.norm2, self.mlp, joined), self.drop_path), x)
 
 
 @MODELS.register_module()
@@ -400,4 +286,5 @@ class MSGTransformer(LocalViT):
 
     def end_stage(self, x: WithMessengers, stage: int) -> tuple[WithMessengers, Tensor]:
         """Pass messengers on with their feature map, and return only that."""
+        x = channels_last(x[0]), channels_last(x[1])  # two tensors again, (B, C, H, W) and (B, C, hh, ww)
         return x, super().end_stage(x[0], stage)[1]

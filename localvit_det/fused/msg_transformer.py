@@ -6,15 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..backbones.msg_transformer import (
-    MessengerAttention,
-    MessengerBlock,
-    WithMessengers,
-    join_windows,
-    shuffle_messengers,
-    split_windows,
-)
+from ..backbones.msg_transformer import MessengerAttention, MessengerBlock
 from ..layers import Fused, key_padding_mask, register_fused, split_heads
+from ..layers.messenger import WithMessengers, join_windows, shuffle_messengers, split_windows
 from ..ops import attention, cpu_inference
 from . import bands
 from .blocks import FusedBlock

@@ -2,7 +2,7 @@
 
 from ..deprecation import former_names
 from .attention import WindowAttention, relative_position_index
-from .block import Block, ConvMlp, DropPath, Stage, add, add_kept, draw_kept
+from .block import Block, ConvMlp, DropPath, Stage, add
 from .fusible import Fused, Fusible, fuse_children, fused, register_fused
 from .init import built_on, init_trunc_normal, trunc_normal_
 from .norm import LayerNorm2d, build_activation, build_norm
@@ -14,7 +14,7 @@ from .window import (
     key_padding_mask,
     pad_to_multiple,
     pointwise,
-    shared_masks,
+    shared_in_pass,
     split_heads,
     window_partition,
     window_reverse,
@@ -35,13 +35,11 @@ __all__ = [
     "Stage",
     "WindowAttention",
     "add",
-    "add_kept",
     "build_activation",
     "build_norm",
     "built_on",
     "ceil_div",
     "crop",
-    "draw_kept",
     "fuse_children",
     "fused",
     "init_trunc_normal",
@@ -50,7 +48,7 @@ __all__ = [
     "pointwise",
     "register_fused",
     "relative_position_index",
-    "shared_masks",
+    "shared_in_pass",
     "split_heads",
     "trunc_normal_",
     "window_partition",

@@ -14,14 +14,12 @@ from .fusible import Fusible
 from .init import init_trunc_normal, trunc_normal_
 from .window import (
     Split,
-    ceil_div,
     crop,
+    cut_windows,
     key_padding_mask,
-    pad_to_multiple,
+    merge_windows,
     pointwise,
     split_heads,
-    window_partition,
-    window_reverse,
 )
 
 
@@ -113,7 +111,7 @@ class WindowAttention(Fusible):
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Make queries, keys and values of each window: (B, C, H, W) -> three times (B·windows, heads, ws², d)."""
         # Windows first: one copy of C channels instead of 3·C, and attention reads parts and heads in place.
-        windows = window_partition(pad_to_multiple(x, self.window_size), self.window_size, self.split)  # 1, C, n, ws²
+        windows = cut_windows(x, self.window_size, self.split)  # 1, C, n, ws²
         tokens = pointwise(self.qkv, windows).squeeze(0).permute(1, 2, 0)  # 1, 3C, B·windows, ws² -> B·windows, ws², 3C
         return split_heads(tokens, self.num_heads, parts=3)
 
@@ -130,9 +128,8 @@ class WindowAttention(Fusible):
         return self.merge(mixed, x)
 
     def merge(self, windows: Tensor, x: Tensor) -> Tensor:
-        """Merge windows to a feature map as large as ``x``, padded: (B·windows, heads, ws², d) -> (B, C, H', W')."""
-        size = tuple(ceil_div(side, self.window_size) * self.window_size for side in x.shape[-2:])  # H', W'
-        return window_reverse(windows, size, self.window_size, self.split)
+        """Merge windows to a feature map like ``x``, maybe padded: (B·windows, heads, ws², d) -> (B, C, H', W')."""
+        return merge_windows(windows, x, self.window_size, self.split)
 
     def biases(self, x: Tensor) -> list[Tensor]:
         """Return what logits get: position bias, mask of padded keys: each (1 | B·windows, heads | 1, ws² | 1, ws²)."""

@@ -125,7 +125,10 @@ def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
     Returns:
         Feature map of shape (B, C, H, W).
     """
-    return add_kept(x, branch, draw_kept(branch, drop_path), drop_path)
+    kept = draw_kept(branch, drop_path)
+    if kept is None:
+        return x + branch
+    return torch.addcmul(x, branch, kept, value=1 / (1 - drop_path.drop_prob))
 
 
 def draw_kept(branch: Tensor, drop_path: DropPath) -> Tensor | None:
@@ -133,10 +136,3 @@ def draw_kept(branch: Tensor, drop_path: DropPath) -> Tensor | None:
     if not drop_path.training or not drop_path.drop_prob:
         return None
     return branch.new_empty(len(branch), 1, 1, 1).bernoulli_(1 - drop_path.drop_prob)
-
-
-def add_kept(x: Tensor, branch: Tensor, kept: Tensor | None, drop_path: DropPath) -> Tensor:
-    """Add a branch where it is kept, scaled up, to x of the same shape (B, C, H, W); kept is from :func:`draw_kept`."""
-    if kept is None:
-        return x + branch
-    return torch.addcmul(x, branch, kept, value=1 / (1 - drop_path.drop_prob))

@@ -10,24 +10,26 @@ Two splits of an H×W feature map into hh×ww windows of ws×ws tokens (hh = H/w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..ops import traced
+from ..ops import Order, collect_rows, order_of, place_rows, traced, transformed
 
 Split = Literal["local", "dilated"]
 
 # How the two axes of a feature map are made of window index (hh, ww) and index inside the window (wh, wl).
 _AXES: dict[str, str] = {"local": "(hh wh) (ww wl)", "dilated": "(wh hh) (wl ww)"}
-# Masks of padding that blocks of one pass share; outside of one they are made anew.
-_shared_masks: ContextVar[dict[tuple, Tensor] | None] = ContextVar("shared_masks", default=None)
+# What depends on sizes alone (masks of padding, orders of tokens), which blocks of one pass share; outside of one it is
+# made anew.
+_shared: ContextVar[dict[tuple, Any] | None] = ContextVar("shared", default=None)
+T = TypeVar("T")
 assert tuple(_AXES) == get_args(Split)
 
 
@@ -78,6 +80,49 @@ def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
         wl=window_size,
     )
     return channels_last.permute(0, 3, 1, 2)  # -> 1, C, B·hh·ww, ws², a view
+
+
+def cut_windows(x: Tensor, window_size: int, split: Split) -> Tensor:
+    """Pad and split a feature map of any size into windows, in one copy.
+
+    Args:
+        x: Feature map of shape (B, C, H, W).
+        window_size: Side of a window, in tokens.
+        split: Which tokens share a window.
+
+    Returns:
+        Windows of shape (1, C, B·⌈H/ws⌉·⌈W/ws⌉, ws²), channels-last in memory, zeros where there is padding.
+    """
+    if _nothing(*_padding(x, window_size)) or not reorders():
+        return window_partition(pad_to_multiple(x, window_size), window_size, split)
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # B·H·W, C
+    placed = place_rows(rows, shared_by_blocks(_order, x, window_size, split))  # B·windows·ws², C
+    return placed.unflatten(0, (-1, window_size**2))[None].permute(0, 3, 1, 2)  # 1, C, B·windows, ws²
+
+
+def merge_windows(windows: Tensor, x: Tensor, window_size: int, split: Split) -> Tensor:
+    """Undo :func:`cut_windows` after attention: (B·windows, heads, ws², d) -> (B, C, H, W), of the size of ``x``.
+
+    Where heads do not lie after each other the result may be padded, (B, C, H', W'), since it takes a copy anyway.
+    """
+    heads_together = windows.stride(1) == windows.shape[3] or windows.shape[1] == 1
+    if _nothing(*_padding(x, window_size)) or not reorders() or not heads_together:
+        size = tuple(ceil_div(side, window_size) * window_size for side in x.shape[-2:])  # H', W'
+        return window_reverse(windows, size, window_size, split)
+    placed = windows.transpose(1, 2).flatten(2).flatten(0, 1)  # B·windows·ws², C
+    rows = collect_rows(placed, shared_by_blocks(_order, x, window_size, split))  # B·H·W, C
+    return rows.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2)  # B, C, H, W
+
+
+def reorders() -> bool:
+    """Whether tokens may be taken by an index, rather than by plain operators that compilers and transforms know."""
+    return not traced() and not transformed()
+
+
+def _order(x: Tensor, window_size: int, split: Split) -> Order:
+    """Return how the tokens of a feature map (B, C, H, W) lie in windows."""
+    numbers = torch.arange(1, x[:, :1].numel() + 1, device=x.device).view(-1, 1, *x.shape[2:])  # B, 1, H, W
+    return order_of(window_partition(pad_to_multiple(numbers, window_size), window_size, split), numbers.numel())
 
 
 def pointwise(layer: nn.Module, windows: Tensor) -> Tensor:
@@ -136,14 +181,22 @@ def key_padding_mask(x: Tensor, window_size: int, split: Split, leaders: int = 0
     """
     if _nothing(*_padding(x, window_size)):
         return None
-    masks = _shared_masks.get()
-    # None are shared outside of a pass, and where a tracer has sizes that stand for any.
-    if masks is None or traced() or not all(isinstance(side, int) for side in x.shape):
-        return _make_mask(x, window_size, split, leaders)
-    key = (x.shape[0], *x.shape[2:], x.dtype, x.device, window_size, split, leaders)
-    if key not in masks:
-        masks[key] = _make_mask(x, window_size, split, leaders)
-    return masks[key]
+    return shared_by_blocks(_make_mask, x, window_size, split, leaders)
+
+
+def shared_by_blocks(make: Callable[..., T], x: Tensor, *arguments: Hashable) -> T:
+    """Return ``make(x, *arguments)``, which depends on size, type and device of a feature map (B, C, H, W) alone.
+
+    Blocks of a pass share it.
+    """
+    shared = _shared.get()
+    # Nothing is shared outside of a pass, and where a tracer has sizes that stand for any.
+    if shared is None or traced() or not all(isinstance(side, int) for side in x.shape):
+        return make(x, *arguments)
+    key = (make, x.shape[0], *x.shape[2:], x.dtype, x.device, *arguments)
+    if key not in shared:
+        shared[key] = make(x, *arguments)
+    return shared[key]
 
 
 def _make_mask(x: Tensor, window_size: int, split: Split, leaders: int) -> Tensor:
@@ -154,18 +207,18 @@ def _make_mask(x: Tensor, window_size: int, split: Split, leaders: int) -> Tenso
     return F.pad(mask, (leaders, 0)) if leaders else mask
 
 
-def shared_masks() -> AbstractContextManager:
-    """Return a context, for a pass of a network, in which blocks share their masks of padding."""
+def shared_in_pass() -> AbstractContextManager:
+    """Return a context, for a pass of a network, in which blocks share what depends on sizes alone."""
     return nullcontext() if traced() else _sharing()
 
 
 @contextmanager
 def _sharing() -> Iterator[None]:
-    token = _shared_masks.set({})
+    token = _shared.set({})
     try:
         yield
     finally:
-        _shared_masks.reset(token)
+        _shared.reset(token)
 
 
 def _padding(x: Tensor, divisor: int) -> tuple[int, int]:

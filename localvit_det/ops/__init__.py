@@ -5,12 +5,15 @@ from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv, kernel_atte
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
 from .modes import channels_last, cpu_inference, exported, is_altered, is_plain, traced, transformed
 from .recompute import checkpointed, recompute_activations, recomputed
+from .rows import Order, collect_rows, order_of, place_rows
 
 __all__ = [
     "DepthwiseConv2d",
+    "Order",
     "attention",
     "channels_last",
     "checkpointed",
+    "collect_rows",
     "cpu_inference",
     "depthwise_conv",
     "exported",
@@ -19,6 +22,8 @@ __all__ = [
     "is_altered",
     "is_plain",
     "kernel_attention",
+    "order_of",
+    "place_rows",
     "recompute_activations",
     "recomputed",
     "traced",

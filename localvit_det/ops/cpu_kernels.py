@@ -147,11 +147,31 @@ def _kernel_mask(biases: Sequence[Tensor], query: Tensor) -> Tensor | None:
     """Return the sum of biases as kernels take it: (1 | windows, heads | 1, tokens | 1, tokens), None without any."""
     if not biases:
         return None
+    if query.is_cpu or exported():
+        return functools.reduce(torch.add, biases)
+    # A GPU's kernel reads rows that start at a multiple of eight elements; PyTorch would copy a mask with others.
+    return _padded_sum(*biases) if traced() or transformed() else _PaddedSum.apply(*biases)
+
+
+def _padded_sum(*biases: Tensor) -> Tensor:
+    """Return a sum, (1 | windows, heads | 1, tokens | 1, tokens), in memory whose rows have a multiple of eight."""
     keys = biases[0].shape[-1]
-    if not query.is_cpu and not exported():
-        # A GPU's kernel reads rows that start at a multiple of eight elements; PyTorch would copy a mask with others.
-        biases = [F.pad(bias, (0, -keys % 8)) for bias in biases]
-    return functools.reduce(torch.add, biases)[..., :keys]
+    return functools.reduce(torch.add, [F.pad(bias, (0, -keys % 8)) for bias in biases])[..., :keys]
+
+
+class _PaddedSum(torch.autograd.Function):
+    """Spares backward the padding: of a slice it would be a pass over all windows."""
+
+    forward = staticmethod(_padded_sum)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.shapes = [x.shape for x in inputs]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needed = zip(ctx.shapes, ctx.needs_input_grad, strict=True)
+        return tuple(grad.sum_to_size(shape) if need else None for shape, need in needed)
 
 
 def _full_sum(biases: Sequence[Tensor], query: Tensor) -> Tensor:

@@ -8,11 +8,14 @@ from families import build
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from localvit_det.backbones import MSGTransformer, msg_transformer
-from localvit_det.backbones.msg_transformer import (
-    MessengerAttention,
+from localvit_det.backbones import MSGTransformer
+from localvit_det.backbones.msg_transformer import MessengerAttention
+from localvit_det.layers import messenger
+from localvit_det.layers.messenger import (
+    cut_positions,
     join_positions,
     join_windows,
+    merge_positions,
     shuffle_messengers,
     split_positions,
     split_windows,
@@ -77,10 +80,27 @@ def test_splitting_undoes_joining(size):
 def test_splitting_positions_undoes_joining():
     x = torch.randn(2, 4, 5, 7), torch.randn(2, 4, 2, 3)
     joined = join_positions(x)
-    assert joined.shape == (1, 4, 1, 82)
-    assert torch.equal(joined[0, :, 0, 70:].T, x[1].permute(0, 2, 3, 1).flatten(0, 2))
+    assert joined.shape == (2, 4, 1, 41)
+    assert torch.equal(joined[..., 35:].flatten(2), x[1].flatten(2))
     for split, whole in zip(split_positions(joined, x), x, strict=True):
         assert torch.equal(split, whole)
+
+
+@pytest.mark.parametrize("size", [(6, 9), (5, 7), (1, 1)], ids=str)
+def test_what_an_index_moves_is_what_plain_operators_move(size, monkeypatch):
+    """Windows, positions and the exchange, and their gradients."""
+    x = torch.randn(2, 4, *size), torch.randn(2, 4, -(-size[0] // 3), -(-size[1] // 3))
+    joined = join_positions(x).requires_grad_()
+    found = []
+    for by_index in (True, False):
+        monkeypatch.setattr(messenger, "reorders", lambda by_index=by_index: by_index)
+        cut = cut_positions(joined, x, 3)
+        merged = merge_positions(cut * torch.arange(10), x, 3)
+        exchanged = shuffle_messengers(split_positions(merged, x)[1], 2)
+        weights = torch.arange(exchanged.numel()).view(exchanged.shape)
+        grads = torch.autograd.grad((cut.square().sum(), merged.square().sum(), (exchanged * weights).sum()), joined)
+        found.append((cut, merged, exchanged, *grads))
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("size", [(6, 6), (5, 7)], ids=str)
@@ -143,14 +163,13 @@ def test_what_padding_holds_reaches_no_real_token(size, fused, monkeypatch):
 
         def garbage(y: Tensor, divisor: int) -> Tensor:
             pad = (0, -y.shape[-1] % divisor, 0, -y.shape[-2] % divisor)
-            if y.shape[1] == 3:  # the image, before the stem's convolution
-                return F.pad(y, pad)
             padded.append(any(pad))
             outside = F.pad(torch.zeros_like(y), pad, value=50.0)
             # Different in each channel, or a norm would make zeros of them.
             return F.pad(y, pad) + outside * torch.randn_like(outside)
 
-        monkeypatch.setattr(msg_transformer, "pad_to_multiple", garbage)
+        monkeypatch.setattr(messenger, "pad_to_multiple", garbage)
+        monkeypatch.setattr(messenger, "reorders", lambda: False)  # an index leaves zeros there
         for a, b in zip(net(x), zeros, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert any(padded)

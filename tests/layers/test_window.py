@@ -6,7 +6,7 @@ import torch
 from localvit_det.layers import (
     key_padding_mask,
     pad_to_multiple,
-    shared_masks,
+    shared_in_pass,
     split_heads,
     window_partition,
     window_reverse,
@@ -65,13 +65,13 @@ def test_each_image_of_a_batch_has_its_mask(split):
 
 def test_blocks_of_a_pass_share_masks():
     x = torch.zeros(2, 1, 7, 5)
-    with shared_masks():
+    with shared_in_pass():
         one = key_padding_mask(x, 3, "local")
         assert key_padding_mask(torch.ones(2, 8, 7, 5), 3, "local") is one
         others = [key_padding_mask(x, 3, "dilated"), key_padding_mask(x.double(), 3, "local")]
         others += [key_padding_mask(x[:1], 3, "local"), key_padding_mask(x, 3, "local", leaders=1)]
         assert not any(other is one for other in others)
-        with shared_masks():  # of another network inside
+        with shared_in_pass():  # of another network inside
             assert key_padding_mask(x, 3, "local") is not one
     fresh = key_padding_mask(x, 3, "local")
     assert fresh is not one
