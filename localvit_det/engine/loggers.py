@@ -6,6 +6,7 @@ whose loss ends a training. MMEngine has no bar; its log alone would leave a CPU
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -49,7 +50,13 @@ _NOISE = (
     "Saving checkpoint at",
     # pycocotools, of each file and each metric
     *("loading annotations into memory", "Done (t=", "creating index", "index created", "Evaluating "),
-    *("Running per image evaluation", "Evaluate annotation type", "DONE (t=", "Accumulating evaluation results"),
+    *(
+        "COCOeval_opt",
+        "Running per image evaluation",
+        "Evaluate annotation type",
+        "DONE (t=",
+        "Accumulating evaluation results",
+    ),
 )
 # What `TrainingReportHook` has in its lines and its table.
 _RESULTS = re.compile(
@@ -103,7 +110,7 @@ class ProgressBarHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Let the logger's lines pass above the bar."""
-        if _wanted():
+        if self._wanted:
             self._redirection.enter_context(logging_redirect_tqdm(loggers=[runner.logger]))
 
     def after_run(self, runner: Runner) -> None:
@@ -113,7 +120,7 @@ class ProgressBarHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Show the bar again after the start, a resume or a validation."""
-        if self._bar is None and _wanted():
+        if self._bar is None and self._wanted:
             self._open("train", runner.max_iters, done=runner.iter)
         if not self._steps:
             self._started = time.perf_counter()
@@ -125,7 +132,8 @@ class ProgressBarHook(Hook):
                 loss = runner.message_hub.get_scalar("train/loss").current()
                 self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             self._bar.update()
-        self._log_step(runner, "train", runner.max_iters - runner.iter - 1)
+        if self._steps < _LOGGED_STEPS[-1]:
+            self._log_step(runner, "train", runner.max_iters - runner.iter - 1)
 
     def before_train(self, runner: Runner) -> None:
         """Count from here."""
@@ -173,7 +181,7 @@ class ProgressBarHook(Hook):
 
     def _open(self, title: str, total: int, done: int = 0) -> None:
         self._close()
-        if _wanted():
+        if self._wanted:
             self._bar = tqdm(total=total, initial=done, desc=title, leave=False, dynamic_ncols=True, smoothing=0.05)
 
     def _close(self) -> None:
@@ -181,9 +189,9 @@ class ProgressBarHook(Hook):
             self._bar.close()
             self._bar = None
 
-
-def _wanted() -> bool:
-    return is_main_process() and sys.stderr.isatty()
+    @functools.cached_property
+    def _wanted(self) -> bool:
+        return is_main_process() and sys.stderr.isatty()
 
 
 @VISBACKENDS.register_module()

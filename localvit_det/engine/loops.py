@@ -79,10 +79,10 @@ class ResumableLoop(BaseLoop):
         Raises:
             ProcessError: They are killed again and again; what there is has been saved.
         """
-        restarts = 0
+        restarts, seed = 0, self.base_seed
         while True:
             if self.batches is not None:
-                self.batches.seek(self.base_seed, self._pass, self._batch)
+                self.batches.seek(seed, self._pass, self._batch)
             elif self._batch:
                 self.runner.logger.warning("The data cannot be entered in the middle of an epoch: it begins anew.")
             iterator = None
@@ -107,7 +107,7 @@ class ResumableLoop(BaseLoop):
                     close_workers(self.dataloader, iterator)
                     break
                 restarts = 0
-                seed_iteration(self.base_seed, self._iter)
+                seed_iteration(seed, self._iter)
                 self.runner.guard.remember()
                 yield data_batch
 

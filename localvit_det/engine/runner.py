@@ -67,8 +67,14 @@ class ReliableRunner(DistributedRunner):
     _train_loop: BaseLoop | dict | None
     _val_loop: BaseLoop | dict | None
 
+    _hooks: list[Hook]
+
     _signals: SignalWatch | None = None
     configured: ConfiguredState | None = None  # optimizer and schedules, before a checkpoint is loaded
+
+    @functools.cached_property
+    def _active_hooks(self) -> dict[str, tuple[Sequence[Hook], list[Hook]]]:
+        return {}  # by points, each with the hooks that there were
 
     @functools.cached_property
     def guard(self) -> FiniteGuard:
@@ -149,9 +155,7 @@ class ReliableRunner(DistributedRunner):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks; one that only reports may fail (a full disk, a folder that was removed, a lost server)."""
-        for hook in self.hooks:
-            if not hasattr(hook, fn_name):
-                continue
+        for hook in self._hooks_at(fn_name):
             try:
                 getattr(hook, fn_name)(self, **kwargs)
             except UserError:
@@ -164,6 +168,16 @@ class ReliableRunner(DistributedRunner):
                     f"{type(hook).__name__} could not report ({type(error).__name__}: {first_line(error)}); the work "
                     "goes on without it."
                 )
+
+    def _hooks_at(self, point: str) -> list[Hook]:
+        """Return the hooks that do something at a point: in an iteration most do not, and calling them adds up."""
+        hooks, active = self._active_hooks.get(point, ((), []))
+        if hooks != self._hooks:
+            when, *_, what = point.split("_")
+            names = point, f"_{when}_{what}"  # the second is for training, validation and test
+            active = [hook for hook in self._hooks if any(_is_own(hook, name) for name in names)]
+            self._active_hooks[point] = [*self._hooks], active
+        return active
 
     # ---- stopping
 
@@ -359,3 +373,9 @@ class ReliableRunner(DistributedRunner):
         if any(getattr(metric, "detections", None) == 0 for metric in self.test_evaluator.metrics):
             self.logger.warning(explain_no_detections(self))
         return metrics
+
+
+def _is_own(hook: Hook, name: str) -> bool:
+    """Whether a hook has a method other than `Hook`'s, which does nothing."""
+    method = getattr(hook, name, None)
+    return getattr(method, "__func__", method) is not getattr(Hook, name, None)

@@ -1,5 +1,7 @@
 """What protection costs an iteration: counted, as times are noisy (`python -m benchmarks.overhead` measures them)."""
 
+import statistics
+import sys
 import threading
 
 import torch
@@ -32,6 +34,48 @@ def test_two_numbers_are_read_more_than_by_mmengine(tmp_path, monkeypatch):
     """The loss, and whether gradients are finite; once for the checkpoint at the end."""
     of_mmengine = reads(tmp_path / "a", Runner, monkeypatch)
     assert of_mmengine < reads(tmp_path / "b", ReliableRunner, monkeypatch) <= of_mmengine + 2 * 18 + 3
+
+
+def calls_an_iteration(folder, cls) -> float:
+    """How many functions are called in an iteration, those in C included."""
+    counts: list[int] = []
+
+    def count(frame, event, argument) -> None:
+        counts[-1] += event in ("call", "c_call")
+
+    def start(runner) -> None:
+        counts.append(0)
+        sys.setprofile(count)
+
+    hooks = [{"type": name} for name in ("ProgressBarHook", "TrainingReportHook", "CurvesHook")]
+    stop = Do("after_train_epoch", lambda _: sys.setprofile(None))  # it validates, saves and draws
+    custom = [Do("before_train_iter", start), stop, *(hooks if cls is ReliableRunner else [])]
+    try:
+        toy_runner(folder, epochs=3, runner_class=cls, custom_hooks=custom).train()
+    finally:
+        sys.setprofile(None)
+    return statistics.median(counts)
+
+
+def test_few_functions_are_called_more_than_by_mmengine(tmp_path):
+    """Seeds of images and iteration, two checks, three hooks more: no call for hooks that do nothing."""
+    more = calls_an_iteration(tmp_path / "b", ReliableRunner) - calls_an_iteration(tmp_path / "a", Runner)
+    assert 0 < more < 180, more
+
+
+def test_hooks_that_do_nothing_are_not_called(tmp_path):
+    runner = toy_runner(tmp_path)
+    seen: list[int] = []
+    runner.register_hook(Do("after_own_point", lambda _: seen.append(1)))
+    runner.call_hook("after_own_point")
+    assert seen == [1]
+    active = [type(hook).__name__ for hook in runner._hooks_at("before_train_iter")]
+    assert "IterTimerHook" in active  # by `_before_iter`
+    assert "RuntimeInfoHook" in active
+    assert not {"Do", "SafeCheckpointHook", "FreeMemoryHook", "ParamSchedulerHook"} & set(active)
+    later = Do("before_train_iter", lambda _: seen.append(2))
+    runner.register_hook(later)
+    assert later in runner._hooks_at("before_train_iter")
 
 
 def test_iterations_do_not_wait_for_curves(tmp_path, monkeypatch):
