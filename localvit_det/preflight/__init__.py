@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from mmengine.config import Config
 
 from ..datasets.annotations import forget_annotations
-from ..datasets.summary import Annotations
 from ..errors import UserError, raise_all
-from .classes import check_classes, check_num_classes, check_saved_classes
+from .classes import check_num_classes, check_saved_classes
 from .components import check_backbone, check_built_keys, check_keys, check_types
 from .data import find_problems
 from .resources import check_checkpoints, check_processes, check_space, check_work_dir
@@ -38,17 +37,6 @@ def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = 
             return False
         return True
 
-    wrong_classes: list[UserError] = []
-
-    def check_once(path: str, dataset: dict, annotations: Annotations) -> None:
-        """Check classes, until they are wrong in a dataset: those of others are the same."""
-        if not wrong_classes:
-            try:
-                check_classes(path, dataset, annotations)
-            except UserError as mistake:
-                wrong_classes.append(mistake)
-                raise
-
     passes(check_processes, cfg)
     passes(check_work_dir, cfg)
     passes(check_checkpoints, cfg, train)
@@ -59,8 +47,7 @@ def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = 
         if train and not found:
             passes(check_saved_classes, cfg)
     try:
-        for split in splits:
-            found += find_problems(cfg, split, check_once)
+        found += find_problems(cfg, *splits)
     finally:
         forget_annotations()
     raise_all([*before, *found])

@@ -24,23 +24,26 @@ from ..files import what_is_there
 from .classes import check_classes, dataset_classes
 from .images import check_maps, check_panoptic_maps, check_sample
 
-ClassCheck = Callable[[str, dict, Annotations], None]
-
 _FIX = "correct or remove them"
 _OBJECTS = "crowds_as_objects=True"
 _MANY_CROWDS = 0.05  # of the annotations: COCO has 0.012
 
 
-def find_problems(cfg: Config, split: str, check_names: ClassCheck = check_classes) -> Iterator[UserError]:
-    """Check the datasets of a split and the annotations that its evaluators read, and yield each mistake.
+def find_problems(cfg: Config, *splits: str) -> Iterator[UserError]:
+    """Check the datasets of some splits and the annotations that their evaluators read, and yield each mistake.
 
-    Args:
-        check_names: Checks the class names of a dataset.
+    Class names are checked until they are wrong in a dataset: those of others are the same.
 
     Yields:
         ConfigError: The type of a dataset is unknown.
         DataError: Something is missing, empty or malformed.
     """
+    wrong_names: list[UserError] = []
+    for split in splits:
+        yield from _find_in(cfg, split, wrong_names)
+
+
+def _find_in(cfg: Config, split: str, wrong_names: list[UserError]) -> Iterator[UserError]:
     evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
     scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
     segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
@@ -63,7 +66,10 @@ def find_problems(cfg: Config, split: str, check_names: ClassCheck = check_class
         yield from _raised(
             [partial(_check_sizes, found, limit), partial(_check_images, path, found, image_dir, limit, pixel_range)]
         )
-        wrong = list(_raised([partial(_check_boxes, found, scored), partial(check_names, path, dataset, found)]))
+        wrong = list(_raised([partial(_check_boxes, found, scored)]))
+        if not wrong_names:
+            wrong_names += _raised([partial(check_classes, path, dataset, found)])
+            wrong += wrong_names
         yield from wrong
         checks = [
             partial(_check_masks, found, masks, scored, segm),
