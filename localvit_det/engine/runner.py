@@ -73,7 +73,7 @@ class ReliableRunner(DistributedRunner):
     configured: ConfiguredState | None = None  # optimizer and schedules, before a checkpoint is loaded
 
     @functools.cached_property
-    def _active_hooks(self) -> dict[str, tuple[Sequence[Hook], list[Hook]]]:
+    def _active_hooks(self) -> dict[str, tuple[list[Hook], list[Hook]]]:
         return {}  # by points, each with the hooks that there were
 
     @functools.cached_property
@@ -171,7 +171,7 @@ class ReliableRunner(DistributedRunner):
 
     def _hooks_at(self, point: str) -> list[Hook]:
         """Return the hooks that do something at a point: in an iteration most do not, and calling them adds up."""
-        hooks, active = self._active_hooks.get(point, ((), []))
+        hooks, active = self._active_hooks.get(point, ([], []))
         if hooks != self._hooks:
             when, *_, what = point.split("_")
             names = point, f"_{when}_{what}"  # the second is for training, validation and test
