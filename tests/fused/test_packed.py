@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from localvit_det.fused import PackedConv1x1
+from localvit_det.fused import PackedConv1x1, packed
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,16 @@ def test_packed_convolution_follows_its_weights():
         torch.testing.assert_close(packed(x), expected)
         torch.testing.assert_close(copy.deepcopy(packed)(x), expected)  # packed weights themselves cannot be copied
         torch.testing.assert_close(packed.double()(x.double()).float(), expected)
+
+
+def test_small_changes_of_weights_are_noticed():
+    """One of them by 1e-4 of their deviation, wherever it stands; or the same ones in another order."""
+    generator = torch.Generator().manual_seed(1)
+    weight = 0.02 * torch.randn(96, 384, 1, 1, generator=generator)
+    before = packed._random_products(weight)
+    for place in torch.randint(weight.numel(), (200,), generator=generator):
+        changed = weight.clone()
+        changed.view(-1)[place] += 2e-6
+        assert not torch.equal(packed._random_products(changed), before)
+    for axis in (0, 1):
+        assert not torch.equal(packed._random_products(weight.flip(axis)), before)
