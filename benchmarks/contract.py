@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from .results import markdown_table
 _TESTS = Path(__file__).parents[1] / "tests"
 MakeNet = Callable[..., nn.Module]
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # small ones of timm; their feature maps are those of `features_only`
-    "Swin (timm)": ("swin_tiny_patch4_window7_224", {"img_size": 64, "embed_dim": 32, "depths": (2, 2, 2, 2)}),
+    "Swin (timm)": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": 64, "strict_img_size": False, "embed_dim": 32, "depths": (2, 2, 2, 2)},
+    ),
     "ConvNeXt (timm)": ("convnext_tiny", {"dims": (32, 64, 128, 256), "depths": (1, 1, 1, 1)}),
 }
 
@@ -60,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for case in CASES.values():
         purpose = (case.__doc__ or case.__name__).strip().splitlines()[0]
         rows.append((purpose, *(outcome(case, make, NotApplicable) for make in networks.values())))
-    print(markdown_table(("case", *networks), rows))
+    versions = (f"{name} {version(name)}" for name in ("torch", "timm"))
+    print(f"Of {', '.join(versions)}:\n\n{markdown_table(('case', *networks), rows)}")
 
 
 if __name__ == "__main__":

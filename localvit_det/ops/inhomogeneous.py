@@ -208,6 +208,12 @@ class _Conv(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
         *tensors, ctx.kernel_size = inputs
         ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, of_x: Tensor, of_kernels: Tensor, _: None) -> Tensor:
+        (x, kernels), size = ctx.saved_tensors, ctx.kernel_size  # linear in each
+        return _Conv.apply(of_x, kernels, size) + _Conv.apply(x, of_kernels, size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -227,6 +233,13 @@ class _Gradients(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.kernel_size = inputs
         ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, of_grad: Tensor, of_x: Tensor, of_kernels: Tensor, _: None) -> tuple[Tensor, ...]:
+        (grad, x, kernels), size = ctx.saved_tensors, ctx.kernel_size  # grad by kernels, and grad by x
+        of_both = _Gradients.apply(of_grad, x, kernels, size), _Gradients.apply(grad, of_x, of_kernels, size)
+        return tuple(one + other for one, other in zip(*of_both, strict=True))
 
     @staticmethod
     def backward(ctx: Any, of_x: Tensor, of_kernels: Tensor) -> tuple[Tensor | None, ...]:

@@ -209,6 +209,16 @@ class TestContract:
             MODELS.build({"type": family, "arch": {"embed_dims": 32}})
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_skip_init_takes_the_class(family):
+    """It asks a class for an argument `device`; that of the contract goes by the factory."""
+    net = build(family)
+    options = {"arch": net.arch, "window_size": 3, "mlp_ratio": 2.0, "out_norm_cfg": "default"}
+    other = torch.nn.utils.skip_init(type(net), **options, device="meta")
+    assert {name: p.shape for name, p in other.named_parameters()} == {n: p.shape for n, p in net.named_parameters()}
+    assert all(p.is_meta for p in other.parameters())
+
+
 EVEN = [
     *((family, {"window_size": 4}) for family in ("ShuffleTransformer", "DWNet", "DynamicDWNet", "IDynamicDWNet")),
     ("GGTransformer", {"gaze_kernels": (9, 5, 2, 3)}),

@@ -94,9 +94,12 @@ def feature_modules_without_norms(make_net: MakeNet) -> None:
 
 def check_modules(net: nn.Module, features: list[Tensor], stages: Sequence[int] | None = None) -> None:
     """Compare feature maps with what hooks on the modules of these stages see, and with the declared sizes."""
-    info, found = net.feature_info, {}
+    info, found, modules = net.feature_info, {}, dict(net.named_modules())
     for name in info.module_name(stages):
-        net.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
+        module = (
+            modules.get(name) or modules[name.replace(".", "_")]
+        )  # timm's, taken out of the network, have other names
+        module.register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
     maps(net, image())
     rows = zip(info.module_name(stages), info.channels(stages), info.reduction(stages), features, strict=True)
     for name, channels, stride, feature in rows:

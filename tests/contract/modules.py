@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from .cases import MakeNet, NotApplicable, case, image, maps, total, with_options
 
@@ -23,7 +23,9 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base(x)
-        pattern = torch.arange(out.shape[1], dtype=out.dtype).sin()[:, None, None]
+        channels = -1 if isinstance(self.base, nn.Linear) else 1
+        pattern = torch.arange(out.shape[channels], dtype=out.dtype).sin()
+        pattern = pattern if channels == -1 else pattern[:, None, None]
         return out + self.shift * pattern * (3 * out).sin()
 
 
@@ -131,15 +133,20 @@ def torch_func_fused(make_net: MakeNet) -> None:
     transform(fused(make_net().eval()))
 
 
-def fused(net: nn.Module) -> nn.Module:
+def fusible(net: nn.Module) -> nn.Module:
+    """The network, where it has a `fuse()`."""
     if not hasattr(net, "fuse"):
         raise NotApplicable("no fuse()")
-    return net.fuse()
+    return net
+
+
+def fused(net: nn.Module) -> nn.Module:
+    return fusible(net).fuse()
 
 
 def transform(net: nn.Module) -> None:
     net = net.double()
-    x = image()[..., :22, :27].double()
+    x = image()[..., :32, :37].double()
     parameters = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
 
     def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -149,7 +156,7 @@ def transform(net: nn.Module) -> None:
     expected = torch.autograd.grad(loss(parameters, x), list(parameters.values()), allow_unused=True)
     for (name, value), other in zip(found.items(), expected, strict=True):
         torch.testing.assert_close(value, torch.zeros_like(value) if other is None else other, msg=name)
-    small = x[:1, :, :6, :6]
+    small = x[:1]
     rows = jacrev(lambda x: net(x)[-1].flatten()[:2])(small)
     wanted = small.clone().requires_grad_()
     for row, output in zip(rows, net(wanted)[-1].flatten()[:2], strict=True):
@@ -158,6 +165,16 @@ def transform(net: nn.Module) -> None:
         with torch.set_grad_enabled(recorded):
             one_by_one = vmap(lambda one: net(one[None]))(x)
             torch.testing.assert_close([m[:, 0] for m in one_by_one], list(net(x)))
+
+
+@case
+def forward_mode(make_net: MakeNet) -> None:
+    """`torch.func.jvp`: the derivative along a direction is what backward gives"""
+    net = make_net().double().eval()
+    x, direction = (image(1, seed)[..., :32, :32].double() for seed in (5, 6))
+    _, along = jvp(lambda x: tuple(maps(net, x)), (x,), (direction,))
+    (gradient,) = torch.autograd.grad(total(maps(net, x.requires_grad_())), x)
+    torch.testing.assert_close(total(along), (gradient * direction).sum())
 
 
 @case
@@ -181,7 +198,7 @@ def wrapped_layers_are_not_fused(make_net: MakeNet) -> None:
         "quantized": quantize,
     }
     for name, wrap in kinds.items():
-        net = make_net().double().eval()
+        net = fusible(make_net()).double().eval()
         replace_layers(net, wrap)
         net.double().eval()
         x = image(1)[..., :33, :40].double()
@@ -215,7 +232,7 @@ def subclassed(layer: nn.Module) -> nn.Module:
 @case
 def hooks_stay_when_fused(make_net: MakeNet) -> None:
     """Hooks registered before `fuse()` fire after it, on the whole feature map"""
-    net, heard, x = make_net().eval(), [], image(1)[..., :32, :32]
+    net, heard, x = fusible(make_net()).eval(), [], image(1)[..., :32, :32]
     names = [name for name, m in net.named_modules() if list(m.parameters(recurse=False)) and "blocks" in name]
     for name in names[::7]:
         net.get_submodule(name).register_forward_hook(lambda module, x, out, name=name: heard.append((name, out)))
