@@ -52,7 +52,10 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     if cfg.get("crowds_as_objects") is not None:
         _check_crowds(cfg, root)
     if "data_root" in typed and isinstance(root, str) and os.path.isfile(root.rstrip("/")):
-        raise ConfigError(_what_file(Path(root)))
+        raise ConfigError(
+            f"data_root={root.rstrip('/')} is a file: give the folder of the dataset that it belongs to, as in "
+            f"data_root={os.path.dirname(root.rstrip('/')) or '.'} (an archive has to be unpacked)."
+        )
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
     datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
@@ -78,19 +81,6 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     if datasets and not missing and not draws and ("data_root" in typed or changes):
         _report_own_files(cfg, Path(root), datasets, share, changes)
     return _leave_shapes(datasets)
-
-
-def _what_file(file: Path) -> str:
-    """Return what to give in the place of a file."""
-    folder = f"give the folder that it lies in, data_root={file.parent}"
-    if file.suffix in (".yaml", ".yml"):
-        return f"data_root={file} is a file of YOLO's settings: {folder}."
-    if file.suffix == ".json":
-        return (
-            f"data_root={file} is an annotation file: {folder}, and train_dataloader.dataset.ann_file={file.name} if "
-            "several files there might be meant."
-        )
-    return f"data_root={file} is a file: give the folder of a dataset (an archive has to be unpacked)."
 
 
 def _check_crowds(cfg: Config, root: object) -> None:
@@ -187,6 +177,11 @@ def _images_of(found: layouts.Folders, file: str, names: Sequence[str]) -> tuple
     return ("", {}) if os.path.isabs(file) else layouts.find_images(found, file, names)
 
 
+def _shown(file: str) -> str:
+    """Return how to name an annotation file: those in the cache have no place that means anything."""
+    return os.path.basename(file) if os.path.isabs(file) else file
+
+
 def _unused(found: layouts.Folders, files: dict[str, str]) -> list[str]:
     """Return the annotation files that no split is taken from."""
     return [name for name in found.jsons if name not in files.values()]
@@ -269,8 +264,7 @@ def _follow(
             copy, changes = normalized(root / file, renames, part[1], order, bool(cfg.get("crowds_as_objects")))
             summary = read_annotations(copy)
             changed = f" ({', '.join(changes)})" if changes else ""
-            shown = os.path.basename(file) if os.path.isabs(file) else file
-            said[split] = f"{split}: {shown}, {_counted(summary)}{changed}"
+            said[split] = f"{split}: {_shown(file)}, {_counted(summary)}{changed}"
             done.append((part, split, copy, summary))
         if split == VAL and part[1] is not None:
             _report_unvalidated(done)
@@ -323,9 +317,9 @@ def _parts(
         what = "an annotation file to train on" if unused else "a single annotation file"
         others = f" (not used: {shortened(unused)})" if unused else ""
         raise DataError(
-            f"{root.absolute()} has {what}, {file} with {len(names)} images, and nothing to validate on{others}: set "
-            "val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name another file by "
-            f"{_OWN_FILE}={unused[0] if unused else 'FILE.json'} (below data_root; val_split=1 "
+            f"{root.absolute()} has {what}, {_shown(file)} with {len(names)} images, and nothing to validate on"
+            f"{others}: set val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name "
+            f"another file by {_OWN_FILE}={unused[0] if unused else 'FILE.json'} (below data_root; val_split=1 "
             "tests on all images)."
         )
     if not share:

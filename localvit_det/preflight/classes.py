@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from ..checkpoint.read import saved_classes
 from ..config.model import heads_with_classes
 from ..config.utils import find_datasets, has_stuff, is_semantic, registered
+from ..config_names import type_name
 from ..datasets.summary import Annotations
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
 from .resources import checkpoint_to_resume, pretrained_init
@@ -89,6 +90,11 @@ def check_classes(path: str, dataset: dict, found: Annotations) -> None:
     missing = [name for name in classes if name not in found.categories]
     unnamed = [name for name in found.categories if name not in classes]
     if 2 * len(missing) > len(classes):
+        if not (dataset.get("metainfo") or {}).get("classes"):
+            raise DataError(
+                f"{found.path} has the classes {shortened(found.categories, 5)}, and the config none of its own, so "
+                f"that the {len(classes)} of {type_name(dataset)} would count: take the data's by classes=auto."
+            )
         raise DataError(
             f"{len(missing)} of the {len(classes)} classes of {path} ({shortened(missing, 5)}) are not in "
             f"{found.path}, which has {shortened(found.categories, 5)}: {_FIX}."

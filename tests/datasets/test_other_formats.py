@@ -195,21 +195,18 @@ def test_convert_takes_files(tmp_path, capsys, shapes):
     assert "CVAT, 2 splits" in convert_dataset(root / "annotations.xml", tmp_path / "coco2")
 
 
-@pytest.mark.parametrize(
-    ("file", "words"),
-    [
-        ("data.yaml", "is a file of YOLO's settings: give the folder that it lies in, data_root={}/set"),
-        ("train.json", "is an annotation file: give the folder that it lies in, data_root={}/set, and "),
-        ("set.zip", "is a file: give the folder of a dataset"),
-    ],
-)
-def test_a_file_is_no_root(tmp_path, file, words):
-    path = tmp_path / "set" / file
-    path.parent.mkdir()
-    path.write_text("{}")
-    with pytest.raises(ConfigError) as caught:
-        load_config(NANO, options(path))
-    assert words.format(tmp_path) in str(caught.value)
+def test_what_is_no_root_and_has_no_classes(tmp_path, cache, shapes):
+    FORMATS["labelme"](shapes, root := tmp_path / "set")
+    (root / "data.yaml").write_text("names: [a]")
+    with pytest.raises(ConfigError, match=rf"data.yaml is a file: give the folder .* as in data_root={root} \(an arch"):
+        load_config(NANO, options(root / "data.yaml"))
+    with pytest.raises(DataError, match=r"set has the classes .*, and the config none of its own, so that the 80 of"):
+        check_config(load_config("mask_rcnn_shuffle_t_coco", {"data_root": str(root)}))
+    for file in (root / "val").iterdir():
+        file.rename(root / "train" / file.name)
+    (root / "train").rename(root / "pictures")
+    with pytest.raises(DataError, match=r"has a single annotation file, instances_default\.json with 6 images, and"):
+        load_config(NANO, options(root))
 
 
 def test_data_is_no_config(tmp_path):
