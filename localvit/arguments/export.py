@@ -29,6 +29,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dynamic", action="store_true", help="take images of any size (default without --size)")
     parser.add_argument("--backbone", action="store_true", help="the backbone alone: normalized image in, maps out")
     parser.add_argument("--images", nargs="+", metavar="SOURCE", help="compare on these instead of synthetic images")
+    parser.add_argument("--half", action="store_true", help="ONNX with layers in fp16")
     parser.add_argument("--int8", action="store_true", help="OpenVINO in INT8, see --calibration")
     parser.add_argument("--calibration", nargs="+", metavar="SOURCE", help="images like those that it will see")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
@@ -40,6 +41,11 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
         raise ConfigError(
             "--images are for the comparison of whole detectors in fp32: leave it out "
             f"{'and give --calibration' if args.int8 else 'with --backbone'}."
+        )
+    kind = args.format or ENDINGS.get(Path(args.out).suffix, "")
+    if args.half and (args.backbone or args.int8 or kind != "onnx"):
+        raise ConfigError(
+            "--half writes whole detectors for ONNX: let --out end in .onnx, without --int8 or --backbone."
         )
     if args.size and args.dynamic and not args.backbone:
         raise ConfigError("--dynamic takes images of any size and --size those of one: give one of the two.")
@@ -53,7 +59,6 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.calibration is not None:
         raise ConfigError("--calibration has no effect without --int8: leave it out, or add --int8.")
     check_given("MODEL", args.model)
-    kind = args.format or ENDINGS.get(Path(args.out).suffix, "")
     for package in (*(["nncf"] if args.int8 else []), *NEEDS.get(kind, ())):
         require_package(package, f"An export to {kind}")
     return args

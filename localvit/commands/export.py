@@ -10,6 +10,7 @@ from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError
 from localvit_det.export import export_backbone
 from localvit_det.export.detector import export_detector
+from localvit_det.export.formats import FORMATS, find_format, unlisted_operators
 from localvit_det.export.quantize import quantize
 from localvit_det.predict import Detector
 from localvit_det.predict.sources import Sources
@@ -24,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     detector = Detector(args.model, args.config, "cpu", fuse=False, options=args.cfg_options, trusted=args.trust_config)
     for line in compared(args, detector):
         sys.stdout.write(f"{line}\n")
+    if find_format(args.format, args.out) is FORMATS["onnx"]:
+        absent, version = unlisted_operators(args.out)
+        lacks = f"lacks {', '.join(absent)}" if absent else "has all of the file's operators"
+        sys.stdout.write(f"The list of {version}'s ONNX parser {lacks}.\n")
     sys.stdout.write(f"Wrote {args.out}\n")
 
 
@@ -45,4 +50,4 @@ def compared(args: argparse.Namespace, detector: Detector) -> Iterator[str]:
         yield f"calibrated on {done.images} images; {done.again} of {done.objects} objects are found again"
     else:
         compared = [frame.image for frame in Sources(args.images, **reading)] if args.images else []
-        yield from map(str, export_detector(detector, args.out, args.format, args.size, compared))
+        yield from map(str, export_detector(detector, args.out, args.format, args.size, compared, args.half))

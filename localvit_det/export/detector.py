@@ -44,6 +44,7 @@ _STEP = 8  # of 255, by which a pixel's probability may differ: a box less than 
 # Of the objects: two boxes whose scores or overlaps are equal up to rounding may change places, and the one that is
 # kept decides which others are.
 _MISMATCHES = 0.02
+_HALF, _HALF_MISMATCHES = 20, 0.1  # in fp16: so many times as much, and this share of the objects
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def export_detector(
     format: str | None = None,
     size: tuple[int, int] | None = None,
     images: Sequence[np.ndarray] = (),
+    half: bool = False,
 ) -> list[Agreement]:
     """Write a detector to a file of another runtime, run that, and compare what it finds.
 
@@ -90,6 +92,7 @@ def export_detector(
         format: As of `export_backbone`.
         size: Height and width, in pixels, of the images that the exported model takes; by default it takes any.
         images: To compare on, H×W×3, uint8, BGR; by default three synthetic ones.
+        half: Compute layers in fp16, for ONNX; boxes, NMS and RoIAlign stay in fp32. More may differ then.
 
     Returns:
         How far the exported model is from the detector, for each image.
@@ -101,7 +104,9 @@ def export_detector(
     """
     kind = find_format(format, path)
     check_writable(path, "--out")
-    module = exportable(fused_copy(detector.model))
+    module = exportable(fused_copy(copy.deepcopy(detector.model) if half else detector.model))
+    if half:  # its own weights
+        module.compute_in_half()
     info = _info(detector, module, size)
     pipeline = image_pipeline(detector.config, size)
     example = info.input_of(prepare(pipeline, synthetic_image(_EXAMPLE, seed=0))["inputs"])
@@ -116,13 +121,13 @@ def export_detector(
     images = images or [synthetic_image(shape, seed) for seed, shape in enumerate(_SHAPES, start=1)]
     prepared = [prepare(pipeline, image) for image in images]
     with export_to(spec, path, kind) as run:
-        found = _compare_on(detector.model, ExportedDetector(run, info), prepared)
-        check_agreement(found)
+        found = _compare_on(detector.model, ExportedDetector(run, info), prepared, _HALF if half else 1)
+        check_agreement(found, _HALF_MISMATCHES if half else _MISMATCHES)
         return found
 
 
-def check_agreement(found: Sequence[Agreement]) -> None:
-    """Refuse a wrong exported model.
+def check_agreement(found: Sequence[Agreement], allowed: float = _MISMATCHES) -> None:
+    """Refuse a wrong exported model, of which more than a share of the objects differ.
 
     Raises:
         ExportError: It finds other objects, or there were none to compare.
@@ -134,15 +139,16 @@ def check_agreement(found: Sequence[Agreement]) -> None:
             "name others by --images; no file was written."
         )
     mask = max(one.mask for one in found)
-    if mismatches > _MISMATCHES * objects or mask > _MASK:
+    if mismatches > allowed * objects or mask > _MASK:
         raise ExportError(
             f"The exported model finds other objects: {mismatches} of {objects} differ, and masks by {mask:.1%}; "
-            "choose another format or a fixed size; no file was written."
+            f"{'choose another format or a fixed size' if allowed == _MISMATCHES else 'leave --half out'}; no file was "
+            "written."
         )
 
 
-def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int, int]) -> Agreement:
-    """Look for each expected object among those that were found.
+def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int, int], factor: float = 1) -> Agreement:
+    """Look for each expected object among those that were found; what may differ is `factor` times as much.
 
     Masks are probabilities as bytes: a detector that has learned little is nowhere sure on which side of 1/2 it is.
     """
@@ -152,7 +158,7 @@ def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int
     for index in range(len(expected)):
         distances = (found.bboxes - expected.bboxes[index]).abs().amax(1)
         doubts = (found.scores - expected.scores[index]).abs()
-        near = (distances <= _BOX * max(size)) & (doubts <= _SCORE)
+        near = (distances <= factor * _BOX * max(size)) & (doubts <= factor * _SCORE)
         alike = free & near & (found.labels == expected.labels[index])
         if not alike.any():
             missing += 1
@@ -162,7 +168,9 @@ def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int
         box, score = max(box, float(distances[best])), max(score, float(doubts[best]))
         if "masks" in expected:
             ours, theirs = (one.int() for one in (found.masks[best], torch.as_tensor(expected.masks[index])))
-            mask = max(mask, float(((ours - theirs).abs() > _STEP).sum() / (theirs > 0).sum().clamp(min=1)))
+            mask = max(
+                mask, float(((ours - theirs).abs() > _STEP * min(factor, 4)).sum() / (theirs > 0).sum().clamp(min=1))
+            )
     return Agreement(size, len(expected), max(missing, int(free.sum())), box, score, mask)
 
 
@@ -182,7 +190,9 @@ def synthetic_image(size: tuple[int, int], seed: int) -> np.ndarray:
     return np.ascontiguousarray(image[: size[0], : size[1]])
 
 
-def _compare_on(model: nn.Module, exported: ExportedDetector, prepared: Sequence[dict[str, Any]]) -> list[Agreement]:
+def _compare_on(
+    model: nn.Module, exported: ExportedDetector, prepared: Sequence[dict[str, Any]], factor: float
+) -> list[Agreement]:
     """Look for the same objects with a detector and its exported model, in images as `prepare` gives them."""
     expected, score = _expected(model, exported.info, prepared)
     found = []
@@ -190,7 +200,7 @@ def _compare_on(model: nn.Module, exported: ExportedDetector, prepared: Sequence
         size = tuple(one["data_samples"].ori_shape[:2])
         with running(size):
             theirs = exported.find(one["inputs"], one["data_samples"], score, _AS_BYTES)
-        found.append(compare_objects(ours, theirs, size))
+        found.append(compare_objects(ours, theirs, size, factor))
     return found
 
 

@@ -23,6 +23,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..errors import ConfigError
 from .boxes import NONE, Anchors, RoIAligner, best, decode, suppress
@@ -30,6 +31,14 @@ from .boxes import NONE, Anchors, RoIAligner, best, decode, suppress
 INPUTS = ("image", "size", "score")
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 _ONE_STAGE, _TWO_STAGE = (RetinaNet,), (FasterRCNN, MaskRCNN, CascadeRCNN)
+# Why a type of MMDetection's or MMSegmentation's has no exportable form.
+_FORMLESS = {
+    "RTMDet": "its masks are convolutions with kernels of each object, and an exported model has one grid a box",
+    "DINO": "its queries and the places that they look at are chosen step by step in code that reads data samples",
+    "Mask2Former": "its masks are of the whole image, one for each query, and an exported model has boxes",
+    "PanopticFPN": "it finds regions without objects as well, which an exported model has no output for",
+    "EncoderDecoder": "it is a segmentor, and an exported model has boxes",
+}
 
 
 class ExportableDetector(nn.Module):
@@ -75,6 +84,15 @@ class ExportableDetector(nn.Module):
             and, of detectors that make masks, probabilities (N, h, w) on a grid stretched over each box.
         """
         return self.detect(self.feature_maps(image, size), size, score)
+
+    def compute_in_half(self) -> None:
+        """Let layers compute in fp16; what lies between them, and computes boxes, stays in fp32."""
+        parts = ("backbone", "neck", "dense_head", "box_heads", "mask_heads")
+        for part in filter(None, (getattr(self, name, None) for name in parts)):
+            for layers in part if isinstance(part, nn.ModuleList) else [part]:
+                layers.half()
+                layers.register_forward_pre_hook(lambda _, given: tree_map_only(Tensor, Tensor.half, given))
+                layers.register_forward_hook(lambda _, __, found: tree_map_only(Tensor, Tensor.float, found))
 
     def feature_maps(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps of the neck, (1, C, H_i, W_i) each."""
@@ -204,6 +222,10 @@ def exportable(model: BaseDetector) -> ExportableDetector:
     Raises:
         ConfigError: There is none, since a part of it is unknown.
     """
+    if reason := _FORMLESS.get(_kind_of(model)):
+        raise ConfigError(
+            f"A {_kind_of(model)} cannot be exported: {reason}; export its backbone alone with --backbone."
+        )
     for fits, what in _requirements(model):
         if not fits:
             raise ConfigError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx.experimental._config
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from ..checkpoint.exported import NOTE
 from ..errors import ExportError, OutputError, first_line
 from ..files import move_with_parts
+
+if TYPE_CHECKING:
+    import onnx
 
 # Known to onnxruntime and OpenVINO of the last years; the first with LayerNormalization is 17.
 OPSET = 17
@@ -86,6 +90,28 @@ def _write_onnx(spec: ExportSpec, path: Path) -> None:
         model = onnx.load(path)
         onnx.helper.set_model_props(model, {NOTE: spec.note})
         onnx.save(model, path)
+
+
+def unlisted_operators(path: str | os.PathLike) -> tuple[list[str], str]:
+    """Return operators of an ONNX file that the list of TensorRT's ONNX parser lacks, and which list that is."""
+    import onnx
+
+    about, _, names = Path(__file__).with_name("tensorrt_operators.txt").read_text(encoding="utf-8").partition("\n")
+    version = re.search(r"TensorRT [\d.]+", about)
+    graph = onnx.load(path, load_external_data=False).graph
+    found = {
+        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}" for node in _nodes(graph)
+    }
+    return sorted(found - set(names.split())), version[0] if version else "TensorRT"
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, those of branches and loops as well."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _open_onnx(path: Path) -> Run:

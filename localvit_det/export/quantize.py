@@ -22,6 +22,7 @@ from ..config.pipelines import SCORE, image_pipeline, prepare
 from ..errors import DataError, ExportError, RequirementError, first_line
 from ..files import check_writable, move_with_parts
 from .detector import export_detector, find
+from .exportable import exportable
 from .formats import find_format
 from .runtime import ExportedDetector
 
@@ -83,6 +84,7 @@ def quantize(
     _nncf()
     import openvino
 
+    exportable(detector.model)  # refused before images are read
     pipeline = image_pipeline(detector.config, size)
     images = [frame.image for frame in islice(calibration, IMAGES)]
     if not images:

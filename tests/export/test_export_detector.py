@@ -24,7 +24,7 @@ from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export import formats
 from localvit_det.export.detector import check_agreement, compare_objects, export_detector, synthetic_image
 from localvit_det.export.exportable import exportable
-from localvit_det.export.formats import FORMATS
+from localvit_det.export.formats import FORMATS, unlisted_operators
 from localvit_det.export.runtime import ExportedDetector
 from localvit_det.predict.result import Frame
 
@@ -111,10 +111,25 @@ class TestExport:
         assert sum(one.objects for one in found) >= 60
         assert sum(one.mismatches for one in found) <= 1
         assert {file.name for file in tmp_path.iterdir()} <= {path.name, "found.bin"}
+        if format == "onnx":
+            assert unlisted_operators(path)[0] == []
         image = synthetic_image((300, 210), seed=9)
         ours, theirs = detector(image, score=0.2), Detector(path)(image, score=0.2)
         assert theirs.classes == ours.classes
         assert_alike(theirs, ours)
+
+    @pytest.mark.slow
+    def test_layers_in_half_precision(self, published, exported, tmp_path):
+        """The file is half as large and finds nearly the same; the detector keeps its own weights."""
+        detector = Detector(published("mask_rcnn"), device="cpu", fuse=False)
+        path = tmp_path / "half.onnx"
+        found = export_detector(detector, path, half=True)
+        assert sum(one.objects for one in found) >= 60
+        assert 0 < max(one.score for one in found) < 2e-3
+        assert path.stat().st_size < 0.6 * exported("onnx").stat().st_size
+        assert unlisted_operators(path)[0] == []
+        assert {parameter.dtype for parameter in detector.model.parameters()} == {torch.float32}
+        assert len(Detector(path)(synthetic_image((300, 210), seed=9), score=0.2))
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("name", "format"), [("mask_rcnn", "torchscript"), ("mask_rcnn_resnet", "torch_export")])
@@ -387,3 +402,43 @@ def _changed(cfg: ConfigDict, change: dict) -> ConfigDict:
     whole = Config({"model": cfg})
     whole.merge_from_dict({f"model.{key}": value for key, value in change.items()})
     return whole.model
+
+
+@pytest.mark.parametrize("name", ["RTMDet", "DINO", "Mask2Former", "PanopticFPN", "EncoderDecoder"])
+def test_types_without_an_exportable_form_are_named_with_the_reason(name):
+    kind = MODELS.get(name) or pytest.importorskip("mmseg.models").EncoderDecoder
+    assert kind.__name__ == name
+    model = kind.__new__(kind)
+    nn.Module.__init__(model)
+    with pytest.raises(
+        ConfigError, match=rf"A {name} cannot be exported: .+; export its backbone alone with --backbone"
+    ):
+        exportable(model)
+
+
+def test_operators_that_tensorrt_does_not_list(tmp_path):
+    """Those of branches and of other domains as well."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    y = helper.make_tensor_value_info("y", kind, None)
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node(operator, ["x"], ["y"])], name, [], [y])
+        for name, operator in (("then", "Relu"), ("else", "Det"))
+    }
+    nodes = [
+        helper.make_node("If", ["condition"], ["z"], **branches),
+        helper.make_node("Mine", ["z"], ["y"], domain="own"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", kind, None),
+        helper.make_tensor_value_info("condition", onnx.TensorProto.BOOL, []),
+    ]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "graph", inputs, [y])), tmp_path / "graph.onnx")
+    assert unlisted_operators(tmp_path / "graph.onnx") == (["Det", "own.Mine"], "TensorRT 10.1")
+
+
+@pytest.mark.parametrize("more", [["--out", "a.xml"], ["--out", "a.onnx", "--int8"], ["--out", "a.onnx", "--backbone"]])
+def test_half_is_for_onnx(more, capsys):
+    with pytest.raises(SystemExit):
+        export.main(["weights.pth", "--half", *more])
+    assert "--half writes whole detectors for ONNX: let --out end in .onnx" in capsys.readouterr().err
