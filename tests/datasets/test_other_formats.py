@@ -88,7 +88,9 @@ def test_what_was_converted_is_taken_until_something_changes(tmp_path, cache, mo
         assert convert_in_cache(root) == first
     label = next(root.rglob("*.json"))
     label.write_text(label.read_text().replace('"shapes": [', '"shapes":  ['))
-    assert convert_in_cache(root).files != first.files
+    assert (second := convert_in_cache(root)).files != first.files
+    (root / "settings.yaml").write_text("kpt_shape: [1, 2]")
+    assert convert_in_cache(root).files != second.files
     # A run's config names files of the cache, which may have gone since.
     cfg = load_config(NANO, options(root))
     cfg.dump(tmp_path / "saved.py")

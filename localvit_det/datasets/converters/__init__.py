@@ -24,7 +24,7 @@ from ..annotations import COPY_OF
 from ..images import BrokenImageError, read_header
 from ..layouts import WHOLE
 from ..verdicts import cache_folder, locked
-from .base import WITHOUT_SPLIT, Converter, Label
+from .base import WITHOUT_SPLIT, Converter, Label, files_in
 from .cvat import Cvat
 from .labelme import Labelme
 from .via import Via
@@ -109,7 +109,9 @@ def convert_in_cache(root: Path) -> Converted | None:
         return None
     converter, splits = _listed(root)
     listed = {split: [[*map(_state, pair)] for pair in pairs] for split, pairs in splits.items()}
-    asked = json.dumps([_VERSION, converter.name, os.path.abspath(root), converter.classes, listed])
+    settings = [_state(file) for file in files_in(root, (".yaml", ".yml", ".txt"))]  # such as YOLO's kpt_shape
+    known_by = [converter.name, os.path.abspath(root), converter.classes, converter.notes, settings, listed]
+    asked = json.dumps([_VERSION, *known_by])
     folder = cache_folder() / "sets" / hashlib.sha256(asked.encode()).hexdigest()[:16]
     files = {WHOLE if split == WITHOUT_SPLIT else split: str(folder / f"instances_{split}.json") for split in splits}
     known = folder / "notes.json"  # written last, so that all files are whole
