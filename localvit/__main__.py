@@ -22,7 +22,7 @@ COMMANDS = {
     "analyze": "look at a run, a dataset or a network: one HTML page",
     "check": "name every mistake in a dataset",
     "publish": "write weights, config and classes of a training into one file",
-    "convert": "an official checkpoint, or a YOLO or Pascal VOC dataset, into this package's format",
+    "convert": "an official checkpoint, or a dataset of another tool, into this package's format",
     "configs": "list the configs that come with the package",
     "weights": "list the official weights of all networks, and how to get them",
     "doctor": "look at the installation and the machine",

@@ -48,6 +48,7 @@ def test_boxes_masks_and_colors(shapes, name):
         image, found = packed["inputs"].numpy(), packed["data_samples"].gt_instances  # C, H, W
         height, width = image.shape[1:]
         assert max(height, width) <= SIZE
+        assert image.dtype == (np.float32 if name == "color" else np.uint8)
         assert len(found.masks) == len(found.bboxes) == len(found.labels)
         masks = found.masks.to_ndarray()  # objects, H, W
         assert masks.shape[1:] == (height, width)
