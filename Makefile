@@ -24,7 +24,13 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(RUN) -m pip install -c constraints.txt -e '.[lite,dev,seg,pretrain,convert,tensorboard,export,int8,docs]'
 	touch $@
 
-demo: install
+# What the demo needs, unless everything is there: 1 GB less.
+$(VENV)/.demo: constraints.txt pyproject.toml
+	[ -e $(VENV)/.installed ] || { $(PYTHON) -m venv $(VENV) && $(RUN) -m pip install --upgrade pip && \
+		$(RUN) -m pip install -c constraints.txt -e '.[lite]'; }
+	touch $@
+
+demo: $(VENV)/.demo
 	$(RUN) tools/train.py $(CONFIG) --work-dir $(DEMO)
 	$(RUN) tools/test.py $(CONFIG) $(DEMO) --work-dir $(DEMO)/test --show-dir $(DEMO)/images --report
 	@echo "Predictions and ground truth: $(DEMO)/images   report: $(DEMO)/test/report.html"

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -72,6 +73,11 @@ def cache(tmp_path, monkeypatch) -> Path:
     """A cache of the test's own, for copies and downloads."""
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def few(values: Iterable, *kept: object) -> list:
+    """Return parameters of a test, of which all but those kept are for the slow tests."""
+    return [pytest.param(value, marks=() if value in kept else pytest.mark.slow) for value in values]
 
 
 def lines_logged_by(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> list[str]:

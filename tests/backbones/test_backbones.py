@@ -156,6 +156,7 @@ class TestContract:
         other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
         torch.testing.assert_close(other(x), net(x), rtol=0, atol=0)
 
+    @pytest.mark.slow
     def test_mixer_gradients(self, family):
         net = build(family).double().eval()
         for stage, index in ((0, 0), (0, 1)):

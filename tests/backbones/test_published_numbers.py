@@ -97,7 +97,9 @@ COSTS = [
     if " " in model and not model.startswith("SwinTransformer") and cost != NOTHING
 ]
 DETECTORS = [
-    pytest.param(config, parameters, cost, marks=pytest.mark.slow if "_b_" in config or "_l_" in config else ())
+    pytest.param(
+        config, parameters, cost, marks=() if config.startswith("mask_rcnn") and "_t_" in config else pytest.mark.slow
+    )
     for config, (parameters, cost, _) in published().items()
     # Else the model of the 1x recipe, or nothing but its AP is published.
     if " " not in config and ("_3x" not in config or "cascade" in config) and not parameters == cost == NOTHING

@@ -21,7 +21,7 @@ CONFIGS = [
     for path in sorted((REPOSITORY / "configs").glob("*.py"))
     if path.stem.startswith(("mask_rcnn", "cascade", "retinanet", "faster_rcnn"))
 ]
-QUICK = ("mask_rcnn_shuffle_t", "mask_rcnn_swin_t", "cascade_mask_rcnn_dwnet_t", "retinanet_shuffle_t")
+QUICK = ("mask_rcnn_shuffle_t", "mask_rcnn_shuffle_nano", "mask_rcnn_msg_nano", "cascade_mask_rcnn_dwnet_t")
 
 
 def smallest_models() -> list:
@@ -30,8 +30,7 @@ def smallest_models() -> list:
     for path in sorted(CONFIGS, key=lambda p: ("_t_" not in p.stem, "_s_" not in p.stem)):
         seen.setdefault(re.sub(r"_[tsbl](_3x)?_coco$", "", path.stem), path)
     return [
-        pytest.param(p, id=p.stem, marks=() if p.stem.startswith(QUICK) or "nano" in p.stem else pytest.mark.slow)
-        for p in seen.values()
+        pytest.param(p, id=p.stem, marks=() if p.stem.startswith(QUICK) else pytest.mark.slow) for p in seen.values()
     ]
 
 
@@ -124,11 +123,11 @@ def test_recipe_of_twins(config, rate, decay, warm_up):
 @pytest.mark.parametrize(
     "backbone",
     [
-        "type='GGTransformer', arch='tiny'",
+        pytest.param("type='GGTransformer', arch='tiny'", marks=pytest.mark.slow),
         "type='DWNet', arch='tiny'",
         pytest.param("type='DynamicDWNet', arch='tiny'", marks=pytest.mark.slow),
         pytest.param("type='GGTransformer', arch='base'", marks=pytest.mark.slow),
-        "type='SwinTransformer'",
+        pytest.param("type='SwinTransformer'", marks=pytest.mark.slow),
         "type='ResNet', depth=18",
     ],
 )

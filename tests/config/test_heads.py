@@ -58,7 +58,13 @@ def shrink(cfg: Config) -> Config:
     return cfg
 
 
-@pytest.mark.parametrize(("head", "net"), CASES)
+@pytest.mark.parametrize(
+    ("head", "net"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[0] not in ("faster_rcnn", "rtmdet_ins") else ())
+        for case in CASES
+    ],
+)
 def test_a_loss_step_and_a_prediction(head, net):
     cfg = shrink(config_of(head, net))
     check_backbone(cfg)

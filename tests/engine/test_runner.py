@@ -129,6 +129,7 @@ def in_the_middle(function) -> Do:
 
 
 @pytest.mark.parametrize("removed", ["work dir", "present folder"])
+@pytest.mark.slow
 def test_folder_is_removed_in_the_middle(removed, whole, tmp_path, monkeypatch):
     here, folder = tmp_path / "here", tmp_path / "run"
     here.mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import few
 from families import FAMILIES, build, build_short
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -59,7 +60,7 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
 @pytest.mark.parametrize(
     ("family", "format"),
     [
-        pytest.param(family, name, marks=[pytest.mark.slow] * (family != "DWNet"))
+        pytest.param(family, name, marks=[pytest.mark.slow] * ((family, name) != ("DWNet", "onnx")))
         for family in FAMILIES
         for name in FORMATS
     ],
@@ -79,7 +80,7 @@ def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
         assert distance(runner(path)(image), net(image)) < 1e-4
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", few(FORMATS, "onnx"))
 def test_one_size(format, tmp_path):
     need(format)
     net = trained("ShuffleTransformer").train()
@@ -164,6 +165,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("opset", [16, OPSET, 18])
+@pytest.mark.slow
 def test_kernels_at_each_position_survive_an_export_by_hand(opset, tmp_path):
     need("onnx")
     net = trained("IDynamicDWNet")

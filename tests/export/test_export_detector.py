@@ -187,6 +187,7 @@ class TestExport:
         for name, values in zip(("boxes", "scores", "labels", "masks"), expected, strict=True):
             np.testing.assert_array_equal(found[name], values.numpy())
 
+    @pytest.mark.slow
     def test_nothing_found(self, exported):
         """An exported model that finds nothing ends like one that does."""
         result = Detector(exported("onnx"))(np.zeros((64, 96, 3), np.uint8), score=1.0)
@@ -222,6 +223,7 @@ class TestExport:
             with pytest.raises(ConfigError, match=f"A detector with {sentence}.* cannot be exported"):
                 exportable(model)
 
+    @pytest.mark.slow
     def test_wrong_models_are_refused(self, published, tmp_path, monkeypatch):
         """An exported model that takes the colors in another order than the detector is not kept."""
         need("onnx")

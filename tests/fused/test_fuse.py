@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, block_input, build, build_short
+from families import FAMILIES, FEW, block_input, build, build_short
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -85,7 +85,7 @@ def test_fused_backbone_with_packed_products(family):
     assert distance(net(x), before) < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # a trace is for one size
 def test_fused_backbone_can_be_traced(family):
     net = settle(build(family)).fuse()

@@ -102,6 +102,7 @@ def test_good_data_pass(shapes):
     assert len(list((shapes / "semantic/val2017").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_mistakes_in_maps(shapes):
     checked(shapes)
     first = sorted((shapes / "semantic/train2017").iterdir())[0]
