@@ -81,9 +81,8 @@ def decision(benchmarks: Mapping[str, Benchmark], ratio: Ratio) -> str:
     first = [f"- {title}: `{network}`, {value:.2f} times Swin-T's" for title, (network, value) in best.items()]
     name, (mean, spread) = max(shapes.items(), key=lambda item: item[1][0])
     first.append(f"- mAP on the synthetic shapes: {name}, {mean:.3f} ({spread})")
-    head = [
-        "network", *(title for title, _, _ in columns), "Mask R-CNN: parameters", "MACs",
-        "bbox mAP on synthetic shapes, nano sizes (lowest to highest of three seeds)",
-        "published box / mask AP, not reproduced here",
-    ]  # fmt: skip
-    return "\n".join([markdown_table(head, rows), "", "First of each column:", "", *first])
+    split = 1 + len(columns)
+    speeds = markdown_table(["network", *(title for title, _, _ in columns)], [row[:split] for row in rows])
+    head = ["network", "parameters", "MACs", "mAP on shapes (spread)", "published AP, not reproduced here"]
+    sizes = markdown_table(head, [[row[0], *row[split:]] for row in rows])
+    return "\n".join([speeds, "", sizes, "", "First of each column:", "", *first])
