@@ -18,6 +18,14 @@ def memory_limit() -> float:
     return min([float("inf"), *_limits()])
 
 
+def memory_left() -> float:
+    """Return the bytes of `memory_limit` that this process has not taken."""
+    used = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):  # another system than Linux
+        used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return memory_limit() - used
+
+
 def _limits() -> Iterator[float]:
     with contextlib.suppress(ValueError, OSError, AttributeError):
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

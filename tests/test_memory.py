@@ -15,6 +15,7 @@ def nothing_set(tmp_path, monkeypatch):
 
 def test_the_machine_has_a_limit():
     assert 2**28 < memory.memory_limit() < 2**50
+    assert 2**26 < memory.memory_limit() - memory.memory_left() < 2**36  # what these tests have taken
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import what_is_there
-from ..memory import give_back_memory, memory_limit
+from ..memory import give_back_memory, memory_left
 from .columns import Columns, distinct, packed, repeated
 from .json_stream import read_parts
 from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
@@ -25,6 +25,7 @@ from .segmentations import FAR, PLAIN, mask_fault
 from .summary import Annotations
 from .verdicts import kept_verdict
 
+_TIMES = 2  # the size of a large file that reading it takes at most; `benchmarks.scale` measures it
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
 _WIDEST = 2**50  # pixels of a side that are compared many at a time
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; more is a slip in a size, or an attack
@@ -81,10 +82,11 @@ def forget_annotations() -> None:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
-    if size > memory_limit() / 2:
+    if _TIMES * size > (left := memory_left()):
         raise DataError(
-            f"The annotation file {path} has {size / 1e9:.1f} GB, which this machine's memory cannot hold when it is "
-            "read: split it, or use a machine with more memory."
+            f"The annotation file {path} has {size / 1e9:.1f} GB, and reading it takes up to {_TIMES} times as much, "
+            f"more than the {max(left, 0) / 1e9:.1f} GB of memory that are left to this process: split it, or use a "
+            "machine or a job with more memory."
         )
     with _said_plainly(path), kept_verdict(path) as verdict:
         if verdict.content is None:
