@@ -94,6 +94,13 @@ def test_relative_error():
     assert relative_error([torch.full((4,), torch.nan), expected[1]], expected) == float("inf")
 
 
+def test_a_row_of_another_size_is_compared_with_its_own_network():
+    case = Case(parse_row("dwnet_t+embed_dims=16+with_cp=True"), "training", (32, 32), 2)
+    record = backbones.Record("training", "", case.row.label, "eager", "fp32")
+    assert backbones._checked_step(case, record) is not None, record.note
+    assert record.get("error") < 1e-4
+
+
 def test_training_step_leaves_no_gradients_and_its_mode():
     step = Step(Case(parse_row("dwnet_t"), "training", (32, 64), 2))
     seen = []
