@@ -1,5 +1,8 @@
 """Annotation files of any size, and what reading them takes: `python -m benchmarks.scale --annotations 4000000`.
 
+`python -m benchmarks.scale workers` measures the memory of data workers over an epoch: see `benchmarks.workers`;
+`loading` compares the time to load an image with MMDetection's: see `benchmarks.loading`.
+
 The file is written as a stream. Ours and MMDetection's reading (its `CocoDataset`) run in fresh processes, one after
 the other; CPU seconds and the peak of memory are what the imports alone do not take.
 """
@@ -16,23 +19,30 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import loading, workers
+
 WIDTH, HEIGHT, CLASSES = 640, 480, 80
 READERS = ("imports", "ours", "again", "mmdet")
 
 
-def write_annotations(path: Path, images: int, annotations: int, points: int = 0) -> None:
-    """Write a COCO-format file in COCO's order, with boxes, or polygons of so many points."""
+def write_annotations(
+    path: Path, images: int, annotations: int, points: int = 0, sizes: Sequence[tuple[int, int]] = ((WIDTH, HEIGHT),)
+) -> None:
+    """Write a COCO-format file in COCO's order, with boxes, or polygons of so many points; sizes of images in turn."""
     chance = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"info": {}, "licenses": [], "images": [')
         for i in range(images):
-            image = {"license": 1, "file_name": f"{i:012}.jpg", "height": HEIGHT, "width": WIDTH, "id": i}
+            width, height = sizes[i % len(sizes)]
+            image = {"license": 1, "file_name": f"{i:012}.jpg", "height": height, "width": width, "id": i}
             file.write(", " * (i > 0) + json.dumps(image))
         file.write('], "annotations": [')
         for i in range(annotations):
-            x, y = round(chance.uniform(0, WIDTH - 80), 2), round(chance.uniform(0, HEIGHT - 80), 2)
+            at = chance.randrange(images)
+            width, height = sizes[at % len(sizes)]
+            x, y = round(chance.uniform(0, width - 80), 2), round(chance.uniform(0, height - 80), 2)
             w, h = round(chance.uniform(2, 80), 2), round(chance.uniform(2, 80), 2)
-            one = {"area": round(w * h, 4), "iscrowd": 0, "image_id": chance.randrange(images), "bbox": [x, y, w, h]}
+            one = {"area": round(w * h, 4), "iscrowd": 0, "image_id": at, "bbox": [x, y, w, h]}
             if points:
                 polygon = [round(v + chance.random() * s, 2) for _ in range(points) for v, s in ((x, w), (y, h))]
                 one = {"segmentation": [polygon], **one}
@@ -77,19 +87,34 @@ def measure(path: Path, cache: Path, readers: tuple[str, ...] = READERS) -> dict
 def main(argv: Sequence[str] | None = None) -> None:
     """Write a file, read it, and print a line for each reader."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("reading", "workers", "loading"), default="reading")
     parser.add_argument("--annotations", type=int, default=860_001)
     parser.add_argument("--images", type=int, help="by default as many as COCO has for so many annotations")
     parser.add_argument("--points", type=int, default=0, help="of each polygon; 0 for boxes alone")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS)
+    parser.add_argument("--sides", nargs="+", choices=workers.SIDES, default=workers.SIDES, help="of workers")
+    parser.add_argument("--methods", nargs="+", choices=workers.METHODS, default=workers.METHODS, help="of workers")
+    parser.add_argument("--workers", nargs="+", type=int, default=(2, 8))
+    parser.add_argument("--real", action="store_true", help="let workers decode pictures")
+    parser.add_argument("--coco", type=Path, help="a folder in COCO's layout, for loading")
+    parser.add_argument("--rounds", type=int, default=5, help="of loading")
     parser.add_argument("--read", choices=READERS, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.read:
         return read(args.read, args.file)
+    if args.what == "loading":
+        return loading.compare(args.coco, args.rounds)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "instances_train2017.json"
         images = args.images or max(1, args.annotations * 118_287 // 860_001)
-        write_annotations(path, images, args.annotations, args.points)
+        write_annotations(path, images, args.annotations, args.points or 4 * args.real, workers.SIZES)
+        if args.what == "workers":
+            pictures = Path(folder) / "train2017" if args.real else None
+            if pictures:
+                workers.link_pictures(pictures, [f"{i:012}.jpg" for i in range(images)])
+            workers.show(workers.measure(path, pictures, args.sides, args.methods, args.workers))
+            return None
         size = path.stat().st_size / 1e6
         for reader, (seconds, megabytes) in measure(path, Path(folder), tuple(args.readers)).items():
             share = f"{megabytes * 1.048576 / size:.2f} times the file"

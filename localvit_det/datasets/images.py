@@ -1,13 +1,12 @@
 """Image files, read with care: the size before the pixels, nothing half, and upright as the annotations mean it."""
 
-import contextlib
 import io
 import os
 import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
 import cv2
@@ -66,7 +65,14 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     """
     if not isinstance(file, bytes) and os.path.exists(file) and not os.path.isfile(file):
         raise BrokenImageError("is no file")  # reading a pipe may never end
-    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as source:
+            return _read_header(source, limit)
+    except OSError as error:
+        raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _read_header(source: IO[bytes], limit: float) -> Header | None:
     try:
         # PIL takes the memory of a WebP when it opens it.
         if (stored := _webp_size(source)) and stored[0] * stored[1] > limit:
@@ -97,10 +103,10 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored)
 
 
-def _webp_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
+def _webp_size(stream: IO[bytes]) -> tuple[int, int] | None:
     """Return width and height of a WebP, or of its canvas; None for any other file."""
-    with _opened(file) as stream:
-        head = stream.read(30)
+    head = stream.read(30)
+    stream.seek(0)
     if head[:4] + head[8:12] != b"RIFFWEBP":
         return None
     if head[12:16] == b"VP8X":
@@ -111,24 +117,14 @@ def _webp_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
     return (bits & 0x3FFF) + lossless, (second & 0x3FFF) + lossless
 
 
-@contextlib.contextmanager
-def _opened(file: str | os.PathLike | io.BytesIO) -> Iterator[IO[bytes]]:
-    """Open a file or its content at the beginning, and go back there afterwards."""
-    with contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as stream:
-        stream.seek(0)
-        yield stream
-        stream.seek(0)
-
-
-def _tiff_size(file: str | os.PathLike | io.BytesIO) -> tuple[int, int] | None:
+def _tiff_size(stream: IO[bytes]) -> tuple[int, int] | None:
     """Return width and height of a TIFF with values that PIL does not decode; None for any other file."""
     try:
-        with _opened(file) as stream:
-            header = stream.read(8)
-            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
-            stream.seek(tags.next)
-            tags.load(stream)
-            return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
+        stream.seek(0)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        stream.seek(tags.next)
+        tags.load(stream)
+        return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
     except Exception:  # no TIFF, or a broken one
         return None
 

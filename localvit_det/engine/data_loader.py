@@ -8,6 +8,7 @@ has seen loads nothing. MMEngine seeds workers instead, and resumes in the middl
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.queues
@@ -222,6 +223,8 @@ class WorkerGuard:
         self.parent = os.getpid()
 
     def __call__(self, worker_id: int) -> None:
+        # The garbage collector writes into every object that it looks at, which copies the memory of the parent.
+        gc.freeze()
         end_with_parent(self.parent)
         leave_signals_to_parent(self.parent)
         # Python drops a batch that cannot be handed over (no room in /dev/shm), and the training would wait forever.

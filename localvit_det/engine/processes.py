@@ -31,6 +31,7 @@ SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 LOCK = ".lock"
 # torchrun answers Ctrl-C, which its processes have seen too, with a SIGTERM to each of them.
 _SAME_REQUEST = 5.0  # seconds
+_SILENCE = 20  # seconds of a connection after which its other end is lost
 _WAIT = 10.0  # seconds that the processes give each other to say that they are alive
 _NOTE = "localvit_det/ended/{}"  # in the store of the run, by rank
 _ALONE = "lost the others"
@@ -183,9 +184,33 @@ def is_cpu_run() -> bool:
 
 
 def exchange_addresses() -> None:
-    """Let all processes know where each of them lives, for `explain_lost_process`."""
+    """Let all processes know where each of them lives, for `explain_lost_process`, and notice lost machines."""
     if dist.get_world_size() > 1:
         _addresses[:] = dist.all_gather_object((socket.gethostname(), os.getpid()))
+        if sys.platform == "linux":
+            _limit_silence()
+
+
+def _limit_silence() -> None:
+    """Let the system end connections of this process whose other end is silent, alive or not its processes.
+
+    A machine that is lost ends none. By default gloo waits for it for half an hour, and the store for five minutes.
+    """
+    options = {
+        socket.TCP_USER_TIMEOUT: 1000 * _SILENCE,  # with something sent and not acknowledged
+        socket.TCP_KEEPIDLE: _SILENCE // 4,  # with nothing sent, the system asks from time to time
+        socket.TCP_KEEPINTVL: _SILENCE // 4,
+        socket.TCP_KEEPCNT: 3,
+    }
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # no socket, or one of another kind
+            connection = socket.socket(fileno=number)
+            try:
+                for option, value in options.items():
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            finally:
+                connection.detach()
 
 
 def explain_lost_process(error: BaseException) -> str | None:
@@ -205,7 +230,7 @@ def explain_lost_process(error: BaseException) -> str | None:
         if not alone:
             return None
         gone = [rank for rank in range(dist.get_world_size()) if _is_alive(rank) is False]
-        return _ended(gone) if gone else "The process that connects the others has ended"
+        return _ended(gone) if gone else "The process that connects the others has ended, or its machine is lost"
 
 
 def _who_has_ended() -> str:
@@ -225,7 +250,7 @@ def _who_has_ended() -> str:
         late = time.monotonic() > end
         gone = [rank for rank in silent if (alive := _is_alive(rank)) is False or (late and alive is None)]
         if gone:
-            return f"{_ended(gone)} without a word (killed, or out of memory)"
+            return f"{_ended(gone)} without a word (killed, out of memory, or its machine is lost)"
         if late or not silent:
             return "The connection between the processes is broken"
         time.sleep(0.1)

@@ -1,5 +1,6 @@
 """Data in the same order and with the same random numbers, whoever loads it; workers that are killed."""
 
+import gc
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import torch
 from forked import Forked, _one_thread_and_no_process_left, children, wait_for  # noqa: F401 - a fixture
 from toy_training import Do, NoisyImages, begun, different, final, log_of, names, signal_at, tensors_of, toy_runner
 
+from localvit_det.engine.data_loader import guard_workers
 from localvit_det.engine.processes import Stopped
 from localvit_det.errors import ProcessError
 
@@ -156,3 +158,21 @@ class TooLarge(NoisyImages):
 def test_batch_that_cannot_be_handed_over(tmp_path):
     with pytest.raises(ProcessError, match=r"ended \(exit code 74\).* /dev/shm.* stopped after iteration 0: saved"):
         toy_runner(tmp_path, workers=1, dataset=TooLarge()).train()
+
+
+class Frozen(torch.utils.data.Dataset):
+    """What of its process the garbage collector leaves alone."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_workers_leave_the_memory_of_their_parent_alone():
+    """Looked at by the garbage collector, it would be copied into each worker."""
+    before = len(gc.get_objects())
+    counts = [int(batch[0]) for batch in guard_workers(torch.utils.data.DataLoader(Frozen(), num_workers=1))]
+    assert min(counts) > before / 2 > 10_000
+    assert gc.get_freeze_count() < before / 2  # in the parent all is as before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from coco_folder import NAMES, annotations, edited, write_coco
 from mmdet.registry import DATASETS
+from opened_files import counted_files
 from preflight_cases import fails
 
 import localvit_det  # noqa: F401
@@ -207,3 +208,15 @@ def test_data_set_prepares_itself_first(load, tmp_path):
         assert load(data_root=str(tmp_path / "again"), classes="auto", **kinds).classes == NAMES
     finally:
         del DATASETS.module_dict["SelfMade"]
+
+
+def test_files_that_the_checks_open(load, tmp_path):
+    """On a disk that takes 20 ms for each, what counts is how often files are opened, and that it is a sample."""
+    cfg = load()
+    write_coco(tmp_path / "mine", annotations(70))
+    with counted_files(str(tmp_path / "mine"), seconds=0.001) as opened:
+        check_config(cfg)
+    pictures = [count for path, count in opened.items() if "train2017/" in path]
+    assert len(pictures) == 50
+    assert max(pictures) <= 2  # its header, and whether its pixels may have more than 8 bits
+    assert all(count <= 3 for path, count in opened.items() if path.endswith(".json"))
