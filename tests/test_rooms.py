@@ -7,6 +7,7 @@ from pathlib import Path
 import localvit_det
 
 PACKAGE = Path(localvit_det.__file__).parent
+LONGEST = 400  # lines of a file that can be read at one sitting
 
 
 class WithoutTypes(ast.NodeTransformer):
@@ -40,3 +41,10 @@ def test_no_circle():
     assert not graph["checkpoint"] & {"config", "engine", "predict", "preflight"}  # which read checkpoints
     assert not graph["ops"] - {"errors", "deprecation", "requirements"}
     assert [room for room, names in graph.items() if "patches" in names] == ["registration"]
+
+
+def test_no_long_file():
+    files = [file for folder in (PACKAGE, PACKAGE.parent / "localvit") for file in folder.rglob("*.py")]
+    lines = {str(file): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert len(lines) > 100
+    assert not {file: count for file, count in lines.items() if count > LONGEST}

@@ -48,12 +48,12 @@ def runner(path: Path) -> Callable[[Tensor], list[Tensor]]:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda x: [torch.from_numpy(y) for y in session.run(MAPS, {"image": x.numpy()})]
+        return lambda x: [torch.from_numpy(y) for y in session.run(None, {"image": x.numpy()})]
     if path.suffix == ".xml":
         import openvino
 
         model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return lambda x: [torch.from_numpy(np.array(model({"image": x.numpy()})[name])) for name in MAPS]
+        return lambda x: [torch.from_numpy(np.array(y)) for y in model({"image": x.numpy()}).values()]
     return torch.jit.load(path) if path.suffix == ".pt" else torch.export.load(path).module()
 
 
@@ -69,9 +69,10 @@ def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     need(format)
     if format == "torch_export" and not formats.ANY_SIZE:
         pytest.skip("needs PyTorch 2.8")
-    net = trained(family, short=format == "torch_export" and family != "ShuffleTransformer")
+    # All stages of two families; of the others those that have both kinds of blocks, as exporters are slow.
+    net = trained(family, short=family != ("ShuffleTransformer" if format == "torch_export" else "DWNet"))
     path = tmp_path / f"net{SUFFIXES[format]}"
-    found = export_backbone(net, path, size=(303, 224))
+    found = export_backbone(net, path, size=(151, 112))
     assert len({one.size for one in found}) == 4
     assert all(one.error <= 1e-4 for one in found)
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, "net.bin"}
