@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     networks = {name: make for name, make in makers().items() if not chosen or any(one in name for one in chosen)}
     rows = []
     for case in CASES.values():
-        purpose = (case.__doc__ or case.__name__).strip().splitlines()[0]
+        purpose = (case.__doc__ or case.__name__).strip().splitlines()[0].rstrip(".")
         rows.append((purpose, *(outcome(case, make, NotApplicable) for make in networks.values())))
     versions = (f"{name} {version(name)}" for name in ("torch", "timm"))
     print(f"Of {', '.join(versions)}:\n\n{markdown_table(('case', *networks), rows)}")

@@ -146,7 +146,7 @@ def fused(net: nn.Module) -> nn.Module:
 
 def transform(net: nn.Module) -> None:
     net = net.double()
-    x = image()[..., :32, :37].double()
+    x = image()[..., :32, :36].double()
     parameters = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
 
     def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
