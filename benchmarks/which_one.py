@@ -82,7 +82,9 @@ def decision(benchmarks: Mapping[str, Benchmark], ratio: Ratio) -> str:
     name, (mean, spread) = max(shapes.items(), key=lambda item: item[1][0])
     first.append(f"- mAP on the synthetic shapes: {name}, {mean:.3f} ({spread})")
     split = 1 + len(columns)
-    speeds = markdown_table(["network", *(title for title, _, _ in columns)], [row[:split] for row in rows])
+    speeds = markdown_table(
+        ["network", *(title for title, _, _ in columns)], [[row[0].partition(" ")[0], *row[1:split]] for row in rows]
+    )
     head = ["network", "parameters", "MACs", "mAP on shapes (spread)", "published AP, not reproduced here"]
     sizes = markdown_table(head, [[row[0], *row[split:]] for row in rows])
     return "\n".join([speeds, "", sizes, "", "First of each column:", "", *first])
