@@ -7,6 +7,7 @@ looked at.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -55,10 +56,12 @@ def makers() -> dict[str, MakeNet]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all cases with all networks, or with those whose names hold the arguments; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chosen", nargs="*", help="parts of names of networks")
+    chosen = parser.parse_args(argv).chosen
     sys.path.insert(0, str(_TESTS))  # the cases, and the small networks of the tests
     from contract import CASES, NotApplicable  # of tests/
 
-    chosen = list(sys.argv[1:] if argv is None else argv)
     networks = {name: make for name, make in makers().items() if not chosen or any(one in name for one in chosen)}
     rows = []
     for case in CASES.values():
