@@ -44,7 +44,7 @@ def test_drawn_images_crops_and_json(published_file, images, tmp_path, capsys):
     assert said.startswith("4 images, ")
     written = sorted(map(Path, files_in(out)))
     assert written == sorted(path.relative_to(images) for path in images.rglob("*") if path.is_file())
-    assert cv2.imread(str(out / "deeper/small.png")).shape == (4 * 64, 4 * 80, 3)  # legible
+    assert cv2.imread(str(out / "deeper/small.png")).shape == (6 * 64, 6 * 80, 3)  # legible
 
     content = json.loads(objects.read_text())
     coco = COCO(str(objects))
@@ -74,7 +74,7 @@ def test_drawn_video(published_file, video, tmp_path):
     )
     drawn = frames_of(tmp_path / "out/clip.mp4")
     assert len(drawn) == 5
-    assert all(frame.shape == (4 * 96, 4 * 96, 3) for frame in drawn)
+    assert all(frame.shape == (5 * 96, 5 * 96, 3) for frame in drawn)
     assert [image["frame"] for image in json.loads((tmp_path / "objects.json").read_text())["images"]] == [*range(5)]
     assert cv2.VideoCapture(str(tmp_path / "out/clip.mp4")).get(cv2.CAP_PROP_FPS) == 10
 

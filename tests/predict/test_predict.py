@@ -103,8 +103,8 @@ def test_plot(detector, images):
     result = detector(next(images.glob("*.jpg")), score=0.0)
     before = result.image.copy()
     drawn = result.plot()
-    assert drawn.shape == (4 * 96, 4 * 96, 3)  # a small image, so that texts can be read
-    assert (drawn != cv2.resize(before, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)).any()
+    assert drawn.shape == (5 * 96, 5 * 96, 3)  # a small image, so that texts can be read
+    assert (drawn != cv2.resize(before, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)).any()
     np.testing.assert_array_equal(result.image, before)
 
 
