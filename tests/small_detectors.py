@@ -1,8 +1,12 @@
 """Detectors with the real structure and small numbers."""
 
+import numpy as np
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -69,3 +73,16 @@ def build_detector(model: str | dict, surer: tuple[str, ...] = SURER, factor: fl
             if key.endswith(surer):
                 parameter.mul_(factor)
     return model
+
+
+def training_sample(size: int) -> DetDataSample:
+    """Two objects with masks in an image of this size, which is at least 64."""
+    shape = (size, size)
+    names = ("img_shape", "pad_shape", "ori_shape", "batch_input_shape")
+    sample = DetDataSample(metainfo={**dict.fromkeys(names, shape), "scale_factor": (1.0, 1.0)})
+    masks = np.zeros((2, *shape), np.uint8)
+    masks[0, 5:30, 5:30] = masks[1, 20:60, 20:50] = 1
+    boxes = torch.tensor([[5.0, 5, 30, 30], [20, 20, 50, 60]])
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 1]), masks=BitmapMasks(masks, *shape))
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+    return sample

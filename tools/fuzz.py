@@ -15,6 +15,7 @@ import _process  # noqa: F401 - settings that must stand before PyTorch starts
 import argparse
 import contextlib
 import faulthandler
+import gc
 import logging
 import mmap
 import os
@@ -101,6 +102,7 @@ def _run(
     name: str, target: Target, work: Path, seeds: list, task: tuple[int, int, int, float], shared: mmap.mmap
 ) -> None:
     """Read one input after the other until one fails; never returns."""
+    gc.freeze()  # what is there is not collected anew after each input
     with (work / "trace.txt").open("w") as trace:
         faulthandler.enable(trace)
         faulthandler.register(signal.SIGPROF, trace, chain=True)

@@ -98,7 +98,7 @@ class TestExport:
         ("name", "format"),
         [
             *((name, "onnx") for name in KINDS if name != "pvt"),
-            *((name, "openvino") for name in ("retinanet", "dwnet", "msg")),
+            *((name, "openvino") for name in ("retinanet", "dwnet")),
         ],
     )
     def test_same_objects_at_any_size(self, name, format, published, tmp_path):

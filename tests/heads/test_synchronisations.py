@@ -8,14 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
-from mmengine.structures import InstanceData
 from small_detectors import DETECTORS as SMALL
-from small_detectors import build_detector, model_of
+from small_detectors import build_detector, model_of, training_sample
 from torch.overrides import TorchFunctionMode
 
 import localvit_det
@@ -59,25 +55,13 @@ class Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def sample() -> DetDataSample:
-    shape = (SIZE, SIZE)
-    names = ("img_shape", "pad_shape", "ori_shape", "batch_input_shape")
-    found = DetDataSample(metainfo={**dict.fromkeys(names, shape), "scale_factor": (1.0, 1.0)})
-    masks = np.zeros((2, *shape), np.uint8)
-    masks[0, 5:30, 5:30] = masks[1, 20:60, 20:50] = 1
-    boxes = torch.tensor([[5.0, 5, 30, 30], [20, 20, 50, 60]])
-    found.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 1]), masks=BitmapMasks(masks, *shape))
-    found.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
-    return found
-
-
 @pytest.mark.parametrize("name", DETECTORS)
 def test_losses_and_predictions_wait_for_nothing_of_ours(name):
     net = build_detector(MODELS[name]())
     for mode in ("loss", "predict"):
         with Reads() as reads, torch.set_grad_enabled(mode == "loss"):
             net.train(mode == "loss")
-            assert getattr(net, mode)(torch.rand(1, 3, SIZE, SIZE), [sample()])
+            assert getattr(net, mode)(torch.rand(1, 3, SIZE, SIZE), [training_sample(SIZE)])
         assert reads.all  # MMDetection's own: they are seen
         assert not set(reads.ours) - ON_A_CPU
 
