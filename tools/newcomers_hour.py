@@ -100,7 +100,7 @@ def run(steps: Iterator[Step], out: Path) -> int:
         done = subprocess.run([sys.executable, "-m", "localvit", *argv], capture_output=True, text=True)
         seconds = time.perf_counter() - started
         (out / f"{number:02}_{argv[0]}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        lines = [line for line in (done.stdout.strip() or done.stderr).splitlines() if line.strip()]
         print(f"{done.returncode:>3}  {seconds:6.1f} s  {name}: {lines[-1].strip()[:90] if lines else ''}", flush=True)
         failed += done.returncode != 0
     return failed

@@ -47,7 +47,9 @@ def inhomogeneous_conv(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
     Returns:
         Feature map of shape (B, C, H, W), of the type of ``x``; on a CPU contiguous in memory, else channels-last.
     """
-    return _shifted_sum(x, kernels, kernel_size) if exported() else _Conv.apply(x, kernels, kernel_size)
+    if exported():
+        return _shifted_sum(x, kernels, kernel_size)
+    return (_TracedConv if torch.compiler.is_compiling() else _Conv).apply(x, kernels, kernel_size)
 
 
 def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
@@ -199,7 +201,9 @@ def _(grad: torch.Size, x: torch.Size, kernels: torch.Size, kernel_size: int, **
 
 
 # PyTorch's `register_autograd` does not know `torch.func.grad`, hence functions around the operators.
-class _Conv(torch.autograd.Function):
+class _TracedConv(torch.autograd.Function):
+    """For torch.compile, which takes no function with a `jvp` and differentiates once."""
+
     @staticmethod
     def forward(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
         return _convolve(x, kernels, kernel_size)
@@ -208,7 +212,17 @@ class _Conv(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
         *tensors, ctx.kernel_size = inputs
         ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(grad, *ctx.saved_tensors, ctx.kernel_size), None
+
+
+class _Conv(_TracedConv):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        _TracedConv.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
     def jvp(ctx: Any, of_x: Tensor, of_kernels: Tensor, _: None) -> Tensor:
