@@ -105,13 +105,18 @@ def merge_windows(windows: Tensor, x: Tensor, window_size: int, split: Split) ->
 
     Where heads do not lie after each other the result may be padded, (B, C, H', W'), since it takes a copy anyway.
     """
-    heads_together = windows.stride(1) == windows.shape[3] or windows.shape[1] == 1
-    if _nothing(*_padding(x, window_size)) or not reorders() or not heads_together:
+    # In this order: to ask for strides would bind an exported graph to the example's.
+    if _nothing(*_padding(x, window_size)) or not reorders() or not _heads_together(windows):
         size = tuple(ceil_div(side, window_size) * window_size for side in x.shape[-2:])  # H', W'
         return window_reverse(windows, size, window_size, split)
     placed = windows.transpose(1, 2).flatten(2).flatten(0, 1)  # B·windows·ws², C
     rows = collect_rows(placed, shared_by_blocks(_order, x, window_size, split))  # B·H·W, C
     return rows.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2)  # B, C, H, W
+
+
+def _heads_together(windows: Tensor) -> bool:
+    """Whether the heads of a token, (n, heads, ws², d), lie after each other."""
+    return windows.stride(1) == windows.shape[3] or windows.shape[1] == 1
 
 
 def reorders() -> bool:

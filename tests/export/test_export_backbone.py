@@ -72,7 +72,9 @@ def test_exported_backbone_runs_at_any_size(family, format, tmp_path):
     # All stages of two families; of the others those that have both kinds of blocks, as exporters are slow.
     net = trained(family, short=family != ("ShuffleTransformer" if format == "torch_export" else "DWNet"))
     path = tmp_path / f"net{SUFFIXES[format]}"
-    found = export_backbone(net, path, size=(151, 112))
+    # torch.export tells one window a row in the last stage from several, and is refused for sizes with one.
+    size = (303, 224) if format == "torch_export" else (151, 112)
+    found = export_backbone(net, path, size=size)
     assert len({one.size for one in found}) == 4
     assert all(one.error <= 1e-4 for one in found)
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, "net.bin"}
