@@ -57,7 +57,7 @@ def test_files_of_both(dist):
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     configs = files_of("configs", ".py", ".yml", ".json")
     copies = {"model-index.yml", "tools/train.py", "tools/test.py", *configs}
-    suffixes = (".py", ".json", ".html", ".css", ".js", ".typed")
+    suffixes = (".py", ".json", ".html", ".css", ".js", ".txt", ".typed")
     code = {name for folder in ("localvit", "localvit_det") for name in files_of(folder, *suffixes)}
     assert packed == code | {f"localvit_det/.mim/{name}" for name in copies}
     with tarfile.open(only(dist, "*.tar.gz")) as archive:

@@ -19,7 +19,7 @@ SIZES = "images, epochs = 400, 8"
 @pytest.mark.slow
 def test_notebook(tmp_path):
     assert CELLS[0].count(SIZES) == 1
-    code = "\n\n".join(CELLS).replace(SIZES, "images, epochs = 24, 2").replace("score=0.5", "score=0.0")
+    code = "\n\n".join(CELLS).replace(SIZES, "images, epochs = 40, 2").replace("score=0.5", "score=0.0")
     (tmp_path / "quickstart.py").write_text(code)
     done = subprocess.run(
         [sys.executable, "quickstart.py"],

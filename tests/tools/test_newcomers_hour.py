@@ -1,5 +1,6 @@
 """The newcomer's hour, in its short form: each command in a process of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ from conftest import REPOSITORY
 @pytest.mark.slow
 def test_short_form(tmp_path):
     command = [sys.executable, REPOSITORY / "tools/newcomers_hour.py", "shapes", "--short", "--out", tmp_path / "hour"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "LOCALVIT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
     assert "All commands ended well." in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0
     for name in ("check", "train --batch 2", "test", "predict", "export", "check roboflow", "check cvat"):
