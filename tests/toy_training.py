@@ -47,6 +47,20 @@ class ToyModel(BaseModel):
         return [{"value": row.sum().item()} for row in out]
 
 
+class Plain(ToyModel):
+    """Without BatchNorm and dropout, whose results depend on how the images are divided."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+        self.drop = torch.nn.Identity()
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        if mode != "loss":
+            return super().forward(inputs, data_samples, mode)
+        out = self.head(self.conv(torch.stack(inputs)).relu().mean((2, 3)))
+        return {"loss_cls": out.square().mean(), "loss_bbox": (out - 1).abs().mean()}
+
+
 class NoisyImages(torch.utils.data.Dataset):
     """Images that ask every generator for random numbers."""
 

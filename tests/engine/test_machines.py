@@ -14,27 +14,13 @@ import pytest
 import torch
 from forked import Forked, _one_thread_and_no_process_left, forked_ranks, wait_for  # noqa: F401 - a fixture
 from mmengine import dist
-from toy_training import Do, ToyModel, different, final, tensors_of, toy_runner
+from toy_training import Do, Plain, different, final, tensors_of, toy_runner
 
 from localvit_det.engine import processes
 from localvit_det.errors import ProcessError
 
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
 PORT = 29500
-
-
-class Plain(ToyModel):
-    """Without what depends on how the images are divided among processes."""
-
-    def __init__(self) -> None:
-        super().__init__(norm=False)
-        self.drop = torch.nn.Identity()
-
-    def forward(self, inputs, data_samples=None, mode="tensor"):
-        if mode != "loss":
-            return super().forward(inputs, data_samples, mode)
-        out = self.head(self.conv(torch.stack(inputs)).relu().mean((2, 3)))
-        return {"loss_cls": out.square().mean(), "loss_bbox": (out - 1).abs().mean()}
 
 
 def machine(number: int, folder: Path) -> None:

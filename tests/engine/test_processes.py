@@ -20,7 +20,7 @@ from forked import (
     is_alive,
     wait_for,
 )
-from toy_training import Do, MeanMetric, NoisyImages, ToyModel, begun, different, tensors_of, toy_runner
+from toy_training import Do, MeanMetric, NoisyImages, Plain, begun, different, tensors_of, toy_runner
 
 from localvit_det.engine.processes import SignalWatch, Stopped, lock_work_dir, unlock_work_dir
 from localvit_det.errors import ProcessError
@@ -136,20 +136,6 @@ def test_lock_is_not_inherited(tmp_path):
 
 
 # ---- several processes
-
-
-class Plain(ToyModel):
-    """Without BatchNorm and dropout, whose results depend on how the images are divided."""
-
-    def __init__(self) -> None:
-        super().__init__(norm=False)
-        self.drop = torch.nn.Identity()
-
-    def forward(self, inputs, data_samples=None, mode="tensor"):
-        if mode != "loss":
-            return super().forward(inputs, data_samples, mode)
-        out = self.head(self.conv(torch.stack(inputs)).relu().mean((2, 3)))
-        return {"loss_cls": out.square().mean(), "loss_bbox": (out - 1).abs().mean()}
 
 
 def ranks_of(folder: Path, codes: list[int], function) -> list[Forked]:
