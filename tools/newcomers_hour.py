@@ -27,7 +27,7 @@ Step = tuple[str, list[str]]  # what it is, arguments of localvit
 SETTINGS = (
     ["--batch", "2"],
     ["--batch", "4", "--lr", "1e-4", "--imgsz", "320"],
-    ["--batch", "2", "--augment", "flip", "--freeze", "1"],
+    ["--batch", "2", "--augment", "flip", "--freeze", "1", "--load-from", "FIRST"],  # the first training
 )
 
 
@@ -59,9 +59,10 @@ def steps_of_a_dataset(root: Path, out: Path, epochs: int, short: bool) -> Itera
     data = ["--cfg-options", f"data_root={root}", "classes=auto"]
     runs = [out / f"run_{number}" for number in range(1 if short else len(SETTINGS))]
     yield "check", ["check", CONFIG, *data]
-    for run, settings in zip(runs, SETTINGS, strict=False):
+    for run, setting in zip(runs, SETTINGS, strict=False):
+        settings = [os.fspath(runs[0]) if value == "FIRST" else value for value in setting]
         common = ["--epochs", str(epochs), "--workers", "0", "--work-dir", os.fspath(run)]
-        yield f"train {' '.join(settings)}", ["train", CONFIG, *common, *settings, *data]
+        yield f"train {' '.join(setting)}", ["train", CONFIG, *common, *settings, *data]
     yield "test", ["test", os.fspath(runs[0]), "--work-dir", os.fspath(out / "test"), "--report"]
     for source in sources(root, out):
         yield f"predict {Path(source).name}", ["predict", os.fspath(runs[0]), source, "--out", os.fspath(out / "found")]
