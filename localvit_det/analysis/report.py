@@ -104,6 +104,16 @@ def _summary(record: EvaluationRecord | None, log: TrainingLog | None) -> Sectio
     return Section("Summary", [Tiles(numbers)])
 
 
+def _rate(cfg: Config) -> str:
+    """Return the config's learning rate, and for which batch it is where the runner has scaled it with the batch."""
+    rate, scaling = cfg.optim_wrapper.optimizer.get("lr", "?"), cfg.get("auto_scale_lr") or {}
+    return (
+        f"{rate} for a batch of {scaling['base_batch_size']}, scaled to its batch"
+        if scaling.get("enable")
+        else str(rate)
+    )
+
+
 def _settings(
     cfg: Config | None, model: Mapping[str, Any], record: EvaluationRecord | None, log: TrainingLog | None
 ) -> Section:
@@ -121,7 +131,7 @@ def _settings(
         rows += [
             ("length", length),
             ("batch size of a process", loader.get("batch_size")),
-            ("optimizer", f"{_name(optimizer)}, learning rate {optimizer.get('lr', '?')}" if optimizer else None),
+            ("optimizer", f"{_name(optimizer)}, learning rate {_rate(cfg)}" if optimizer else None),
             ("mixed precision", kind if (kind := type_name(optim)) not in ("", "OptimWrapper") else None),
             ("seed", (cfg.get("randomness") or {}).get("seed")),
             ("started from", cfg.get("load_from")),

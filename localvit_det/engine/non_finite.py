@@ -274,7 +274,7 @@ class GuardHook(Hook):
 def scale_learning_rates(runner: Any, factor: float) -> None:
     """Multiply the learning rates, those to come included."""
     for wrapper in optim_wrappers(runner.optim_wrapper):
-        for group in wrapper.optimizer.param_groups:
+        for group in wrapper.param_groups:  # with the one of MMEngine's `base_lr`
             for key in ("lr", "initial_lr"):
                 if key in group:
                     group[key] *= factor

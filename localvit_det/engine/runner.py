@@ -289,7 +289,7 @@ class ReliableRunner(DistributedRunner):
             batch = size * self.world_size * accumulative_counts(wrapper)
             factor = batch / base
             self.logger.info(f"Learning rates are scaled by {factor:g}, from a batch of {base} to one of {batch}.")
-            for group in wrapper.optimizer.param_groups:
+            for group in wrapper.param_groups:  # with the one of MMEngine's `base_lr`, which its logs show
                 group["lr"] *= factor
 
     def build_param_scheduler(self, scheduler: Any) -> Any:

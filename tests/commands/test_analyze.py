@@ -102,7 +102,8 @@ def test_report_of_a_test(here, capsys, monkeypatch):
     torch.manual_seed(3)
     cfg = load_config(NAME)
     training = write_log(here / "training", range(1, 3))
-    of_training = load_config(NAME, {"train_cfg.max_epochs": 77, "optim_wrapper.optimizer.lr": 0.0123})
+    scaled = {"optim_wrapper.optimizer.lr": 0.0123, "auto_scale_lr.enable": True}
+    of_training = load_config(NAME, {"train_cfg.max_epochs": 77, **scaled})
     of_training.dump(training / "20260101_000000/vis_data/config.py")
     older = write_log(here / "training", range(1, 9), start="20250101_000000") / "20250101_000000/vis_data/config.py"
     load_config(NAME, {"train_cfg.max_epochs": 66}).dump(older)
@@ -121,7 +122,7 @@ def test_report_of_a_test(here, capsys, monkeypatch):
         "seconds an image",
         "triangle",
         str(file),
-        "AdamW, learning rate 0.0123",
+        "AdamW, learning rate 0.0123 for a batch of 8, scaled to its batch",
         "77 epochs",
     ):
         assert text in page

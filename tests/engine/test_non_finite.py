@@ -157,11 +157,15 @@ def test_several_optimizers_are_guarded(action, tmp_path):
 
 
 def test_going_back(tmp_path):
-    runner, _ = spoilt(tmp_path, range(14, 99), "nan", non_finite={"action": "go_back", "returns": 2, "lower_lr": 0.1})
+    settings = {"action": "go_back", "returns": 2, "lower_lr": 0.1}
+    groups = {"paramwise_cfg": {"bias_lr_mult": 1.0}}  # MMEngine logs a `base_lr` of its own, where there are several
+    runner, _ = spoilt(tmp_path, range(14, 99), "nan", non_finite=settings, optim=groups)
     rates = []
 
     def rate(runner) -> None:
-        rates.append((runner.iter, runner.optim_wrapper.get_lr()["lr"][0]))
+        shown = runner.optim_wrapper.get_lr()
+        assert shown["base_lr"][0] == pytest.approx(shown["lr"][0])
+        rates.append((runner.iter, shown["lr"][0]))
         if len([i for i, _ in rates if i == 14]) == 3:
             runner.model.iterations = ()
 

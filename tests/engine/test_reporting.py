@@ -166,9 +166,12 @@ def test_long_and_broken_curves_are_drawn(tmp_path):
 def test_accumulated_batches_count(accumulation, rate, tmp_path):
     """0.02 is meant for 16 images; a batch has 2."""
     scaling = {"enable": True, "base_batch_size": 16}
-    runner = toy_runner(tmp_path, accumulation=accumulation, auto_scale_lr=scaling, epochs=1, custom_hooks=HOOKS)
+    groups = {"paramwise_cfg": {"bias_lr_mult": 1.0}, "accumulative_counts": accumulation}
+    runner = toy_runner(tmp_path, optim=groups, auto_scale_lr=scaling, epochs=1, custom_hooks=HOOKS)
     runner.train()
     assert runner.optim_wrapper.param_groups[0]["initial_lr"] == pytest.approx(rate)
+    shown = runner.optim_wrapper.get_lr()
+    assert shown["base_lr"] == pytest.approx([shown["lr"][0]])
     log = log_of(runner)
     assert f"learning rate {rate:.3g} (now {rate / 10:.3g}, scaled from a batch of 16)" in log
     assert f"scaled by {2 * accumulation / 16:g}, from a batch of 16 to one of {2 * accumulation}." in log
