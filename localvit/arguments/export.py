@@ -1,4 +1,4 @@
-"""Writes a detector for other runtimes: `localvit export MODEL --format onnx --out detector.onnx`.
+"""Writes a detector or segmentor for other runtimes: `localvit export MODEL --format onnx --out detector.onnx`.
 
 MODEL is a published file, a checkpoint of a training, or a work dir. The file holds all from the bytes of an image to
 boxes, classes and masks, takes images of any size, and is kept only if it finds what the detector finds. `localvit

@@ -41,6 +41,8 @@ class Info:
         mask_threshold: From which probability on a pixel belongs to a mask.
         normalization: What the model does with the bytes of an image by itself, for those who read the note.
         int8: Whether products are of integers.
+        outputs: Names of what the model returns, in that order; a detector without masks may lack the last.
+        align_corners: How logits of a segmentor are resized.
         versions: Of what wrote the file.
     """
 
@@ -52,7 +54,14 @@ class Info:
     mask_threshold: float = 0.5
     normalization: Mapping[str, Any] = field(default_factory=dict)
     int8: bool = False
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "masks")
+    align_corners: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_segmentor(self) -> bool:
+        """Whether the model finds the class of each pixel instead of objects."""
+        return "logits" in self.outputs
 
     def input_of(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return an image (3, H, W), uint8, as the model takes it: padded, (1, 3, H', W'), and H and W, (2,).
@@ -118,6 +127,7 @@ def read_info(path: str | os.PathLike) -> Info:
                 "divisor": max(1, int(values["divisor"])),
                 "score": float(values["score"]),
                 "mask_threshold": float(values["mask_threshold"]),
+                **({"outputs": tuple(map(str, values["outputs"]))} if "outputs" in values else {}),
             }
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

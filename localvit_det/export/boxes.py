@@ -82,6 +82,24 @@ def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return found, torch.where(found > NONE, index, torch.zeros_like(index))
 
 
+def of_priors(values: Tensor, count: int) -> Tensor:
+    """Return rows (H·W·A, count), one for each prior, of a feature map (1, A·count, H, W)."""
+    return values[0].permute(1, 2, 0).reshape(-1, count)
+
+
+def candidates(logits: Tensor, classes: int, count: int, score: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the `count` best scores in logits (1, A·classes, H, W), and the prior and the label of each.
+
+    Args:
+        score: Those that are not larger become NONE.
+    """
+    scores = of_priors(logits, 1)[:, 0].sigmoid()  # A·classes,H,W -> H·W·A·classes
+    if score is not None:
+        scores = torch.where(scores > score, scores, NONE)
+    scores, index = best(scores, count)
+    return scores, *((index // classes, index % classes) if classes > 1 else (index, torch.zeros_like(index)))
+
+
 def decode(coder: DeltaXYWHBBoxCoder, priors: Tensor, deltas: Tensor, size: Tensor) -> Tensor:
     """Return boxes (N, 4) from priors (N, 4) and deltas (N, 4), inside an image of `size` (height, width)."""
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)

@@ -19,11 +19,13 @@ from torchvision.ops import box_iou
 
 from ..checkpoint.exported import NOTE, read_info
 from ..config.pipelines import SCORE, image_pipeline, prepare
-from ..errors import DataError, ExportError, RequirementError, first_line
+from ..errors import ConfigError, DataError, ExportError, RequirementError, first_line
 from ..files import check_writable, move_with_parts
-from .detector import export_detector, find
+from .comparison import find
+from .detector import export_detector
 from .exportable import exportable
 from .formats import find_format
+from .rcnn import AnchorDetector
 from .runtime import ExportedDetector
 
 if TYPE_CHECKING:
@@ -78,13 +80,18 @@ def quantize(
 
     Raises:
         RequirementError: NNCF is missing.
+        ConfigError: The model is of another kind.
         DataError: None of the images can be read.
         ExportError: As of `export_detector`; or the exported model loses half of what the detector finds.
     """
     _nncf()
     import openvino
 
-    exportable(detector.model)  # refused before images are read
+    if not isinstance(exportable(detector.model), AnchorDetector):  # refused before images are read
+        raise ConfigError(
+            f"--int8 is for R-CNNs and RetinaNet, and the model is a {type(detector.model).__name__}, of which INT8 "
+            "has not been measured: leave --int8 out."
+        )
     pipeline = image_pipeline(detector.config, size)
     images = [frame.image for frame in islice(calibration, IMAGES)]
     if not images:
@@ -147,7 +154,7 @@ def _count_found(detector: Detector, exported: ExportedDetector, prepared: Seque
     """Count the objects that the detector is sure of, and those of them that the exported model finds."""
     objects = again = 0
     for one in prepared:
-        ours = find(detector.model, exported.info, one)
+        ours = find(detector.model, exported.info, one).pred_instances
         ours = ours[ours.scores >= SCORE]
         # What is nearly as sure counts: scores move a little.
         theirs = exported.find(one["inputs"], one["data_samples"], exported.info.score)

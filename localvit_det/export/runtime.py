@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from ..checkpoint.exported import Info, check_trusted, read_info
@@ -56,11 +57,16 @@ class ExportedDetector(nn.Module):
             data: Images, (3, H, W), uint8, under 'inputs', and as many samples under 'data_samples'.
 
         Returns:
-            The samples, with boxes and masks at the images' original sizes.
+            The samples, with boxes and masks, or the class of each pixel, at the images' original sizes.
         """
         score = max(self.test_cfg["score_thr"], self.info.score)
         for image, sample in zip(data["inputs"], data["data_samples"], strict=True):
-            sample.pred_instances = self.find(image, sample, score)
+            if self.info.is_segmentor:
+                logits = self.logits(image, sample)
+                sample.seg_logits = PixelData(data=logits)
+                sample.pred_sem_seg = PixelData(data=logits.argmax(0, keepdim=True))
+            else:
+                sample.pred_instances = self.find(image, sample, score)
         return list(data["data_samples"])
 
     def find(
@@ -75,14 +81,31 @@ class ExportedDetector(nn.Module):
             mask_threshold: As of `paste_masks`; by default the detector's own.
         """
         padded, size = self.info.input_of(image)
-        boxes, scores, labels, *masks = self.run(padded, size, torch.tensor(score))
-        found = InstanceData(scores=scores, labels=labels)
+        given = dict(zip(self.info.outputs, self.run(padded, size, torch.tensor(score)), strict=False))
+        found = InstanceData(scores=given["scores"], labels=given["labels"])
+        boxes = given["boxes"]
         found.bboxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)  # width, height, width, height
-        if masks:
+        if "masks" in given:
             height, width = sample.ori_shape[:2]
             threshold = self.info.mask_threshold if mask_threshold is None else mask_threshold
-            found.masks = paste_masks(masks[0], found.bboxes, height, width, threshold)
+            found.masks = paste_masks(given["masks"], found.bboxes, height, width, threshold)
         return found
+
+    def logits(self, image: Tensor, sample: BaseDataElement) -> Tensor:
+        """Return logits (classes, H, W) of each pixel of an image at its original size, as a segmentor does.
+
+        Args:
+            image: As of `find`.
+            sample: As of `find`.
+        """
+        padded, size = self.info.input_of(image)
+        logits = dict(zip(self.info.outputs, self.run(padded, size), strict=True))["logits"]
+        whole = self._resized(logits, padded.shape[2:])[:, : size[0], : size[1]]
+        return self._resized(whole, sample.ori_shape[:2])
+
+    def _resized(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """Return maps (C, h, w) at another height and width."""
+        return F.interpolate(maps[None], size=tuple(size), mode="bilinear", align_corners=self.info.align_corners)[0]
 
 
 def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) -> None:
@@ -92,7 +115,7 @@ def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) ->
         CheckpointError: It is no exported detector, or not trusted.
     """
     size = read_info(file).size
-    cfg.model = {"type": "ExportedDetector", "file": os.fspath(file), "trusted": trusted}
+    cfg.model = {"type": "mmdet.ExportedDetector", "file": os.fspath(file), "trusted": trusted}
     for _, dataset in find_datasets(cfg, "test"):
         dataset["pipeline"] = fitting(dataset["pipeline"], size)
 

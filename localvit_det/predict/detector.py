@@ -120,10 +120,12 @@ class Detector(Workflows, HubModel):
             A result for each image or frame, in order.
 
         Raises:
-            ConfigError: The score, the batch size, a class, the number of objects or the tile is none.
+            ConfigError: It is a segmentor; or the score, the batch size, a class, the number of objects or the tile is none.
             DataError: A source is missing or empty, which is said at once, or the only one cannot be used.
         """
         self._weights()
+        if self.config.get("default_scope") == "mmseg":
+            raise ConfigError(f"{self._source} is a segmentor, which finds no objects: run it by `localvit test`.")
         sources = source if isinstance(source, Sources) else Sources(source)
         if not isinstance(score, Real) or not 0 <= score <= 1:
             raise ConfigError(f"The score {score} is none: give a number from 0 to 1.")

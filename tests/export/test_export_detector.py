@@ -22,7 +22,8 @@ from localvit_det.checkpoint.exported import NOTE, read_info
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export import formats
-from localvit_det.export.detector import check_agreement, compare_objects, export_detector, synthetic_image
+from localvit_det.export.comparison import check_agreement, compare_objects
+from localvit_det.export.detector import export_detector, synthetic_image
 from localvit_det.export.exportable import exportable
 from localvit_det.export.formats import FORMATS, unlisted_operators
 from localvit_det.export.runtime import ExportedDetector
@@ -220,7 +221,7 @@ class TestExport:
             ({"rpn_head.anchor_generator.type": "LegacyAnchorGenerator"}, "a LegacyAnchorGenerator"),
         ):
             model = MODELS.build(_changed(cfg, change))
-            with pytest.raises(ConfigError, match=f"A detector with {sentence}.* cannot be exported"):
+            with pytest.raises(ConfigError, match=f"A model with {sentence}.* cannot be exported"):
                 exportable(model)
 
     @pytest.mark.slow
@@ -406,10 +407,9 @@ def _changed(cfg: ConfigDict, change: dict) -> ConfigDict:
     return whole.model
 
 
-@pytest.mark.parametrize("name", ["RTMDet", "DINO", "Mask2Former", "PanopticFPN", "EncoderDecoder"])
+@pytest.mark.parametrize("name", ["PanopticFPN"])
 def test_types_without_an_exportable_form_are_named_with_the_reason(name):
-    kind = MODELS.get(name) or pytest.importorskip("mmseg.models").EncoderDecoder
-    assert kind.__name__ == name
+    kind = MODELS.get(name)
     model = kind.__new__(kind)
     nn.Module.__init__(model)
     with pytest.raises(

@@ -1,0 +1,196 @@
+"""Export R-CNNs and RetinaNet: anchors, NMS and RoIAlign between the detector's own layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmcv.ops import RoIAlign
+from mmdet.models.dense_heads import AnchorHead, RetinaHead, RPNHead
+from mmdet.models.detectors import BaseDetector, FasterRCNN, RetinaNet
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.task_modules.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from torch import Tensor, nn
+
+from .boxes import NONE, Anchors, RoIAligner, candidates, decode, of_priors, suppress
+from .module import BOXES, MASKS, ExportableModel, Requirements, is_plain, kind_of, nms_is_plain, of_detectors
+
+
+class AnchorDetector(ExportableModel):
+    """What detectors with anchors have in common.
+
+    Args:
+        model: As of the base class.
+        dense_head: Its head with the anchors.
+    """
+
+    outputs = BOXES
+    parts = ("backbone", "neck", "dense_head", "box_heads", "mask_heads")
+
+    def __init__(self, model: BaseDetector, dense_head: AnchorHead) -> None:
+        super().__init__(model)
+        self.dense_head = dense_head
+        self.settings = dense_head.test_cfg
+        self.anchors = Anchors(dense_head.prior_generator)
+
+    def dense_boxes(
+        self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (R, 4), scores (R,), NONE where there is no box, and labels (R,), for a fixed R.
+
+        Args:
+            score: Boxes have larger scores; without one they are proposals, which are suppressed inside each level
+                instead of each class.
+        """
+        head, settings = self.dense_head, self.dense_head.test_cfg
+        classes = head.cls_out_channels
+        levels: list[tuple[Tensor, ...]] = []
+        for level, (logits, deltas, priors) in enumerate(zip(*head(maps), self.anchors(maps), strict=True)):
+            scores, prior, label = candidates(logits, classes, settings["nms_pre"], score)
+            group = torch.full_like(label, level) if score is None else label
+            levels.append((scores, label, group, of_priors(deltas, 4)[prior], priors[prior]))
+        scores, labels, groups, deltas, priors = map(torch.cat, zip(*levels, strict=True))
+        boxes = decode(head.bbox_coder, priors, deltas, size)
+        if (least := settings.get("min_bbox_size", -1)) >= 0:
+            scores = torch.where((boxes[:, 2:] - boxes[:, :2] > least).all(1), scores, NONE)
+        scores, index = suppress(boxes, scores, groups, settings["nms"]["iou_threshold"], settings["max_per_img"])
+        return boxes[index], scores, labels[index]
+
+
+class OneStage(AnchorDetector):
+    """RetinaNet."""
+
+    def __init__(self, model: RetinaNet) -> None:
+        super().__init__(model, model.bbox_head)
+
+    @classmethod
+    def requirements(cls, model: RetinaNet) -> Requirements:
+        """Yield what has to hold."""
+        yield from of_detectors(model)
+        yield is_plain(model.bbox_head, RetinaHead), f"a {kind_of(model.bbox_head)}"
+        yield from _dense_requirements(model.bbox_head)
+
+    def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
+        """Return what the dense head finds."""
+        boxes, scores, labels = self.dense_boxes(maps, size, score)
+        found = (scores > NONE).nonzero()[:, 0]
+        return boxes[found], scores[found], labels[found]
+
+
+class TwoStage(AnchorDetector):
+    """Faster, Mask and Cascade R-CNN: one box head after the other, then the mean of all mask heads."""
+
+    def __init__(self, model: FasterRCNN) -> None:
+        super().__init__(model, model.rpn_head)
+        roi = model.roi_head
+        self.settings = roi.test_cfg
+        self.box_heads = nn.ModuleList(_several(roi.bbox_head))
+        self.box_aligners = [RoIAligner(one) for one in _several(roi.bbox_roi_extractor)]
+        self.mask_heads = nn.ModuleList(_several(roi.mask_head) if roi.with_mask else [])
+        self.mask_aligners = [RoIAligner(one) for one in _several(roi.mask_roi_extractor)] if roi.with_mask else []
+        self.outputs = MASKS if roi.with_mask else BOXES
+
+    @classmethod
+    def requirements(cls, model: FasterRCNN) -> Requirements:
+        """Yield what has to hold."""
+        rpn, roi = model.rpn_head, model.roi_head
+        yield from of_detectors(model)
+        yield is_plain(rpn, RPNHead), f"a {kind_of(rpn)}"
+        yield from _dense_requirements(rpn)
+        yield is_plain(roi, StandardRoIHead, CascadeRoIHead), f"a {kind_of(roi)}"
+        yield not roi.with_shared_head, "a shared head"
+        yield roi.test_cfg.get("max_per_img", -1) > 0, "no max_per_img of its RoI head"
+        yield nms_is_plain(roi.test_cfg), f"nms={dict(roi.test_cfg.nms)}"
+        for head in _several(roi.bbox_head):
+            yield is_plain(head, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead), f"a {kind_of(head)}"
+            yield head.with_cls and head.with_reg, f"a {kind_of(head)} without classes or boxes"
+            yield not head.custom_cls_channels and not head.custom_activation, f"the loss {kind_of(head.loss_cls)}"
+            yield _coder_is_plain(head.bbox_coder), f"a {kind_of(head.bbox_coder)}"
+        extractors = [*_several(roi.bbox_roi_extractor), *(_several(roi.mask_roi_extractor) if roi.with_mask else [])]
+        for extractor in extractors:
+            yield is_plain(extractor, SingleRoIExtractor), f"a {kind_of(extractor)}"
+            layer = extractor.roi_layers[0]
+            yield isinstance(layer, RoIAlign) and layer.pool_mode == "avg", f"a {kind_of(layer)}"
+        for head in _several(roi.mask_head) if roi.with_mask else []:
+            yield is_plain(head, FCNMaskHead), f"a {kind_of(head)}"
+
+    def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
+        """Return what the RoI heads find in the proposals."""
+        proposals, objectness, _ = self.dense_boxes(maps, size)
+        boxes, scores = self.classify(maps, proposals, objectness > NONE, size)  # R,classes,4 and R,classes
+        classes = scores.shape[1]
+        labels = torch.arange(classes, device=scores.device).repeat(scores.shape[0])
+        boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)  # R·classes,4 and R·classes
+        scores = torch.where(scores > score, scores, NONE)
+        threshold, count = self.settings["nms"]["iou_threshold"], self.settings["max_per_img"]
+        scores, index = suppress(boxes, scores, labels, threshold, count)
+        if not len(self.mask_heads):
+            found = (scores > NONE).nonzero()[:, 0]
+            return boxes[index[found]], scores[found], labels[index[found]]
+        # The mask heads see a last box that is no object's, so that there is always one.
+        found = torch.cat((scores > NONE, scores[:1] == scores[:1])).nonzero()[:, 0]
+        scores, index = torch.cat((scores, scores[:1])), torch.cat((index, torch.zeros_like(index[:1])))
+        boxes, scores, labels = boxes[index[found]], scores[found], labels[index[found]]
+        return boxes[:-1], scores[:-1], labels[:-1], self.masks(maps, boxes, labels)[:-1]
+
+    def classify(self, maps: tuple[Tensor, ...], rois: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (R, classes, 4) and scores (R, classes), NONE where a proposal (R, 4) is not valid."""
+        stages: list[tuple[BBoxHead, RoIAligner]] = list(zip(self.box_heads, self.box_aligners, strict=True))
+        *earlier, (head, aligner) = stages
+        votes: list[Tensor] = []
+        for one, its_aligner in earlier:
+            logits, deltas, kinds = _apply(one, its_aligner(maps, rois))
+            votes.append(logits)
+            likeliest = logits[:, :-1].argmax(1) if kinds > 1 else torch.zeros_like(logits[:, 0], dtype=torch.long)
+            chosen = deltas.gather(1, likeliest[:, None, None].expand(-1, 1, 4))[:, 0]  # R,4
+            rois = decode(one.bbox_coder, rois, chosen, size)
+        logits, deltas, kinds = _apply(head, aligner(maps, rois))
+        priors = rois[:, None].expand(-1, kinds, 4).reshape(-1, 4)
+        boxes = decode(head.bbox_coder, priors, deltas.reshape(-1, 4), size).reshape(-1, kinds, 4)
+        scores = _mean([*votes, logits]).softmax(1)[:, :-1]
+        return boxes.expand(-1, head.num_classes, 4), torch.where(valid[:, None], scores, NONE)
+
+    def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Return probabilities (R, h, w) that a place in a box (R, 4) belongs to an object of its class (R,)."""
+        votes: list[Tensor] = []
+        for head, aligner in zip(self.mask_heads, self.mask_aligners, strict=True):
+            logits = head(aligner(maps, boxes))  # R,classes,h,w
+            kind = torch.zeros_like(labels) if head.class_agnostic else labels
+            kind = kind[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
+            votes.append(logits.gather(1, kind)[:, 0].sigmoid())
+        return _mean(votes)
+
+
+def _apply(head: BBoxHead, features: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Return logits (R, classes + 1), deltas (R, kinds, 4), and kinds: 1 or the number of classes."""
+    logits, deltas = head(features)
+    kinds = 1 if head.reg_class_agnostic else head.num_classes
+    return logits, deltas.reshape(-1, kinds, 4), kinds
+
+
+def _dense_requirements(head: AnchorHead) -> Requirements:
+    yield head.use_sigmoid_cls, "softmax in its dense head"
+    yield type(head.prior_generator) is AnchorGenerator, f"a {kind_of(head.prior_generator)}"
+    yield _coder_is_plain(head.bbox_coder), f"a {kind_of(head.bbox_coder)}"
+    for key in ("nms_pre", "max_per_img"):
+        yield head.test_cfg.get(key, -1) > 0, f"no {key} of its dense head"
+    yield nms_is_plain(head.test_cfg), f"nms={dict(head.test_cfg.nms)}"
+
+
+def _coder_is_plain(coder: BaseBBoxCoder) -> bool:
+    return type(coder) is DeltaXYWHBBoxCoder and not coder.add_ctr_clamp
+
+
+def _several(part: nn.Module) -> list[Any]:
+    """Return the heads of all stages, of which Cascade R-CNN has more than one."""
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
+
+
+def _mean(votes: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, votes) / len(votes)
