@@ -120,7 +120,8 @@ class Detector(Workflows, HubModel):
             A result for each image or frame, in order.
 
         Raises:
-            ConfigError: It is a segmentor; or the score, the batch size, a class, the number of objects or the tile is none.
+            ConfigError: It is a segmentor; or the score, the batch size, a class, the number of objects or the tile is
+                none.
             DataError: A source is missing or empty, which is said at once, or the only one cannot be used.
         """
         self._weights()
