@@ -17,8 +17,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -101,7 +103,13 @@ def build(cls: type[Runner], folder: str, length: int) -> tuple[Runner, Clock]:
     return runner, clock
 
 
-def measure(epochs: int, length: int) -> dict[str, tuple[float, ...]]:
+def remember(runner: Runner, iterations: int) -> None:
+    """Let a runner have logged so many iterations before."""
+    for name in runner.message_hub.log_scalars:
+        runner.message_hub.log_scalars[name] = HistoryBuffer(np.ones(iterations), np.ones(iterations, int))
+
+
+def measure(epochs: int, length: int, before: int) -> dict[str, tuple[float, ...]]:
     """Return milliseconds of an iteration by runner: of the processor the median, and the longest as `Clock` has it."""
     with tempfile.TemporaryDirectory() as folder:
         built = {cls.__name__: build(cls, folder, length) for cls in (Runner, ReliableRunner)}
@@ -114,6 +122,8 @@ def measure(epochs: int, length: int) -> dict[str, tuple[float, ...]]:
                     spent[name].append(1e3 * (time.process_time() - start) / length)
                 else:
                     clock.longest = 0.0, 0.0
+                    if before:
+                        remember(runner, before)
         for runner, _ in built.values():
             runner.call_hook("after_train")
         longest = {name: [1e3 * one for one in clock.longest] for name, (_, clock) in built.items()}
@@ -126,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10, help="of each (default: %(default)s)")
     parser.add_argument("--length", type=int, default=500, help="iterations of an epoch (default: %(default)s)")
+    parser.add_argument("--before", type=int, default=0, help="iterations that are logged before (default: none)")
     parser.add_argument("--profile", action="store_true", help="print where our runner spends its time, too")
     args = parser.parse_args(argv)
     logging.getLogger("mmengine").setLevel(logging.WARNING)
@@ -133,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     profile = cProfile.Profile()
     if args.profile:
         profile.enable()
-    found = measure(args.epochs, args.length)
+    found = measure(args.epochs, args.length, args.before)
     profile.disable()
     rows = [(name, f"{median:.2f}", *(f"{one:.0f}" for one in longest)) for name, (median, *longest) in found.items()]
     print(markdown_table(("runner", "ms an iteration, processor", "longest, processor", "longest, clock"), rows))

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.queues
 import os
 import random
 import signal
+import struct
 import sys
 import threading
 import time
@@ -47,10 +49,11 @@ def seed_iteration(seed: int, iteration: int) -> None:
 
 
 def seed_generators(*key: int) -> None:
-    first, second, *words = map(int, np.random.SeedSequence(key).generate_state(4))
+    # A hash of all numbers, so that keys next to each other have nothing in common.
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=16).digest()
+    first, second, value = struct.unpack("<IIQ", digest)
     random.seed(first)
     np.random.seed(second)
-    value = words[0] | words[1] << 32
     # torch.manual_seed also prepares GPUs that are not used, which costs more than all the rest.
     torch.default_generator.manual_seed(value)
     if get_worker_info() is None and get_device() != "cpu":

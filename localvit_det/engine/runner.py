@@ -12,7 +12,7 @@ from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import HOOKS
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -30,6 +30,7 @@ from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
 from .distributed import DistributedRunner
 from .fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
+from .history import Histories
 from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableLoop, resumable
 from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
@@ -244,6 +245,12 @@ class ReliableRunner(DistributedRunner):
             hooks = (hook for hook in self.cfg.get("custom_hooks") or () if isinstance(hook, dict))
             quiet_screen(logger, reported=any(registered(HOOKS, hook) is TrainingReportHook for hook in hooks))
         return logger
+
+    def build_message_hub(self, message_hub: dict | None = None) -> MessageHub:
+        """Build what keeps the numbers of a run, with histories to which adding one always costs the same."""
+        hub = super().build_message_hub(message_hub)
+        hub._log_scalars = Histories(hub._log_scalars)
+        return hub
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
         """Register the default hooks, with `SafeCheckpointHook` in the place of MMEngine's."""
