@@ -1,7 +1,7 @@
 """`localvit COMMAND`, or `python -m localvit COMMAND`: everything from a folder of images to a detector.
 
-A new command is a module in `localvit.commands` with a `main(argv)`, one in `localvit.arguments` with a `read(argv)`,
-which imports neither PyTorch nor MMDetection, and a line in `COMMANDS`.
+A new command is a module in `localvit.commands` with a `main(argv)`, its arguments as a function in
+`localvit.arguments`, which imports neither PyTorch nor MMDetection, and a line in `COMMANDS`.
 """
 
 import difflib
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import library, process
+from . import arguments, library, process
 
 COMMANDS = {
     "train": "train or fine-tune a detector",
@@ -93,12 +93,11 @@ def prepare(name: str, argv: Sequence[str]) -> str:
     Returns:
         The devices that were given.
     """
-    read = importlib.import_module(f"localvit.arguments.{name}").read
     if name in WITHOUT_LIBRARY:
-        read(argv)
+        arguments.read(name, argv)
         return ""
     cli, requirements = (importlib.import_module(f"localvit_det.{part}") for part in ("cli", "requirements"))
-    args = cli.handle_user_errors(read)(argv)
+    args = cli.handle_user_errors(lambda argv: arguments.read(name, argv))(argv)
     if name not in LISTINGS:
         cli.handle_user_errors(lambda _: requirements.check_installed())()
     return getattr(args, "device", None) or ""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _NAME = "localvit_det"
-_LIGHT = (_NAME, "localvit.arguments")  # these, too, hold what they took from the library
+_LIGHT = (_NAME, "localvit.arguments", "localvit.commands")  # their modules hold what they took from the library
 
 
 @contextmanager

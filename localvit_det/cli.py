@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .config_names import HELP, OptionsAction
 from .errors import ConfigError, DataError, UserError, did_you_mean, explain_limit, printable
 from .files import DISK_ERRORS, what_is_there
-from .typed_options import HELP, OptionsAction
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         return names
 
 
-def make_parser(description: str) -> Parser:
+def make_parser(description: str | None) -> Parser:
     """Return a parser with the arguments that MMDetection users know."""
     parser = make_config_parser(description)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)")
@@ -67,7 +67,7 @@ def make_parser(description: str) -> Parser:
     return parser
 
 
-def make_config_parser(description: str) -> Parser:
+def make_config_parser(description: str | None) -> Parser:
     """Return a parser with the arguments that name and change a config."""
     parser = Parser(description)
     parser.add_argument("config", help="config file")

@@ -30,8 +30,7 @@ from urllib.request import (
 from torch.hub import tqdm  # type: ignore[attr-defined]
 
 from .errors import DataError, UserError, first_line
-from .files import atomic_file, sha256
-from .output_names import safe_name
+from .files import atomic_file, safe_name, sha256
 
 _SILENCE = 30.0  # seconds without an answer
 _BLOCK = 1 << 20

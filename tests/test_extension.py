@@ -19,9 +19,8 @@ from localvit.commands import train
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.weights import SWIN_SKELETON, Release, WarmStart
 from localvit_det.checkpoint.identify import families_from
-from localvit_det.checkpoint.official import official_address, official_files
+from localvit_det.checkpoint.official import official_address, official_files, warm_start
 from localvit_det.checkpoint.safe_config import take
-from localvit_det.checkpoint.warm_start import warm_start
 from localvit_det.config import load_config
 from localvit_det.errors import ConfigError
 from localvit_det.switches import SWITCHES, Switch

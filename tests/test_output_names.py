@@ -3,7 +3,7 @@
 import pytest
 
 from localvit_det.errors import OutputError
-from localvit_det.output_names import OutputFolder, UniqueNames, drawn_suffix, safe_name, without_outputs
+from localvit_det.files import OutputFolder, UniqueNames, drawn_suffix, safe_name, without_outputs
 
 
 @pytest.mark.parametrize(

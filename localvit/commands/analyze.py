@@ -1,4 +1,4 @@
-"""Writes one HTML page, as `localvit.arguments.analyze` says."""
+"""Writes one HTML page, as `localvit.arguments.data` says."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from localvit.arguments.analyze import read
+from localvit.arguments.data import read_analyze
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
 from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError
@@ -21,7 +21,7 @@ Sections = tuple[str, list[Section]]  # with the title of the page
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look, write the page, print the tables that fit a terminal."""
-    args = read(argv)
+    args = read_analyze(argv)
     out = args.out or default_out(args)
     check_writable(out, "--out")
     if args.files:
@@ -81,7 +81,7 @@ def data(args: argparse.Namespace) -> Sections:
 
 def runs(args: argparse.Namespace) -> Sections:
     """Return the curves of several work dirs."""
-    from localvit_det.analysis.runs import run_sections
+    from localvit_det.analysis.report import run_sections
 
     return f"{len(args.folders)} trainings", run_sections(args.folders)
 

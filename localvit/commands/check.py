@@ -1,4 +1,4 @@
-"""Checks the data of a config, as `localvit.arguments.check` says."""
+"""Checks the data of a config, as `localvit.arguments.data` says."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 from tqdm import tqdm
 
-from localvit.arguments.check import read
+from localvit.arguments.data import read_check
 from localvit_det.cli import format_error, handle_user_errors, read_arguments
 from localvit_det.config import SPLITS
 from localvit_det.config.utils import dataset_paths, find_datasets
@@ -23,7 +23,7 @@ SHOWN = 50  # images that are named
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look at everything, report what is found."""
-    args = read(argv)
+    args = read_check(argv)
     cfg = read_arguments(args)
     found: dict[str, None] = {}  # val and test are often the same
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""Compares two detectors, as `localvit.arguments.compare` says."""
+"""Compares two detectors, as `localvit.arguments.models` says."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
-from localvit.arguments.compare import read
+from localvit.arguments.models import read_compare
 from localvit.commands.analyze import as_text
 from localvit_det.analysis.compare import compare
 from localvit_det.cli import check_devices, handle_user_errors
@@ -16,7 +16,7 @@ from localvit_det.files import write_text
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, compare, print tables, write the file."""
-    args = read(argv)
+    args = read_compare(argv)
     check_devices(args)
     settings = (args.resamples, args.seed, args.images, args.cfg_options, args.trust_config)
     found = compare(args.first, args.second, args.data, *settings)

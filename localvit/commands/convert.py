@@ -1,10 +1,10 @@
-"""Writes a checkpoint or a dataset in another format, as `localvit.arguments.convert` says."""
+"""Writes a checkpoint or a dataset in another format, as `localvit.arguments.data` says."""
 
 import os
 from collections.abc import Sequence
 
 import localvit_det  # noqa: F401 - before anything that needs mmcv.ops
-from localvit.arguments.convert import read
+from localvit.arguments.data import read_convert
 from localvit_det.checkpoint.publish import convert
 from localvit_det.cli import LEFT_OUT, handle_user_errors
 from localvit_det.config import load_config
@@ -17,7 +17,7 @@ OF_DATA = (".yaml", ".yml", ".json", ".xml")  # what names a dataset in the plac
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, convert, and print what was done."""
-    args = read(argv)
+    args = read_convert(argv)
     if os.path.isdir(args.source) or args.source.endswith(OF_DATA):
         if args.config:
             raise ConfigError(f"--config belongs to checkpoints, and {args.source} is a dataset: leave it out.")

@@ -1,8 +1,10 @@
-"""Looks at the installation and the machine, as `localvit.arguments.doctor` says."""
+"""Looks at the installation and the machine, as `read_doctor` says."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -14,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from localvit.arguments.doctor import read
 
 PACKAGES = (
     *("localvit_det", "torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite"),
@@ -48,9 +48,21 @@ ENOUGH_MEMORY = 4 * GIB
 Facts = dict[str, dict[str, Any]]
 
 
+def read_doctor(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Looks at the installation and the machine: `localvit doctor`.
+
+    Names what does not fit, each with the command that fixes it; the exit code is 1 then. Its output belongs into bug
+    reports: it holds versions, hardware and settings, and no paths.
+    """
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=inspect.getdoc(read_doctor), formatter_class=kind, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="write everything as JSON")
+    return parser.parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look, report."""
-    args = read(argv)
+    args = read_doctor(argv)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         facts, complaints = examine()

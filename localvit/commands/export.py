@@ -1,10 +1,10 @@
-"""Writes a detector for other runtimes, as `localvit.arguments.export` says."""
+"""Writes a detector for other runtimes, as `localvit.arguments.models` says."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from localvit.arguments.export import read
+from localvit.arguments.models import read_export
 from localvit_det.backbones import LocalViT
 from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError
@@ -19,7 +19,7 @@ from localvit_det.predict.sources import Sources
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, export, and report how far the exported model is from the detector."""
-    args = read(argv)
+    args = read_export(argv)
     for sources in filter(None, (args.images, args.calibration)):
         Sources(sources)  # a mistake is reported before any work
     detector = Detector(args.model, args.config, "cpu", fuse=False, options=args.cfg_options, trusted=args.trust_config)

@@ -1,4 +1,4 @@
-"""Finds objects, as `localvit.arguments.predict` says."""
+"""Finds objects, as `localvit.arguments.models` says."""
 
 import argparse
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from localvit.arguments.predict import read
+from localvit.arguments.models import read_predict
 from localvit_det.cli import LEFT_OUT, handle_user_errors
 from localvit_det.errors import DataError, OutputError, first_line, printable, shortened
 from localvit_det.predict import Detector, Result
@@ -25,7 +25,7 @@ WINDOW = "localvit: q ends"
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look at all sources, find and write."""
-    args = read(argv)
+    args = read_predict(argv)
     MMLogger.get_current_instance().setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")

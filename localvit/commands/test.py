@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint, as `localvit.arguments.test` says."""
+"""Evaluates a checkpoint, as `localvit.arguments.models` says."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
-from localvit.arguments.test import read
+from localvit.arguments.models import read_test
 from localvit_det.analysis.coco import evaluate
 from localvit_det.analysis.data import read_splits
 from localvit_det.analysis.report import write_report
@@ -34,7 +34,7 @@ from localvit_det.visualization import draw_predictions
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Read the arguments, check everything that can be checked, evaluate; return the metrics."""
-    args = read(argv)
+    args = read_test(argv)
     if args.predictions:
         return score(args)
     if args.checkpoint is None:

@@ -1,7 +1,12 @@
-"""Trains a detector, as `localvit.arguments.train` says."""
+"""Trains a detector, as `localvit.arguments.models` says."""
+
+from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,10 +18,11 @@ import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from localvit.arguments.train import read
+from localvit.arguments.models import read_train
 from localvit_det.checkpoint.search import search
 from localvit_det.cli import (
     config_from,
@@ -24,12 +30,11 @@ from localvit_det.cli import (
     options_of,
     work_dir_of,
 )
-from localvit_det.config.read import read_config_file
+from localvit_det.config.load import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
-from localvit_det.config.schedules import follow_length
-from localvit_det.engine.fitting_batch import fitting_batch
+from localvit_det.config.short_settings import follow_length
 from localvit_det.engine.processes import launched_rank, lock_work_dir
-from localvit_det.errors import NonFiniteError
+from localvit_det.errors import ConfigError, NonFiniteError
 from localvit_det.evaluation.record import peak_memory
 from localvit_det.preflight import check_config
 from localvit_det.switches import SWITCHES, check_loggers
@@ -39,7 +44,7 @@ from localvit_det.switches import SWITCHES, check_loggers
 def main(argv: Sequence[str] | None = None) -> Runner | None:
     """Read the arguments, check everything that can be checked, train; return what has trained."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = read(argv)
+    args = read_train(argv)
     if options_of(args).get("batch") == "auto":
         # The dry runs' own --batch comes last, which counts.
         args.cfg_options["batch"] = fitting_batch(argv)
@@ -173,3 +178,45 @@ def try_one_batch(cfg: Config) -> None:
         except DryRunDone as done:
             if runner.rank == 0:
                 print(done)
+
+
+_SHARE = 0.7  # of the memory: batches differ in their images and objects
+_MOST = 16  # images: the rates of recipes were tried up to there
+_LEAST = 0.01  # GiB that an image takes, as dry runs print it
+
+
+def fitting_batch(argv: Sequence[str]) -> int:
+    """Measure what a training takes, in processes of their own, and return the batch that fits on this device.
+
+    Args:
+        argv: The arguments of `localvit train`, without the batch.
+
+    Raises:
+        ConfigError: A dry run fails, or one of several processes asks.
+    """
+    if os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")) != "1":
+        raise ConfigError("batch=auto measures in one process: give a number to a training in several.")
+    one, two = (_peak(argv, size) for size in (1, 2))
+    image = max(two - one, _LEAST)
+    if torch.cuda.is_available():
+        there = torch.cuda.mem_get_info()[0]
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = _SHARE * there / 2**30
+    batch = int(max(1, min(_MOST, (free - one) / image + 1)))
+    print_log(
+        f"batch=auto: {batch}, at {image:.2f} GiB for each image and {max(one - image, 0):.2f} GiB for the rest, in "
+        f"{_SHARE:.0%} of {there / 2**30:.1f} GiB.",
+        "current",
+    )
+    return batch
+
+
+def _peak(argv: Sequence[str], size: int) -> float:
+    command = [sys.executable, "-m", "localvit", "train", *argv, "--dry-run", "--batch", str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    found = re.search(r"([\d.]+) GiB of memory", done.stdout)
+    if done.returncode or found is None:
+        reason = (done.stderr.strip().splitlines() or ["no memory was measured"])[-1]
+        raise ConfigError(f"batch=auto: a dry run with {size} images fails ({reason}): correct that, or give a number.")
+    return float(found[1])

@@ -1,13 +1,14 @@
-"""Lists the official files of all published networks, as `localvit.arguments.weights` says."""
+"""Lists the official files of all published networks, as `read_weights` says."""
 
+import argparse
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from localvit.arguments.weights import read
 from localvit.commands.configs import write_table
-from localvit_det.cli import handle_user_errors
+from localvit_det.cli import Parser, handle_user_errors
 from localvit_det.config_names import config_folder
 from localvit_det.errors import ConfigError
 
@@ -15,10 +16,23 @@ HEAD = ("network", "top-1, published", "size, stated", "how", "address")
 FILE = "metafiles/official_weights.json"  # written by tools/make_configs.py
 
 
+def read_weights(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Lists the official files of all published networks: `localvit weights`, `localvit weights dwnet`.
+
+    The addresses are those that the authors give; the accuracy is theirs, and not reproduced here. `--pretrained
+    official` downloads the file of a config's backbone where that is possible; others are downloaded by hand and given
+    as `--pretrained FILE`, as they are.
+    """
+    parser = Parser(inspect.getdoc(read_weights))
+    parser.add_argument("pattern", nargs="*", help="only networks whose names hold these texts, in any case")
+    parser.add_argument("--json", action="store_true", help="write the list as JSON, with layouts and both addresses")
+    return parser.parse_args(argv)
+
+
 @handle_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, print the table."""
-    args = read(argv)
+    args = read_weights(argv)
     every = json.loads((config_folder() / FILE).read_text(encoding="utf-8"))
     found = [one for one in every if all(text.lower() in name(one).lower() for text in args.pattern)]
     if not found:

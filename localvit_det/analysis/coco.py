@@ -24,8 +24,7 @@ from ..datasets.json_stream import read_content
 from ..errors import DataError
 from ..evaluation.bootstrap import Detections, detections_of
 from ..evaluation.evaluators import coco_evaluator
-from ..evaluation.prints import prints_logged
-from ..evaluation.truth import GroundTruth
+from ..evaluation.truth import GroundTruth, prints_logged
 from ..visualization import Objects
 
 TASKS = {"bbox": "boxes", "segm": "masks"}

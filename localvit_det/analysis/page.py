@@ -18,8 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from ..files import atomic_file, write_bytes, write_text
-from ..output_names import OutputFolder
+from ..files import OutputFolder, atomic_file, write_bytes, write_text
 from .charts import FONT, INK, styled
 
 LARGEST = 640  # pixels on the longer side of an image in a picture

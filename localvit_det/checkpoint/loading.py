@@ -219,7 +219,7 @@ class PretrainedInit(MMEnginePretrainedInit):
         if self.prefix:
             state = under_prefix(state, self.prefix, source)
         if self.warm_start:
-            from .warm_start import warm_start
+            from .official import warm_start
 
             state = plain_names(state, backbone_alone=True)
             print_log(str(warm_start(module, state, self.warm_start, source)), "current")

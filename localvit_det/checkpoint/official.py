@@ -1,19 +1,26 @@
-"""The files that the authors of the networks published, and `official` as a name for them.
+"""The files that the authors of the networks published, `official` as a name for them, and warm starts.
 
-Those of this package's families are declared by the families (`releases`).
+Those of this package's families are declared by the families (`releases`). In a warm start, which is asked for by name,
+a backbone takes from another network's weights whatever means the same in both (`warm_starts`).
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from ..backbones.sizes import SWIN_SIZES
 from ..backbones.weights import SWIN_RELEASES, Release
-from ..errors import CheckpointError
-from .identify import families
+from ..errors import CheckpointError, did_you_mean, shortened
+from .identify import families, families_from
+from .layouts import official_swin, rename_key, split_joint
+from .matching import LoadReport, compare
 
 OFFICIAL = "official"  # what is given in place of a file
 # Of MMDetection's PVT: layers of each stage, size as stated, accuracy.
@@ -119,3 +126,58 @@ def official_address(cls: object, settings: Mapping[str, Any], warm_start: bool 
         size = ", ".join(map(str, line.settings.values()))
         raise CheckpointError(f"--pretrained {OFFICIAL} cannot get the weights of {name} {size}: {line.advice}.")
     return line.direct
+
+
+NAMES = ("swin",)  # networks whose layout is known here
+
+
+def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> LoadReport:
+    """Load what fits of another network's weights.
+
+    Args:
+        module: A backbone of this package.
+        weights: The other backbone's, in its official layout, timm's, Hugging Face's, MMDetection's or
+            MMPretrain's.
+        name: What network that is.
+        source: The file's name.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        CheckpointError: There is no such warm start, or the weights are of another network or size.
+    """
+    if name not in NAMES:
+        raise CheckpointError(f"There is no warm start '{name}'{did_you_mean(name, NAMES)}: choose from {NAMES}.")
+    recipe = getattr(module, "warm_starts", {}).get(name)
+    if recipe is None:
+        known = ", ".join(cls.__name__ for cls in families_from(name))
+        raise CheckpointError(f"A {type(module).__name__} has no warm start from {name}, only {known}: leave it out.")
+    official = official_swin(weights)
+    if "layers.0.blocks.0.attn.qkv.weight" not in official:
+        first = shortened(sorted(official))
+        raise CheckpointError(f"{source} holds no weights of a Swin ({first}): give Swin's, or leave warm_start out.")
+    official = split_joint(official, recipe.splits)
+    target = module.state_dict()
+    state, left_out = {}, set()
+    for key, tensor in official.items():
+        new = rename_key(key, recipe.rules)
+        if new is None or (new not in target and re.search(recipe.surplus, key)):
+            left_out.add(key)
+        else:
+            state[new] = tensor
+    report, state = compare(module, state, source)
+    report.unexpected |= left_out
+    report.allowed |= left_out | report.missing
+    report.converted = set(report.found)
+    report.zeroed = {key for key in report.missing if re.search(recipe.zeros, key)}
+    report.missing -= report.zeroed
+    if report.problems or not report.found:
+        raise CheckpointError(
+            f"{source} does not fit a warm start of {report.target} from {name} ({shortened(report.problems)}): give "
+            f"the weights of the same size ({recipe.size})."
+        )
+    values = {key: state[key] for key in report.found}
+    values |= {key: torch.zeros_like(target[key]) for key in report.zeroed}
+    module.load_state_dict(values, strict=False)
+    return report

@@ -12,11 +12,11 @@ from ..config_names import type_name
 from ..datasets import layouts
 from ..datasets.annotations import read_annotations
 from ..datasets.converters import convert_in_cache
+from ..datasets.data_files import check_unread
 from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
 from ..datasets.summary import Annotations
 from ..datasets.synthetic_shapes import is_synthetic
-from ..datasets.unread import check_unread
 from ..errors import ConfigError, DataError, RequirementError, shortened
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
 from .pipelines import load_bitmaps

@@ -17,9 +17,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoint.config_text import parse
-from ..config_names import config_folder
+from ..config_names import Typed, config_folder
 from ..errors import ConfigError, did_you_mean
-from ..typed_options import Typed
 from .short_settings import SHORT, SHORTER
 
 # Last words of keys whose value is a path, whatever it looks like.
@@ -78,7 +77,7 @@ _NO_SETTING = {
 
 
 def read_options(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with values in place of what was typed; see `typed_options.HELP` for the rules.
+    """Return the options with values in place of what was typed; see `config_names.HELP` for the rules.
 
     Args:
         options: Dotted keys and values; values that are not `Typed` are kept.

@@ -19,9 +19,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..checkpoint.config_text import parse
+from ..config_names import Typed
 from ..deprecation import RENAMED_IN_CONFIGS
 from ..errors import ConfigError
-from ..typed_options import Typed
 
 STARTED = "started_with"
 # Options that say where a training begins, and where it writes: what goes on from it has both already.

@@ -1,8 +1,7 @@
 """Datasets and loading that MMDetection does not have."""
 
-from .compact_masks import CompactMasks, LoadCompactAnnotations
-from .load_image import LoadImageFromFile
-from .mixing import FittingCopyPaste, MaskedMosaic
+from .load_image import FittingCopyPaste, LoadImageFromFile, MaskedMosaic
+from .segmentations import CompactMasks, LoadCompactAnnotations
 from .synthetic_shapes_datasets import ShapesDataset, ShapesPanopticDataset
 
 __all__ = [

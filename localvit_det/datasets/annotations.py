@@ -18,11 +18,9 @@ import numpy as np
 from ..errors import DataError
 from ..files import what_is_there
 from ..memory import give_back_memory, memory_left
-from .columns import Columns, distinct, packed, repeated
-from .json_stream import read_parts
-from .scored import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, readable_mask, unscorable
+from .json_stream import Columns, distinct, packed, read_parts, repeated
 from .segmentations import FAR, PLAIN, mask_fault
-from .summary import Annotations
+from .summary import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, Annotations, readable_mask, unscorable
 from .verdicts import kept_verdict
 
 _TIMES = 2  # the size of a large file that reading it takes at most; `benchmarks.scale` measures it

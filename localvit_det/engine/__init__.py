@@ -2,13 +2,12 @@
 
 from ..datasets.load_image import BrokenImagesHook
 from .checkpoint_hook import BackboneFileHook, SafeCheckpointHook, write_backbone
-from .fused_evaluation import FusedEvaluationHook
 from .load_policy import LoadPolicyHook
 from .loggers import MLflowBackend, ProgressBarHook, WandbBackend
 from .optim import BackboneConstructor, CpuBf16OptimWrapper, LayerDecayConstructor
 from .reporting import CurvesHook, TrainingReportHook
 from .runner import ReliableRunner
-from .validations import EarlyStopHook
+from .validations import EarlyStopHook, FusedEvaluationHook
 
 __all__ = [
     "BackboneConstructor",

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -21,11 +22,14 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.runner import Runner
 from torch import nn
 
 from ..errors import ProcessError
+from ..evaluation.metrics import exact_metrics
 
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 LOCK = ".lock"
@@ -292,3 +296,49 @@ def launched_rank() -> int:
         if name in os.environ:
             return int(os.environ[name])
     return 0
+
+
+class DistributedRunner(Runner):
+    """Connect processes, wrap their models and gather their results, where MMEngine's Runner expects GPUs."""
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Connect the processes, on CPUs by gloo."""
+        if self.distributed and is_cpu_run() and not dist.is_distributed():
+            seconds = env_cfg.get("dist_cfg", {}).get("timeout")
+            timeout = timedelta(seconds=seconds) if seconds is not None else None
+            torch.distributed.init_process_group("gloo", timeout=timeout)  # MMEngine insists on GPUs
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes; on CPUs without SyncBatchNorm, which PyTorch has on GPUs only."""
+        if not self.distributed or not is_cpu_run():
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = revert_sync_batchnorm(model)
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+            self.logger.info(
+                "SyncBatchNorm needs GPUs: each process normalises with its own images, and all keep the running "
+                "statistics of the first."
+            )
+        defaults = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": True,
+            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+        }
+        sync_bn = self.cfg.get("sync_bn")
+        self.cfg.sync_bn = None
+        try:
+            return super().wrap_model({**defaults, **(model_wrapper_cfg or {})}, model)
+        finally:
+            self.cfg.sync_bn = sync_bn
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """Build an evaluator that scores exactly what it is given.
+
+        Its processes meet in the work dir, not in whatever folder the user is in.
+        """
+        built = super().build_evaluator(exact_metrics(evaluator))
+        for metric in built.metrics:
+            if self.world_size > 1 and metric.collect_device == "cpu" and metric.collect_dir is None:
+                metric.collect_dir = f"{self.work_dir}/.collect_{self.timestamp}"
+        return built

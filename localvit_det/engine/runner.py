@@ -21,21 +21,20 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.baselines import published_weights
 from ..checkpoint.read import load_weights_only
-from ..config.schedules import explain_unfit_epochs, fit_warm_up
+from ..config.short_settings import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
-from ..evaluation.prints import prints_logged
+from ..evaluation.truth import prints_logged
 from ..files import DISK_ERRORS, write_text
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
-from .distributed import DistributedRunner
-from .fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
 from .history import Histories
 from .loggers import ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableLoop, resumable
 from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
 from .optim import accumulative_counts, optim_wrappers
 from .processes import (
+    DistributedRunner,
     FreeMemoryHook,
     SignalWatch,
     Stopped,
@@ -48,6 +47,7 @@ from .processes import (
 )
 from .reporting import CurvesHook, TrainingReportHook, explain_no_detections
 from .resume import ConfiguredState, newest_checkpoint
+from .validations import FusedTestLoop, FusedValLoop, fused_loop
 
 _REPORTING = (LoggerHook, DetVisualizationHook, CurvesHook, ProgressBarHook, TrainingReportHook)
 START = "start.json"  # in the folder of a log: after which iteration this start has gone on

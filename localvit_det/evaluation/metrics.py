@@ -28,8 +28,7 @@ from ..config.utils import is_coco_metric, registered, walk
 from ..config_names import type_name
 from ..errors import ConfigError, DataError
 from .evaluators import check_fast_eval, coco_evaluator
-from .prints import prints_logged
-from .truth import GroundTruth
+from .truth import GroundTruth, prints_logged
 
 
 class _ChecksImages(BaseMetric):

@@ -1,16 +1,44 @@
-"""Ground truth of exactly the images that were evaluated, in a form that pycocotools can use."""
+"""Ground truth of exactly the images that were evaluated, as pycocotools can use it, whose prints become log lines."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from logging import Logger
 from typing import Any
 
 from mmdet.datasets.api_wrappers import COCO
+from mmengine.logging import MMLogger
 from pycocotools import mask as coco_masks
 
-from ..datasets.scored import scored_content
+from ..datasets.summary import scored_content
 from ..errors import DataError, did_you_mean
-from .prints import prints_logged
+
+
+class _Lines(io.TextIOBase):
+    """A stream whose whole lines are logged at once: an evaluation of COCO says for minutes what it is at."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger, self._begun = logger, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in filter(str.strip, lines):
+            self._logger.info("%s", line)
+        return len(text)
+
+
+@contextlib.contextmanager
+def prints_logged() -> Iterator[None]:
+    """Log each line that is printed meanwhile; which of them the screen shows is up to the logger's handlers."""
+    stream = _Lines(MMLogger.get_current_instance())  # made first: its handler keeps the stdout of its making
+    try:
+        with contextlib.redirect_stdout(stream):
+            yield
+    finally:
+        stream.write("\n")
+
 
 _MANY = 250  # masks that are measured at a time; pycocotools raises from 256 on
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops import attention
 from .fusible import Fusible
-from .init import init_trunc_normal, trunc_normal_
+from .norm import init_trunc_normal, trunc_normal_
 from .window import (
     Split,
     crop,

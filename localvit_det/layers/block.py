@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ..ops import checkpointed, recomputed
 from .fusible import Fusible
-from .init import init_trunc_normal
-from .norm import build_activation
+from .norm import build_activation, init_trunc_normal
 
 
 class DropPath(nn.Module):

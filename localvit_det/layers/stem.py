@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from ..ops import recomputed
 from .fusible import Fusible
-from .init import init_trunc_normal
-from .norm import build_activation, build_norm
+from .norm import build_activation, build_norm, init_trunc_normal
 from .window import pad_to_multiple
 
 

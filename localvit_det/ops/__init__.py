@@ -1,11 +1,29 @@
 """The same numbers as PyTorch's own operators, faster or in less memory; nothing here knows a network."""
 
 from ..deprecation import former_names
-from .cpu_kernels import DepthwiseConv2d, attention, depthwise_conv, kernel_attention
+from .cpu_kernels import (
+    DepthwiseConv2d,
+    Order,
+    attention,
+    collect_rows,
+    depthwise_conv,
+    kernel_attention,
+    order_of,
+    place_rows,
+)
 from .inhomogeneous import inhomogeneous_conv, inhomogeneous_conv_by_rows
-from .modes import channels_last, cpu_inference, exported, is_altered, is_plain, traced, transformed
-from .recompute import checkpointed, recompute_activations, recomputed
-from .rows import Order, collect_rows, order_of, place_rows
+from .recompute import (
+    channels_last,
+    checkpointed,
+    cpu_inference,
+    exported,
+    is_altered,
+    is_plain,
+    recompute_activations,
+    recomputed,
+    traced,
+    transformed,
+)
 
 __all__ = [
     "DepthwiseConv2d",

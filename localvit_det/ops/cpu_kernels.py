@@ -1,16 +1,16 @@
-"""Two operators that PyTorch computes slowly on CPUs while training: depth-wise convolution, attention in windows."""
+"""What PyTorch computes slowly on CPUs in training: depth-wise convolution, attention in windows, rows reordered."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .modes import channels_last, cpu_inference, exported, traced, transformed
+from .recompute import channels_last, cpu_inference, exported, traced, transformed
 
 # Rows of the feature map that the gradient of the kernels looks at together: fastest among 8, 16, 32 and all, and
 # rounding errors add up over fewer terms.
@@ -185,3 +185,59 @@ def _full_sum(biases: Sequence[Tensor], query: Tensor) -> Tensor:
 def one_kernel(x: Tensor) -> bool:
     """Whether :func:`attention` over ``x`` on a CPU is PyTorch's kernel, which reads heads in place, without a copy."""
     return cpu_inference(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+class Order(NamedTuple):
+    """Where n rows go among m ≥ n places.
+
+    Attributes:
+        source: The row at each place, (m,); any row where it stays empty.
+        places: The place of each row, (n,).
+        empty: The places without a row, (m - n,).
+    """
+
+    source: Tensor
+    places: Tensor
+    empty: Tensor
+
+
+def order_of(numbers: Tensor, count: int) -> Order:
+    """Return the order in which rows 1 to ``count`` stand at places, of any shape, which hold 0 where there is none."""
+    numbers = numbers.flatten()  # m
+    places = numbers.argsort()  # m: those without a row first
+    empty = len(numbers) - count
+    return Order((numbers - 1).clamp_(min=0), places[empty:], places[:empty])
+
+
+def place_rows(rows: Tensor, order: Order) -> Tensor:
+    """Put rows to their places, zeros between: (n, C) -> (m, C)."""
+    return _Rows.apply(rows, True, *order)
+
+
+def collect_rows(placed: Tensor, order: Order) -> Tensor:
+    """Take rows from their places: (m, C) -> (n, C)."""
+    return _Rows.apply(placed, False, *order)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, placing: bool, *order: Tensor) -> Tensor:
+        source, places, empty = order
+        if not placing:
+            return x.index_select(0, places)  # n, C
+        placed = x.index_select(0, source)  # m, C
+        return placed.index_fill_(0, empty, 0) if len(empty) else placed
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.placing = inputs[1]
+        ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_forward(*inputs[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Rows.apply(grad, not ctx.placing, *ctx.saved_tensors), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor, *others: None) -> Tensor:
+        return _Rows.apply(x_t, ctx.placing, *ctx.saved_tensors)

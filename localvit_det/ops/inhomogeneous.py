@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import RequirementError, first_line
-from .modes import exported
+from .recompute import exported
 
 NO_TRITON = "LOCALVIT_NO_TRITON"  # the environment variable that switches the kernels for GPUs off
 

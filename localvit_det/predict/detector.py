@@ -35,9 +35,8 @@ from ..errors import CheckpointError, ConfigError, DataError, UserError, did_you
 from ..export.runtime import ExportedDetector
 from ..fused import fuse_detector
 from ..hub import WEIGHTS, HubFiles, HubModel, register_reader
-from .result import Frame, Result
+from .result import Frame, Result, cut, join
 from .sources import Source, Sources
-from .tiles import cut, join
 from .workflows import Workflows, config_named
 
 _LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO

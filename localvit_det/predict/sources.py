@@ -23,8 +23,7 @@ from ..datasets.annotations import MAX_PIXELS
 from ..datasets.images import BrokenImageError, explain_depth, pixel_range_of, read_depth, read_file
 from ..download import download, file_name
 from ..errors import DataError, UserError, first_line, printable
-from ..files import what_is_there
-from ..output_names import INDEX, safe_name, without_outputs
+from ..files import INDEX, safe_name, what_is_there, without_outputs
 from .readers import count_frames, from_pil, read_pages, read_video
 from .result import Frame
 

@@ -146,7 +146,7 @@ def _run(command: str, argv: Sequence[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            importlib.import_module(f"localvit.arguments.{command}").read(argv)
+            importlib.import_module("localvit.arguments").read(command, argv)
     except SystemExit:
         message = said.getvalue().strip().rpartition("error: ")[2]
         raise ConfigError(f"{command}: {message}") from None

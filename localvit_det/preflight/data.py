@@ -17,8 +17,7 @@ from ..config.utils import dataset_paths, find_datasets, is_coco, is_semantic, p
 from ..datasets.annotations import IGNORED, MAX_PIXELS, read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
-from ..datasets.scored import NO_IMAGE
-from ..datasets.summary import Annotations
+from ..datasets.summary import NO_IMAGE, Annotations
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from ..files import what_is_there
 from .classes import check_classes, dataset_classes

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from ..config_names import type_name
 from ..datasets.images import decode, pixel_range_of
 from ..errors import ConfigError, first_line
-from ..output_names import OutputFolder, drawn_suffix
+from ..files import OutputFolder, drawn_suffix
 from .draw import Objects, draw_pair
 
 

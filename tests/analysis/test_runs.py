@@ -6,7 +6,7 @@ from made_logs import write_log
 from pages import check_page
 
 from localvit_det.analysis.page import Table, render
-from localvit_det.analysis.runs import read_log, run_sections
+from localvit_det.analysis.report import read_log, run_sections
 from localvit_det.errors import DataError
 
 

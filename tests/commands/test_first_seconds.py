@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 
 import make_configs
 from localvit.__main__ import COMMANDS
-from localvit.arguments import analyze, export, predict
+from localvit.arguments import data, models
 from localvit.commands import analyze as analysis
 from localvit.commands import weights
 from localvit_det.analysis.coco import MEASURES
@@ -49,7 +49,7 @@ def runs(*argvs: list[str], absent: tuple[str, ...] = ()) -> list[tuple[int, str
 
 
 def test_help_and_listings_import_neither_pytorch_nor_mmdetection():
-    verbs = [["analyze", verb, "--help"] for verb in analyze.VERBS]
+    verbs = [["analyze", verb, "--help"] for verb in data.VERBS]
     wrappers = [[f"tools/{name}.py", "--help"] for name in ("train", "test", "check_data", "publish_model", "pretrain")]
     helps = [[name, "--help"] for name in COMMANDS] + verbs + wrappers
     listings = [["configs"], ["configs", "shuffle", "--json"], ["weights"], ["weights", "--json"]]
@@ -107,11 +107,11 @@ def test_a_missing_library_is_told_at_once():
 
 
 def test_what_arguments_know_is_what_the_library_has():
-    assert list(analysis.VERBS) == list(analyze.VERBS)
-    assert list(MEASURES) == list(analyze.MEASURES)
-    assert predict.SCORE == SCORE
-    assert {name: one.needs for name, one in FORMATS.items() if one.needs} == export.NEEDS
-    assert {one.suffix: name for name, one in FORMATS.items() if one.needs} == export.ENDINGS
+    assert list(analysis.VERBS) == list(data.VERBS)
+    assert list(MEASURES) == list(data.MEASURES)
+    assert models.SCORE == SCORE
+    assert {name: one.needs for name, one in FORMATS.items() if one.needs} == models.NEEDS
+    assert {one.suffix: name for name, one in FORMATS.items() if one.needs} == models.ENDINGS
 
 
 def test_the_table_of_weights_is_current():

@@ -12,7 +12,7 @@ from pages import check_page
 from test_odd_layouts import NAME
 
 from localvit.commands import analyze, predict, test, train
-from localvit_det.analysis.runs import read_log
+from localvit_det.analysis.report import read_log
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import run as run_module
 from localvit_det.config.run import find_run

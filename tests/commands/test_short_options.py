@@ -8,12 +8,11 @@ import torch
 
 from localvit import __main__ as command
 from localvit import process
-from localvit.arguments import analyze, predict, publish, train
-from localvit.arguments import test as test_arguments
+from localvit.arguments import models, read
+from localvit.commands import train as train_command
 from localvit_det.cli import check_devices
 from localvit_det.config.options import read_options
 from localvit_det.config.short_settings import SHORT
-from localvit_det.engine import fitting_batch
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
@@ -26,22 +25,22 @@ def devices(monkeypatch):
 
 def test_short_options_are_options_of_the_config():
     given = ["--epochs", "3", "--cfg-options", "imgsz=640x480", "batch=8", "--lr", "1e-4", "--batch", "4"]
-    args = train.read([NAME, *given, "--workers", "0"])
+    args = read("train", [NAME, *given, "--workers", "0"])
     assert read_options(args.cfg_options, {}) == {
         "epochs": 3, "imgsz": "640x480", "batch": 4, "lr": 1e-4, "workers": 0,
     }  # fmt: skip
-    assert train.SHORT.keys() == {*SHORT, "augment"}  # which is the name of its setting, too
-    assert read_options(train.read([NAME, "--augment", "none"]).cfg_options, {}) == {"augment": "none"}
+    assert models.SHORT_TRAIN.keys() == {*SHORT, "augment"}  # which is the name of its setting, too
+    assert read_options(read("train", [NAME, "--augment", "none"]).cfg_options, {}) == {"augment": "none"}
 
 
 def test_the_batch_of_a_test_is_that_of_its_loader():
-    args = test_arguments.read([NAME, "--batch", "4", "--workers", "2"])
+    args = read("test", [NAME, "--batch", "4", "--workers", "2"])
     assert read_options(args.cfg_options, {}) == {"test_dataloader.batch_size": 4, "workers": 2}
 
 
 @pytest.mark.parametrize(("given", "seen"), [("cpu", ""), ("0", "0"), ("cuda:1", "1"), ("0,2", "0,2")])
 def test_devices(given, seen):
-    args = train.read([NAME, "--device", given])
+    args = read("train", [NAME, "--device", given])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
     if given == "cpu":
         check_devices(args)
@@ -53,7 +52,7 @@ def test_devices(given, seen):
 @pytest.mark.parametrize("given", ["gpu", "0,0", "0;1", "", "mps"])
 def test_devices_that_are_none(given):
     with pytest.raises(ConfigError, match="names no devices: give cpu, or numbers of GPUs"):
-        train.read([NAME, "--device", given])
+        read("train", [NAME, "--device", given])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
@@ -72,13 +71,13 @@ def test_several_gpus_get_a_process_each(monkeypatch):
 @pytest.mark.parametrize(
     ("read", "argv", "words"),
     [
-        (train.read, [NAME, "--epocs", "3"], "--epocs 3 (did you mean '--epochs'?)"),
-        (train.read, [NAME, "--resum"], "--resum (did you mean '--resume'?)"),
-        (train.read, [NAME, "--cfg-option", "a=1"], "(did you mean '--cfg-options'?)"),
-        (train.read, [NAME, "epochs=3"], "epochs=3 (settings of the config stand behind --cfg-options)"),
-        (publish.read, ["x.pth", "--out", "y.pth"], "(did you mean '--out-dir'?)"),
-        (analyze.read, ["data", NAME, "--image", "3"], "(did you mean '--images'?)"),
-        (predict.read, ["x.pth", "y.jpg", "--max-frame", "3"], "(did you mean '--max-frames'?)"),
+        ("train", [NAME, "--epocs", "3"], "--epocs 3 (did you mean '--epochs'?)"),
+        ("train", [NAME, "--resum"], "--resum (did you mean '--resume'?)"),
+        ("train", [NAME, "--cfg-option", "a=1"], "(did you mean '--cfg-options'?)"),
+        ("train", [NAME, "epochs=3"], "epochs=3 (settings of the config stand behind --cfg-options)"),
+        ("publish", ["x.pth", "--out", "y.pth"], "(did you mean '--out-dir'?)"),
+        ("analyze", ["data", NAME, "--image", "3"], "(did you mean '--images'?)"),
+        ("predict", ["x.pth", "y.jpg", "--max-frame", "3"], "(did you mean '--max-frames'?)"),
     ],
 )
 def test_options_go_by_their_whole_names(capsys, read, argv, words):
@@ -91,13 +90,13 @@ def test_the_batch_that_fits(monkeypatch):
     """Of 10 GiB 7 are taken: 1 for the rest, and 0.5 for each image."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * 2**30, 2**40))
-    monkeypatch.setattr(fitting_batch, "_peak", lambda argv, size: 1 + 0.5 * size)
-    assert fitting_batch.fitting_batch([NAME]) == 12
-    monkeypatch.setattr(fitting_batch, "_peak", lambda argv, size: 1 + 20 * size)
-    assert fitting_batch.fitting_batch([NAME]) == 1
+    monkeypatch.setattr(train_command, "_peak", lambda argv, size: 1 + 0.5 * size)
+    assert train_command.fitting_batch([NAME]) == 12
+    monkeypatch.setattr(train_command, "_peak", lambda argv, size: 1 + 20 * size)
+    assert train_command.fitting_batch([NAME]) == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="give a number to a training in several"):
-        fitting_batch.fitting_batch([NAME])
+        train_command.fitting_batch([NAME])
 
 
 @pytest.mark.slow
@@ -105,7 +104,7 @@ def test_what_a_batch_takes_is_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--device", "cpu", "--workers", "0"]
     assert (
-        0.3 < fitting_batch._peak([NAME, "--batch", "auto", *options], 1) < 16
+        0.3 < train_command._peak([NAME, "--batch", "auto", *options], 1) < 16
     )  # what its parent has used counts, too
     with pytest.raises(ConfigError, match=r"a dry run with 1 images fails .*lr=0 is no learning rate"):
-        fitting_batch._peak([NAME, *options, "--lr", "0"], 1)
+        train_command._peak([NAME, *options, "--lr", "0"], 1)

@@ -8,8 +8,8 @@ from coco_folder import write_coco, write_config
 from localvit_det.config import load_config
 from localvit_det.config.options import read_options
 from localvit_det.config.utils import find_datasets
+from localvit_det.config_names import HELP, OptionsAction
 from localvit_det.errors import ConfigError
-from localvit_det.typed_options import HELP, OptionsAction
 
 CONFIG = {
     "classes": ("a", "b"),

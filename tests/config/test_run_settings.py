@@ -7,8 +7,8 @@ import pytest
 
 from localvit_det.config import load_config, run
 from localvit_det.config.run import OF_TESTS, as_table, changes, find_old_run, find_run, remember
+from localvit_det.config_names import Typed
 from localvit_det.errors import ConfigError
-from localvit_det.typed_options import Typed
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
 OPTIONS = {

@@ -7,7 +7,7 @@ from torch import nn
 from toy_training import log_of, toy_runner
 
 from localvit_det.config import load_config
-from localvit_det.config.schedules import explain_unfit_epochs, fit_warm_up, stretch_schedules, stretch_switches
+from localvit_det.config.short_settings import explain_unfit_epochs, fit_warm_up, stretch_schedules, stretch_switches
 
 BASE = 1.0
 COCO = load_config("mask_rcnn_shuffle_t_coco").param_scheduler

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from localvit_det.config import load_config
-from localvit_det.config.read import read_config_file
+from localvit_det.config.load import read_config_file
 from localvit_det.config.short_settings import SHORT, SHORTER, expand_short
 from localvit_det.errors import ConfigError
 

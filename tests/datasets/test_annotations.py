@@ -23,7 +23,7 @@ from localvit_det.datasets.annotations import (
     TOO_FAR,
     read_annotations,
 )
-from localvit_det.datasets.columns import Columns
+from localvit_det.datasets.json_stream import Columns
 from localvit_det.datasets.summary import Annotations, Faults
 from localvit_det.errors import DataError
 

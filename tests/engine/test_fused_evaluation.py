@@ -12,7 +12,7 @@ from toy_training import toy_runner
 
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine import FusedEvaluationHook
-from localvit_det.engine.fused_evaluation import FusedTestLoop, FusedValLoop, fused_loop
+from localvit_det.engine.validations import FusedTestLoop, FusedValLoop, fused_loop
 from localvit_det.fused import FusedBlock, fused_copy
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import sys
 import pytest
 from predict_cases import images_of, run, write_image
 
-from localvit_det.predict.coco_file import CocoFile, assemble, partial_of
+from localvit_det.predict.output import CocoFile, assemble, partial_of
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_no_room_for_the_json(published_file, folder, tmp_path, monkeypatch, cap
     """All lines are kept, and the next run makes a file of them."""
     target = tmp_path / "o.json"
     with monkeypatch.context() as patch:
-        patch.setattr("localvit_det.predict.coco_file.atomic_file", full_disk)
+        patch.setattr("localvit_det.predict.output.atomic_file", full_disk)
         assert run(published_file, folder / "a.jpg", "--no-images", "--json", target) == 1
     assert "all objects are in" in capsys.readouterr().err
     assert run(published_file, folder / "m.png", "--no-images", "--json", target) == 0

@@ -19,7 +19,7 @@ from localvit.commands import analyze, test
 from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.errors import DataError
 from localvit_det.predict import Result
-from localvit_det.predict.coco_file import CocoFile
+from localvit_det.predict.output import CocoFile
 from localvit_det.predict.result import Frame
 
 NANO = "mask_rcnn_shuffle_nano_shapes"

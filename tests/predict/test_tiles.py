@@ -12,8 +12,7 @@ from localvit_det import Detector
 from localvit_det.datasets.converters import yolo
 from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.errors import ConfigError
-from localvit_det.predict.result import Frame, Result
-from localvit_det.predict.tiles import OVERLAP, cut, join
+from localvit_det.predict.result import OVERLAP, Frame, Result, cut, join
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,7 @@ from ..images import BrokenImageError, read_header
 from ..layouts import WHOLE
 from ..verdicts import cache_folder, locked
 from .base import WITHOUT_SPLIT, Converter, Label, files_in
-from .cvat import Cvat
-from .labelme import Labelme
-from .via import Via
+from .polygon_tools import Cvat, Labelme, Via
 from .voc import Voc
 from .yolo import Yolo
 

@@ -1,31 +1,31 @@
-"""Looks at a run, predictions, a dataset or a network, and writes one HTML page that needs no other file.
-
-  localvit analyze RUN_DIR                   report of a training, of `localvit test … --report`, or of both
-  localvit analyze results PREDICTIONS.json  the same for any predictions in the format of COCO's results
-  localvit analyze data CONFIG               statistics and images of a dataset, split by split
-  localvit analyze runs RUN_DIR RUN_DIR …    learning curves of several trainings
-  localvit analyze field MODEL               effective receptive fields of a backbone
-  localvit analyze windows MODEL IMAGE       what single tokens of an image see, block by block
-
-`localvit analyze results --help` and so on have the arguments. MODEL is a config, or a checkpoint or work dir.
-"""
+"""Arguments of the commands that look at data and files; the docstring of each function is what `--help` says."""
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Sequence
 
-from localvit_det.cli import Parser, add_trust, check_given
-from localvit_det.config_names import existing_config
+from localvit_det.cli import Parser, add_trust, check_given, make_config_parser
+from localvit_det.config_names import HELP, OptionsAction, existing_config
 from localvit_det.errors import ConfigError, did_you_mean
-from localvit_det.typed_options import HELP, OptionsAction
 
 VERBS = ("run", "results", "data", "runs", "field", "windows")
 MEASURES = ("mistakes", "missed", "false", "confused", "f1")  # what makes an image the worst, as of analysis.coco
 
 
-def read(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read and check the command line."""
+def read_analyze(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Looks at a run, predictions, a dataset or a network, and writes one HTML page that needs no other file.
+
+      localvit analyze RUN_DIR                   report of a training, of `localvit test … --report`, or of both
+      localvit analyze results PREDICTIONS.json  the same for any predictions in the format of COCO's results
+      localvit analyze data CONFIG               statistics and images of a dataset, split by split
+      localvit analyze runs RUN_DIR RUN_DIR …    learning curves of several trainings
+      localvit analyze field MODEL               effective receptive fields of a backbone
+      localvit analyze windows MODEL IMAGE       what single tokens of an image see, block by block
+
+    `localvit analyze results --help` and so on have the arguments. MODEL is a config, or a checkpoint or work dir.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] not in {*VERBS, "-h", "--help"}:
         if (hint := did_you_mean(argv[0], VERBS)) and not os.path.exists(argv[0]):
@@ -47,7 +47,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return one parser for each verb, with what they share."""
-    parser = Parser(__doc__)
+    parser = Parser(inspect.getdoc(read_analyze))
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     run = verbs.add_parser("run", help="report of a work dir; `run` may be left out")
@@ -104,3 +104,40 @@ def place(text: str) -> tuple[float, float]:
     if len(numbers) != 2 or not all(0 <= number <= 1 for number in numbers):
         raise argparse.ArgumentTypeError(f"{text} is no place: give two shares from 0 to 1, as in 0.5,0.25")
     return numbers
+
+
+def read_check(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Checks the data of a config: `localvit check CONFIG --images`.
+
+    Names every mistake in annotations and files, where training stops at the first one; with --images all images are
+    decoded, too. The exit code is 1 where there are problems.
+    """
+    parser = make_config_parser(inspect.getdoc(read_check))
+    parser.add_argument("--images", action="store_true", help="decode every image")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of --images")
+    args = parser.parse_args(argv)
+    existing_config(args.config)
+    return args
+
+
+def read_convert(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Writes an official checkpoint in this package's layout, or a dataset of another format in COCO's.
+
+    localvit convert dwnet_tiny_224.pth dwnet_t.safetensors
+    localvit convert cascade_mask_rcnn_dwnet_tiny.pth cascade_dwnet_t.pth     --config cascade_mask_rcnn_dwnet_t_3x_coco
+    localvit convert /data/yolo /data/coco        (or /data/yolo/data.yaml)
+
+    Every command loads official files as they are; a converted one is for those who want a file of tensors alone. A
+    folder is a dataset of YOLO, Pascal VOC, labelme, VIA or CVAT, which trainings and tests also take as it is
+    (data_root=FOLDER); images are linked where the disk allows it, and nothing in it changes.
+    Images that cannot be used are named and left out: then the exit code is 3.
+    """
+    parser = Parser(inspect.getdoc(read_convert))
+    parser.add_argument("source", help="checkpoint in any known layout, or folder of a dataset (its data.yaml)")
+    parser.add_argument("target", help="file to write, .pth or .safetensors; for a dataset a new folder")
+    parser.add_argument("--config", help="config of the model; needed for detectors and for sizes of your own")
+    args = parser.parse_args(argv)
+    check_given("The source", args.source)
+    if args.config:
+        existing_config(args.config)
+    return args
