@@ -20,6 +20,7 @@ FORMER_MODULES = {
     "drawing": {name: f"visualization:{name}" for name in _DRAWN},
     "inference": {"fused_twin": "fused:fused_copy", **{name: f"fused:{name}" for name in _FUSED}},
     "inference.masks": {"paste_masks": "fused.roi_heads:paste_masks"},
+    "predict.coco_file": {"assemble": "predict.output:assemble"},
 }
 
 
@@ -55,4 +56,5 @@ def add_former_modules(package: str) -> None:
         find = former_names(whole, {former: f"{package}.{place}" for former, place in names.items()})
         module.__getattr__ = find  # type: ignore[method-assign]  # PEP 562
         home, _, last = whole.rpartition(".")
-        setattr(sys.modules[home], last, module)
+        if home in sys.modules:
+            setattr(sys.modules[home], last, module)

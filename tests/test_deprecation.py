@@ -27,6 +27,7 @@ from localvit_det.predict import Detector
         ("localvit_det.drawing:draw_pair", "localvit_det.visualization:draw_pair"),
         ("localvit_det.evaluation:PairVisualizer", "localvit_det.visualization:PairVisualizer"),
         ("localvit_det.ops:lean", "localvit_det.ops:recomputed"),
+        ("localvit_det.predict.coco_file:assemble", "localvit_det.predict.output:assemble"),
     ],
 )
 def test_former_names_in_code(former, now):

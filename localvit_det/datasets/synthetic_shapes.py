@@ -3,10 +3,7 @@
 Same settings, same dataset: annotations are bitwise identical, pixels too (with the same OpenCV).
 """
 
-import argparse
 import json
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,35 +13,8 @@ import numpy as np
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.ops import unary_union
 
-from ..errors import DataError, UserError
+from ..errors import DataError
 from ..files import atomic_folder, write_text
-
-__all__ = ["CLASSES", "main", "make_shapes"]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the arguments and make the dataset; a mistake ends in its sentence and exit code 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m localvit_det.datasets.synthetic_shapes", description=str(__doc__).split("\n")[0]
-    )
-    parser.add_argument("root", type=Path, help="folder to make, e.g. data/shapes")
-    parser.add_argument("--num-train", type=int, default=400, help="training images (default: %(default)s)")
-    parser.add_argument("--num-val", type=int, default=100, help="validation images (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=160, help="side of an image in pixels (default: %(default)s)")
-    parser.add_argument("--classes", nargs="+", default=CLASSES, metavar="NAME", help=f"among {', '.join(OUTLINES)}")
-    parser.add_argument("--palette", default="bright", help=f"one of {', '.join(PALETTES)} (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    try:
-        root = make_shapes(**vars(parser.parse_args(arguments)))
-    except UserError as error:
-        sys.exit(str(error))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger(__name__).info("The synthetic shapes are in %s", root)
-
-
-if __name__ == "__main__":
-    main()
-
 
 RGB = tuple[int, int, int]
 

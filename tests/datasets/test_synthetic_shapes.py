@@ -13,7 +13,8 @@ from shapely.geometry import Polygon
 
 import localvit_det  # noqa: F401 - registers the dataset
 from localvit_det.datasets import synthetic_shapes, synthetic_shapes_datasets
-from localvit_det.datasets.synthetic_shapes import OUTLINES, PALETTES, annotation_file, draw_image, main, make_shapes
+from localvit_det.datasets.shapes import main
+from localvit_det.datasets.synthetic_shapes import OUTLINES, PALETTES, annotation_file, draw_image, make_shapes
 from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps, make_semantic_maps
 from localvit_det.errors import DataError
 from localvit_det.ops.panopticapi import rgb2id
