@@ -69,7 +69,7 @@ def test_several_gpus_get_a_process_each(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("read", "argv", "words"),
+    ("name", "argv", "words"),
     [
         ("train", [NAME, "--epocs", "3"], "--epocs 3 (did you mean '--epochs'?)"),
         ("train", [NAME, "--resum"], "--resum (did you mean '--resume'?)"),
@@ -80,9 +80,9 @@ def test_several_gpus_get_a_process_each(monkeypatch):
         ("predict", ["x.pth", "y.jpg", "--max-frame", "3"], "(did you mean '--max-frames'?)"),
     ],
 )
-def test_options_go_by_their_whole_names(capsys, read, argv, words):
+def test_options_go_by_their_whole_names(capsys, name, argv, words):
     with pytest.raises(SystemExit):
-        read(argv)
+        read(name, argv)
     assert capsys.readouterr().err.rstrip().endswith(words)
 
 
