@@ -29,12 +29,13 @@ def build(family: str, **options) -> LocalViT:
     return MODELS.build({"type": family, "arch": arch, **options})
 
 
-def build_short(family: str, **options) -> LocalViT:
+def build_short(family: str, stages: int = 2, **options) -> LocalViT:
     """One of two stages, the first with both kinds of blocks: for compilers, which think about each block for long."""
     settings = MODELS.get(family).default_arguments()
     # Of those for each of four stages: that of an early stage, and that of the last.
     fewer = {name: (value[1], value[-1]) for name, value in settings.items() if isinstance(value, tuple)}
-    return build(family, **{**fewer, "depths": (2, 1), "out_indices": (0, 1), **options})
+    own = {**fewer, "depths": (2, 1), "out_indices": (0, 1)}
+    return build(family, **{name: value[:stages] for name, value in own.items()}, **options)
 
 
 def block_input(net: LocalViT, x: Tensor) -> Any:
