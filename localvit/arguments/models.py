@@ -41,14 +41,15 @@ def read_train(argv: Sequence[str] | None) -> argparse.Namespace:
     start.add_argument(
         "--load-from",
         metavar="DETECTOR.pth",
-        help="fine-tune this detector; heads keep the rows of classes of the same names, other rows start new",
+        help="fine-tune this detector, of a work dir the newest; heads keep the rows of classes of the same names, "
+        "other rows start new",
     )
     start.add_argument(
         "--resume",
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from a checkpoint; from the latest one in the work dir if none is named. What the training was "
+        help="go on from a checkpoint, or the latest of a work dir; of its own if none is named. What the training was "
         "started with is repeated, but for what is given now",
     )
     parser.add_argument(
@@ -300,7 +301,7 @@ def read_publish(argv: Sequence[str] | None) -> argparse.Namespace:
     else.
     """
     parser = Parser(inspect.getdoc(read_publish))
-    parser.add_argument("checkpoint", help="checkpoint of a training")
+    parser.add_argument("checkpoint", help="checkpoint of a training, or its work dir")
     parser.add_argument("--out-dir", help="folder of the published file (default: the checkpoint's)")
     parser.add_argument("--name", help="start of its name (default: the config's name)")
     add_trust(parser)

@@ -15,7 +15,7 @@ from localvit_det.analysis.data import read_splits
 from localvit_det.analysis.report import write_report
 from localvit_det.checkpoint.exported import is_exported, read_info
 from localvit_det.checkpoint.read import saved_classes
-from localvit_det.checkpoint.search import newest_for_test
+from localvit_det.checkpoint.search import checkpoint_file
 from localvit_det.cli import also_unread, config_from, handle_user_errors, options_of
 from localvit_det.config.discovery import orders_classes
 from localvit_det.config.run import OF_TESTS, Run, find_run, say_unknown
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             say_unknown(args.checkpoint)
         cfg = config_from(args, run)
     given = options_of(args)
-    cfg.load_from = args.checkpoint
-    if Path(args.checkpoint).is_dir():
-        cfg.load_from = str(newest_for_test(args.checkpoint))
+    cfg.load_from = checkpoint_file(args.checkpoint)
     program = is_exported(args.checkpoint)
     with also_unread(args):
         if args.checkpoint != args.config:
@@ -113,11 +111,10 @@ def checkpoint_with_config(given: str) -> str:
         ConfigError: It is a config.
         CheckpointError: It is a work dir without a checkpoint.
     """
-    if Path(given).is_dir():
-        return str(newest_for_test(given))
-    if Path(given).suffix in ("", ".py"):
+    file = checkpoint_file(given)
+    if Path(file).suffix in ("", ".py"):
         raise ConfigError(f"The checkpoint is missing: give it after the config, `localvit test {given} CHECKPOINT`.")
-    return given
+    return file
 
 
 def with_classes_of_checkpoint(args: argparse.Namespace, cfg: Config, run: Run | None = None) -> Config:

@@ -23,7 +23,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from localvit.arguments.models import read_train
-from localvit_det.checkpoint.search import search
+from localvit_det.checkpoint.search import checkpoint_file, file_to_resume, search
 from localvit_det.cli import (
     config_from,
     handle_user_errors,
@@ -49,14 +49,19 @@ def main(argv: Sequence[str] | None = None) -> Runner | None:
         # The dry runs' own --batch comes last, which counts.
         args.cfg_options["batch"] = fitting_batch(argv)
     if args.pretrained:
-        args.cfg_options = {"pretrained": args.pretrained, **(args.cfg_options or {})}
+        start = args.pretrained if args.pretrained == "official" else checkpoint_file(args.pretrained)
+        args.cfg_options = {"pretrained": start, **(args.cfg_options or {})}
     if args.load_from:
-        args.cfg_options = {"load_policy": "finetune", "load_from": args.load_from, **(args.cfg_options or {})}
+        args.cfg_options = {
+            "load_policy": "finetune",
+            "load_from": checkpoint_file(args.load_from),
+            **(args.cfg_options or {}),
+        }
     run = run_to_resume(args)
     cfg = config_from(args, run)
     if args.resume:
         cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
+        cfg.load_from = None if args.resume == "auto" else file_to_resume(args.resume)
     for name, one in SWITCHES.items():
         if getattr(args, name) is not None:
             one.apply(cfg, getattr(args, name))

@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..checkpoint.search import newest_for_test
+from ..checkpoint.search import checkpoint_file
 from ..config.utils import dataset_paths, find_datasets
 from ..errors import ConfigError, shortened
 from ..evaluation.bootstrap import draw_images, resampled_ap
@@ -221,7 +221,7 @@ def _cost(detector: Detector, image: np.ndarray) -> tuple[int | None, int | None
 
 
 def _file_bytes(source: str | os.PathLike) -> int:
-    file = Path(newest_for_test(source) if os.path.isdir(source) else source)
+    file = Path(checkpoint_file(source))
     parts = [file, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]  # OpenVINO's weights
     return sum(part.stat().st_size for part in parts)
 

@@ -30,6 +30,7 @@ from .layouts import plain_names, weights_in
 from .matching import LoadReport, no_weights, prepare
 from .read import load_weights_only, split_key
 from .safe_config import metainfo_in, read_config
+from .search import checkpoint_file
 
 _mmengine_dump = Config.dump
 
@@ -46,7 +47,7 @@ def publish(
     left out, in `ema_state_dict`. Metrics are those that the training measured after the checkpoint's own epoch.
 
     Args:
-        checkpoint: What MMEngine saved in a training.
+        checkpoint: What MMEngine saved in a training, or a work dir.
         out_dir: Where the file goes; next to ``checkpoint`` by default.
         name: Start of the file's name; the config's name or the checkpoint's by default.
         trusted: Keep the whole config, with its data, hooks, imports and types of others.
@@ -58,7 +59,7 @@ def publish(
         CheckpointError: The file cannot be read, has no weights, config or classes, or its config is no plain data.
         OutputError: The folder cannot be written, which is found out first.
     """
-    path = Path(checkpoint)
+    path = Path(checkpoint_file(checkpoint))
     folder = Path(out_dir or path.parent)
     if path.is_file():
         check_writable_folder(folder, "--out-dir" if out_dir else "the checkpoint's folder")

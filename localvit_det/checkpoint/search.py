@@ -205,6 +205,26 @@ def newest_for_test(folder: str | os.PathLike) -> Path:
     )
 
 
+def checkpoint_file(source: str | os.PathLike) -> str:
+    """Return the file of a checkpoint that a user names: of a work dir, the one that a test takes."""
+    return os.fspath(newest_for_test(source) if os.path.isdir(source) else source)
+
+
+def file_to_resume(source: str | os.PathLike) -> str:
+    """Return the file that a training goes on from: of a work dir, the newest that has an optimizer.
+
+    Raises:
+        CheckpointError: The work dir holds none.
+    """
+    if not os.path.isdir(source):
+        return os.fspath(source)
+    found = search(source)
+    if (newest := found.newest(resumable=True, whole=False)) is None:
+        reasons = found.complaints() or ("none has an optimizer" if found.found else "it has no checkpoint")
+        raise CheckpointError(f"A training cannot go on from the work dir {source} ({reasons}): name a checkpoint.")
+    return os.fspath(newest.path)
+
+
 def nothing_to_resume(found: Search) -> CheckpointError:
     """Return the error where a folder has checkpoints, and none from which a training can go on."""
     weights_only = [f"{one.path.name} has no optimizer" for one in found.found]

@@ -25,7 +25,7 @@ from ..checkpoint.exported import is_exported
 from ..checkpoint.loading import load_file
 from ..checkpoint.read import METADATA, classes_in
 from ..checkpoint.safe_config import take, without_pretrained
-from ..checkpoint.search import newest_for_test
+from ..checkpoint.search import checkpoint_file
 from ..config import load_config
 from ..config.model import heads_with_classes
 from ..config.pipelines import SCORE, image_pipeline, prepare
@@ -70,7 +70,7 @@ class Detector(Workflows, HubModel):
     ) -> None:
         untrained = config_named(checkpoint) if config is None else None
         self.trained, checkpoint = untrained is None, untrained or checkpoint
-        file = newest_for_test(checkpoint) if os.path.isdir(checkpoint) else checkpoint
+        file = checkpoint_file(checkpoint)
         self._file, self.exported = file, is_exported(file)
         self._source, self._options = os.fspath(checkpoint), dict(options or {})
         self.config = _read_config(checkpoint, config, options or {}, trusted)

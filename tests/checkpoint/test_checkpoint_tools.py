@@ -95,6 +95,10 @@ def test_files_that_are_no_checkpoints(ends, tmp_path):
     assert f"{evil} is refused" in ends("train", "dwnet", "--pretrained", evil)
     assert f"{evil} is refused" in ends("train", "dwnet", "--load-from", evil)
     assert not marker.exists()
+    (tmp_path / "empty").mkdir()  # what names a work dir takes its newest checkpoint
+    for option in ("--pretrained", "--load-from"):
+        assert "empty holds no checkpoint" in ends("train", "dwnet", option, tmp_path / "empty")
+    assert "cannot go on from the work dir" in ends("train", "dwnet", "--resume", tmp_path / "empty")
 
 
 @pytest.mark.slow

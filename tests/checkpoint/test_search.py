@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from localvit_det.checkpoint import search as searching
-from localvit_det.checkpoint.search import describe, newest_for_test, search
+from localvit_det.checkpoint.search import checkpoint_file, describe, file_to_resume, newest_for_test, search
+from localvit_det.errors import CheckpointError
 
 WHOLE = ("state_dict", "message_hub", "optimizer")
 
@@ -92,3 +93,16 @@ def test_a_beginning_that_lies_decides_nothing(tmp_path):
     assert [one.iteration for one in found.found] == [999, 99, 9, 2]
     assert found.newest(resumable=True).path.name == "epoch_2.pth"
     assert newest_for_test(tmp_path).name == "no_weights.pth"
+
+
+def test_work_dirs_stand_for_their_newest_checkpoint(tmp_path):
+    for name, iteration, keys in (("epoch_1", 1, WHOLE), ("epoch_2", 2, WHOLE), ("best_epoch_3", 3, WHOLE[:2])):
+        save(tmp_path / f"{name}.pth", iteration, keys)
+    assert checkpoint_file(tmp_path) == str(tmp_path / "best_epoch_3.pth")
+    assert file_to_resume(tmp_path) == str(tmp_path / "epoch_2.pth")  # the best has no optimizer
+    for file in ("none.pth", "official", tmp_path / "epoch_1.pth"):  # whoever reads it says what is wrong
+        assert checkpoint_file(file) == file_to_resume(file) == str(file)
+    for name in ("epoch_1", "epoch_2"):
+        (tmp_path / f"{name}.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"go on from .* \(none has an optimizer\): name"):
+        file_to_resume(tmp_path)

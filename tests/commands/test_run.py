@@ -221,7 +221,7 @@ def test_a_moved_run_and_one_of_before(here, reported):
     assert scores_of(NAME, "elsewhere", out="b")["coco/bbox_mAP"] == expected["coco/bbox_mAP"]
     image = str(next(Path("mine/val2017").iterdir()))
     run(predict, "elsewhere", image, "--config", NAME, "--json", "a.json", "--no-images")
-    resume = ["--resume", "elsewhere/epoch_2.pth", "--cfg-options", "train_cfg.max_epochs=3"]
+    resume = ["--resume", "elsewhere", "--cfg-options", "train_cfg.max_epochs=3"]
     run(train, NAME, "--work-dir", "elsewhere", *resume)
     assert find_run("elsewhere/epoch_3.pth").config["data_root"] == "mine/"
     assert not Path("W").exists()
