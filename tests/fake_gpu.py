@@ -77,14 +77,15 @@ def fake_gpu(*networks: nn.Module, dtype: torch.dtype | None = None) -> Iterator
 
 
 @torch.no_grad()
-def backward(outputs: Sequence[Tensor]) -> int:
-    """Compute gradients as `torch.autograd.backward` does, and return of how many parameters; they are dropped.
+def backward(outputs: Sequence[Tensor], grads: Sequence[Tensor] | None = None) -> dict[Tensor, Tensor]:
+    """Compute gradients as `torch.autograd.backward` does, and return them by parameter.
 
     Args:
         outputs: Any number of tensors with a graph.
+        grads: Their own gradients; ones by default.
     """
     arrived: dict[Any, list[Tensor | None]] = {}  # gradients of a node's outputs
-    trained = 0
+    found: dict[Tensor, Tensor] = {}
 
     def arrive(node: Any, index: int, grad: Tensor | None) -> None:
         if grad is None:
@@ -92,26 +93,27 @@ def backward(outputs: Sequence[Tensor]) -> int:
         expected = node._input_metadata[index]
         # As the engine does: sums over what was broadcast, and casts.
         grad = (grad if grad.shape == expected.shape else grad.sum_to_size(expected.shape)).to(expected.dtype)
-        grads = arrived.setdefault(node, [None] * len(node._input_metadata))
-        grads[index] = grad if grads[index] is None else grads[index] + grad
+        sums = arrived.setdefault(node, [None] * len(node._input_metadata))
+        sums[index] = grad if sums[index] is None else sums[index] + grad
 
-    for output in outputs:
-        arrive(output.grad_fn, output.output_nr, torch.empty_like(output))
-    for node in _in_order([output.grad_fn for output in outputs]):
-        grads = arrived.pop(node, None)
-        if grads is None:
-            continue
-        if hasattr(node, "variable"):  # AccumulateGrad
-            trained += 1
-            continue
-        with mock.patch("torch._C._current_graph_task_id", return_value=1):  # for checkpoints: one pass
-            made = node(*grads) if callable(node) else node.apply(*grads)  # of our own functions
-        made = made if isinstance(made, tuple) else (made,)
-        # Arguments of our functions that are no tensors come last.
-        for (following, index), grad in zip(node.next_functions, made, strict=False):
-            if following is not None:
-                arrive(following, index, grad)
-    return trained
+    for output, start in zip(outputs, grads or [torch.ones_like(output) for output in outputs], strict=True):
+        arrive(output.grad_fn, output.output_nr, start)
+    with mock.patch("torch._C._current_graph_task_id", return_value=1):  # for checkpoints: one pass
+        for node in _in_order([output.grad_fn for output in outputs]):
+            own = arrived.pop(node, None)
+            if own is None:
+                continue
+            if hasattr(node, "variable"):  # AccumulateGrad
+                assert own[0] is not None
+                found[node.variable] = own[0]
+                continue
+            made = node(*own) if callable(node) else node.apply(*own)  # of our own functions
+            made = made if isinstance(made, tuple) else (made,)
+            # Arguments of our functions that are no tensors come last.
+            for (following, index), grad in zip(node.next_functions, made, strict=False):
+                if following is not None:
+                    arrive(following, index, grad)
+    return found
 
 
 def _in_order(roots: Sequence[Any]) -> list[Any]:

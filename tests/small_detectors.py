@@ -5,12 +5,14 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.config import load_config
+from localvit_det.config.model import match_channels
 
 SURER = ("fc_cls.weight", "retina_cls.weight", "fc_reg.weight", "rpn_reg.weight", "retina_reg.weight")
 
@@ -36,6 +38,31 @@ def model_of(config: str) -> dict:
         part.in_channels = 32
         sizes = {"feat_channels": 32, "conv_out_channels": 32, "fc_out_channels": 48, "num_classes": 5}
         part.update({key: value for key, value in sizes.items() if key in part})
+    return cfg
+
+
+def shrink(cfg: Config) -> Config:
+    """A nano backbone, and few proposals, queries, layers and points."""
+    model = cfg.model
+    arch = {"embed_dims": 32, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}
+    if "num_heads" in MODELS.get(model.backbone.type).accepted_arguments():
+        arch["num_heads"] = (1, 1, 1, 1)
+    model.backbone.update(arch=arch, window_size=3)
+    match_channels(cfg)
+    if "rcnn" in model.train_cfg:
+        model.train_cfg.rcnn.sampler.num = 16
+        model.test_cfg.rpn.max_per_img = 20
+    if model.type == "DINO":
+        model.num_queries = 20
+        model.encoder.num_layers, model.decoder.num_layers = 1, 2
+    if model.type == "Mask2Former":
+        model.panoptic_head.num_queries = 10
+        model.panoptic_head.pixel_decoder.encoder.num_layers = 1
+        model.panoptic_head.transformer_decoder.num_layers = 1
+        model.train_cfg.num_points = 128
+        model.data_preprocessor.batch_augments[0].size = (128, 128)
+    if model.type == "RTMDet":
+        model.neck.num_csp_blocks = 1
     return cfg
 
 

@@ -69,8 +69,10 @@ def vote(masks: Tensor, weights: Tensor) -> Tensor:
         (K, H, W), bool: where masks of at least half of the weight lie; empty where none has any.
     """
     result = masks.new_empty(len(weights), *masks.shape[1:])
-    for mask, weight in zip(result, weights, strict=True):  # one by one: all at once would be gigabytes of numbers
-        voters = weight.nonzero().flatten()
+    having = weights != 0
+    voting = having.nonzero()[:, 1].split(having.sum(1).tolist())  # of all, as a GPU is waited for
+    # One by one: all at once would be gigabytes of numbers.
+    for mask, weight, voters in zip(result, weights, voting, strict=True):
         votes = torch.einsum("n,nhw->hw", weight[voters], masks[voters].to(weight.dtype))
         mask.copy_((votes >= weight.sum() / 2) & (votes > 0))
     return result

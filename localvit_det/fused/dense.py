@@ -204,6 +204,10 @@ class FusedRPNHead(Variant, RPNHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
+        if not cpu_inference(cls_score_list[0]):  # a GPU sorts fast, and would be waited for
+            return super()._predict_by_feat_single(
+                cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors, img_meta, cfg, rescale, with_nms
+            )
         cfg = self.test_cfg if cfg is None else cfg
         nms_pre = cfg.get("nms_pre", -1)
         levels: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []

@@ -110,8 +110,9 @@ def _cut(masks: BitmapMasks, boxes: Tensor, owners: Tensor, size: tuple[int, int
     if not len(boxes):
         return boxes.new_zeros((0, *size))
     bitmaps = torch.from_numpy(masks.masks).to(boxes.device, boxes.dtype)[:, None]  # G, 1, H, W
-    limits = boxes.new_tensor([masks.width, masks.height]).repeat(2)
-    rois = torch.cat((owners[:, None].to(boxes.dtype), torch.minimum(boxes.clamp(min=0), limits)), dim=1)
+    rois = torch.cat((owners[:, None].to(boxes.dtype), boxes), dim=1)
+    rois[:, 1::2].clamp_(0, masks.width)
+    rois[:, 2::2].clamp_(0, masks.height)
     return (roi_align(bitmaps, rois, size, 1.0, 0, "avg", True)[:, 0] >= 0.5).to(boxes.dtype)
 
 

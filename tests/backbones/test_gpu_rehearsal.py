@@ -35,7 +35,7 @@ def test_training_stays_on_the_gpu_in_its_layout(family, options, dtype):
     with fake_gpu(net, dtype=dtype) as watch:
         outputs = net(torch.empty(BATCH, 3, 61, 100))
         assert dtype is None or watch.casts <= CASTS.get(family, 40)
-        assert backward(outputs) == len(list(net.parameters()))
+        assert len(backward(outputs)) == len(list(net.parameters()))
     assert [out.device.type for out in outputs] == ["cuda"] * 2
     assert not watch.moves
     assert not watch.scattered.total()

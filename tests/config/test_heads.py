@@ -8,6 +8,7 @@ from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from small_detectors import shrink
 
 from localvit_det.backbones import LocalViT
 from localvit_det.config import load_config
@@ -30,31 +31,6 @@ CASES = [(head, net) for head in HEADS for net in NETS]
 
 def config_of(head: str, net: str = "shuffle") -> Config:
     return load_config(REPOSITORY / "configs" / HEADS[head].format(net))
-
-
-def shrink(cfg: Config) -> Config:
-    """A nano backbone, and few proposals, queries, layers and points."""
-    model = cfg.model
-    arch = {"embed_dims": 32, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}
-    if "num_heads" in MODELS.get(model.backbone.type).accepted_arguments():
-        arch["num_heads"] = (1, 1, 1, 1)
-    model.backbone.update(arch=arch, window_size=3)
-    match_channels(cfg)
-    if "rcnn" in model.train_cfg:
-        model.train_cfg.rcnn.sampler.num = 16
-        model.test_cfg.rpn.max_per_img = 20
-    if model.type == "DINO":
-        model.num_queries = 20
-        model.encoder.num_layers, model.decoder.num_layers = 1, 2
-    if model.type == "Mask2Former":
-        model.panoptic_head.num_queries = 10
-        model.panoptic_head.pixel_decoder.encoder.num_layers = 1
-        model.panoptic_head.transformer_decoder.num_layers = 1
-        model.train_cfg.num_points = 128
-        model.data_preprocessor.batch_augments[0].size = (128, 128)
-    if model.type == "RTMDet":
-        model.neck.num_csp_blocks = 1
-    return cfg
 
 
 @pytest.mark.parametrize(

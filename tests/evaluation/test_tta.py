@@ -5,6 +5,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
+from numbered_gpu import numbered_gpu
 from torch import nn
 
 from localvit_det.errors import ConfigError
@@ -52,6 +53,21 @@ def test_masks_lie_in_their_boxes(flip):
     for mask, (x1, y1, x2, y2) in zip(found.masks, found.bboxes.int(), strict=True):
         assert mask.sum() == (x2 - x1) * (y2 - y1)
         assert mask[y1:y2, x1:x2].all()
+
+
+def test_views_are_merged_on_a_gpu():
+    """Without one; votes wait for who has one, twice for any number of results."""
+    objects = ([1, 1, 5, 4], 0.9, 0), ([6, 2, 12, 8], 0.8, 0)
+    expected = merge(view(None, *objects), view("horizontal", *objects))
+    views = view(None, *objects), view("horizontal", *objects)
+    with numbered_gpu() as gpu:
+        views = [one.to("cuda") for one in views]
+        gpu.waits.clear()
+        found = merge(*views)
+        waits = {place[1:]: count for place, count in gpu.waits.items() if place[0] == "localvit_det"}
+        assert torch.equal(found.masks.cpu(), expected.masks)
+    assert waits.pop(("ops/mmcv_ops.py", "nms", "nms")) == 1
+    assert waits == {("evaluation/tta.py", "vote", operator): 1 for operator in ("nonzero", "_to_copy")}
 
 
 def test_the_views_of_an_object_vote():

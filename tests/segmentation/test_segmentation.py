@@ -1,5 +1,6 @@
 """UPerNet and Semantic FPN through MMSegmentation; skipped where the extra `seg` is not installed."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from conftest import REPOSITORY
 from families import FAMILIES
 from mmdet.registry import MODELS as DETECTION_MODELS
+from numbered_gpu import numbered_gpu
 
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
@@ -51,6 +53,36 @@ def test_a_loss_step_and_a_prediction(head, net):
     with torch.no_grad():
         found = model.eval()(**model.data_preprocessor(data, training=False), mode="predict")
     assert [sample.pred_sem_seg.data.shape for sample in found] == [(1, 96, 128)] * 2
+
+
+@pytest.mark.parametrize("head", [pytest.param("upernet", marks=pytest.mark.slow), "sem_fpn"])
+def test_a_loss_and_a_prediction_on_a_gpu(head):
+    """Without one, as tests/heads/test_synchronisations.py; nothing in this package waits."""
+    from mmseg.registry import MODELS
+    from mmseg.structures import SegDataSample
+
+    net = MODELS.build(nano(head).model)
+    moved, images = copy.deepcopy(net), torch.rand(2, 3, 64, 64)
+    meta = {"img_shape": (64, 64), "ori_shape": (64, 64), "pad_shape": (64, 64), "padding_size": (0, 0, 0, 0)}
+    labels = torch.randint(0, 4, (2, 1, 64, 64))
+    samples = [SegDataSample(metainfo=meta, gt_sem_seg=mmengine_pixels(label)) for label in labels]
+    with torch.no_grad():
+        found = net.eval().predict(images, samples)[0].pred_sem_seg.data
+    losses = {key: value for key, value in _seeded_loss(net, images, samples).items() if "loss" in key}
+    with numbered_gpu(moved) as gpu, torch.no_grad():
+        images, samples = images.to("cuda"), [sample.to("cuda") for sample in samples]
+        gpu.waits.clear()
+        assert (moved.eval().predict(images, samples)[0].pred_sem_seg.data.cpu() == found).float().mean() > 0.99
+        there = _seeded_loss(moved, images, samples)
+        for key, loss in losses.items():
+            torch.testing.assert_close(there[key].cpu(), loss, rtol=1e-4, atol=1e-5)
+        assert not [place for place in gpu.waits if place[0] == "localvit_det"]
+
+
+@torch.no_grad()
+def _seeded_loss(model, images, samples):
+    torch.manual_seed(0)
+    return model.train().loss(images, samples)
 
 
 def mmengine_pixels(labels):
