@@ -139,3 +139,9 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, co
     kept = taken[torch.ops.torchvision.nms(candidates + offsets[:, None], ranks, bound)]
     survivors = torch.full_like(scores, NONE).scatter(0, kept, scores[kept])
     return best(survivors, count)
+
+
+def and_one_more(scores: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores and indices of the rows that are objects, and of a last one that is none, so that there is one."""
+    found = torch.cat((scores > NONE, scores[:1] == scores[:1])).nonzero()[:, 0]
+    return torch.cat((scores, scores[:1]))[found], torch.cat((index, torch.zeros_like(index[:1])))[found]

@@ -148,11 +148,12 @@ def _advice(half: bool) -> str:
 def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int, int], factor: float = 1) -> Agreement:
     """Look for each expected object among those that were found; what may differ is `factor` times as much.
 
-    Masks are probabilities as bytes: a detector that has learned little is nowhere sure on which side of 1/2 it is.
+    Masks in boxes are probabilities as bytes: a detector that has learned little is nowhere sure on which side of 1/2
+    it is. Those of whole images come as they are, and are compared together: of a small one a pixel is a large part.
     """
     free = torch.ones(len(found), dtype=torch.bool)
     box = score = mask = 0.0
-    missing = 0
+    missing = differ = area = 0
     for index in range(len(expected)):
         distances = (found.bboxes - expected.bboxes[index]).abs().amax(1)
         doubts = (found.scores - expected.scores[index]).abs()
@@ -165,10 +166,13 @@ def compare_objects(expected: InstanceData, found: InstanceData, size: tuple[int
         free[best] = False
         box, score = max(box, float(distances[best])), max(score, float(doubts[best]))
         if "masks" in expected:
-            ours, theirs = (one.int() for one in (found.masks[best], torch.as_tensor(expected.masks[index])))
-            mask = max(
-                mask, float(((ours - theirs).abs() > _STEP * min(factor, 4)).sum() / (theirs > 0).sum().clamp(min=1))
-            )
+            own = torch.as_tensor(expected.masks[index])
+            if own.dtype == torch.bool:
+                differ, area = differ + int((found.masks[best] != own).sum()), area + int(own.sum())
+                continue
+            ours, theirs, step = found.masks[best].int(), own.int(), _STEP * min(factor, 4)
+            mask = max(mask, float(((ours - theirs).abs() > step).sum() / (theirs > 0).sum().clamp(min=1)))
+    mask = max(mask, differ / max(area, 1))
     return Agreement(size, len(expected), max(missing, int(free.sum())), box, score, mask)
 
 
@@ -180,9 +184,10 @@ def find(model: Any, info: Info, one: dict[str, Any]) -> BaseDataElement:
     height, width = info.size or batch.shape[2:]
     right, bottom = width - batch.shape[3], height - batch.shape[2]
     batch = F.pad(batch, (0, right, 0, bottom), value=fill)
-    if info.is_segmentor:  # which cuts off what it reads here
-        padding = {"pad_shape": (height, width), "img_padding_size": (0, right, 0, bottom)}
-        data["data_samples"][0].set_metainfo(padding)
+    # DINO reads how large the padded image is, and segmentors cut the padding off.
+    shape = (height, width)
+    padding = {"batch_input_shape": shape, "pad_shape": shape, "img_padding_size": (0, right, 0, bottom)}
+    data["data_samples"][0].set_metainfo(padding)
     return model.predict(batch, data["data_samples"])[0]
 
 
@@ -211,11 +216,13 @@ def _compare_objects(
 
 def _expected(model: BaseDetector, info: Info, prepared: Sequence[dict[str, Any]]) -> tuple[list[InstanceData], float]:
     """Return what the detector finds in each image, padded as the exported model sees it, and above which score."""
-    settings = model.roi_head.test_cfg if hasattr(model, "roi_head") else model.bbox_head.test_cfg
+    heads = ("roi_head", "bbox_head", "panoptic_fusion_head")
+    settings = next(getattr(model, name) for name in heads if hasattr(model, name)).test_cfg
     own = dict(settings)
     found: list[InstanceData] = []
     score = info.score
-    settings["mask_thr_binary"] = _AS_BYTES
+    if "masks" in info.outputs:
+        settings["mask_thr_binary"] = _AS_BYTES
     try:
         # A detector that is sure of little is compared on what it is less sure of.
         for score in (info.score, *(lower for lower in _SCORES if lower < info.score)):

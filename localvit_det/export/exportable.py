@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from mmdet.models.detectors import CascadeRCNN, FasterRCNN, MaskRCNN, RetinaNet
+from mmdet.models.detectors import DINO, CascadeRCNN, FasterRCNN, Mask2Former, MaskRCNN, RetinaNet, RTMDet
 from torch import nn
 
 from ..errors import ConfigError
+from .dino import ExportableDINO
+from .mask2former import ExportableMask2Former
 from .module import ExportableModel, kind_of
 from .rcnn import OneStage, TwoStage
+from .rtmdet import ExportableRTMDet
 from .segmentor import Segmentor
 
 _FORMS: dict[type, type[ExportableModel]] = {
@@ -15,6 +18,9 @@ _FORMS: dict[type, type[ExportableModel]] = {
     FasterRCNN: TwoStage,
     MaskRCNN: TwoStage,
     CascadeRCNN: TwoStage,
+    DINO: ExportableDINO,
+    RTMDet: ExportableRTMDet,
+    Mask2Former: ExportableMask2Former,
 }
 # Why a type of MMDetection's has no exportable form.
 _FORMLESS = {

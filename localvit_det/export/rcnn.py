@@ -18,7 +18,7 @@ from mmdet.models.task_modules.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import Tensor, nn
 
-from .boxes import NONE, Anchors, RoIAligner, candidates, decode, of_priors, suppress
+from .boxes import NONE, Anchors, RoIAligner, and_one_more, candidates, decode, of_priors, suppress
 from .module import BOXES, MASKS, ExportableModel, Requirements, is_plain, kind_of, nms_is_plain, of_detectors
 
 
@@ -133,10 +133,8 @@ class TwoStage(AnchorDetector):
         if not len(self.mask_heads):
             found = (scores > NONE).nonzero()[:, 0]
             return boxes[index[found]], scores[found], labels[index[found]]
-        # The mask heads see a last box that is no object's, so that there is always one.
-        found = torch.cat((scores > NONE, scores[:1] == scores[:1])).nonzero()[:, 0]
-        scores, index = torch.cat((scores, scores[:1])), torch.cat((index, torch.zeros_like(index[:1])))
-        boxes, scores, labels = boxes[index[found]], scores[found], labels[index[found]]
+        scores, index = and_one_more(scores, index)  # which the mask heads see
+        boxes, labels = boxes[index], labels[index]
         return boxes[:-1], scores[:-1], labels[:-1], self.masks(maps, boxes, labels)[:-1]
 
     def classify(self, maps: tuple[Tensor, ...], rois: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import mask2bbox
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
@@ -83,12 +85,16 @@ class ExportedDetector(nn.Module):
         padded, size = self.info.input_of(image)
         given = dict(zip(self.info.outputs, self.run(padded, size, torch.tensor(score)), strict=False))
         found = InstanceData(scores=given["scores"], labels=given["labels"])
+        if "boxes" not in given:
+            return self._from_masks(found, given["mask_logits"], padded.shape[2:], size, sample)
         boxes = given["boxes"]
         found.bboxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)  # width, height, width, height
         if "masks" in given:
             height, width = sample.ori_shape[:2]
             threshold = self.info.mask_threshold if mask_threshold is None else mask_threshold
             found.masks = paste_masks(given["masks"], found.bboxes, height, width, threshold)
+        elif "mask_logits" in given:
+            found.masks = self._image_masks(given["mask_logits"], padded.shape[2:], sample)
         return found
 
     def logits(self, image: Tensor, sample: BaseDataElement) -> Tensor:
@@ -102,6 +108,43 @@ class ExportedDetector(nn.Module):
         logits = dict(zip(self.info.outputs, self.run(padded, size), strict=True))["logits"]
         whole = self._resized(logits, padded.shape[2:])[:, : size[0], : size[1]]
         return self._resized(whole, sample.ori_shape[:2])
+
+    def _image_masks(self, logits: Tensor, padded: Sequence[int], sample: DetDataSample) -> Tensor:
+        """Return masks (N, H, W), bool, of an image at its original size.
+
+        Args:
+            logits: (N, h, w), stretched over the padded image.
+            padded: Its height and width.
+            sample: As of `find`.
+        """
+        height, width = sample.ori_shape[:2]
+        if not len(logits):
+            return torch.zeros(0, height, width, dtype=torch.bool)
+        # As RTMDet-Ins does, whose padding is resized, too, and its height by the factor of the width.
+        size = [math.ceil(side * (1 / factor)) for side, factor in zip(padded, sample.scale_factor, strict=True)]
+        whole = self._resized(self._resized(logits, padded), size)
+        return (whole.sigmoid() > self.info.mask_threshold)[:, :height, :width]
+
+    def _from_masks(
+        self, found: InstanceData, logits: Tensor, padded: Sequence[int], size: Tensor, sample: DetDataSample
+    ) -> InstanceData:
+        """Return objects with masks, boxes round these, and scores to which masks belong, as Mask2Former does.
+
+        Args:
+            found: With scores of the classes alone.
+            logits: (N, h, w), stretched over the padded image.
+            padded: Its height and width.
+            size: Height and width of its part without padding.
+            sample: As of `find`.
+        """
+        whole = torch.zeros(0, *sample.ori_shape[:2])
+        if len(logits):
+            whole = self._resized(self._resized(logits, padded)[:, : size[0], : size[1]], sample.ori_shape[:2])
+        found.masks = whole > 0
+        inside = (whole.sigmoid() * found.masks).flatten(1).sum(1) / (found.masks.flatten(1).sum(1) + 1e-6)
+        found.scores = found.scores * inside
+        found.bboxes = mask2bbox(found.masks)
+        return found
 
     def _resized(self, maps: Tensor, size: Sequence[int]) -> Tensor:
         """Return maps (C, h, w) at another height and width."""
