@@ -351,4 +351,9 @@ def fitting(pipeline: Sequence[dict], size: tuple[int, int] | None) -> list[dict
             "The test pipeline has no Resize, which a detector of a fixed size needs: export without --size."
         )
     place = kinds.index("Resize")
-    return [*pipeline[:place], {"type": "FitInside", "size": tuple(size)}, *pipeline[place + 1 :]]
+    # RTMDet pads by itself to the size that it resizes to.
+    rest = [
+        {**step, "size": tuple(size[::-1])} if type_name(step) == "Pad" and "size" in step else step
+        for step in pipeline[place + 1 :]
+    ]
+    return [*pipeline[:place], {"type": "FitInside", "size": tuple(size)}, *rest]

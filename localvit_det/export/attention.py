@@ -51,7 +51,7 @@ class DeformableAttention(nn.Module):
             key_padding_mask: Places of the values that are padding, (1, L).
             reference_points: In parts of each feature map: points (1, Q, levels, 2) or boxes (1, Q, levels, 4).
             spatial_shapes: Of the feature maps.
-            unused: What MMDetection's layers pass on besides.
+            unused: What MMDetection's layers pass on as well.
         """
         value = query if value is None else value
         identity = query if identity is None else identity

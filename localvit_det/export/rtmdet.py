@@ -24,6 +24,7 @@ class ExportableRTMDet(ExportableModel):
         self.dense_head = model.bbox_head
         self.settings = self.dense_head.test_cfg
         self.strides = [(int(x), int(y)) for x, y in self.dense_head.prior_generator.strides]
+        self.divisor = max(self.divisor, *map(max, self.strides))  # its neck doubles and halves, and never rounds
         self.outputs = IMAGE_MASKS if isinstance(self.dense_head, RTMDetInsHead) else BOXES
 
     @classmethod
