@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from ..datasets.annotations import read_annotations
 from ..datasets.layouts import TRAIN, absent_images, find_images, look_into
-from ..datasets.normalize import file_names, is_copy, is_normalized, normalized
+from ..datasets.normalize import file_names, is_copy, normalized
 from ..errors import DataError
 from .utils import dataset_paths, find_datasets, is_coco, is_coco_metric, walk
 
@@ -66,21 +66,14 @@ def normalize_files(
         if file is None or not os.path.isfile(file):
             continue
         try:
-            summary = read_annotations(file)
-            names = [name for name, _, _ in summary.images.values()]
-        except DataError:  # that a copy may be free of
-            summary = None
-            try:
-                names = file_names(Path(file))
-            except DataError:  # preflight reports it
-                continue
+            names = file_names(Path(file))
+        except DataError:  # preflight reports it
+            continue
         old = {"ann_file": dataset["ann_file"], "img": (dataset.get("data_prefix") or {}).get("img") or ""}
         prefix, renames = _images(root, dataset, split, names, typed)
-        changed: list[str] = []
-        if renames or summary is None or not is_normalized(summary, order, objects):
-            copy, changed = normalized(Path(file), renames, None, order, objects)
-            if changed:
-                dataset["ann_file"] = str(copy)
+        copy, changed = normalized(Path(file), renames, None, order, objects)
+        if changed:
+            dataset["ann_file"] = str(copy)
         if prefix != old["img"]:
             set_image_folder(dataset, prefix)
             changed = changed or [f"images in {prefix or './'}"]

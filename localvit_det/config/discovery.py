@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from ..config_names import type_name
 from ..datasets import layouts
 from ..datasets.annotations import read_annotations
+from ..datasets.contents import Content
 from ..datasets.converters import convert_in_cache
 from ..datasets.data_files import check_unread
 from ..datasets.layouts import TEST, TRAIN, VAL
@@ -245,7 +246,8 @@ def _follow(
     without: Collection[str],
 ) -> None:
     found, files, layout = _look(root, without)
-    names = {split: file_names(root / file) for split, file in files.items()}
+    contents = {file: Content() for file in files.values()}
+    names = {split: file_names(root / file, contents[file]) for split, file in files.items()}
     images = {split: _images_of(found, file, names[split]) for split, file in files.items()}
     unused = _unused(found, files)
     parts = _parts(root, files, share if VAL in datasets else 0.0, unused)
@@ -261,7 +263,8 @@ def _follow(
             copy, summary = same[2:]
         else:
             file = files[part[0]]
-            copy, changes = normalized(root / file, renames, part[1], order, bool(cfg.get("crowds_as_objects")))
+            objects = bool(cfg.get("crowds_as_objects"))
+            copy, changes = normalized(root / file, renames, part[1], order, objects, contents[file])
             summary = read_annotations(copy)
             changed = f" ({', '.join(changes)})" if changes else ""
             said[split] = f"{split}: {_shown(file)}, {_counted(summary)}{changed}"

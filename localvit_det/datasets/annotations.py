@@ -5,10 +5,8 @@ without a word; those of evaluations stand in `scored`.
 """
 
 import contextlib
-import gc
-import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import what_is_there
+from ..files import what_is_there, write_text
 from ..memory import give_back_memory, memory_left
-from .json_stream import Columns, distinct, packed, read_parts, repeated
+from .contents import Content, parts_of, said_plainly, text_of
+from .json_stream import STREAMED, Columns, Part, distinct, packed, read_parts, repeated
 from .segmentations import FAR, PLAIN, mask_fault
 from .summary import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, Annotations, readable_mask, unscorable
 from .verdicts import kept_verdict
@@ -59,8 +58,11 @@ def read_annotations(path: str | Path) -> Annotations:
     return found
 
 
-def summarize(path: str | Path) -> Annotations:
+def summarize(path: str | Path, content: Content | None = None) -> Annotations:
     """Return the summary of a file, also of one with a `mistake` that a normalized copy may be free of.
+
+    Args:
+        content: Gets what the file holds, if it has to be parsed.
 
     Raises:
         DataError: As `read_annotations`, for all other mistakes.
@@ -68,68 +70,48 @@ def summarize(path: str | Path) -> Annotations:
     path = Path(path).absolute()
     if not path.is_file():
         raise DataError(f"The annotation file {path} does not exist: {what_is_there(path)}; set data_root.")
-    stat = path.stat()
-    return _read(path, stat.st_mtime_ns, stat.st_size)
+    kept = _kept(path, path.stat().st_mtime_ns, path.stat().st_size)
+    if not kept:
+        kept.append(_read(path, content))
+    return kept[0]
+
+
+def write_annotations(path: Path, values: dict[str, Any]) -> None:
+    """Write a file, and keep its summary, so that it need not be parsed."""
+    write_text(path, text_of(values))
+    # What is wrong with it is said where it is read.
+    with contextlib.suppress(DataError), said_plainly(path), kept_verdict(path) as verdict:
+        found = _Reader(path).read(parts_of(values))
+        verdict.content = found.stored() if verdict.kept else None
+        _kept(path, path.stat().st_mtime_ns, path.stat().st_size)[:] = [found]
 
 
 def forget_annotations() -> None:
     """Free what `read_annotations` keeps, and give its memory back to the system."""
-    _read.cache_clear()
+    _kept.cache_clear()
     give_back_memory()
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, mtime_ns: int, size: int) -> Annotations:
-    if _TIMES * size > (left := memory_left()):
+def _kept(path: Path, mtime_ns: int, size: int) -> list[Annotations]:
+    """Return where the summary of a file is kept, once there is one."""
+    return []
+
+
+def _read(path: Path, content: Content | None) -> Annotations:
+    if _TIMES * (size := path.stat().st_size) > (left := memory_left()):
         raise DataError(
             f"The annotation file {path} has {size / 1e9:.1f} GB, and reading it takes up to {_TIMES} times as much, "
             f"more than the {max(left, 0) / 1e9:.1f} GB of memory that are left to this process: split it, or use a "
             "machine or a job with more memory."
         )
-    with _said_plainly(path), kept_verdict(path) as verdict:
+    with said_plainly(path), kept_verdict(path) as verdict:
         if verdict.content is None:
-            found = _Reader(path).read()
+            whole = content.parts(path) if content else read_parts(path, STREAMED, plain_polygons=True)
+            found = _Reader(path).read(whole)
             verdict.content = found.stored() if verdict.kept else None
             return found
     return Annotations.restored(verdict.content)
-
-
-@contextlib.contextmanager
-def _said_plainly(path: Path) -> Iterator[None]:
-    """Let errors of reading a file end in sentences; look for no cycles meanwhile.
-
-    Raises:
-        DataError: For each of them.
-    """
-    collecting = gc.isenabled()
-    gc.disable()  # among millions of new dicts, which have none, it takes a third of the time
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-        if start.startswith(b"\xef\xbb\xbf") or json.detect_encoding(start) != "utf-8":
-            kind = "begins with a byte order mark" if start[:1] == b"\xef" else "is written in UTF-16 or UTF-32"
-            raise DataError(
-                f"The annotation file {path} {kind}, which MMDetection cannot read: save it as UTF-8 without a "
-                "byte order mark."
-            )
-        yield
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The annotation file {path} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8."
-        ) from error
-    except ValueError as error:
-        raise DataError(f"The annotation file {path} is not JSON ({error}): give a COCO-format file.") from error
-    except RecursionError as error:
-        raise DataError(
-            f"The annotation file {path} is nested deeper than any COCO-format file: give another one."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"The annotation file {path} cannot be read ({error.strerror}): check its permissions."
-        ) from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Reader:
@@ -150,14 +132,14 @@ class _Reader:
         self._ids: list[np.ndarray | list] = []
         self._codes: dict[str, list[np.ndarray]] = {"annotated": [], "named": []}
 
-    def read(self) -> Annotations:
+    def read(self, parts: Iterable[Part]) -> Annotations:
         """Return what is found.
 
         Raises:
             DataError: It is not in COCO's format.
             ValueError: It is not JSON.
         """
-        for key, value, first in read_parts(self.found.path, ("images", "annotations"), plain_polygons=True):
+        for key, value, first in parts:
             with self._explained():
                 self._take(key, value, first)
         with self._explained():

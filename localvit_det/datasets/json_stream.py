@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 
 from .segmentations import PLAIN, without_plain_polygons
 
+STREAMED = ("images", "annotations")  # of a COCO-format file
 _BLOCK = 4 << 20  # bytes that are read at a time; a value that is longer takes a multiple of it
 _NEAR_END = 24  # characters: an error there may only be that the text is cut off
 _scan = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]  # it reads the settings of a decoder
@@ -33,12 +34,15 @@ class Part(NamedTuple):
     first: bool  # of its key
 
 
-def read_parts(path: Path, streamed: Collection[str], plain_polygons: bool = False) -> Iterator[Part]:
+def read_parts(
+    path: Path, streamed: Collection[str], plain_polygons: bool = False, taken: list[bytes] | None = None
+) -> Iterator[Part]:
     """Yield what a JSON file holds, as `json.loads` would read it.
 
     Args:
         streamed: Keys whose arrays come in batches.
         plain_polygons: Put `segmentations.PLAIN` in place of polygons that are certainly good.
+        taken: Gets the polygons that this leaves out.
 
     Raises:
         ValueError: It is not JSON, or not in UTF-8.
@@ -47,7 +51,7 @@ def read_parts(path: Path, streamed: Collection[str], plain_polygons: bool = Fal
     progress = Progress(path)
     with open(path, "rb") as file:
         try:
-            yield from _parts(_Text(file, plain_polygons, progress), streamed)
+            yield from _parts(_Text(file, plain_polygons, progress, taken), streamed)
             return
         except ValueError:
             if not plain_polygons:
@@ -60,7 +64,7 @@ def read_parts(path: Path, streamed: Collection[str], plain_polygons: bool = Fal
 def read_content(path: Path) -> dict[str, Any]:
     """Return the content of a COCO-format file that `read_annotations` has accepted, without its text in memory."""
     content: dict[str, Any] = {}
-    for key, value, first in read_parts(path, ("images", "annotations")):
+    for key, value, first in read_parts(path, STREAMED):
         if first:
             content[str(key)] = value
         else:
@@ -113,9 +117,11 @@ class Progress:
 class _Text:
     """The text of a file, of which only what is not yet parsed is in memory."""
 
-    def __init__(self, file: BinaryIO, plain_polygons: bool, progress: Progress) -> None:
+    def __init__(
+        self, file: BinaryIO, plain_polygons: bool, progress: Progress, taken: list[bytes] | None = None
+    ) -> None:
         self.text, self.at = "", 0
-        self._file, self._plain, self._progress = file, plain_polygons, progress
+        self._file, self._plain, self._progress, self._taken = file, plain_polygons, progress, taken
         self._rest, self._ended, self._size, self._bytes = b"", False, _BLOCK, 0
         self._chars = self._lines = self._column = 0  # before the text
 
@@ -133,7 +139,8 @@ class _Text:
         cut = len(content) if self._ended else content.rfind(b"}") + 1
         content, self._rest = content[:cut], content[cut:]
         try:
-            new = (without_plain_polygons(content) if self._plain else content).decode("utf-8", "surrogatepass")
+            rest = without_plain_polygons(content, self._taken) if self._plain else content
+            new = rest.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             start, end = self._bytes + error.start, self._bytes + error.end
             raise UnicodeDecodeError(error.encoding, error.object, start, end, error.reason) from None

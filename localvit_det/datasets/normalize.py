@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import DataError, OutputError
 from ..files import write_text
-from .annotations import COPY_OF, read_annotations, summarize
+from .annotations import COPY_OF, read_annotations, summarize, write_annotations
+from .contents import Content
 from .layouts import change_of
 from .summary import Annotations
 from .verdicts import CACHE, cache_folder
@@ -22,13 +23,16 @@ def is_copy(path: str) -> bool:
     return re.search(r"[\\/]sets[\\/][0-9a-f]{16}[\\/][^\\/]+$", path) is not None
 
 
-def file_names(path: Path) -> list[str]:
+def file_names(path: Path, content: Content | None = None) -> list[str]:
     """Return the file names of all images that a file lists.
+
+    Args:
+        content: Gets what the file holds, if it has to be parsed.
 
     Raises:
         DataError: It is not in COCO's format.
     """
-    return [name for name, _, _ in summarize(path).images.values()]
+    return [name for name, _, _ in summarize(path, content).images.values()]
 
 
 def held_out(names: Collection[str], share: float) -> set[str]:
@@ -46,6 +50,7 @@ def normalized(
     only: Collection[str] | None = None,
     order: Sequence[str] = (),
     crowds_as_objects: bool = False,
+    content: Content | None = None,
 ) -> tuple[Path, list[str]]:
     """Write a copy of an annotation file, if anything has to change.
 
@@ -58,6 +63,7 @@ def normalized(
         order: Names that come first among the categories, in this order: it decides on the labels. Where the file has
             some of them and no others, the rest is added.
         crowds_as_objects: Set `iscrowd` to 0 everywhere.
+        content: Of the file, where it has been parsed.
 
     Returns:
         The copy, or `path` where it is good as it is; and what was changed, in words.
@@ -84,25 +90,27 @@ def normalized(
     known = copy.parent / "changes.json"  # written last, so that the copy is whole
     if known.is_file() and copy.is_file():
         return copy, json.loads(known.read_bytes())
-    content = _content(path)
+    if not renames and only is None and is_normalized(summarize(path), order, crowds_as_objects):
+        return path, []
+    values = _values(path, content or Content())
     changes = []
     try:
         if only is not None:
-            changes += _keep(content, set(only))
+            changes += _keep(values, set(only))
         if renames:
-            changes += _rename(content, renames)
-        changes += _without_empty_parent(content)
-        content["categories"], reordered = _in_order(content["categories"], order)
+            changes += _rename(values, renames)
+        changes += _without_empty_parent(values)
+        values["categories"], reordered = _in_order(values["categories"], order)
     except (KeyError, TypeError) as error:  # ids and names of any type
         raise _malformed(path, "ids and names have to be numbers and texts") from error
-    changes += reordered + _complete(content) + _with_own_ids(content)
+    changes += reordered + _complete(values) + _with_own_ids(values)
     if crowds_as_objects:
-        changes += _without_crowds(content)
+        changes += _without_crowds(values)
     if not changes:
         return path, []
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_text(copy, json.dumps({COPY_OF: str(path), **content}))
+        write_annotations(copy, {COPY_OF: str(path), **values})
         write_text(known, json.dumps(changes))
     except OSError as error:
         raise OutputError(
@@ -121,12 +129,12 @@ def is_normalized(found: Annotations, order: Sequence[str] = (), crowds_as_objec
     return not _in_order([{"name": name} for name in found.categories], order)[1]
 
 
-def _content(path: Path) -> dict:
+def _values(path: Path, content: Content) -> dict:
     try:
-        content = json.loads(path.read_bytes())
-        sections = [content["images"], content["categories"], content.setdefault("annotations", [])]
+        values = content.copied(path)
+        sections = [values["images"], values["categories"], values.setdefault("annotations", [])]
         if all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in sections):
-            return content
+            return values
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         pass  # as where the sections are something else
     raise _malformed(path, "images or others are no list of objects")

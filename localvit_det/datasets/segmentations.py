@@ -148,12 +148,16 @@ def _allowed() -> np.ndarray:
 _ALLOWED = _allowed()
 
 
-def without_plain_polygons(content: bytes) -> bytes:
-    """Return a JSON file with `PLAIN` in place of the polygons that are certainly good."""
-    return b"".join(_pieces(content))
+def without_plain_polygons(content: bytes, taken: list[bytes] | None = None) -> bytes:
+    """Return a JSON file with `PLAIN` in place of the polygons that are certainly good.
+
+    Args:
+        taken: Gets those polygons.
+    """
+    return b"".join(_pieces(content, taken))
 
 
-def _pieces(content: bytes) -> Iterator[bytes]:
+def _pieces(content: bytes, taken: list[bytes] | None) -> Iterator[bytes]:
     end = 0
     matches = _POLYGONS.finditer(content)
     while batch := list(itertools.islice(matches, _BATCH)):
@@ -163,6 +167,8 @@ def _pieces(content: bytes) -> Iterator[bytes]:
             yield content[end:start]
             yield _REPLACEMENT if is_plain else content[start:stop]
             end = stop
+            if is_plain and taken is not None:
+                taken.append(match[1])
     yield content[end:]
 
 

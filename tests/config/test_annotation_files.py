@@ -11,12 +11,12 @@ import pytest
 from coco_folder import NAMES, annotations, write_coco, write_config
 from conftest import few, lines_logged_by
 from mmdet.registry import DATASETS
+from parsed_files import parsed_files
 from pycocotools import mask as coco_masks
 
 from localvit_det.config import annotation_files, discovery, load_config
 from localvit_det.config.utils import dataset_paths, find_datasets
-from localvit_det.datasets import annotations as reader
-from localvit_det.datasets import normalize, verdicts
+from localvit_det.datasets import verdicts
 from localvit_det.datasets.normalize import is_copy
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
@@ -160,33 +160,24 @@ def test_what_a_checkpoint_keeps_is_made_again(tmp_path, cache):
     assert other.val_evaluator.ann_file == str(tmp_path / "other/annotations/instances_val2017.json")
 
 
-def count_reads(monkeypatch) -> list[str]:
-    """Names of the annotation files that are parsed from now on."""
-    reads = []
-    parts, whole = reader.read_parts, normalize._content
-    monkeypatch.setattr(reader, "read_parts", lambda path, *a, **k: reads.append(path.name) or parts(path, *a, **k))
-    monkeypatch.setattr(normalize, "_content", lambda path: reads.append(path.name) or whole(path))
-    return reads
-
-
 def test_a_second_start_parses_nothing(tmp_path, cache, monkeypatch):
     root = write(tmp_path / "mine", "coco", FAULTS["absolute"][0])
     monkeypatch.setattr(verdicts, "_SMALL", 0)
     config = write_config(tmp_path)
     starts = []
     for _ in range(2):
-        reads = count_reads(monkeypatch)
+        reads = parsed_files(monkeypatch)
         cfg = load_config(config, {"data_root": str(root), "classes": "auto"})
         check_config(cfg)
         starts.append((loaded(cfg), len(reads)))
     (first, many), (second, none) = starts
     assert first == second
-    assert (many, none) == (6, 0)  # each file, to change it, and its copy
+    assert (many, none) == (4, 0)  # each file to check it, and to change it
 
 
 def test_good_files_are_not_copied_and_read_once(tmp_path, cache, monkeypatch):
     root = write(tmp_path / "mine", "coco")
-    reads = count_reads(monkeypatch)
+    reads = parsed_files(monkeypatch)
     cfg = load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto"})
     check_config(cfg)
     assert not cache.exists()

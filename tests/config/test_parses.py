@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 from conftest import REPOSITORY
+from parsed_files import parsed_files
 
 from localvit_det.config import load_config
-from localvit_det.datasets import annotations, normalize
+from localvit_det.datasets import annotations
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
 CONFIG = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
@@ -30,20 +31,37 @@ def cvat_folder(root: Path) -> Path:
 
 def test_copies_are_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
-    root, parsed = cvat_folder(tmp_path), Counter()
-    read_parts, content_of = annotations.read_parts, normalize._content
-
-    def counted(function):
-        def read(path, *args, **settings):
-            parsed[Path(path).name.removeprefix("annotations-")] += 1
-            return function(path, *args, **settings)
-
-        return read
-
-    monkeypatch.setattr(annotations, "read_parts", counted(read_parts))
-    monkeypatch.setattr(normalize, "_content", counted(content_of))
-    for most in (3, 0):  # the file is checked and copied, the copy is checked; then all is known
+    root = cvat_folder(tmp_path)
+    parsed = parsed_files(monkeypatch)
+    for most in (1, 0):  # one parse for the check, the copy and its check; then all is known
         parsed.clear()
         annotations.forget_annotations()
         load_config(CONFIG, {"data_root": str(root)})
-        assert (set(parsed.values()) or {0}) == {most}, parsed
+        assert (set(Counter(parsed).values()) or {0}) == {most}, parsed
+
+
+def test_a_file_that_is_split_is_parsed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    root = cvat_folder(tmp_path)
+    (root / "annotations/instances_Val.json").unlink()
+    parsed = parsed_files(monkeypatch)
+    cfg = load_config(CONFIG, {"data_root": str(root), "val_split": 0.5})
+    assert parsed == ["instances_Train.json"]
+    held = [annotations.read_annotations(cfg[f"{split}_dataloader"].dataset.ann_file) for split in ("train", "val")]
+    assert [len(one.images) for one in held] == [1, 1]
+
+
+def test_good_files_of_other_layouts_are_parsed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
+    root = cvat_folder(tmp_path)
+    for file in root.rglob("*.json"):
+        content = json.loads(file.read_text())
+        content["annotations"] = [{**one, "iscrowd": 0} for one in content["annotations"]]
+        file.write_text(json.dumps(content))
+    parsed = parsed_files(monkeypatch)
+    for expected in (["instances_Train.json", "instances_Val.json"], []):
+        parsed.clear()
+        annotations.forget_annotations()
+        load_config(CONFIG, {"data_root": str(root)})
+        assert sorted(parsed) == expected
+    assert not (tmp_path / "cache/sets").exists()

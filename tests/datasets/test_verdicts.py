@@ -31,10 +31,10 @@ def readers(file: Path, folder: Path, monkeypatch, count: int) -> list[Forked]:
     """Start processes that note when they begin to read, go on when there is a file 'go', and write what they find."""
     original = _Reader.read
 
-    def read(self):
+    def read(self, parts):
         (folder / f"reads_{os.getpid()}").touch()
         wait_for((folder / "go").exists)
-        return original(self)
+        return original(self, parts)
 
     def look() -> None:
         found = read_annotations(file)

@@ -20,7 +20,7 @@ from pycocotools import mask as coco_masks
 
 from ...errors import DataError, OutputError, UserError, printable, shortened
 from ...files import atomic_folder, write_text
-from ..annotations import COPY_OF
+from ..annotations import COPY_OF, write_annotations
 from ..images import BrokenImageError, read_header
 from ..layouts import WHOLE
 from ..verdicts import cache_folder, locked
@@ -121,7 +121,7 @@ def convert_in_cache(root: Path) -> Converted | None:
                 for split, (content, parts) in _contents(converter, splits, left_out).items():
                     converter.notes += [f"{split}: {part}" for part in parts]
                     content[COPY_OF] = str(converter.named or root)
-                    write_text(folder / f"instances_{split}.json", json.dumps(content))
+                    write_annotations(folder / f"instances_{split}.json", content)
                 if left_out:
                     names = shortened([os.path.relpath(name, root) for name in left_out])
                     converter.notes.append(f"{len(left_out)} images that cannot be used, left out ({names})")
