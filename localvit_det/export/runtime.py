@@ -158,6 +158,7 @@ def run_exported(cfg: Config, file: str | os.PathLike, trusted: bool = False) ->
         CheckpointError: It is no exported detector, or not trusted.
     """
     size = read_info(file).size
+    cfg.pop("data_preprocessor", None)  # MMEngine's runner would hand it to the model
     cfg.model = {"type": "mmdet.ExportedDetector", "file": os.fspath(file), "trusted": trusted}
     for _, dataset in find_datasets(cfg, "test"):
         dataset["pipeline"] = fitting(dataset["pipeline"], size)

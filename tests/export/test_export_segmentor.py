@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det import Detector
-from localvit_det.checkpoint.exported import Info, read_info
+from localvit_det.checkpoint.exported import NOTE, Info, read_info
 from localvit_det.config import load_config
 from localvit_det.config.pipelines import image_pipeline, prepare
 from localvit_det.errors import ConfigError, ExportError
@@ -19,7 +19,7 @@ from localvit_det.export.detector import export_detector, synthetic_image
 from localvit_det.export.exportable import exportable
 from localvit_det.export.formats import unlisted_operators
 from localvit_det.export.quantize import quantize
-from localvit_det.export.runtime import ExportedDetector
+from localvit_det.export.runtime import ExportedDetector, run_exported
 from localvit_det.export.segmentor import AveragePooling, Doubling
 
 pytest.importorskip("mmseg", reason="the extra seg is not installed")
@@ -131,11 +131,17 @@ def test_what_has_no_form_is_named(published, tmp_path):
         exportable(segmentor.model)
 
 
-def test_mmsegmentation_finds_the_runtime():
-    """`localvit test` builds it by a config of MMSegmentation."""
+def test_a_test_builds_the_runtime(tmp_path):
+    """As `localvit test` does it for MMSegmentation, whose configs have a preprocessor outside of their models, too."""
     from mmseg.registry import MODELS
 
-    assert MODELS.get("mmdet.ExportedDetector") is ExportedDetector
+    file, info = tmp_path / "x.pt", Info((), "", None, 1, 0.0)
+    torch.jit.trace(nn.Identity(), torch.zeros(1)).save(str(file), _extra_files={NOTE: info.to_text()})
+    cfg = load_config("configs/sem_fpn_shuffle_nano_shapes.py")
+    assert cfg.data_preprocessor
+    run_exported(cfg, file, trusted=True)
+    assert "data_preprocessor" not in cfg  # the runner would hand it to the model
+    assert isinstance(MODELS.build(cfg.model), ExportedDetector)
 
 
 @pytest.mark.parametrize("size", [(7, 13), (6, 12), (1, 4), (3, 2)])
