@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
+from localvit.commands import test
 from localvit.process import ignore_warnings
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
@@ -30,7 +31,7 @@ def localvit(folder: Path, *arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_training_and_test(tmp_path):
+def test_training_and_test(tmp_path, capfd):
     make_shapes(tmp_path / "shapes", num_train=8, num_val=2, size=96)
     work_dir = tmp_path / "run"
     screen = localvit(tmp_path, "train", NAME, "--epochs", 1, "--batch", 2, "--workers", 0, "--work-dir", work_dir)
@@ -44,9 +45,9 @@ def test_training_and_test(tmp_path):
     assert len(screen.splitlines()) <= 20, screen
     assert re.search(rf"COCO results \(test\):\n{TABLE}$", screen), screen
     assert "Warning" not in screen
-    assert " Average Precision " in localvit(
-        tmp_path, "test", NAME, work_dir / "epoch_1.pth", "--work-dir", tmp_path / "test", "--verbose"
-    )
+    arguments = [NAME, str(work_dir / "epoch_1.pth"), "--work-dir", str(tmp_path / "test"), "--verbose"]
+    test.main([*arguments, "--cfg-options", f"data_root={tmp_path / 'shapes'}"])
+    assert " Average Precision " in capfd.readouterr().out
 
 
 def test_old_ways_of_mmdetection_are_not_told(recwarn):

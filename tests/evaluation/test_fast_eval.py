@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 
 from benchmarks.evaluators import compare
+from localvit.commands import test
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
@@ -215,20 +214,18 @@ def test_option_replaces_the_type():
 
 @installed
 @pytest.mark.slow
-def test_tool_evaluates_with_it(shapes_annotations, tmp_path):
+def test_command_evaluates_with_it(shapes_annotations, tmp_path, capsys):
     config = REPOSITORY / "configs/mask_rcnn_dwnet_nano_shapes.py"
     checkpoint = tmp_path / "random.pth"
     torch.save({"state_dict": MODELS.build(load_config(config).model).state_dict()}, checkpoint)
-    command = [sys.executable, str(REPOSITORY / "tools/test.py"), str(config), str(checkpoint), "--fast-eval"]
+    command = [str(config), str(checkpoint), "--fast-eval"]
     command += ["--work-dir", str(tmp_path / "run"), "--cfg-options", f"data_root={shapes_annotations.parents[1]}"]
     command += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
     command += ["model.test_cfg.rcnn.score_thr=0.0"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    test.main(command)
     [log] = (tmp_path / "run").rglob("*.log")
     assert "COCOeval_opt.evaluate() finished" in log.read_text()  # what the other evaluator says
-    assert "\nsegm  " in done.stdout
+    assert "\nsegm  " in capsys.readouterr().out
 
 
 def test_not_installed_is_reported_at_once(monkeypatch):

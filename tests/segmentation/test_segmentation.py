@@ -1,9 +1,6 @@
 """UPerNet and Semantic FPN through MMSegmentation; skipped where the extra `seg` is not installed."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -12,8 +9,11 @@ import torch
 from conftest import REPOSITORY
 from families import FAMILIES
 from mmdet.registry import MODELS as DETECTION_MODELS
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.visualization import Visualizer
 from numbered_gpu import numbered_gpu
 
+from localvit.commands import test, train
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
 from localvit_det.config.model import match_channels
@@ -172,16 +172,10 @@ def test_wrong_channels_and_types(shapes):
         checked(shapes, **{"model.decode_head.type": "FPNHed"})
 
 
-def tool(name: str, *arguments: str) -> None:
-    """Runs a tool as a user does."""
-    command = [sys.executable, str(REPOSITORY / f"tools/{name}.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.mark.slow
-def test_tools_train_and_test(shapes):
+def test_commands_train_and_test(shapes):
+    for kind in (Visualizer, DetLocalVisualizer):  # MMEngine keeps one of a name for the life of a process
+        kind._instance_dict.clear()
     config = str(REPOSITORY / "configs/upernet_shuffle_nano_shapes.py")
     options = [
         f"data_root={shapes}",
@@ -193,7 +187,7 @@ def test_tools_train_and_test(shapes):
     options += ["train_dataloader.persistent_workers=False", "default_hooks.checkpoint.interval=2"]
     options += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
     work_dir = shapes / "run"
-    tool("train", config, "--work-dir", str(work_dir), "--cfg-options", *options)
+    train.main([config, "--work-dir", str(work_dir), "--cfg-options", *options])
     assert (work_dir / "curves.png").is_file()
     file = work_dir / "backbone.pth"
     detector = load_config(REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py", {"pretrained": str(file)})
@@ -204,7 +198,7 @@ def test_tools_train_and_test(shapes):
     assert all(torch.equal(trained[name], tensor) for name, tensor in backbone.state_dict().items())
     out = shapes / "out.pkl"
     arguments = ["--work-dir", str(shapes / "test"), "--show-dir", str(shapes / "images"), "--out", str(out)]
-    tool("test", config, str(work_dir), *arguments, "--cfg-options", *options)
+    test.main([config, str(work_dir), *arguments, "--cfg-options", *options])
     assert out.is_file()
     drawn = {path.name for path in (shapes / "images").glob("*.jpg")}
     assert drawn == {path.name for path in shapes.rglob("val*/*.jpg")} != set()

@@ -1,20 +1,34 @@
-"""The newcomer's hour, in its short form: each command in a process of its own."""
+"""The newcomer's hour, in its short form."""
 
-import os
+import io
 import subprocess
-import sys
+from contextlib import redirect_stdout
+from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY
+
+import newcomers_hour
+from localvit.__main__ import main
+
+
+def in_this_process(command: list[str], **_) -> CompletedProcess:
+    """Runs `python -m localvit` with its arguments; other tests run commands in processes of their own."""
+    _, _, module, *arguments = command
+    assert module == "localvit"
+    with redirect_stdout(io.StringIO()) as out:
+        main(arguments)
+    return CompletedProcess(command, 0, out.getvalue(), "")
 
 
 @pytest.mark.slow
-def test_short_form(tmp_path):
-    command = [sys.executable, REPOSITORY / "tools/newcomers_hour.py", "shapes", "--short", "--out", tmp_path / "hour"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "LOCALVIT_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
-    assert "All commands ended well." in done.stdout, done.stdout + done.stderr
-    assert done.returncode == 0
+@pytest.mark.usefixtures("cache")
+def test_short_form(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(newcomers_hour, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": in_this_process}))
+    monkeypatch.setattr("sys.argv", ["localvit"])  # which commands rename
+    assert newcomers_hour.main(["shapes", "--short", "--out", str(tmp_path / "hour")]) == 0
+    printed = capsys.readouterr().out
+    assert "All commands ended well." in printed
     for name in ("check", "train --batch 2", "test", "predict", "export", "check roboflow", "check cvat"):
-        assert f"  {name}" in done.stdout
+        assert f"  {name}" in printed
     assert (tmp_path / "hour/dataset_0/detector.pt").stat().st_size > 1e6
