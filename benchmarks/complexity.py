@@ -6,8 +6,10 @@ rule for `scaled_dot_product_attention` and for our inhomogeneous convolution.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -18,7 +20,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from localvit_det.analysis.compare import count_macs
@@ -27,6 +29,7 @@ CLASSIFIER_SIZE = (224, 224)
 DETECTOR_SIZE = (800, 1280)
 BOX_PROPOSALS = 1000
 MASK_PROPOSALS = 100
+_LARGE = 10_000  # numbers; what reads single ones reads them from smaller tensors
 
 
 @dataclass(frozen=True)
@@ -36,42 +39,70 @@ class Complexity:
     parameters: int
     multiply_adds: int
 
+    def __add__(self, other: Complexity) -> Complexity:
+        return Complexity(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
+
 
 def backbone_complexity(cfg: dict, size: tuple[int, int] = CLASSIFIER_SIZE) -> Complexity:
     """Return the complexity of a backbone at an image size (height, width)."""
-    return _of_backbone(_shapes_only(cfg), size)
+    return _of_backbone(_shapes_only(cfg), size)[0]
 
 
 def detector_complexity(cfg: dict, size: tuple[int, int] = DETECTOR_SIZE) -> tuple[Complexity, Complexity]:
     """Return the complexity of a detector's or segmentor's backbone alone, and of the whole."""
-    return _of_detector(_shapes_only(cfg), size)
+    backbone, whole = Counter().count(cfg, size)
+    return backbone, whole
 
 
-def all_complexities(cfg: dict, size: tuple[int, int]) -> tuple[Complexity, Complexity, Complexity]:
-    """Return that of a detector's backbone at a classifier's size, and what `detector_complexity` returns."""
-    model = _shapes_only(cfg)
-    return _of_backbone(model.backbone, CLASSIFIER_SIZE), *_of_detector(model, size)
+class Counter:
+    """Counts detectors and segmentors; what several have in common, a backbone or all after it, is counted once."""
+
+    def __init__(self) -> None:
+        self._backbones: dict[str, tuple[Complexity, tuple[Tensor, ...]]] = {}
+        self._heads: dict[str, Complexity] = {}
+
+    def count(self, cfg: dict, size: tuple[int, int], *more: tuple[int, int]) -> tuple[Complexity, ...]:
+        """Return the complexity of the backbone alone, of the whole, and of the backbone at more sizes."""
+        model = cache(lambda: _shapes_only(cfg))
+        alone = _key(cfg["backbone"], without=("drop_path_rate", "init_cfg"))
+        rest = _key(cfg, without=("backbone", "train_cfg"))  # before the model is built, which adds to its config
+        for one in (size, *more):
+            if (key := f"{alone} {one}") not in self._backbones:
+                self._backbones[key] = _of_backbone(model().backbone, one)
+        backbone, maps = self._backbones[f"{alone} {size}"]
+        if (key := f"{rest} {[tuple(one.shape) for one in maps]} {size}") not in self._heads:
+            macs = count_macs(lambda: _run_heads(model(), maps, size))
+            self._heads[key] = Complexity(_parameters(model()) - backbone.parameters, macs)
+        return backbone, backbone + self._heads[key], *(self._backbones[f"{alone} {one}"][0] for one in more)
+
+
+def _key(cfg: dict, without: Sequence[str]) -> str:
+    """Return what tells parts apart: their settings, without those that do not count."""
+    return json.dumps({name: value for name, value in cfg.items() if name not in without}, default=str)
 
 
 class _ShapesOfProducts(TorchDispatchMode):
-    """Replace on the CPU what the counter counts by zeros of its shape, and run the rest, which reads values."""
+    """Replace on the CPU what the counter counts, and what makes large floats of floats, by any numbers of its shape.
+
+    The rest runs, as it reads values: sizes and places.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func.overloadpacket not in flop_registry:
-            return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs or {}))
-        return tree_map_only(Tensor, _zeros, func(*args, **kwargs))
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        large = any(one.numel() > _LARGE for one in tensors) and all(map(torch.is_floating_point, tensors))
+        if large or func.overloadpacket in flop_registry:
+            on_meta = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs or {}))
+            found = func(*on_meta[0], **on_meta[1])
+            if all(one.is_floating_point() for one in tree_leaves(found) if isinstance(one, Tensor)):
+                return tree_map_only(Tensor, _any_numbers, found)
+        return func(*args, **(kwargs or {}))
 
 
-def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> Complexity:
-    return Complexity(_parameters(backbone), count_macs(lambda: backbone(_image(size))))
-
-
-def _of_detector(model: BaseDetector, size: tuple[int, int]) -> tuple[Complexity, Complexity]:
+def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> tuple[Complexity, tuple[Tensor, ...]]:
+    """Count a backbone; its feature maps come along."""
     maps: list[Tensor] = []
-    backbone = count_macs(lambda: maps.extend(model.backbone(_image(size))))
-    rest = count_macs(lambda: _run_heads(model, tuple(maps), size))
-    return Complexity(_parameters(model.backbone), backbone), Complexity(_parameters(model), backbone + rest)
+    macs = count_macs(lambda: maps.extend(backbone(_image(size))))
+    return Complexity(_parameters(backbone), macs), tuple(maps)
 
 
 def _shapes_only(cfg: dict) -> BaseDetector:
@@ -89,8 +120,8 @@ def _image(size: tuple[int, int]) -> Tensor:
     return torch.empty(1, 3, *size, device="meta")
 
 
-def _zeros(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor, device="cpu")
+def _any_numbers(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="cpu")
 
 
 def _run_heads(model: BaseDetector, maps: tuple[Tensor, ...], size: tuple[int, int]) -> None:
@@ -102,7 +133,7 @@ def _run_heads(model: BaseDetector, maps: tuple[Tensor, ...], size: tuple[int, i
         for tensor in model.state_dict().values():
             tensor.zero_()
         with _ShapesOfProducts():
-            _run_one_stage(model, tuple(map(_zeros, maps)), size)
+            _run_one_stage(model, tuple(map(_any_numbers, maps)), size)
     else:
         _run_one_stage(model, maps, size)
 

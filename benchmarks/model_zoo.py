@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from localvit_det.backbones import LocalViT
 from localvit_det.cli import handle_user_errors
 from localvit_det.config import load_config
 
-from .complexity import DETECTOR_SIZE, Complexity, all_complexities
+from .complexity import CLASSIFIER_SIZE, DETECTOR_SIZE, Complexity, Counter
 from .results import ROOT, markdown_table, update_files, with_block
 
 NOTHING = "-"
@@ -68,9 +67,9 @@ class Entry:
 
     name: str
     cfg: Config
-    classifier: Complexity  # backbone at 224×224
-    backbone: Complexity  # backbone at `image_size`
+    backbone: Complexity  # at `image_size`
     detector: Complexity
+    classifier: Complexity  # the backbone at 224×224
 
     @property
     def net(self) -> tuple[str, str]:
@@ -103,15 +102,11 @@ def _image(name: str) -> str:
 
 
 def compute(paths: Sequence[Path]) -> list[Entry]:
-    """Compute all configs; those with equal models (schedules differ more often) only once."""
-    known: dict[str, tuple[Complexity, Complexity, Complexity]] = {}
-    entries = []
-    for path in track_iter_progress(paths):  # the whole takes minutes
+    """Compute all configs; what they have in common only once."""
+    counter, entries = Counter(), []
+    for path in track_iter_progress(paths):  # the whole takes a minute
         cfg = load_config(path, data=False)
-        key = json.dumps(cfg.model.to_dict(), sort_keys=True, default=str)
-        if key not in known:
-            known[key] = all_complexities(cfg.model, image_size(path.stem))
-        entries.append(Entry(path.stem, cfg, *known[key]))
+        entries.append(Entry(path.stem, cfg, *counter.count(cfg.model, image_size(path.stem), CLASSIFIER_SIZE)))
     return entries
 
 
