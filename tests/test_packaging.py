@@ -78,15 +78,15 @@ def test_installed_wheel_runs_the_commands(dist, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
     run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", only(dist, "*.whl"), cwd=tmp_path)
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     libraries = [path for path in sys.path if path.endswith("-packages")]
     (site / "libraries.pth").write_text("\n".join(libraries))
     work = tmp_path / "work"
     work.mkdir()
-    where = run(
-        python, "-c", "import localvit_det, localvit; print(localvit_det.__file__, localvit.__file__)", cwd=work
+    where = (
+        "from importlib.util import find_spec; print(*(find_spec(one).origin for one in ('localvit_det', 'localvit')))"
     )
-    assert all(path.startswith(str(tmp_path)) for path in where.split())
+    assert all(path.startswith(str(site)) for path in run(python, "-c", where, cwd=work).split())
     localvit = tmp_path / "venv/bin/localvit"
     files = [one["file"] for one in json.loads(run(localvit, "configs", "--json", "nano_shapes", cwd=work))]
     assert files
@@ -94,8 +94,6 @@ def test_installed_wheel_runs_the_commands(dist, tmp_path):
 
     shapes = make_shapes(work / "shapes", num_train=4, num_val=2, size=96)
     options = ["--cfg-options", f"data_root={shapes}", *QUICK]
-    run(localvit, "check", NAME, *options, cwd=work)
-    run(localvit, "train", NAME, "--work-dir", "run", *options, cwd=work)
-    assert "bbox" in run(localvit, "test", NAME, "run", cwd=work)
+    assert "bbox" in run(localvit, "train", NAME, "--work-dir", "run", *options, cwd=work)  # checks and evaluates
     run(localvit, "predict", "run", shapes / "val2017", "--out", "drawn", cwd=work)
     assert len(list((work / "drawn").rglob("*.jpg"))) == 2

@@ -21,14 +21,14 @@ CONFIGS = [
     for path in sorted((REPOSITORY / "configs").glob("*.py"))
     if path.stem.startswith(("mask_rcnn", "cascade", "retinanet", "faster_rcnn"))
 ]
-QUICK = ("mask_rcnn_shuffle_t", "mask_rcnn_shuffle_nano", "mask_rcnn_msg_nano", "cascade_mask_rcnn_dwnet_t")
+QUICK = ("mask_rcnn_shuffle_nano", "mask_rcnn_msg_nano", "cascade_mask_rcnn_dwnet_t")
 
 
 def smallest_models() -> list:
     """One config for each detector and backbone, of the smallest size: larger ones have more of the same parts."""
     seen: dict[str, Path] = {}
-    for path in sorted(CONFIGS, key=lambda p: ("_t_" not in p.stem, "_s_" not in p.stem)):
-        seen.setdefault(re.sub(r"_[tsbl](_3x)?_coco$", "", path.stem), path)
+    for path in sorted(CONFIGS, key=lambda p: ("_nano_" not in p.stem, "_t_" not in p.stem, "_s_" not in p.stem)):
+        seen.setdefault(re.sub(r"_(nano_shapes|[tsbl](_3x)?_coco)$", "", path.stem), path)
     return [
         pytest.param(p, id=p.stem, marks=() if p.stem.startswith(QUICK) else pytest.mark.slow) for p in seen.values()
     ]
@@ -123,9 +123,7 @@ def test_recipe_of_twins(config, rate, decay, warm_up):
 @pytest.mark.parametrize(
     "backbone",
     [
-        pytest.param("type='GGTransformer', arch='tiny'", marks=pytest.mark.slow),
         "type='DWNet', arch='tiny'",
-        pytest.param("type='DynamicDWNet', arch='tiny'", marks=pytest.mark.slow),
         pytest.param("type='GGTransformer', arch='base'", marks=pytest.mark.slow),
         pytest.param("type='SwinTransformer'", marks=pytest.mark.slow),
         "type='ResNet', depth=18",
