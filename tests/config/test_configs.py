@@ -25,7 +25,7 @@ QUICK = ("mask_rcnn_shuffle_nano", "mask_rcnn_msg_nano")
 
 
 def smallest_models() -> list:
-    """One config for each backbone and one for each head, of the smallest size: larger ones have more of the same parts."""
+    """One config for each backbone and each head, of the smallest size: larger ones have more of the same parts."""
     seen: dict[str, Path] = {}
     for path in sorted(CONFIGS, key=lambda p: ("_nano_" not in p.stem, "_t_" not in p.stem, "_s_" not in p.stem)):
         backbone = re.sub(r"_(nano_shapes|[tsbl](_3x)?_coco)$", "", path.stem)
