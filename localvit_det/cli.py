@@ -9,7 +9,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -222,6 +222,16 @@ def handle_user_errors(main: Callable[[Sequence[str] | None], Any]) -> Callable[
             _exit(sentence)
 
     return run
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
+    """Return rows of a table as lines; the columns `right` end flush."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        (cell.rjust(width) if index in right else cell.ljust(width) for index, (cell, width) in enumerate(cells))
+        for cells in (zip(row, widths, strict=True) for row in rows)
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def _exit(*sentences: str) -> NoReturn:

@@ -55,7 +55,7 @@ def existing_config(path: str | Path) -> Path:
     """
     path = find_config(path)
     if path.exists():
-        if what := _what_else(path):
+        if path.suffix != ".py" and (what := _what_else(path)):
             raise ConfigError(f"{path} is {what}, and no config: name one (`localvit configs` lists them){_AS_DATA}.")
         return path
     names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []

@@ -7,9 +7,8 @@ itself, as arguments are read before these are.
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,14 +166,15 @@ def freeze(cfg: Config, stages: int) -> None:
     """
     from mmdet.registry import MODELS
 
-    from .config.utils import registered
+    from .config.utils import default_of, registered, walk
 
-    found = list(_backbones(cfg))
+    nodes = walk(cfg.get("model"), "model")
+    found = [(f"{path}.backbone", node["backbone"]) for path, node in nodes if isinstance(node.get("backbone"), dict)]
     if not found:
         raise ConfigError(f"--freeze {stages} has no effect: the model of the config has no backbone.")
     for path, backbone in found:
         cls = registered(MODELS, backbone)
-        if cls is None or not _takes(cls, "frozen_stages"):
+        if cls is None or default_of(cls, "frozen_stages") is None:  # such a default is a number
             raise ConfigError(f"--freeze: {path} {backbone.get('type')} cannot freeze stages: leave it out.")
         count = _stages(cls, backbone)
         if not 0 <= stages <= count:
@@ -208,42 +208,17 @@ def decay_layers(cfg: Config, rate: float) -> None:
     cfg.optim_wrapper.constructor = "LayerDecayConstructor"
 
 
-def _backbones(cfg: Config) -> Iterator[tuple[str, dict]]:
-    from .config.utils import walk
-
-    for path, node in walk(cfg.get("model"), "model"):
-        if isinstance(node.get("backbone"), dict):
-            yield f"{path}.backbone", node["backbone"]
-
-
-def _takes(cls: type, argument: str) -> bool:
-    from .backbones import LocalViT
-
-    return (issubclass(cls, LocalViT) and argument in cls.accepted_arguments()) or any(
-        argument in inspect.signature(vars(base)["__init__"]).parameters
-        for base in cls.__mro__
-        if "__init__" in vars(base)
-    )
-
-
 def _stages(cls: type, backbone: dict) -> int:
     """Return how many stages a backbone has, as far as its config or its class tells; four otherwise."""
     from .backbones import LocalViT
+    from .config.utils import default_of
 
     if issubclass(cls, LocalViT):
-        return len(backbone.get("depths") or cls.resolve_arch(backbone.get("arch", _default(cls, "arch")))["depths"])
+        return len(backbone.get("depths") or cls.resolve_arch(backbone.get("arch", default_of(cls, "arch")))["depths"])
     if "num_stages" in backbone:
         return backbone["num_stages"]
-    depths = backbone.get("depths", _default(cls, "depths"))
+    depths = backbone.get("depths", default_of(cls, "depths"))
     return len(depths) if isinstance(depths, (list, tuple)) else 4
-
-
-def _default(cls: type, argument: str) -> object:
-    for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        if constructor and argument in (parameters := inspect.signature(constructor).parameters):
-            return parameters[argument].default
-    return None
 
 
 class Switch(NamedTuple):

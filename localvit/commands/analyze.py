@@ -11,7 +11,7 @@ import torch
 
 from localvit.arguments.data import read_analyze
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
-from localvit_det.cli import handle_user_errors
+from localvit_det.cli import aligned, handle_user_errors
 from localvit_det.errors import ConfigError
 from localvit_det.files import check_writable, check_writable_folder
 
@@ -22,7 +22,8 @@ Sections = tuple[str, list[Section]]  # with the title of the page
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the arguments, look, write the page, print the tables that fit a terminal."""
     args = read_analyze(argv)
-    out = args.out or default_out(args)
+    in_place = os.path.join(args.folder, "report.html") if args.verb == "run" else f"{args.verb}.html"
+    out = args.out or in_place
     check_writable(out, "--out")
     if args.files:
         check_writable_folder(args.files, "--files")
@@ -35,11 +36,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.write(f"written: {out}\n")
     if args.files:
         sys.stdout.write(f"and {len(write_files(args.files, sections))} files: {args.files}\n")
-
-
-def default_out(args: argparse.Namespace) -> str:
-    """Return a place in the run's folder for a run, else here, by the verb's name."""
-    return os.path.join(args.folder, "report.html") if args.verb == "run" else f"{args.verb}.html"
 
 
 def run(args: argparse.Namespace) -> Sections:
@@ -139,14 +135,5 @@ def as_text(table: Table) -> str:
         column = list(table.head).index("objects")
         chosen = [*sorted(chosen[:-1], key=lambda row: -int(row[column] or 0))[:MOST_ROWS], chosen[-1]]
     rows = [list(table.head), *([readable(cell, table.digits) for cell in row] for row in chosen)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(cells).rstrip())
-    if more:
-        lines.append(f"and {more:,} classes with fewer objects, which the page has")
-    return "\n".join(lines)
+    text = aligned(rows, right=range(1, len(table.head)))
+    return text + (f"\nand {more:,} classes with fewer objects, which the page has" if more else "")

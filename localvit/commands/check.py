@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mmengine.config import Config
 from tqdm import tqdm
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def broken_images(cfg: Config, workers: int) -> int:
     """Decode all images, name those that cannot be used, and return how many they are."""
     count = 0
-    for ann_file, image_dir in image_sets(cfg):
+    paths = [dataset_paths(dataset) for split in SPLITS for _, dataset in find_datasets(cfg, split)]
+    for ann_file, image_dir in dict.fromkeys(paths):  # val and test are often the same
+        if not ann_file or not image_dir or not os.path.isfile(ann_file):
+            continue
         try:
             found = read_annotations(ann_file)
         except UserError:  # reported already where it is a mistake
@@ -58,9 +61,3 @@ def broken_images(cfg: Config, workers: int) -> int:
         print(f"{len(found.images)} images of {image_dir}: {len(bad)} cannot be used.")
         count += len(bad)
     return count
-
-
-def image_sets(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Return annotation files with their folders of images, each once."""
-    paths = [dataset_paths(dataset) for split in SPLITS for _, dataset in find_datasets(cfg, split)]
-    return ((file, folder) for file, folder in dict.fromkeys(paths) if file and folder and os.path.isfile(file))

@@ -4,12 +4,12 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from localvit_det.cli import Parser, handle_user_errors
+from localvit_det.cli import Parser, aligned, handle_user_errors
 from localvit_det.config_names import config_folder, config_names
 from localvit_det.errors import ConfigError, did_you_mean
 
@@ -44,18 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps([{**one, "file": files[one["config"]]} for one in found], indent=1) + "\n")
         return
     rows = [HEAD, *(tuple(map(readable, one.values())) for one in found)]
-    write_table(rows, right=range(2, 7))
-
-
-def write_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
-    """Print rows, the first of which is the head; the columns `right` end flush."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    sys.stdout.write(aligned(rows, right=range(2, 7)) + "\n")
 
 
 def describe() -> list[dict[str, Any]]:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from localvit.commands.configs import write_table
-from localvit_det.cli import Parser, handle_user_errors
+from localvit_det.cli import Parser, aligned, handle_user_errors
 from localvit_det.config_names import config_folder
 from localvit_det.errors import ConfigError
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (name(one), str(one["top1"] or "-"), one["size"] or "-", how(one), one["direct"] or one["address"] or "-")
         for one in found
     ]
-    write_table([HEAD, *rows], right=(1, 2))
+    sys.stdout.write(aligned([HEAD, *rows], right=(1, 2)) + "\n")
 
 
 def name(one: Mapping[str, Any]) -> str:

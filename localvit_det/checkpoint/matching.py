@@ -149,7 +149,10 @@ def prepare(
         report.new |= set(report.mismatched)
         report.mismatched = {}
     if report.problems and (policy != "partial" or not report.found):
-        raise CheckpointError(_misfit(report, module, weights))
+        raise CheckpointError(
+            f"{source} does not fit {report.target} ({len(report.found)} of {report.size} tensors do; "
+            f"{shortened(report.problems)}): {_reason(report, module, weights)}."
+        )
     return {name: state[name] for name in report.found}, report
 
 
@@ -170,7 +173,8 @@ def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple
     for name, tensor in state.items():
         if name not in target:
             report.unexpected.add(name)
-        elif target[name].is_floating_point() and not _is_plain_float(tensor):
+        # Integers and eight-bit floats in place of weights come with a scale.
+        elif target[name].is_floating_point() and not (tensor.is_floating_point() and tensor.element_size() > 1):
             report.encoded[name] = tensor.dtype
         elif tensor.shape == target[name].shape:
             report.found.add(name)
@@ -182,14 +186,12 @@ def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple
     for prefix, backbone in backbones.items():
         own = {name for name in report.unexpected if name.startswith(prefix)}
         report.allowed |= {name for name in own if backbone.lacks(name.removeprefix(prefix))}
-        if not prefix:  # inside a detector everything has to fit
-            _allow_optional(report, backbone)
+        if not prefix:  # inside a detector everything has to fit; classifiers have a head, and no output norms
+            pattern = backbone.optional_weights
+            if not any(re.search(pattern, name) for name in report.found):  # they may be missing together
+                report.allowed |= {name for name in report.missing if re.search(pattern, name)}
+            report.allowed |= {name for name in report.unexpected if re.search(rf"^head\.|{pattern}", name)}
     return report, state
-
-
-def _is_plain_float(tensor: Tensor) -> bool:
-    """Whether numbers mean themselves; integers and eight-bit floats in place of weights come with a scale."""
-    return tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def _convert_backbone(
@@ -226,14 +228,6 @@ def _convert_backbone(
     return result
 
 
-def _allow_optional(report: LoadReport, backbone: LocalViT) -> None:
-    """Classifiers have no output norms, which may be missing together or be left over, and a head."""
-    optional = {name for name in report.missing if re.search(backbone.optional_weights, name)}
-    if not any(re.search(backbone.optional_weights, name) for name in report.found):
-        report.allowed |= optional
-    report.allowed |= {name for name in report.unexpected if re.search(rf"^head\.|{backbone.optional_weights}", name)}
-
-
 def _title(module: nn.Module) -> str:
     backbones = list(backbones_in(module).items())
     name = type(module).__name__
@@ -244,21 +238,6 @@ def _title(module: nn.Module) -> str:
 
 
 # ---- why it does not fit, in the words of someone who knows what to do about it
-
-
-def _misfit(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Return one sentence: that it does not fit, the first few tensors, the likely reason and what to do.
-
-    Args:
-        report: What does not fit.
-        module: The model.
-        state: The file's tensors, under the file's names.
-    """
-    first = shortened(report.problems)
-    return (
-        f"{report.source} does not fit {report.target} ({len(report.found)} of {report.size} tensors do; {first}): "
-        f"{_reason(report, module, state)}."
-    )
 
 
 def no_weights(source: str, target: str, content: Mapping[str, Any]) -> str:

@@ -151,18 +151,15 @@ def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
             if maps and node.get("seg_prefix") and not _sets(f"{path}.seg_prefix", typed):
                 node["seg_prefix"] = os.path.join(dataset.get("data_root") or "", maps)
             chosen = as_before or _sets(f"{split}_dataloader.dataset.ann_file", typed)
-            if own and not chosen and not _is_same(own, file):
+            # One that is absent, or an older normalized copy, is no other file.
+            other = own and not is_copy(own) and os.path.isfile(own) and os.path.realpath(own) != os.path.realpath(file)
+            if other and not chosen:
                 print_log(
                     f"{path}.ann_file is {own}, and its dataset reads {file}: the latter is scored; for another one "
                     f"give the option {path}.ann_file=FILE.",
                     "current",
                     logging.WARNING,
                 )
-
-
-def _is_same(first: str, second: str) -> bool:
-    """Whether two names mean one file; one that is absent, or an older normalized copy, is no other file."""
-    return is_copy(first) or not os.path.isfile(first) or os.path.realpath(first) == os.path.realpath(second)
 
 
 def _sets(key: str, typed: Sequence[str]) -> bool:

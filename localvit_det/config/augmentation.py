@@ -23,9 +23,7 @@ def set_augmentation(cfg: Config) -> None:
     Raises:
         ConfigError: There is no such recipe, or it cannot work with this config.
     """
-    name = cfg.get("augment")
-    if name is None:
-        return
+    name = cfg.augment
     recipes = Config.fromfile(config_folder() / "_base_/augment.py", import_custom_modules=False).augment
     if name not in recipes:
         raise ConfigError(f"augment={name} is none of {', '.join(recipes)}{did_you_mean(name, recipes)}: give one.")

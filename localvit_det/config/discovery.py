@@ -67,7 +67,9 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     missing = any(not os.path.isfile(dataset_paths(dataset)[0] or "") for dataset in of_no_choice.values())
     missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
     in_place = {split: one for split, one in datasets.items() if not missing or split not in of_no_choice}
-    draws = _will_draw(cfg, datasets, root)
+    # Synthetic shapes that are to be drawn there: their dataset says by itself why it cannot.
+    shapes = all(type_name(dataset) == _SHAPES for dataset in datasets.values())
+    draws = shapes and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
     changes: dict[str, list[str]] = {}
     try:
         if missing and not draws:
@@ -218,12 +220,6 @@ def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) ->
             if key in datasets[VAL]:
                 of_no_choice[TEST][key] = datasets[VAL][key]
         del of_no_choice[TEST]
-
-
-def _will_draw(cfg: Config, datasets: dict[str, dict], root: str) -> bool:
-    """Whether synthetic shapes are to be drawn there, whose dataset says by itself why it cannot."""
-    shapes = all(type_name(dataset) == _SHAPES for dataset in datasets.values())
-    return shapes and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
 
 
 def _leave_shapes(datasets: dict[str, dict]) -> bool:

@@ -70,8 +70,10 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
     path = existing_config(split_key(path)[0])
-    if path.is_dir():
-        return _read_run(path, trusted)
+    if path.is_dir():  # what the last training has left there, else what its newest checkpoint has
+        if found := run_config(path):
+            return _imported(read_config({"meta": {"cfg": as_text(found[1])}}, found[0], trusted=True))
+        return _read_embedded(newest_for_test(path), trusted)
     try:
         if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
             return _read_embedded(path, trusted)
@@ -82,7 +84,10 @@ def read_config_file(path: Path, trusted: bool) -> Config:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError):
             require_named(str(error))  # a parent of the config is in a sister library
-        if reason := _user_error(error):  # what importing our own package found
+        reason: BaseException | None = error  # MMEngine wraps what importing our own package found
+        while reason is not None and not isinstance(reason, UserError):
+            reason = reason.__cause__ or reason.__context__
+        if reason is not None:
             raise reason from error
         raise ConfigError(f"The config {path} cannot be read: {one_line(error)}.") from error
 
@@ -124,13 +129,6 @@ def _check_model(values: dict[str, Any], path: Path) -> None:
             continue
 
 
-def _read_run(folder: Path, trusted: bool) -> Config:
-    """Return the config that the last training in a work dir has left there, else what its newest checkpoint has."""
-    if found := run_config(folder):
-        return _imported(read_config({"meta": {"cfg": as_text(found[1])}}, found[0], trusted=True))
-    return _read_embedded(newest_for_test(folder), trusted)
-
-
 def _imported(values: dict[str, Any]) -> Config:
     cfg = Config(values)
     if cfg.get("custom_imports"):
@@ -158,13 +156,6 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
                 dataset["metainfo"] = dict(metainfo)
     print_log(f"{path} gives model, classes and test pipeline; all else is the default for {task}.", "current")
     return Config(cfg.to_dict())  # without the name of our own file
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """Return the first error behind another one that is written for users; MMEngine wraps what imports raise."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def one_line(error: BaseException) -> str:
@@ -203,7 +194,7 @@ def load_config(
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
 
     follow_own_root(cfg)
-    own_root = data_root_of(cfg)
+    own_root = data_root_of(cfg) if "data_root" in options else None
     mistakes = unread_names(options, cfg, find_config(path))
     if unread is None:
         raise_all(mistakes)
@@ -219,14 +210,18 @@ def load_config(
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), own_root)
 
-    leave_out_masks(cfg)
+    if cfg.get("with_mask") is not None:
+        leave_out_masks(cfg)
     is_other_data = discover_data(cfg, typed, data)
     evaluators_follow(cfg, typed)
-    set_augmentation(cfg)
+    if cfg.get("augment") is not None:
+        set_augmentation(cfg)
     scale_images(cfg, typed, as_in_tests=is_other_data)
     match_channels(cfg, typed)
-    set_classes(cfg)
-    set_pretrained(cfg)
+    if cfg.get("classes") is not None:
+        set_classes(cfg)
+    if cfg.get("pretrained") or cfg.get("warm_start"):
+        set_pretrained(cfg)
     add_hooks(cfg)
     return cfg
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -20,7 +21,7 @@ _HEADS = ("panoptic_head", "decode_head", "auxiliary_head")
 
 
 def set_classes(cfg: Config) -> None:
-    """Apply the top-level `classes`, if there is one, to all datasets and heads.
+    """Apply the top-level `classes` to all datasets and heads.
 
     `classes` is 'auto' (the names in the training annotations, or in the first annotation file that exists),
     one name, or a list of names.
@@ -29,8 +30,6 @@ def set_classes(cfg: Config) -> None:
         DataError: 'auto', and no annotation file can be read.
         ConfigError: 'auto', and no dataset of the config has an annotation file; or the datasets are panoptic.
     """
-    if cfg.get("classes") is None:
-        return
     datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
     if any(map(has_stuff, datasets)):
         raise ConfigError(
@@ -72,7 +71,7 @@ def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict, str]]:
 
 
 def set_pretrained(cfg: Config) -> None:
-    """Let the backbone start from the checkpoint that the top-level `pretrained` names, if it does.
+    """Let the backbone start from the checkpoint that the top-level `pretrained` names.
 
     With `warm_start` the checkpoint is of that other network. 'official' stands for the address of the file that the
     backbone's authors published.
@@ -82,9 +81,7 @@ def set_pretrained(cfg: Config) -> None:
         CheckpointError: There is no official file, or it cannot be downloaded without a browser.
     """
     if not cfg.get("pretrained"):
-        if cfg.get("warm_start"):
-            raise ConfigError(f"warm_start={cfg.warm_start} needs pretrained, the file to start from: give both.")
-        return
+        raise ConfigError(f"warm_start={cfg.warm_start} needs pretrained, the file to start from: give both.")
     backbones = [node["backbone"] for _, node in walk(cfg.get("model")) if isinstance(node.get("backbone"), dict)]
     official = cfg.pretrained == OFFICIAL and not os.path.exists(OFFICIAL)
     if not backbones:
@@ -109,24 +106,24 @@ def match_channels(cfg: Config, typed: Sequence[str] = ()) -> None:
         if channels is None:
             continue
         for key, part in readers(node):
-            wanted = wanted_channels(part, channels)
+            present, wanted = compared_channels(part, channels)
             place = f"{path}.{key}.in_channels"
-            if wanted is None or place in typed or plain(part["in_channels"]) == wanted:
+            if wanted is None or place in typed or present == wanted:
                 continue
             backbone = node["backbone"]["type"]
-            message = f"{place} follows the backbone {backbone}: {wanted} instead of {plain(part['in_channels'])}."
-            print_log(message, "current")
+            print_log(f"{place} follows the backbone {backbone}: {wanted} instead of {present}.", "current")
             part["in_channels"] = wanted
 
 
 def readers(node: dict) -> Iterator[tuple[str, dict]]:
     """Yield (key, config) of the parts of a model that read the backbone's feature maps."""
-    if node.get("neck"):
-        neck = first_neck(node)
-        if neck is not None:
+    if necks := node.get("neck"):
+        neck, head = necks[0] if isinstance(necks, (list, tuple)) else necks, node.get("head")
+        channels = neck.get("in_channels") if isinstance(neck, dict) else None
+        if isinstance(channels, (list, tuple)) and type_name(neck) != "RFP":  # it takes the image as a first map
             yield "neck", neck
-        elif _is_pooling(node):
-            yield "head", node["head"]
+        elif neck is necks and channels is None and isinstance(head, dict) and isinstance(head.get("in_channels"), int):
+            yield "head", head  # of a classifier of MMPretrain, whose neck pools: it reads the last map's channels
         # MMSegmentation's auxiliary heads read what is behind the neck.
         return
     for key in _HEADS:
@@ -134,15 +131,6 @@ def readers(node: dict) -> Iterator[tuple[str, dict]]:
         for index, head in enumerate(heads if isinstance(heads, (list, tuple)) else [heads]):
             if isinstance(head, dict) and "in_channels" in head:
                 yield key if head is heads else f"{key}.{index}", head
-
-
-def first_neck(node: dict) -> dict | None:
-    """Return the neck behind the backbone of a detector, if its `in_channels` has a number for each feature map."""
-    neck = node.get("neck")
-    neck = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
-    if not isinstance(neck, dict) or type_name(neck) == "RFP":  # RFP takes the image as a first feature map
-        return None
-    return neck if isinstance(neck.get("in_channels"), (list, tuple)) else None
 
 
 def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
@@ -169,23 +157,9 @@ def known_channels(backbone: dict | None) -> tuple[int, ...] | None:
     return None
 
 
-def _is_pooling(node: Mapping) -> bool:
-    """Whether a model is a classifier of MMPretrain: its neck pools, its head reads the channels of the last
-    feature map.
-    """
-    neck, head = node["neck"], node.get("head")
-    plain_neck = isinstance(neck, dict) and "in_channels" not in neck
-    return plain_neck and isinstance(head, dict) and isinstance(head.get("in_channels"), int)
-
-
-def wanted_channels(part: Mapping, channels: Sequence[int]) -> list[int] | int | None:
-    """Return what `in_channels` has to be; None where it is not known which feature maps a part reads."""
-    index = part.get("in_index", -1)  # MMSegmentation's default, and what a classifier reads
-    if isinstance(part["in_channels"], (list, tuple)):
-        return [channels[i] for i in index] if isinstance(index, (list, tuple)) else list(channels)
-    return channels[index] if isinstance(index, int) else None
-
-
-def plain(value: object) -> object:
-    """Return channels as a list, whatever holds them, or their number."""
-    return list(value) if isinstance(value, (list, tuple)) else value
+def compared_channels(part: Mapping, channels: Sequence[int]) -> tuple[Any, list[int] | int | None]:
+    """Return `in_channels` as it is, and as it has to be, or None where it is not known which maps a part reads."""
+    index, present = part.get("in_index", -1), part["in_channels"]  # MMSegmentation's default, and a classifier's
+    if isinstance(present, (list, tuple)):
+        return [*present], [channels[i] for i in index] if isinstance(index, (list, tuple)) else [*channels]
+    return present, channels[index] if isinstance(index, int) else None

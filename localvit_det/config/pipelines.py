@@ -234,8 +234,8 @@ def leave_out_masks(cfg: Config) -> None:
     Raises:
         ConfigError: The model finds its objects by their masks, or `with_mask` is neither True nor False.
     """
-    choice = cfg.get("with_mask")
-    if choice is None or choice is True:
+    choice = cfg.with_mask
+    if choice is True:
         return
     if choice is not False:
         raise ConfigError(f"with_mask={choice!r} is neither True nor False: give one of them.")

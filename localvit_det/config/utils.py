@@ -1,5 +1,6 @@
 """Find the parts of a config that completing and checking look for, and what their types mean."""
 
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -111,3 +112,12 @@ def registered(registry: Registry, part: Mapping[str, Any] | str) -> type[Any] |
         return kind
     with registry.switch_scope_and_registry(None) as of_scope:
         return of_scope.get(kind)
+
+
+def default_of(cls: type, argument: str, absent: Any = None) -> Any:
+    """Return the default of an argument of a class's constructor, or of a base's behind it; `absent` without such."""
+    for base in cls.__mro__:
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        if argument in parameters:
+            return parameters[argument].default
+    return absent

@@ -79,7 +79,11 @@ class Detector(Workflows, HubModel):
         self.model: BaseModel | ExportedDetector
         with _described_by(config or file, "model"):
             if self.exported:
-                self.model = _open_exported(file, self.device, trusted)
+                if self.device.type != "cpu":
+                    raise ConfigError(
+                        f"{file} is run on a CPU here: leave the device {self.device} out, or give the checkpoint."
+                    )
+                self.model = ExportedDetector(file, trusted=trusted)
                 self.classes, size = self.model.info.classes, self.model.info.size
             else:
                 self.model, meta = _build_model(self.config, file if self.trained else None, self.device)
@@ -317,12 +321,6 @@ def _described_by(file: object, part: str) -> Iterator[None]:
         ) from error
 
 
-def _open_exported(file: str | os.PathLike, device: torch.device, trusted: bool) -> ExportedDetector:
-    if device.type != "cpu":
-        raise ConfigError(f"{file} is run on a CPU here: leave the device {device} out, or give the checkpoint.")
-    return ExportedDetector(file, trusted=trusted)
-
-
 def _build_model(cfg: Config, file: str | os.PathLike | None, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
     """Return the model with its weights, in eval mode, and what the checkpoint says about itself.
 
@@ -340,7 +338,10 @@ def _build_model(cfg: Config, file: str | os.PathLike | None, device: torch.devi
 def _classes(meta: Mapping[str, Any], cfg: Config) -> tuple[str, ...]:
     """Return the names of the classes: as the checkpoint says, else the config, else the class of its dataset."""
     counts = {node[key] for _, node, key in heads_with_classes(cfg)}
-    classes = classes_in({"meta": meta}) or cfg.get("classes") or _dataset_classes(cfg)
+    dataset = next((one for _, one in find_datasets(cfg, "test")), {})
+    named = (dataset.get("metainfo") or {}).get("classes")
+    named = named or getattr(registered(DATASETS, dataset), "METAINFO", {}).get("classes")
+    classes = classes_in({"meta": meta}) or cfg.get("classes") or named
     if classes is None:
         classes = [f"class {index}" for index in range(max(counts, default=0))]
     classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes))
@@ -350,9 +351,3 @@ def _classes(meta: Mapping[str, Any], cfg: Config) -> tuple[str, ...]:
             "config that it was trained with."
         )
     return classes
-
-
-def _dataset_classes(cfg: Config) -> Sequence[str] | None:
-    dataset = next((one for _, one in find_datasets(cfg, "test")), {})
-    named = (dataset.get("metainfo") or {}).get("classes")
-    return named or getattr(registered(DATASETS, dataset), "METAINFO", {}).get("classes")

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import mmdet.registry
 import torch
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.read import saved_classes
 from ..config.load import RUNNER
-from ..config.model import heads_with_classes, known_channels, plain, readers, wanted_channels
+from ..config.model import compared_channels, heads_with_classes, known_channels, readers
 from ..config.utils import find_datasets, has_stuff, is_semantic, registered, walk
 from ..config_names import type_name
 from ..datasets.summary import Annotations
@@ -208,9 +207,10 @@ def check_backbone(cfg: Config) -> None:
         if channels is None:
             continue
         for key, part in parts:
-            expected, wanted = plain(part["in_channels"]), wanted_channels(part, channels)
-            # Sorted, because YOLOv3's neck counts from the deepest map.
-            if wanted is not None and _sorted(wanted) != _sorted(expected):
+            expected, wanted = compared_channels(part, channels)
+            # YOLOv3's neck counts from the deepest map, so the order does not count.
+            differ = sorted(wanted) != sorted(expected) if isinstance(wanted, list) else wanted != expected
+            if wanted is not None and differ:
                 raise ConfigError(
                     f"{path}.backbone {backbone['type']} gives feature maps with {list(channels)} channels, but "
                     f"{path}.{key}.in_channels is {expected}: set it to {wanted}."
@@ -289,10 +289,6 @@ def _taken(cls: type) -> set[str] | None:
 
 def _is_ours(cls: object) -> bool:
     return isinstance(cls, type) and cls.__module__.startswith(_PACKAGE)
-
-
-def _sorted(channels: Any) -> list[int]:
-    return sorted(channels) if isinstance(channels, list) else [channels]
 
 
 def _measured_channels(backbone: dict, path: str, device: str) -> tuple[int, ...] | None:

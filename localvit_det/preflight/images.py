@@ -1,6 +1,5 @@
 """Image files and label maps of a dataset: a look at some before a run, at all images on request."""
 
-import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -8,14 +7,14 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
-from ..config.utils import registered
+from ..config.utils import default_of, registered
 from ..datasets.images import (
     BrokenImageError,
     PixelRange,
@@ -224,11 +223,4 @@ def _check_labels(file: Path, count: int, ignored: int, path: str) -> None:
 
 def _setting(dataset: dict, key: str) -> Any:
     """Return what a config says, or else the class or its bases by default."""
-    if key in dataset:
-        return dataset[key]
-    cls: Any = registered(DATASETS, dataset)
-    for base in cls.__mro__:
-        parameters = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}
-        if key in parameters:
-            return parameters[key].default
-    return None
+    return dataset[key] if key in dataset else default_of(cast(type, registered(DATASETS, dataset)), key)

@@ -190,23 +190,21 @@ def checkpoint_bytes(cfg: Config, hook: dict, model: nn.Module) -> tuple[int, in
     full = weights + _OVERHEAD
     wrapper = cfg.get("optim_wrapper") or {}
     if hook.get("save_optimizer", True):
-        full += trained * _moments(wrapper.get("optimizer") or {})
+        optimizer = wrapper.get("optimizer") or {}
+        kind = type_name(optimizer)
+        options = ("amsgrad", "centered", *(("momentum",) if kind in ("SGD", "RMSprop") else ()))
+        full += trained * (_COPIES.get(kind, _UNKNOWN) + sum(bool(optimizer.get(option)) for option in options))
     if wrapper.get("accumulative_counts", 1) > 1:
         full += trained  # gradients that wait for more
     return weights + _OVERHEAD, full
 
 
-def _moments(optimizer: dict) -> int:
-    """Return how many copies of the trained parameters an optimizer keeps."""
-    kind = type_name(optimizer)
-    options = ("amsgrad", "centered", *(("momentum",) if kind in ("SGD", "RMSprop") else ()))
-    return _COPIES.get(kind, _UNKNOWN) + sum(bool(optimizer.get(option)) for option in options)
-
-
 def _all_files(cfg: Config, hook: dict, weights: int, full: int) -> tuple[int, str]:
     """Return the bytes on the disk at the worst moment, and what they are of."""
-    kept = hook.get("max_keep_ckpts", -1)
-    saves = _saves(cfg, hook)
+    kept, saves, interval = hook.get("max_keep_ckpts", -1), 1, hook.get("interval", -1)
+    steps = (cfg.get("train_cfg") or {}).get("max_epochs" if hook.get("by_epoch", True) else "max_iters")
+    if interval > 0 and isinstance(steps, int):  # else it depends on the number of images
+        saves = max(1, steps // interval + bool(hook.get("save_last", True) and steps % interval))
     count = saves if kept < 1 else min(kept, saves) + 1  # the next one is there before the oldest goes
     count += hook.get("every_minutes") is not None
     best = hook.get("save_best")
@@ -215,16 +213,6 @@ def _all_files(cfg: Config, hook: dict, weights: int, full: int) -> tuple[int, s
     if bests:
         sentence += f", {bests} best of {_size(weights)}"
     return count * full + bests * weights, sentence
-
-
-def _saves(cfg: Config, hook: dict) -> int:
-    """Return how often a training saves; 1 where that depends on the number of its images."""
-    interval = hook.get("interval", -1)
-    train = cfg.get("train_cfg") or {}
-    steps = train.get("max_epochs" if hook.get("by_epoch", True) else "max_iters")
-    if interval < 1 or not isinstance(steps, int):
-        return 1
-    return max(1, steps // interval + bool(hook.get("save_last", True) and steps % interval))
 
 
 def _folder(cfg: Config, hook: Any) -> Path | None:

@@ -66,7 +66,9 @@ def check_start(cfg: Config) -> None:
     if others:
         texts.append(", ".join(dict.fromkeys("heads" if "head" in name else name for name in others)) + f" {_RANDOM}")
     print_log(f"Starts from: {'; '.join(texts)}.", "current")
-    if at_random and not _is_meant_to_start_at_random(cfg):
+    sets = [registered(DATASETS, dataset) for _, dataset in find_datasets(cfg, "train")]
+    is_trial = cfg.get("default_scope") == "mmpretrain" or any(hasattr(cls, "prepare") for cls in sets)
+    if at_random and not is_trial:  # a pretraining itself, or one on synthetic shapes
         line = official_file(registered(MODELS, backbone), backbone)
         advice = line.advice if line else _UNPUBLISHED
         print_log(
@@ -170,9 +172,3 @@ def _local(source: str) -> str:
             f"{cause}: download it by hand and give the path of the file (--pretrained FILE)."
         ) from error
     return f"{path}#{key}" if key else path
-
-
-def _is_meant_to_start_at_random(cfg: Config) -> bool:
-    """Whether this is a pretraining itself, or a trial on synthetic shapes."""
-    sets = [registered(DATASETS, dataset) for _, dataset in find_datasets(cfg, "train")]
-    return cfg.get("default_scope") == "mmpretrain" or any(hasattr(cls, "prepare") for cls in sets)

@@ -91,7 +91,7 @@ def test_files_that_are_no_checkpoints(ends, tmp_path):
     evil = saved(tmp_path / "evil.pth", {"state_dict": Runs(os.system, f"touch {marker}")})
     assert f"{cut} is cut off" in ends("train", "dwnet", "--pretrained", cut)
     assert f"{cut} is cut off" in ends("test", "dwnet", cut)
-    assert f"{page} is a text" in ends("train", "dwnet", "--load-from", page)
+    assert f"{page} does not begin like a checkpoint" in ends("train", "dwnet", "--load-from", page)
     assert f"{evil} is refused" in ends("train", "dwnet", "--pretrained", evil)
     assert f"{evil} is refused" in ends("train", "dwnet", "--load-from", evil)
     assert not marker.exists()

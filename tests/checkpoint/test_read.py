@@ -17,14 +17,12 @@ from localvit_det.checkpoint.safe_pickle import TooLarge
 from localvit_det.errors import RequirementError
 
 RAW = {"a.weight": torch.zeros(2)}
-A_TEXT = "is a text, not a checkpoint (it begins with"
+NO_BEGINNING = "does not begin like a checkpoint"
 NOT_CHECKPOINTS = [
     (b"", "is empty"),
-    (b"\n<!DOCTYPE html><html><body>\xc3\xa4</body></html>", f"{A_TEXT} '<!DOCTYPE html>"),
-    (b'{"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}', f'{A_TEXT} \'{{"weight_map"'),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", f"{A_TEXT} 'version https://git-lfs"),
+    (b"\n<!DOCTYPE html><html></html>", NO_BEGINNING),
     (b"\x80\x02garbage", "cannot be read as a checkpoint"),
-    (bytes(range(256)), "cannot be read as a checkpoint"),
+    (bytes(range(256)), NO_BEGINNING),
 ]
 
 
@@ -155,9 +153,7 @@ def test_failed_downloads(tmp_path, remote):
     pages, _ = remote
     assert "could not be downloaded (HTTP Error 404" in refusal(load_weights_only, "https://example.com/x.pth")
     pages["https://example.com/page.pth"] = b"<html></html>"
-    assert "is a text, not a checkpoint (it begins with '<html></html>')" in refusal(
-        load_weights_only, "https://example.com/page.pth"
-    )
+    assert NO_BEGINNING in refusal(load_weights_only, "https://example.com/page.pth")
     assert not list((tmp_path / "cache").rglob("page.pth"))
     assert "names no file" in refusal(load_weights_only, "https://example.com/")
 

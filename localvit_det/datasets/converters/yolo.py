@@ -240,8 +240,7 @@ def _check_range(words: list[str], number: int) -> None:
     polygon = len(words) >= SMALLEST_POLYGON
     for word in words[: len(words) // 2 * 2 if polygon else 4]:  # a confidence or a number of a track may follow
         if not -_OUTSIDE <= float(word) <= 1 + _OUTSIDE:
-            hint = "; labels with keypoints need kpt_shape in data.yaml" if len(words) > SMALLEST_POLYGON else ""
-            raise ValueError(f"line {number} has {word}, where coordinates go from 0 to 1{hint}")
+            raise ValueError(f"line {number} has {word}, where coordinates go from 0 to 1")
 
 
 def _has_boxes(file: Path) -> bool:
