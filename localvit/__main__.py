@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import arguments, library, process
+from . import arguments, process
 
 COMMANDS = {
     "train": "train or fine-tune a detector",
@@ -64,7 +64,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     process.survive_closed_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.argv[0] = f"localvit {name}"  # what argparse calls the program
-    with library.not_run():
+    with process.library_not_run():
         devices = prepare(name, argv)
         if name in LISTINGS:
             importlib.import_module(f"localvit.commands.{name}").main(argv)

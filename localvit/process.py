@@ -1,17 +1,21 @@
-"""Settings of a process that must stand before PyTorch starts.
+"""Settings of a process that must stand before PyTorch starts, and modules of the library that do without PyTorch.
 
-LOCALVIT_PROCESS=plain in the environment leaves everything as it is.
+LOCALVIT_PROCESS=plain in the environment leaves the settings as they are. Importing `localvit_det` checks the
+installation and registers all it has, which takes seconds: arguments, names of configs and missing packages are looked
+at before that.
 """
 
 import ctypes
 import errno
+import importlib.util
 import io
 import logging
 import os
 import select
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 # At the end of every parallel region PyTorch's threads wait for each other. GNU OpenMP lets them spin for that, by
@@ -121,3 +125,26 @@ def set_up() -> None:
     if os.environ.get("LOCALVIT_PROCESS") != "plain":
         share_cores()
         keep_memory()
+
+
+_LIBRARY = "localvit_det"
+_LIGHT = (_LIBRARY, "localvit.arguments", "localvit.commands")  # their modules hold what they took from the library
+
+
+@contextmanager
+def library_not_run() -> Iterator[None]:
+    """Let modules of the library be imported while the package itself is not run.
+
+    Nothing of it stays: what is imported behind the block is the library as everyone gets it. Where that is imported
+    already, nothing is done.
+    """
+    spec = importlib.util.find_spec(_LIBRARY)
+    if _LIBRARY in sys.modules or spec is None:
+        yield
+        return
+    sys.modules[_LIBRARY] = importlib.util.module_from_spec(spec)  # it knows where its modules are
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name in _LIGHT or name.startswith(tuple(f"{x}." for x in _LIGHT))]:
+            del sys.modules[name]

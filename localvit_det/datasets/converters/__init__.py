@@ -25,7 +25,7 @@ from ..images import BrokenImageError, read_header
 from ..layouts import WHOLE
 from ..verdicts import cache_folder, locked
 from .base import WITHOUT_SPLIT, Converter, Label, files_in
-from .polygon_tools import Cvat, Labelme, Via
+from .listed import Cvat, Labelme, Via
 from .voc import Voc
 from .yolo import Yolo
 
