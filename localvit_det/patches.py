@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 import sys
 import warnings
@@ -95,15 +94,11 @@ def table() -> str:
 def _apply(patch: Patch) -> None:
     before = []
     for owner, key, value in patch.replacements():
-        there = owner.get(key, _ABSENT) if isinstance(owner, MutableMapping) else _own(owner, key)
-        before.append((owner, key, there))
+        # As it is: `getattr` turns a static method into a function. What is inherited comes back by itself.
+        there = owner if isinstance(owner, MutableMapping) else vars(owner)
+        before.append((owner, key, there.get(key, _ABSENT)))
         _put(owner, key, value)
     _applied[patch.name] = before
-
-
-def _own(owner: Any, key: str) -> Any:
-    # As it is: `getattr` turns a static method into a function. What is inherited comes back by itself.
-    return inspect.getattr_static(owner, key) if key in vars(owner) else _ABSENT
 
 
 def _put(owner: Any, key: str, value: Any) -> None:

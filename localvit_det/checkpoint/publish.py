@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..config_names import CHECKPOINT_SUFFIXES
-from ..errors import CheckpointError, OutputError, RequirementError
+from ..errors import CheckpointError, OutputError
 from ..files import atomic_file, check_writable, check_writable_folder, sha256, write_bytes
+from ..requirements import require_package
 from .config_text import as_text, to_json
 from .identify import find_origin, official_names
 from .layouts import plain_names, weights_in
@@ -151,7 +152,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
     source, target = Path(source), Path(target)
     if target.suffix not in (".pth", ".safetensors"):
         raise CheckpointError(f"{target} must end in .pth or .safetensors.")
-    save_safetensors = _safetensors_writer(target) if target.suffix == ".safetensors" else None
+    if target.suffix == ".safetensors":
+        require_package("safetensors", str(target))
     check_writable(target, "The converted file")
     content = load_weights_only(source)
     weights = weights_in(content)
@@ -164,14 +166,16 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
     facts = {"source": source.name, "source_sha256": sha256(Path(split_key(source)[0])), "network": report.target}
     classes = (content.get("meta") or {}).get("CLASSES") if content is not weights else None
     tensors = {name: state[name].detach().clone().contiguous() for name in names}
-    if save_safetensors is None:
+    if target.suffix == ".pth":
         meta = facts | ({"dataset_meta": {"classes": tuple(classes)}} if classes else {})
         file = io.BytesIO()
         torch.save({"state_dict": tensors, "meta": meta}, file)
         write_bytes(target, file.getbuffer())
     else:
+        from safetensors.torch import save
+
         metadata = facts | ({"classes": "\n".join(classes)} if classes else {})
-        write_bytes(target, save_safetensors(tensors, metadata=metadata))
+        write_bytes(target, save(tensors, metadata=metadata))
     return report
 
 
@@ -184,14 +188,6 @@ def _backbone_for(weights: Mapping[str, Tensor], source: Path) -> nn.Module:
     names = official_names(weights, origin.family) if origin.official else weights
     normed = any(name.startswith("out_norms.") for name in names)
     return origin.family(arch=origin.arch, out_norm_cfg="default" if normed else None)
-
-
-def _safetensors_writer(target: Path) -> Callable[..., bytes]:
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise RequirementError(f"{target} needs the package safetensors: run `pip install safetensors`.") from error
-    return save
 
 
 # ---- what MMEngine writes; its backend puts a torn file under the final name where it is killed or the disk is full

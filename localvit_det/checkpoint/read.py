@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..download import download as fetch
 from ..download import file_name
-from ..errors import CheckpointError, RequirementError, first_line
+from ..errors import CheckpointError, first_line
 from ..files import sha256
+from ..requirements import require_package
 from .layouts import choose_weights
 from .safe_config import metainfo_in
 from .safe_pickle import MapLocation, TooLarge, check_total, is_archive, load_pickle
@@ -164,10 +165,9 @@ def _how_to_join(folder: Path) -> str:
 
 
 def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise RequirementError(f"{file} needs the package safetensors: run `pip install safetensors`.") from error
+    require_package("safetensors", str(file))
+    import safetensors.torch
+
     if not isinstance(map_location, (str, torch.device)):
         map_location = "cpu"  # the caller's mapping is for files that remember their devices
     try:

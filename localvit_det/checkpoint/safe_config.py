@@ -352,13 +352,11 @@ def metainfo_of(meta: object) -> dict[str, Any]:
             isinstance(name, str) or (type(name) is int and abs(name) < _MAX_INT) for name in value
         ):
             taken[key] = tuple(map(str, value))  # some number them
-        elif key == "palette" and all(map(_is_color, value)):
-            taken[key] = [tuple(color) for color in value]
+        elif key == "palette" and all(isinstance(one, (list, tuple)) and len(one) == 3 for one in value):
+            colors = [tuple(color) for color in value]
+            if all(type(part) is int and 0 <= part < 256 for color in colors for part in color):
+                taken[key] = colors
     return taken if taken.get("classes") else {}
-
-
-def _is_color(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(x) is int and 0 <= x < 256 for x in value)
 
 
 def _check_depth(depth: int, path: str) -> None:

@@ -240,7 +240,7 @@ def leave_out_masks(cfg: Config) -> None:
     if choice is not False:
         raise ConfigError(f"with_mask={choice!r} is neither True nor False: give one of them.")
     kind = type_name(cfg.get("model") or {})
-    if kind not in (*_MODELS, *_ONE_STAGE):
+    if not can_leave_masks(cfg):
         raise ConfigError(
             f"with_mask=False: {kind} has no form without masks; take a config that needs none, such as "
             "faster_rcnn_shuffle_t_coco (`localvit configs` lists all)."
@@ -279,8 +279,7 @@ def task_of(pipeline: Sequence[dict]) -> str:
 
 def can_leave_masks(cfg: Config) -> bool:
     """Whether `with_mask=False` works for a config."""
-    kind = type_name(cfg.get("model") or {})
-    return kind in (*_MODELS, *_ONE_STAGE)
+    return type_name(cfg.get("model") or {}) in (*_MODELS, *_ONE_STAGE)
 
 
 def _without_mask_head(cfg: Config, kind: str) -> bool:

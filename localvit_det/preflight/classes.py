@@ -14,6 +14,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..backbones import LocalViT
 from ..checkpoint.read import saved_classes
 from ..config.load import RUNNER
 from ..config.model import compared_channels, heads_with_classes, known_channels, readers
@@ -292,7 +293,7 @@ def _is_ours(cls: object) -> bool:
 
 
 def _measured_channels(backbone: dict, path: str, device: str) -> tuple[int, ...] | None:
-    """Return the channels of the feature maps of a small image; None where the backbone cannot be tried on a device.
+    """Return the channels of the feature maps, of others' backbones by a small image; None where that cannot be tried.
 
     On the meta device nothing is allocated or computed, but some backbones ask a tensor for its value.
     """
@@ -300,6 +301,8 @@ def _measured_channels(backbone: dict, path: str, device: str) -> tuple[int, ...
     try:
         with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=[]):
             net = MODELS.build(dict(backbone))
+            if isinstance(net, LocalViT):
+                return tuple(net.out_channels)
             net.eval()
             return tuple(level.shape[1] for level in net(torch.zeros(1, 3, 128, 128)))
     except Exception as error:  # another package's model: whatever stops it here, the runner will say

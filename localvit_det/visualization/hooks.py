@@ -27,6 +27,8 @@ from ..errors import ConfigError, first_line
 from ..files import OutputFolder, drawn_suffix
 from .draw import Objects, draw_pair
 
+_STUFF = {"gt_panoptic_seg", "gt_sem_seg", "pred_panoptic_seg", "pred_sem_seg"}  # in samples
+
 
 def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
     """Make a test draw its predictions.
@@ -154,8 +156,8 @@ class PairVisualizer(DetLocalVisualizer):
         step: int = 0,
     ) -> None:
         """Draw `image` (H×W×3, RGB) with the objects of a sample; arguments are MMDetection's."""
-        both = draw_gt and draw_pred and data_sample is not None
-        if not both or not {"gt_instances", "pred_instances"} <= set(data_sample.keys()) or _has_stuff(data_sample):
+        keys = set(data_sample.keys()) if draw_gt and draw_pred and data_sample is not None else set()
+        if not {"gt_instances", "pred_instances"} <= keys or _STUFF & keys:
             super().add_datasample(
                 name, image, data_sample, draw_gt, draw_pred, show, wait_time, out_file, pred_score_thr, step
             )
@@ -169,10 +171,6 @@ class PairVisualizer(DetLocalVisualizer):
         super().add_datasample(
             name, drawn[..., ::-1], None, show=show, wait_time=wait_time, out_file=out_file, step=step
         )
-
-
-def _has_stuff(sample: Any) -> bool:
-    return bool({"gt_panoptic_seg", "gt_sem_seg", "pred_panoptic_seg", "pred_sem_seg"} & set(sample.keys()))
 
 
 def _objects(instances: Any, classes: Sequence[str] | None) -> Objects:
