@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from mmdet.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
+from localvit_det.backbones import base
 from localvit_det.fused import fused_copy
 
 
@@ -62,3 +63,18 @@ def test_hooks_on_the_generator_fire(net, fuse):
     with torch.no_grad():
         net(torch.randn(1, 3, 32, 32))
     assert len(calls) == len(set(calls)) == 2  # one in each stage
+
+
+def test_gradients_are_the_same_from_images_in_either_memory_format(net, monkeypatch):
+    """In float64, where 1e-14 is rounding; float32 differed by 1e-6, which could have been a fault."""
+    x, grads = torch.rand(2, 3, 61, 100, dtype=torch.float64), []
+    net.double().train()
+    for convert in (base.channels_last, Tensor.contiguous):
+        monkeypatch.setattr(base, "channels_last", convert)
+        outputs = net(x)
+        generator = torch.Generator().manual_seed(0)
+        loss = sum((out * torch.rand(out.shape, generator=generator, dtype=out.dtype)).sum() for out in outputs)
+        grads.append(torch.autograd.grad(loss, [*net.parameters()]))
+    largest = max(grad.norm() for grad in grads[0])
+    for last, contiguous in zip(*grads, strict=True):
+        assert (last - contiguous).norm() <= 1e-12 * max(last.norm(), 1e-3 * largest)
