@@ -52,6 +52,8 @@ def test_workers_are_measured(capfd):
     assert "main process" in main
     assert "fork 2" in two
     assert "of the serialized form" in two
+    dataset = workers.FirstAgain(range(1000))
+    assert {dataset[index] for index in range(len(dataset))} == set(range(64))
 
 
 @pytest.mark.slow
