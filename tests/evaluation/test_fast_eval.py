@@ -225,6 +225,7 @@ def test_command_evaluates_with_it(shapes_annotations, tmp_path, capsys):
     test.main(command)
     [log] = (tmp_path / "run").rglob("*.log")
     assert "COCOeval_opt.evaluate() finished" in log.read_text()  # what the other evaluator says
+    assert "FastCocoMetric" in "".join(path.read_text() for path in (tmp_path / "run").rglob("*.py"))  # not the default
     assert "\nsegm  " in capsys.readouterr().out
 
 
