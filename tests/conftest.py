@@ -18,6 +18,7 @@ from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
 from preflight_cases import load, logged  # noqa: F401 - fixtures
 
 import localvit_det  # noqa: F401 - registers everything
@@ -61,6 +62,18 @@ def _open_screen() -> None:
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler and handler.stream.closed:
                 handler.stream = sys.stdout
+
+
+def forget_visualizers(kind: type[Visualizer] = Visualizer) -> None:
+    """Let the next run make its own: MMEngine keeps one of a name, with its folder, for the life of a process."""
+    kind._instance_dict.clear()
+    for one in kind.__subclasses__():
+        forget_visualizers(one)
+
+
+@pytest.fixture(autouse=True)
+def _own_visualizers() -> None:
+    forget_visualizers()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,6 @@ import torch
 from made_logs import write_log
 from made_results import write_shapes
 from mmdet.registry import MODELS
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from pages import check_page
 
@@ -95,9 +93,7 @@ def test_windows_and_field(here, results, capsys):
 
 
 @pytest.mark.slow
-def test_report_of_a_test(here, capsys, monkeypatch):
-    # MMEngine has one of this name in a process, which would write the config into the folder of an earlier test.
-    monkeypatch.setattr(DetLocalVisualizer, "_instance_dict", OrderedDict())
+def test_report_of_a_test(here, capsys):
     root = write_shapes(here / "shapes", val=4)
     torch.manual_seed(3)
     cfg = load_config(NAME)

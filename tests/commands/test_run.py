@@ -6,8 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import lines_logged_by
-from mmdet.visualization import DetLocalVisualizer
+from conftest import forget_visualizers, lines_logged_by
 from pages import check_page
 from test_odd_layouts import NAME
 
@@ -24,8 +23,8 @@ CHANGED = ["train_cfg.max_epochs=4", "optim_wrapper.optimizer.lr=0.002", "optim_
 
 
 def run(command: ModuleType, *arguments: str) -> None:
-    """Run a command as in a process of its own: MMEngine keeps one visualizer of a name for the life of a process."""
-    DetLocalVisualizer._instance_dict.clear()
+    """Run a command as in a process of its own."""
+    forget_visualizers()
     command.main(list(arguments))
 
 

@@ -9,8 +9,6 @@ import torch
 from conftest import REPOSITORY
 from families import FAMILIES
 from mmdet.registry import MODELS as DETECTION_MODELS
-from mmdet.visualization import DetLocalVisualizer
-from mmengine.visualization import Visualizer
 from numbered_gpu import numbered_gpu
 
 from localvit.commands import test, train
@@ -174,8 +172,6 @@ def test_wrong_channels_and_types(shapes):
 
 @pytest.mark.slow
 def test_commands_train_and_test(shapes):
-    for kind in (Visualizer, DetLocalVisualizer):  # MMEngine keeps one of a name for the life of a process
-        kind._instance_dict.clear()
     config = str(REPOSITORY / "configs/upernet_shuffle_nano_shapes.py")
     options = [
         f"data_root={shapes}",

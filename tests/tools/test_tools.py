@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
-from mmdet.visualization import DetLocalVisualizer
-from mmengine.visualization import Visualizer
+from conftest import REPOSITORY, forget_visualizers
 
 from localvit.commands import test, train
 from localvit_det.datasets.synthetic_shapes import make_shapes
@@ -56,8 +54,7 @@ def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path, capfd):
     assert "Epoch(train)" in trained
     assert (tmp_path / "run/curves.png").stat().st_size > 5000
     images = tmp_path / "images"
-    for kind in (Visualizer, DetLocalVisualizer):  # MMEngine keeps one of a name for the life of a process
-        kind._instance_dict.clear()
+    forget_visualizers()
     outputs = ["--show-dir", str(images), "--out", str(tmp_path / "predictions.pkl")]
     test.main([config, str(tmp_path / "run"), "--work-dir", str(tmp_path / "test"), *outputs, *options])
     assert metrics(trained) == metrics("".join(capfd.readouterr())) != ""
