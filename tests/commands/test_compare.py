@@ -43,10 +43,10 @@ def test_two_detectors(published, tmp_path, capsys, monkeypatch):
     command.main([*map(str, (*files, *arguments))])
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found["tasks"]) == ["bbox", "segm"]
-    # As each detector's own evaluation says it, which is MMDetection's.
-    metrics = [Detector(file).val(data, work_dir=tmp_path / file.stem) for file in files]
+    # As the detector's own evaluation says it, which is MMDetection's; of the one with classes in another order.
+    metrics = Detector(files[1]).val(data, work_dir=tmp_path / "val")
     for task, one in found["tasks"].items():
-        assert one["ap"] == pytest.approx([each[f"coco/{task}_mAP"] for each in metrics], abs=1e-3)
+        assert one["ap"][1] == pytest.approx(metrics[f"coco/{task}_mAP"], abs=1e-3)
         assert set(one["classes"]) <= set(CLASSES)
     for index, file in enumerate(files):
         model = Detector(file, fuse=False).model

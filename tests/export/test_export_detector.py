@@ -402,6 +402,7 @@ class TestCommands:
         with pytest.raises(CheckpointError, match=r"none.onnx does not exist"):
             Detector(tmp_path / "none.onnx")
 
+    @pytest.mark.slow
     def test_gpu_is_not_for_files(self, exported):
         with pytest.raises(ConfigError, match=r"is run on a CPU here|cannot be used here"):
             Detector(exported("onnx").path, device="cuda")

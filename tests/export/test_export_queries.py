@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import few
 from mmcv.ops import MultiScaleDeformableAttention
 from mmdet.registry import MODELS
 from small_detectors import build_detector, model_of
@@ -141,7 +142,7 @@ def form(detectors):
     return make
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", few(KINDS, "rtmdet_ins"))
 def test_padding(name, form):
     """Images are padded to a fixed size by half of theirs, and the detector is told how large they are."""
     size = (160, 192)
@@ -167,7 +168,7 @@ def test_padding_of_the_pipeline(form):
         form("rtmdet_ins", (96, 150))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", few(KINDS, "rtmdet_ins"))
 def test_nothing_found(name, form):
     detector, module, info = form(name, (96, 96))
     one = prepare(image_pipeline(detector.config, (96, 96)), synthetic_image((60, 90), 1))
