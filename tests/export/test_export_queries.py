@@ -144,7 +144,7 @@ def form(detectors):
 
 @pytest.mark.parametrize("name", few(KINDS, "rtmdet_ins"))
 def test_padding(name, form):
-    """Images are padded to a fixed size by half of theirs, and the detector is told how large they are."""
+    """Images are padded to a fixed size by half of theirs, and the detector gets to know how large they are."""
     size = (160, 192)
     detector, module, info = form(name, size)
     images = [prepare(image_pipeline(detector.config, size), synthetic_image((160, 90), seed)) for seed in (1, 2)]

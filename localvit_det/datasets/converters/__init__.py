@@ -25,7 +25,9 @@ from ..images import BrokenImageError, read_header
 from ..layouts import WHOLE
 from ..verdicts import cache_folder, locked
 from .base import WITHOUT_SPLIT, Converter, Label, files_in
-from .listed import Cvat, Labelme, Via
+from .cvat import Cvat
+from .labelme import Labelme
+from .via import Via
 from .voc import Voc
 from .yolo import Yolo
 
