@@ -12,8 +12,9 @@ from .blocks import (
     FusedWindowAttention,
 )
 from .detector import fuse_detector, fused_copy
-from .families import FusedConvMixer, FusedMessengerAttention, FusedMessengerBlock
+from .dwnet import FusedConvMixer
 from .folding import fuse_conv_bn
+from .msg_transformer import FusedMessengerAttention, FusedMessengerBlock
 from .packed import PackedConv1x1
 
 __all__ = [
