@@ -6,7 +6,8 @@ from mmengine.config import Config
 
 from ..datasets.annotations import forget_annotations
 from ..errors import UserError, raise_all
-from .classes import check_backbone, check_built_keys, check_keys, check_num_classes, check_saved_classes, check_types
+from .classes import check_num_classes, check_saved_classes
+from .components import check_backbone, check_built_keys, check_keys, check_types
 from .data import find_problems
 from .resources import check_checkpoints, check_processes, check_space, check_work_dir
 from .start import check_start

@@ -15,7 +15,8 @@ from localvit_det.config import load_config
 from localvit_det.config.model import match_channels
 from localvit_det.errors import ConfigError
 from localvit_det.fused import fused_copy
-from localvit_det.preflight.classes import check_backbone, check_num_classes
+from localvit_det.preflight.classes import check_num_classes
+from localvit_det.preflight.components import check_backbone
 
 HEADS = {
     "faster_rcnn": "faster_rcnn_{}_t_coco.py",

@@ -12,7 +12,7 @@ import localvit_det  # noqa: F401
 from localvit_det.config import load_config, options, set_data_root
 from localvit_det.config.utils import find_datasets
 from localvit_det.errors import ConfigError, DataError
-from localvit_det.preflight.classes import check_backbone
+from localvit_det.preflight.components import check_backbone
 
 SHUFFLE = "model = dict(backbone=dict(_delete_=True, type='ShuffleTransformer', arch='{}'{}))"
 
