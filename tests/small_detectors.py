@@ -90,8 +90,16 @@ def build_detector(model: str | dict, surer: tuple[str, ...] = SURER, factor: fl
         factor: How much.
     """
     torch.manual_seed(0)
-    model = MODELS.build(DETECTORS[model]() if isinstance(model, str) else model).eval()
+    # DINO's constructor leaves a parameter as the memory was: what that holds would decide what is found.
+    torch.use_deterministic_algorithms(True)  # in which such memory is NaN
+    try:
+        model = MODELS.build(DETECTORS[model]() if isinstance(model, str) else model).eval()
+    finally:
+        torch.use_deterministic_algorithms(False)
     with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.isnan().any():
+                parameter.normal_()
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.running_mean.normal_(std=0.1)

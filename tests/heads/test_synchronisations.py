@@ -64,10 +64,7 @@ def detector(name: str, **parts: str) -> nn.Module:
     cfg = MODELS[name]()
     for part, kind in parts.items():
         cfg["roi_head"][part]["type"] = kind
-    net = build_detector(cfg, (*SURER, "rtm_cls.0.weight"))
-    if name == "DINO":
-        net.init_weights()  # it leaves some as the memory was
-    return net
+    return build_detector(cfg, (*SURER, "rtm_cls.0.weight"))
 
 
 def sample() -> DetDataSample:
