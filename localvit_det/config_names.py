@@ -1,6 +1,7 @@
-"""Names of configs, and options as they are typed; reading them needs neither PyTorch nor MMDetection."""
+"""Names of configs and checkpoints, and options as they are typed; they need neither PyTorch nor MMDetection."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def find_config(path: str | Path) -> Path:
     name = name.removeprefix(PREFIX)
     packaged = config_folder() / (name if name.endswith(".py") else f"{name}.py")
     return packaged if packaged.is_file() else Path(path)
+
+
+def split_key(path: str | os.PathLike) -> tuple[str, str]:
+    """Return the path or address of a checkpoint, and the key of the weights that are wanted ('' for the usual)."""
+    name = os.fspath(path)
+    file, _, key = name.rpartition("#")
+    return (file, key) if file and not Path(name).expanduser().exists() else (name, "")
 
 
 def existing_config(path: str | Path) -> Path:

@@ -23,6 +23,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from ..backbones.base import LocalViT
+from ..config_names import split_key
 from ..errors import CheckpointError, did_you_mean, first_line
 from ..hub import CONFIG, WEIGHTS, register_reader
 from .config_text import parse
@@ -30,7 +31,7 @@ from .identify import Origin, backbones_in, families
 from .layouts import below, describe_choice, plain_names, weights_in
 from .matching import LoadReport, Policy, compare, prepare
 from .official import OFFICIAL, official_address
-from .read import BuildLimit, check_is_checkpoint, download, load_weights_only, split_key
+from .read import BuildLimit, check_is_checkpoint, download, load_weights_only
 from .safe_config import defuse, vet
 from .safe_pickle import MapLocation, TooLarge
 

@@ -21,7 +21,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..config_names import CHECKPOINT_SUFFIXES
+from ..config_names import CHECKPOINT_SUFFIXES, split_key
 from ..errors import CheckpointError, OutputError
 from ..files import atomic_file, check_writable, check_writable_folder, sha256, write_bytes
 from ..requirements import require_package
@@ -29,7 +29,7 @@ from .config_text import as_text, to_json
 from .identify import find_origin, official_names
 from .layouts import plain_names, weights_in
 from .matching import LoadReport, no_weights, prepare
-from .read import load_weights_only, split_key
+from .read import load_weights_only
 from .safe_config import metainfo_in, read_config
 from .search import checkpoint_file
 

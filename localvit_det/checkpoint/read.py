@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import MODELS
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..config_names import split_key
 from ..download import download as fetch
 from ..download import file_name
 from ..errors import CheckpointError, first_line
@@ -62,13 +65,6 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
             "model.state_dict() instead."
         )
     return choose_weights(checkpoint, key, name) if key else checkpoint
-
-
-def split_key(path: str | os.PathLike) -> tuple[str, str]:
-    """Return the path or address of a checkpoint, and the key of the weights that are wanted ('' for the usual)."""
-    name = os.fspath(path)
-    file, _, key = name.rpartition("#")
-    return (file, key) if file and not Path(name).expanduser().exists() else (name, "")
 
 
 def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
@@ -214,3 +210,31 @@ class BuildLimit(TorchDispatchMode):
             if self.left < 0:
                 raise TooLarge("describes a model that is many times larger than its weights")
         return func(*args, **(kwargs or {}))
+
+
+def check_build_size(config: Mapping[str, Any], file: Path) -> None:
+    """Check that the model of a config is not much larger than the weights it came with, before memory is taken for it.
+
+    One that cannot be built is not looked at: what builds it says why.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    for device in ("meta", "cpu"):  # some parts ask a tensor for its value while they are built
+        try:
+            with (
+                BuildLimit(file.stat().st_size),
+                torch.device(device),
+                torch.random.fork_rng(devices=[]),
+                MODELS.switch_scope_and_registry(config.get("default_scope") or "mmdet") as registry,
+            ):
+                registry.build(copy.deepcopy(config["model"]))
+            return
+        except TooLarge as error:
+            raise CheckpointError(
+                f"The config in {file} is refused: it describes a model that is many times larger than its weights; "
+                "give a config file of your own instead of it."
+            ) from error
+        # Another package's model may raise anything.
+        except Exception:
+            continue

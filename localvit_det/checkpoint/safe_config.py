@@ -151,7 +151,7 @@ def read_config(content: Mapping[str, Any], source: object, trusted: bool = Fals
             "takes it by --load-from or --pretrained)."
         )
     try:
-        return _all_of(parse(text)) if trusted else take(parse(text), metainfo_in(content))
+        return without_its_run(parse(text)) if trusted else take(parse(text), metainfo_in(content))
     except ValueError as error:
         raise CheckpointError(
             f"The config in {source} is refused: {error}; give a config file of your own instead of it."
@@ -173,7 +173,7 @@ def defuse(content: Mapping[str, Any], source: object) -> None:
         texts[key] = as_text({**taken, "test_dataloader": {"dataset": dataset}, "visualizer": visualizer})
 
 
-def _all_of(values: dict[str, Any]) -> dict[str, Any]:
+def without_its_run(values: dict[str, Any]) -> dict[str, Any]:
     """Return a whole config without how its run was started, which says nothing about the model.
 
     Raises:

@@ -11,31 +11,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
-from ..checkpoint.config_text import as_text
 from ..checkpoint.exported import is_exported, read_info
 from ..checkpoint.matching import POLICIES
-from ..checkpoint.read import BuildLimit, load_weights_only, split_key
-from ..checkpoint.safe_config import read_config
-from ..checkpoint.safe_pickle import TooLarge
+from ..checkpoint.read import check_build_size, load_weights_only
+from ..checkpoint.safe_config import read_config, without_its_run
 from ..checkpoint.search import newest_for_test
 from ..config_names import (
     CHECKPOINT_SUFFIXES,
     EXPORTED_SUFFIXES,
     config_folder,
     existing_config,
-    find_config,
+    split_key,
     type_name,
 )
 from ..datasets.data_files import check_hierarchy, read_data_safely
 from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
-from ..errors import CheckpointError, ConfigError, UserError, did_you_mean, raise_all
+from ..errors import ConfigError, UserError, did_you_mean, raise_all
 from ..requirements import require_named
 from .annotation_files import evaluators_follow
 from .augmentation import set_augmentation
@@ -58,26 +55,33 @@ _DEFAULTS = {
 }
 
 
-def read_config_file(path: Path, trusted: bool) -> Config:
-    """Read a config, or the one inside a checkpoint.
+def read_config_file(name: str | Path, trusted: bool) -> Config:
+    """Read a config, or the one that a work dir, a checkpoint or an exported model carries.
 
     Args:
-        path: A file, or what else `find_config` knows; or a work dir, whose own config is taken whole.
+        name: Of a file, or what else `find_config` knows; or of a work dir, whose own config is taken whole.
         trusted: Take the whole config inside a checkpoint, with its imports, types and addresses of others.
 
     Raises:
         ConfigError: The file is missing or cannot be read.
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
-    path = existing_config(split_key(path)[0])
-    if path.is_dir():  # what the last training has left there, else what its newest checkpoint has
-        if found := run_config(path):
-            return _imported(read_config({"meta": {"cfg": as_text(found[1])}}, found[0], trusted=True))
-        return _read_embedded(newest_for_test(path), trusted)
+    file, _ = split_key(name)
+    path = existing_config(file)
     try:
-        if path.suffix in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
-            return _read_embedded(path, trusted)
-        return Config.fromfile(path)
+        if path.is_dir():  # what the last training has left there, else what its newest checkpoint has
+            if found := run_config(path):
+                return _imported(without_its_run(found[1]))
+            path = newest_for_test(path)
+        if path.suffix not in (*CHECKPOINT_SUFFIXES, *EXPORTED_SUFFIXES):
+            return Config.fromfile(path)
+        if is_exported(path):
+            values = read_config({"meta": {"cfg": read_info(path).config}}, path, trusted)
+        else:
+            values = read_config(load_weights_only(path, mmap=True), path, trusted)
+            if not trusted:
+                check_build_size(values, path)
+        return _imported(values) if trusted else _completed(values, path)
     except UserError:
         raise
     # A config is a program: whatever it raises is a mistake in it.
@@ -90,43 +94,6 @@ def read_config_file(path: Path, trusted: bool) -> Config:
         if reason is not None:
             raise reason from error
         raise ConfigError(f"The config {path} cannot be read: {one_line(error)}.") from error
-
-
-def _read_embedded(path: Path, trusted: bool) -> Config:
-    exported = is_exported(path)
-    content = {"meta": {"cfg": read_info(path).config}} if exported else load_weights_only(path, mmap=True)
-    values = read_config(content, path, trusted)
-    if not exported and not trusted:
-        _check_model(values, path)
-    return _imported(values) if trusted else _completed(values, path)
-
-
-def _check_model(values: dict[str, Any], path: Path) -> None:
-    """Check that a model is not much larger than the weights which it came with, before memory is taken for it.
-
-    One that cannot be built is not looked at: what builds it says why.
-
-    Raises:
-        CheckpointError: It is.
-    """
-    for device in ("meta", "cpu"):  # some parts ask a tensor for its value while they are built
-        try:
-            with (
-                BuildLimit(path.stat().st_size),
-                torch.device(device),
-                torch.random.fork_rng(devices=[]),
-                MODELS.switch_scope_and_registry(values.get("default_scope") or "mmdet") as registry,
-            ):
-                registry.build(copy.deepcopy(values["model"]))
-            return
-        except TooLarge as error:
-            raise CheckpointError(
-                f"The config in {path} is refused: it describes a model that is many times larger than its weights; "
-                "give a config file of your own instead of it."
-            ) from error
-        # Another package's model may raise anything.
-        except Exception:
-            continue
 
 
 def _imported(values: dict[str, Any]) -> Config:
@@ -189,18 +156,19 @@ def load_config(
     """
     options = options or {}
     read_data_safely()
-    cfg = read_config_file(Path(path), trusted)
+    cfg = read_config_file(path, trusted)
     if cfg.get("default_scope"):
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
 
     follow_own_root(cfg)
     own_root = data_root_of(cfg) if "data_root" in options else None
-    mistakes = unread_names(options, cfg, find_config(path))
+    mistakes = unread_names(options, cfg)
     if unread is None:
         raise_all(mistakes)
     else:
         unread += mistakes
-    options = expand_short(cfg, read_options(options, cfg._cfg_dict)) if options else {}
+    options = read_options(options, cfg._cfg_dict)
+    options = expand_short(cfg, options)
     typed = tuple(options)  # what these set stays; preflight reports what does not fit
     try:
         cfg.merge_from_dict(options)

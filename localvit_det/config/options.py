@@ -195,7 +195,7 @@ def _present(config: Any, key: str) -> object:
     return config
 
 
-def unread_names(options: Mapping[str, Any], cfg: Config, path: Path) -> list[ConfigError]:
+def unread_names(options: Mapping[str, Any], cfg: Config) -> list[ConfigError]:
     """Return what options, and the files of a user's config, set at the top level though nothing reads it.
 
     A name that only the config's own file uses may be set by an option, since a user's code may read it; a warning says
@@ -203,12 +203,12 @@ def unread_names(options: Mapping[str, Any], cfg: Config, path: Path) -> list[Co
 
     Args:
         options: Dotted keys and values.
-        cfg: The config without them.
-        path: What was read; only Python files that came with no package are looked into.
+        cfg: The config without them; only Python files that came with no package are looked into.
     """
     found = [mistake for key, value in options.items() if (mistake := _option_mistake(key, value, cfg))]
-    if path.suffix == ".py" and path.is_file() and not _is_installed(path):
-        found += _file_mistakes(path, frozenset())
+    file = Path(cfg.filename or "")
+    if file.suffix == ".py" and not _is_installed(file):
+        found += _file_mistakes(file, frozenset())
     return found
 
 

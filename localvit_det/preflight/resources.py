@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmengine.device import is_mlu_available, is_musa_available, is_npu_available
 from torch import nn
 
-from ..checkpoint.read import check_is_checkpoint, split_key
+from ..checkpoint.read import check_is_checkpoint
 from ..checkpoint.safe_config import is_pretrained
 from ..checkpoint.search import check_saves_locally, search
 from ..config.utils import walk
-from ..config_names import type_name
+from ..config_names import split_key, type_name
 from ..errors import CheckpointError, ConfigError, OutputError
 from ..files import what_is_there
 

@@ -20,9 +20,9 @@ from ..checkpoint.layouts import describe_choice, plain_names, weights_in
 from ..checkpoint.loading import under_prefix
 from ..checkpoint.matching import LoadReport, Policy, compare, prepare
 from ..checkpoint.official import official_file
-from ..checkpoint.read import classes_in, download, load_weights_only, split_key
+from ..checkpoint.read import classes_in, download, load_weights_only
 from ..config.utils import find_datasets, registered
-from ..config_names import type_name
+from ..config_names import split_key, type_name
 from ..errors import CheckpointError
 from .classes import dataset_classes
 from .resources import build_on_meta, checkpoint_to_resume, pretrained_init
