@@ -12,7 +12,7 @@ from ..config_names import type_name
 from ..datasets import layouts
 from ..datasets.annotations import read_annotations
 from ..datasets.contents import Content
-from ..datasets.converters import convert_in_cache
+from ..datasets.converters import convert_in_cache, converted_before
 from ..datasets.data_files import check_unread
 from ..datasets.layouts import TEST, TRAIN, VAL
 from ..datasets.normalize import file_names, held_out, is_copy, normalized
@@ -161,10 +161,12 @@ def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, d
     Raises:
         DataError: Nothing is recognized, or nothing that is read.
     """
-    found = layouts.look_into(root)
+    converted = converted_before(root, without)
+    found = layouts.look_into(root, jsons=converted is None)
     found.jsons = [name for name in found.jsons if name not in without]
     if not found.jsons:
-        if (converted := convert_in_cache(root)) is not None:
+        converted = converted or convert_in_cache(root, without)
+        if converted is not None:
             found.jsons = list(converted.files.values())
             notes = f" ({'; '.join(converted.notes)})" if converted.notes else ""
             whole = len(converted.files) == 1

@@ -47,8 +47,8 @@ class Folders:
         return f"images in {', '.join(shown[:6])}{more}" if shown else "no images"
 
 
-def look_into(root: str | os.PathLike) -> Folders:
-    """List annotation files in COCO's format and images; hidden folders are passed by."""
+def look_into(root: str | os.PathLike, jsons: bool = True) -> Folders:
+    """List images and, if asked to open `jsons`, those in COCO's format; hidden folders are passed by."""
     found = Folders(Path(root))
     for folder, files in walk(root, _DEPTH):
         relative = folder.relative_to(root)
@@ -56,9 +56,9 @@ def look_into(root: str | os.PathLike) -> Folders:
         images = sorted(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
         if images:
             found.images[place] = images
-        jsons = sorted(name for name in files if name.lower().endswith(".json") and not name.startswith("."))
-        if len(jsons) <= _MAX_JSONS:
-            found.jsons += [f"{place}/{name}".lstrip("/") for name in jsons if _is_coco(Path(folder, name))]
+        named = sorted(name for name in files if name.lower().endswith(".json") and not name.startswith("."))
+        if jsons and len(named) <= _MAX_JSONS:
+            found.jsons += [f"{place}/{name}".lstrip("/") for name in named if _is_coco(Path(folder, name))]
     return found
 
 

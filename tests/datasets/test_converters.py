@@ -1,6 +1,7 @@
 """What holds for converters of all formats: names of images, what is left out, and refusals."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from converted import label_of
 from yolo_set import NAMES, H, W, write_yolo
 
 from localvit.commands import convert
-from localvit_det.datasets.converters import CONVERTERS, Converter, Label, convert_dataset, convert_in_cache
+from localvit_det.datasets.converters import (
+    CONVERTERS,
+    Converter,
+    Label,
+    convert_dataset,
+    convert_in_cache,
+    converted_before,
+)
 from localvit_det.errors import DataError, OutputError
 
 pytest.importorskip("supervision")
@@ -45,7 +53,10 @@ def test_a_format_from_outside(tmp_path, monkeypatch, cache):
     with pytest.raises(DataError, match=r"is in no format that can be converted: YOLO has data\.yaml"):
         convert_dataset(root, tmp_path / "coco")
     monkeypatch.setattr("localvit_det.datasets.converters.CONVERTERS", [*CONVERTERS, Tables])
-    assert convert_in_cache(root).name == "tables"
+    assert (first := convert_in_cache(root)).name == "tables"
+    assert converted_before(root) == first
+    os.utime(root / "objects.csv", ns=(0, 0))
+    assert converted_before(root) is None
     assert convert_dataset(root, tmp_path / "coco").splitlines()[1] == "train: 1 images, 1 objects"
     content = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
     assert content["annotations"][0]["bbox"] == [10, 20, 20, 30]

@@ -1,18 +1,21 @@
 """Datasets in the formats of other tools are trained on as they are: `data_root` names their folder."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import lines_logged_by
+from opened_files import counted_files
 from other_formats import CLASSES, FORMATS, SPLITS, WHOLE, area, png, read
 
 from localvit.commands import convert
 from localvit_det.config import discovery, load_config
 from localvit_det.config_names import existing_config
 from localvit_det.datasets.annotations import read_annotations
-from localvit_det.datasets.converters import convert_dataset, convert_in_cache
+from localvit_det.datasets.converters import convert_dataset, convert_in_cache, converted_before
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config
@@ -99,6 +102,45 @@ def test_what_was_converted_is_taken_until_something_changes(tmp_path, cache, mo
     again = load_config(tmp_path / "saved.py")
     assert again.train_dataloader.dataset.ann_file == cfg.train_dataloader.dataset.ann_file
     assert read_annotations(again.train_dataloader.dataset.ann_file).path == root
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_second_start_opens_no_file_of_labels(tmp_path, cache, shapes, name):
+    """None is opened to know that nothing has changed, and what was converted is not taken once something has."""
+    FORMATS[name](shapes, root := tmp_path / "mine")
+    cfg = load_config(NANO, options(root))
+    with counted_files(str(root)) as opened:
+        again = load_config(NANO, options(root))
+        assert not opened
+        check_config(again)  # looks at images
+    assert {Path(file).suffix for file in opened} == {".jpg"}
+    assert again.train_dataloader == cfg.train_dataloader
+    first = converted_before(root)
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    assert {file.suffix for file in files} > {".jpg"}
+    for file in files:
+        state = file.stat()
+        file.rename(aside := tmp_path / "aside")
+        assert converted_before(root) is None
+        aside.rename(file)
+        assert converted_before(root) == first
+        shutil.copy(file, added := file.with_stem("added"))
+        assert converted_before(root) is None
+        added.unlink()
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        assert converted_before(root) is None
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_files_in_cocos_format_come_first(tmp_path, cache, shapes):
+    """What is converted for an option that names such a file is not taken without the option."""
+    FORMATS["labelme"](shapes, root := tmp_path / "mine")
+    (root / "annotations").mkdir()
+    content = json.loads((shapes / "annotations/instances_val2017.json").read_text())
+    (named := root / "annotations/instances_val.json").write_text(json.dumps({**content, "info": {}}))
+    own = {**options(root), "val_dataloader.dataset.ann_file": str(named.relative_to(root))}
+    assert "labelme" in load_config(NANO, own).recognized["layout"]
+    assert "labelme" not in load_config(NANO, {**options(root), "val_split": 0.5}).recognized["layout"]
 
 
 def test_shapes_of_labelme(tmp_path, cache):

@@ -1,13 +1,13 @@
 """Datasets in YOLO's format become datasets in COCO's, with the same boxes."""
 
 import pytest
-from coco_folder import write_config
+from coco_folder import gray, write_config
 from converted import objects, same
 from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
 
 from localvit.commands import convert
 from localvit_det.config import load_config
-from localvit_det.datasets.converters import convert_dataset, find_converter
+from localvit_det.datasets.converters import convert_dataset, convert_in_cache, converted_before, find_converter
 from localvit_det.datasets.converters.yolo import data_yaml
 from localvit_det.errors import DataError, RequirementError
 from localvit_det.preflight import check_config
@@ -58,6 +58,31 @@ def test_yolo(tmp_path, capsys, body, folders):
     cfg = load_config(write_config(tmp_path), {"data_root": str(target), "classes": "auto", "with_mask": False})
     assert cfg.classes == NAMES
     check_config(cfg)
+
+
+def test_what_lies_elsewhere_is_watched(tmp_path, cache):
+    """Folders and lists that data.yaml names, their images and labels, and what may come in their place."""
+    (tmp_path / "yolo").mkdir()
+    root = write_yolo(tmp_path / "yolo", f"path: ../late\nnames: {[*NAMES]}\ntrain: ../a/images\nval: list\n", ())
+    for name in "ab":
+        for file, content in ((f"{name}/images/1.jpg", gray(W, H)), (f"{name}/labels/1.txt", b"0 0.5 0.5 0.2 0.2")):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(content)
+    (root / "list").write_text("../b/images/1.jpg")
+    converted = convert_in_cache(root)
+    for file in ("a/images/1.jpg", "a/labels/1.txt", "b/images/1.jpg", "b/labels/1.txt", "yolo/list"):
+        (tmp_path / file).rename(tmp_path / "aside")
+        assert converted_before(root) is None, file
+        (tmp_path / "aside").rename(tmp_path / file)
+        assert converted_before(root) == converted
+    (tmp_path / "b/labels/1.txt").unlink()
+    unlabelled = convert_in_cache(root)
+    for file in ("a/images/deeper/2.jpg", "b/labels/1.txt", "late/list"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+        assert converted_before(root) is None, file
+        (tmp_path / file).unlink()
+        assert converted_before(root) == unlabelled
 
 
 def test_lists_of_images(tmp_path):

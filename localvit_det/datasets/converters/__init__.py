@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,16 +23,25 @@ from ...errors import DataError, OutputError, UserError, printable, shortened
 from ...files import atomic_folder, write_text
 from ..annotations import COPY_OF, write_annotations
 from ..images import BrokenImageError, read_header
-from ..layouts import WHOLE
+from ..layouts import IMAGE_SUFFIXES, WHOLE, walk
 from ..verdicts import cache_folder, locked
-from .base import WITHOUT_SPLIT, Converter, Label, files_in
+from .base import WITHOUT_SPLIT, Converter, Label
 from .cvat import Cvat
 from .labelme import Labelme
 from .via import Via
 from .voc import Voc
 from .yolo import Yolo
 
-__all__ = ["CONVERTERS", "Converted", "Converter", "Label", "convert_dataset", "convert_in_cache", "find_converter"]
+__all__ = [
+    "CONVERTERS",
+    "Converted",
+    "Converter",
+    "Label",
+    "convert_dataset",
+    "convert_in_cache",
+    "converted_before",
+    "find_converter",
+]
 
 CONVERTERS: list[type[Converter]] = [Yolo, Cvat, Voc, Labelme, Via]  # the first one that recognizes a folder takes it
 _UNLABELLED, _KEYPOINTS = "unlabelled", "keypoints"  # what is counted
@@ -94,8 +104,11 @@ def convert_dataset(
     return "\n".join([*lines, *converter.notes])
 
 
-def convert_in_cache(root: Path) -> Converted | None:
+def convert_in_cache(root: Path, without: Collection[str] = ()) -> Converted | None:
     """Return a dataset in a format of others as files in COCO's, which stay as long as nothing in it changes.
+
+    Args:
+        without: Files in COCO's format that lie there, too, and are taken by themselves.
 
     Returns:
         The files; None where the folder is in no known format.
@@ -107,36 +120,83 @@ def convert_in_cache(root: Path) -> Converted | None:
     """
     if find_converter(root) is None:
         return None
+    index = _index(root, without)
+    with locked(index.with_suffix(".lock")):
+        return converted_before(root, without) or _converted(root, index)
+
+
+def converted_before(root: Path, without: Collection[str] = ()) -> Converted | None:
+    """Return what `convert_in_cache` has made of a folder, by a listing; None where something has changed.
+
+    A folder of which nothing was made is not even listed.
+    """
+    try:
+        known = json.loads(_index(root, without).read_bytes())
+        state, places, *parts = (known[key] for key in ("state", "places", *Converted._fields))
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of a broken disk
+        return None
+    converted = Converted(*parts)
+    there = all(map(os.path.isfile, converted.files.values()))
+    return converted if there and state == _digest(_states([root, *places])) else None
+
+
+def _converted(root: Path, index: Path) -> Converted:
+    """Convert a folder, and keep in the index by what `converted_before` knows it."""
+    states = _states([root])  # before anything is read, so that what changes meanwhile is read again
     converter, splits = _listed(root)
-    listed = {split: [[*map(_state, pair)] for pair in pairs] for split, pairs in splits.items()}
-    settings = [_state(file) for file in files_in(root, (".yaml", ".yml", ".txt"))]  # such as YOLO's kpt_shape
-    known_by = [converter.name, os.path.abspath(root), converter.classes, converter.notes, settings, listed]
-    asked = json.dumps([_VERSION, *known_by])
-    folder = cache_folder() / "sets" / hashlib.sha256(asked.encode()).hexdigest()[:16]
-    files = {WHOLE if split == WITHOUT_SPLIT else split: str(folder / f"instances_{split}.json") for split in splits}
-    known = folder / "notes.json"  # written last, so that all files are whole
-    with locked(folder.with_suffix(".lock")):
-        if not (known.is_file() and all(map(os.path.isfile, files.values()))):
-            left_out: dict[str, str] = {}
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                for split, (content, parts) in _contents(converter, splits, left_out).items():
-                    converter.notes += [f"{split}: {part}" for part in parts]
-                    content[COPY_OF] = str(converter.named or root)
-                    write_annotations(folder / f"instances_{split}.json", content)
-                if left_out:
-                    names = shortened([os.path.relpath(name, root) for name in left_out])
-                    converter.notes.append(f"{len(left_out)} images that cannot be used, left out ({names})")
-                write_text(known, json.dumps(converter.notes))
-            except OSError as error:
-                raise OutputError(f"{folder} cannot be written ({error.strerror}): name another cache.") from error
-        return Converted(converter.name, files, json.loads(known.read_bytes()))
+    files = (file for pairs in splits.values() for pair in pairs for file in pair)
+    places = dict.fromkeys(os.path.abspath(place) for place in (*converter.places, *files))
+    elsewhere = [place for place in places if place not in states]
+    state = _digest(states | _states(elsewhere))
+    folder = index.parent / state
+    written = {split: str(folder / f"instances_{split}.json") for split in splits}
+    left_out: dict[str, str] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, (content, parts) in _contents(converter, splits, left_out).items():
+            converter.notes += [f"{split}: {part}" for part in parts]
+            content[COPY_OF] = str(converter.named or root)
+            write_annotations(Path(written[split]), content)
+        if left_out:
+            names = shortened([os.path.relpath(name, root) for name in left_out])
+            converter.notes.append(f"{len(left_out)} images that cannot be used, left out ({names})")
+        by_split = {WHOLE if split == WITHOUT_SPLIT else split: file for split, file in written.items()}
+        converted = Converted(converter.name, by_split, converter.notes)
+        # Written last, so that all files are whole.
+        write_text(index, json.dumps({"state": state, "places": elsewhere, **converted._asdict()}))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}): name another cache.") from error
+    return converted
 
 
-def _state(file: Path) -> list:
-    """Return what changes with a file."""
-    there = file.stat() if file.is_file() else None
-    return [str(file), there and there.st_mtime_ns, there and there.st_size]
+def _index(root: Path, without: Collection[str]) -> Path:
+    """Return where it is kept of a folder what was made of it."""
+    return cache_folder() / "sets" / f"{_digest([os.path.abspath(root), sorted(without)])}.json"
+
+
+def _digest(known_by: object) -> str:
+    return hashlib.sha256(json.dumps([_VERSION, known_by], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _states(places: Iterable[str | os.PathLike]) -> dict[str, list[int] | None]:
+    """Return what changes with the files at some places, and with those below them that converters read, by path."""
+    endings = tuple({*IMAGE_SUFFIXES, *(suffix for converter in CONVERTERS for suffix in converter.suffixes)})
+    states: dict[str, list[int] | None] = {}
+    for place in map(os.path.abspath, places):
+        files = [place]
+        if os.path.isdir(place):
+            below = (os.path.join(folder, name) for folder, names in walk(place) for name in names)
+            files = [file for file in below if file.lower().endswith(endings)]
+        states |= {file: _state(file) for file in files if file not in states}
+    return states
+
+
+def _state(file: str) -> list[int] | None:
+    try:
+        there = os.stat(file)
+    except (OSError, ValueError):  # none, or of no name that a file may have
+        return None
+    return [there.st_mtime_ns, there.st_size]
 
 
 def _contents(

@@ -42,14 +42,17 @@ class Converter(ABC):
     Attributes:
         name: Of the format.
         signs: What it is recognized by, for messages.
+        suffixes: Endings of the files that it reads, but for images; all files by default.
         classes: Names by number, once the images are listed; empty where labels have names.
         left_out: How many shapes that enclose nothing labels have, by their kinds.
         notes: What is left out, a sentence each.
         named: The file that was given in the place of its folder.
+        places: Files and folders that it looked for because a file names them, wherever they are.
     """
 
     name: ClassVar[str]
     signs: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,6 +60,7 @@ class Converter(ABC):
         self.left_out: Counter[str] = Counter()
         self.notes: list[str] = []
         self.named: Path | None = None
+        self.places: list[Path] = []
 
     @classmethod
     @abstractmethod

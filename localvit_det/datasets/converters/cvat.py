@@ -17,7 +17,7 @@ class Cvat(Listed):
 
     name = "CVAT"
     signs = "annotations.xml"
-    suffix = ".xml"
+    suffixes = (".xml",)
 
     @classmethod
     def is_labels(cls, file: Path) -> bool:

@@ -20,7 +20,7 @@ class Labelme(Listed):
 
     name = "labelme"
     signs = "a .json file with shapes for each image"
-    suffix = ".json"
+    suffixes = (".json",)
 
     @classmethod
     def is_labels(cls, file: Path) -> bool:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_masks
@@ -54,13 +54,7 @@ class Shape(NamedTuple):
 
 
 class Listed(Converter):
-    """A format whose files name their images.
-
-    Attributes:
-        suffix: Of the files.
-    """
-
-    suffix: ClassVar[str]
+    """A format whose files name their images, below the root."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -82,7 +76,7 @@ class Listed(Converter):
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """Return whether one of the first files of a folder is one of labels."""
-        folders = groupby(files_below(root, (cls.suffix,)), lambda file: file.parent)
+        folders = groupby(files_below(root, cls.suffixes), lambda file: file.parent)
         return any(any(map(cls.is_labels, islice(files, _LOOKED_AT))) for _, files in folders)
 
     def list_images(self) -> dict[str, list[tuple[Path, Path]]]:
@@ -94,7 +88,7 @@ class Listed(Converter):
         images, absent = images_below(self.root), []
         by_name = grouped(images, lambda image: image.name.casefold())
         splits: dict[str, list[tuple[Path, Path]]] = {}
-        for file in filter(self.is_labels, files_below(self.root, (self.suffix,))):
+        for file in filter(self.is_labels, files_below(self.root, self.suffixes)):
             try:
                 entries = list(self.entries(file))
             except DataError:

@@ -19,7 +19,7 @@ class Via(Listed):
 
     name = "VIA"
     signs = "a .json file with regions of files"
-    suffix = ".json"
+    suffixes = (".json",)
 
     @classmethod
     def is_labels(cls, file: Path) -> bool:

@@ -31,6 +31,7 @@ class Voc(Converter):
 
     name = "Pascal VOC"
     signs = "an .xml file for each image"
+    suffixes = (".xml", ".txt")
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:

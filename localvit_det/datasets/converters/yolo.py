@@ -35,6 +35,7 @@ class Yolo(Converter):
 
     name = "YOLO"
     signs = "data.yaml, or images/ and labels/"
+    suffixes = (".txt", ".yaml", ".yml", ".names")
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:
@@ -98,7 +99,7 @@ class Yolo(Converter):
                     f"data.yaml of {self.root.absolute()} has no folder for {split}: write a path, or a list."
                 )
             try:
-                images = [one for place in places for one in _images_at(_placed(self.root, content.get("path"), place))]
+                images = [one for place in places for one in _images_at(self._placed(content.get("path"), place))]
             except DataError:
                 if split != TEST:
                     raise
@@ -113,6 +114,22 @@ class Yolo(Converter):
                 )
             splits[split] = list(dict.fromkeys(images))
         return splits
+
+    def _placed(self, base: object, place: str) -> Path:
+        """Return where a folder of data.yaml is: `path` is often of the machine that wrote it, and `../` one too many.
+
+        Raises:
+            DataError: It is nowhere.
+        """
+        bases = [Path(base), self.root / base] if isinstance(base, str) else []
+        stripped = place.replace("\\", "/")
+        while stripped.startswith(("../", "./")):
+            stripped = stripped.partition("/")[2]
+        for candidate in (*(Path(base) / place for base in bases), self.root / place, self.root / stripped):
+            self.places.append(Path(os.path.normpath(candidate)))
+            if os.path.exists(candidate):  # unlike Path.exists, also of names that are too long
+                return self.places[-1]
+        raise DataError(f"data.yaml of {self.root.absolute()} names {place}, which is not there: correct it.")
 
     def _unused(self, named: set[Path]) -> list[Path]:
         """Return files of labels without an image, also of images that data.yaml does not name."""
@@ -212,19 +229,6 @@ def _class_names(root: Path, content: dict) -> list[str]:
         f"{root.absolute()} does not name its classes: write classes.txt into it, one name a line, or names into "
         "data.yaml."
     )
-
-
-def _placed(root: Path, base: object, place: str) -> Path:
-    """Return where a folder of data.yaml is: `path` is often of the machine that wrote it, and `../` one too many."""
-    bases = [Path(base), root / base] if isinstance(base, str) else []
-    stripped = place.replace("\\", "/")
-    while stripped.startswith(("../", "./")):
-        stripped = stripped.partition("/")[2]
-    candidates = [*(Path(base) / place for base in bases), root / place, root / stripped]
-    for candidate in candidates:
-        if os.path.exists(candidate):  # unlike Path.exists, also of names that are too long
-            return Path(os.path.normpath(candidate))
-    raise DataError(f"data.yaml of {root.absolute()} names {place}, which is not there: correct it.")
 
 
 def _images_at(place: Path) -> list[Path]:
