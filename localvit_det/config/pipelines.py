@@ -305,8 +305,7 @@ def image_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:
     if not steps:
         raise ConfigError("The config has no test pipeline: name a config with a test_dataloader.")
     loading = ("LoadImageFrom", "LoadAnnotations", "LoadPanoptic")
-    steps = [step for step in steps if not type_name(step).startswith(loading)]
-    return Compose(fitting(steps, size))
+    return Compose([step for step in fitting(steps, size) if not type_name(step).startswith(loading)])
 
 
 def prepare(pipeline: Compose, image: np.ndarray, source: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
 from ..config_names import type_name
 from ..errors import DataError
-from .layouts import walk
+from .layouts import walk_folders
 
 _ADVICE = "which may run code: convert the file to JSON, or set allow_pickle=True if you know who made it."
 
@@ -115,7 +115,7 @@ def check_unread(root: Path, images: Sized) -> None:
         DataError: It is in a format that is not read, or has images alone.
     """
     labels = False
-    for folder, names in walk(root, _DEPTH):
+    for folder, names in walk_folders(root, _DEPTH):
         for name in names:
             labels |= name.lower().endswith(_LABELS)
             for one in _FORMATS:

@@ -50,7 +50,7 @@ class Folders:
 def look_into(root: str | os.PathLike, jsons: bool = True) -> Folders:
     """List images and, if asked to open `jsons`, those in COCO's format; hidden folders are passed by."""
     found = Folders(Path(root))
-    for folder, files in walk(root, _DEPTH):
+    for folder, files in walk_folders(root, _DEPTH):
         relative = folder.relative_to(root)
         place = "" if relative == Path(".") else relative.as_posix()
         images = sorted(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
@@ -62,7 +62,7 @@ def look_into(root: str | os.PathLike, jsons: bool = True) -> Folders:
     return found
 
 
-def walk(root: str | os.PathLike, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
+def walk_folders(root: str | os.PathLike, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folders below a root, itself first, with the names of their files; hidden folders are passed by.
 
     Links are followed, but into no folder that they lie in, and into none more than a few times: they form circles, and

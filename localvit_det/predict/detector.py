@@ -31,13 +31,14 @@ from ..config.model import heads_with_classes
 from ..config.pipelines import SCORE, image_pipeline, prepare
 from ..config.run import find_run
 from ..config.utils import find_datasets, registered
+from ..config_names import config_names, find_config
 from ..errors import CheckpointError, ConfigError, DataError, UserError, did_you_mean, shortened
 from ..export.runtime import ExportedDetector
 from ..fused import fuse_detector
 from ..hub import WEIGHTS, HubFiles, HubModel, register_reader
 from .result import Frame, Result, cut, join
 from .sources import Source, Sources
-from .workflows import Workflows, config_named
+from .workflows import Workflows
 
 _LOG = logging.getLogger("localvit_det")  # reports how a checkpoint was loaded at the level INFO
 
@@ -73,7 +74,12 @@ class Detector(Workflows, HubModel):
         file = checkpoint_file(checkpoint)
         self._file, self.exported = file, is_exported(file)
         self._source, self._options = os.fspath(checkpoint), dict(options or {})
-        self.config = _read_config(checkpoint, config, options or {}, trusted)
+        run = find_run(checkpoint)
+        # The config in a work dir has the options of its training in it.
+        started_with = run.over(self._options, of_its_classes=True) if run and config else self._options
+        self.config = load_config(os.fspath(config or checkpoint), started_with, trusted, data=False)
+        if run is not None:
+            run.check(self.config, self._options.keys(), ("model",))
         self.device = _choose_device(device, self.exported)
         init_default_scope(self.config.get("default_scope") or "mmdet")
         self.model: BaseModel | ExportedDetector
@@ -277,21 +283,14 @@ def _read_hub_folder(cls: type[Detector], folder: Path, **options: Any) -> Detec
     return cls(folder / WEIGHTS, **options)
 
 
-def _read_config(
-    checkpoint: str | os.PathLike, config: str | os.PathLike | None, options: Mapping[str, Any], trusted: bool
-) -> Config:
-    """Return the config in a checkpoint, or the given one with the settings that the checkpoint's run was started with.
-
-    Raises:
-        ConfigError: The model of the run differs, and no option names that.
-    """
-    run = find_run(checkpoint)
-    # The config in a work dir has the options of its training in it.
-    merged = run.over(options, of_its_classes=True) if run and config else dict(options)
-    cfg = load_config(os.fspath(config or checkpoint), merged, trusted, data=False)
-    if run is not None:
-        run.check(cfg, options.keys(), ("model",))
-    return cfg
+def config_named(name: str | os.PathLike) -> str | None:
+    """Return the config that is meant where no weights are: its file, its name, or `shuffle_t` for Mask R-CNN's."""
+    text = os.fspath(name)
+    if os.path.isdir(text) or (os.path.exists(text) and not text.endswith(".py")):
+        return None
+    short = f"mask_rcnn_{text}_coco"
+    found = short if short in config_names() else text
+    return found if find_config(found).is_file() else None
 
 
 def _choose_device(device: str | torch.device | None, exported: bool) -> torch.device:

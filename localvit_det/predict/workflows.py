@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint.search import newest_for_test
-from ..config_names import config_names, find_config
 from ..engine.processes import Stopped, unlock_work_dir
 from ..engine.reporting import CURVES_FILE
 from ..errors import ConfigError
@@ -48,16 +47,6 @@ class Training:
     def _repr_png_(self) -> bytes | None:
         file = self.folder / CURVES_FILE
         return file.read_bytes() if file.is_file() else None
-
-
-def config_named(name: str | os.PathLike) -> str | None:
-    """Return the config that is meant where no weights are: its file, its name, or `shuffle_t` for Mask R-CNN's."""
-    text = os.fspath(name)
-    if os.path.isdir(text) or (os.path.exists(text) and not text.endswith(".py")):
-        return None
-    short = f"mask_rcnn_{text}_coco"
-    found = short if short in config_names() else text
-    return found if find_config(found).is_file() else None
 
 
 class Workflows:

@@ -9,7 +9,7 @@ from ..errors import UserError, raise_all
 from .classes import check_num_classes, check_saved_classes
 from .components import check_backbone, check_built_keys, check_keys, check_types
 from .data import find_problems
-from .resources import check_checkpoints, check_processes, check_space, check_work_dir
+from .resources import check_checkpoints, check_processes, check_space, check_work_dir, checkpoint_to_resume
 from .start import check_start
 
 __all__ = ["check_config"]
@@ -27,6 +27,7 @@ def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = 
         UserError: The first mistake (ConfigError, DataError, CheckpointError or OutputError), with the `others`.
     """
     splits = ("train", "val") if train else ("test",)
+    resumed = checkpoint_to_resume(cfg) if train else None
     found: list[UserError] = []
 
     def passes(check: Callable[..., object], *arguments: object) -> bool:
@@ -45,12 +46,12 @@ def check_config(cfg: Config, train: bool = True, before: Sequence[UserError] = 
     if passes(check_types, cfg) and keys and passes(check_backbone, cfg):
         all(passes(check_num_classes, cfg, split) for split in splits)  # of both splits it would be the same
         if train and not found:
-            passes(check_saved_classes, cfg)
+            passes(check_saved_classes, cfg, resumed)
     try:
         found += find_problems(cfg, *splits)
     finally:
         forget_annotations()
     raise_all([*before, *found])
     if train:
-        check_start(cfg)
+        check_start(cfg, resumed)
         check_space(cfg)

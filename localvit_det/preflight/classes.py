@@ -10,7 +10,7 @@ from ..config.utils import find_datasets, has_stuff, is_semantic, registered
 from ..config_names import type_name
 from ..datasets.summary import Annotations
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean, shortened
-from .resources import checkpoint_to_resume, pretrained_init
+from .resources import pretrained_init
 
 _FIX = "correct them, or take the names from the annotations with classes=auto"
 
@@ -51,17 +51,20 @@ def check_num_classes(cfg: Config, split: str) -> None:
                 )
 
 
-def check_saved_classes(cfg: Config) -> None:
+def check_saved_classes(cfg: Config, resumed: str | None) -> None:
     """Check that a training goes on with the classes that it began with, in the same order.
 
     The same holds for a model that starts as a whole by its `init_cfg`, which takes rows of heads as they are.
+
+    Args:
+        resumed: The checkpoint that it goes on from, if it does.
 
     Raises:
         CheckpointError: It would not.
     """
     model = {} if cfg.get("load_from") else cfg.get("model") or {}
     whole = pretrained_init({"init_cfg": model.get("init_cfg")})  # `pretrained` of a whole model is its backbone's
-    file = checkpoint_to_resume(cfg) or (whole and whole["checkpoint"])
+    file = resumed or (whole and whole["checkpoint"])
     saved = saved_classes(file) if file and "://" not in file else None
     if not saved:
         return

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -37,54 +37,51 @@ def find_problems(cfg: Config, *splits: str) -> Iterator[UserError]:
         ConfigError: The type of a dataset is unknown.
         DataError: Something is missing, empty or malformed.
     """
+    limit, pixel_range = cfg.get("max_pixels", MAX_PIXELS), pixel_range_of(cfg.get("pixel_range"))
+    optional = can_leave_masks(cfg)
     wrong_names: list[UserError] = []
     for split in splits:
-        yield from _find_in(cfg, split, wrong_names)
+        evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
+        scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
+        segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
+        listed: dict = {}
+        files: list[str | None] = []
+        for path, dataset in find_datasets(cfg, split):
+            file, image_dir = dataset_paths(dataset)
+            files.append(file)
+            try:
+                found = _annotations(path, dataset, file, image_dir, cfg.get("draw", False))
+            except UserError as mistake:
+                yield mistake
+                continue
+            if found is None:
+                check = check_maps if is_semantic(dataset) else check_panoptic_maps
+                yield from _raised(partial(check, path, dataset, limit))
+                continue
+            listed |= {identity: name for identity, (name, _, _) in found.images.items()}
+            masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
+            yield from _raised(
+                partial(_check_sizes, found, limit),
+                partial(_check_images, path, found, image_dir, limit, pixel_range),
+            )
+            wrong = list(_raised(partial(_check_boxes, found, scored)))
+            if not wrong_names:
+                wrong_names += _raised(partial(check_classes, path, dataset, found))
+                wrong += wrong_names
+            yield from wrong
+            if (split == "train" or scored) and not wrong:  # which would be why there are no objects
+                yield from _raised(partial(_check_not_empty, path, dataset, found))
+            yield from _raised(
+                partial(_check_masks, found, masks, scored, segm),
+                partial(_check_run_lengths, path, dataset, found),
+                partial(_report_crowds, split, found),
+                partial(_check_keys, path, found, masks, scored, optional),
+                partial(_report_left_out, split, path, dataset, found),
+            )
+        yield from _raised(*(partial(_check_evaluator, path, node, listed, files) for path, node in evaluators))
 
 
-def _find_in(cfg: Config, split: str, wrong_names: list[UserError]) -> Iterator[UserError]:
-    evaluators = list(walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"))
-    scored = split != "train" and not any(node.get("format_only") for _, node in evaluators)
-    segm = scored and any("segm" in (node.get("metric") or ()) for _, node in evaluators)
-    listed: dict = {}
-    limit = cfg.get("max_pixels", MAX_PIXELS)
-    for path, dataset in find_datasets(cfg, split):
-        try:
-            found = _annotations(path, dataset, cfg.get("draw", False))
-        except UserError as mistake:
-            yield mistake
-            continue
-        if found is None:
-            check = check_maps if is_semantic(dataset) else check_panoptic_maps
-            yield from _raised([partial(check, path, dataset, limit)])
-            continue
-        listed |= {identity: name for identity, (name, _, _) in found.images.items()}
-        image_dir = dataset_paths(dataset)[1]
-        masks = segm or any(node.get("with_mask") for _, node in walk(dataset.get("pipeline")))
-        pixel_range = pixel_range_of(cfg.get("pixel_range"))
-        yield from _raised(
-            [partial(_check_sizes, found, limit), partial(_check_images, path, found, image_dir, limit, pixel_range)]
-        )
-        wrong = list(_raised([partial(_check_boxes, found, scored)]))
-        if not wrong_names:
-            wrong_names += _raised([partial(check_classes, path, dataset, found)])
-            wrong += wrong_names
-        yield from wrong
-        checks = [
-            partial(_check_masks, found, masks, scored, segm),
-            partial(_check_run_lengths, path, dataset, found),
-            partial(_report_crowds, split, found),
-            partial(_check_keys, path, found, masks, scored, can_leave_masks(cfg)),
-            partial(_report_left_out, split, path, dataset, found),
-        ]
-        if (split == "train" or scored) and not wrong:  # which would be why there are no objects
-            checks.insert(0, partial(_check_not_empty, path, dataset, found))
-        yield from _raised(checks)
-    files = {dataset_paths(dataset)[0] for _, dataset in find_datasets(cfg, split)}
-    yield from _raised([partial(_check_evaluator, path, node, listed, files) for path, node in evaluators])
-
-
-def _raised(checks: Iterable[Callable[[], None]]) -> Iterator[UserError]:
+def _raised(*checks: Callable[[], None]) -> Iterator[UserError]:
     for check in checks:
         try:
             check()
@@ -92,7 +89,9 @@ def _raised(checks: Iterable[Callable[[], None]]) -> Iterator[UserError]:
             yield mistake
 
 
-def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
+def _annotations(
+    path: str, dataset: dict, ann_file: str | None, image_dir: str | None, consent: bool
+) -> Annotations | None:
     """Return what the file of a dataset says, once all is there; None where it is not read as COCO's or not local."""
     cls = registered(DATASETS, dataset)
     if cls is None:
@@ -100,13 +99,13 @@ def _annotations(path: str, dataset: dict, consent: bool) -> Annotations | None:
         near = did_you_mean(name, DATASETS.module_dict)
         raise ConfigError(f"{path}.type '{name}' is not a registered dataset{near}: correct it.")
     prepare_dataset(dataset, consent)
-    ann_file, image_dir = dataset_paths(dataset)
-    hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if is_coco(dataset, plain=True) else {}
+    coco = is_coco(dataset, plain=True)
+    hint = {"root": dataset.get("data_root"), "name": dataset.get("ann_file")} if coco else {}
     _check_exists(path, "annotation file", ann_file, **hint)
     _check_exists(path, "image folder", image_dir, **hint)
     if ann_file is None and image_dir is None:  # MMPretrain's ImageNet has folders of its own below its root
         _check_exists(path, "data folder", dataset_paths({"data_prefix": {"img": dataset.get("data_root")}})[1])
-    return read_annotations(ann_file) if ann_file is not None and is_coco(dataset, plain=True) else None
+    return read_annotations(ann_file) if ann_file is not None and coco else None
 
 
 def _check_exists(path: str, what: str, place: str | None, root: str | None = None, name: str | None = None) -> None:

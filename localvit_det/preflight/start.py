@@ -25,7 +25,7 @@ from ..config.utils import find_datasets, registered
 from ..config_names import split_key, type_name
 from ..errors import CheckpointError
 from .classes import dataset_classes
-from .resources import build_on_meta, checkpoint_to_resume, pretrained_init
+from .resources import build_on_meta, pretrained_init
 
 _RANDOM = "random"
 _UNPUBLISHED = (
@@ -36,18 +36,20 @@ _HEAD = re.compile(r"(?:^|\.)(?:head|fc|classifier)(?:\.fc)?\.weight$")
 _DETECTOR = re.compile(r"(?:^|\.)(?:neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|panoptic_fusion_head)\.")
 
 
-def check_start(cfg: Config) -> None:
+def check_start(cfg: Config, resumed: str | None) -> None:
     """Say what the parts of the model start from, and warn where a backbone starts at random for no good reason.
 
     Files at addresses are downloaded here, by the first process, and what a backbone or a model shall start from is
     compared with it.
+
+    Args:
+        resumed: The checkpoint that the training goes on from, if it does.
 
     Raises:
         CheckpointError: A file cannot be had, or does not fit.
     """
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
-    resumed = checkpoint_to_resume(cfg)
     if resumed or cfg.get("load_from"):
         print_log(f"Starts from: {f'resumed from {resumed}' if resumed else _detector(cfg)}.", "current")
         return
@@ -69,7 +71,8 @@ def check_start(cfg: Config) -> None:
     sets = [registered(DATASETS, dataset) for _, dataset in find_datasets(cfg, "train")]
     is_trial = cfg.get("default_scope") == "mmpretrain" or any(hasattr(cls, "prepare") for cls in sets)
     if at_random and not is_trial:  # a pretraining itself, or one on synthetic shapes
-        line = official_file(registered(MODELS, backbone), backbone)
+        cls = registered(MODELS, backbone)
+        line = official_file(cls, backbone)
         advice = line.advice if line else _UNPUBLISHED
         print_log(
             f"The backbone {kind} starts at random, while published results are of backbones that were trained on "

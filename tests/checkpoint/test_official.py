@@ -91,7 +91,7 @@ def config(**options):
 def said(cfg, monkeypatch) -> list[str]:
     lines = []
     monkeypatch.setattr(start, "print_log", lambda text, *_: lines.append(text))
-    check_start(cfg)
+    check_start(cfg, None)
     return lines
 
 

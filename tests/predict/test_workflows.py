@@ -6,7 +6,8 @@ import pytest
 from localvit_det import Detector
 from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 from localvit_det.errors import ConfigError, UserError
-from localvit_det.predict.workflows import _arguments, _run, config_named
+from localvit_det.predict.detector import config_named
+from localvit_det.predict.workflows import _arguments, _run
 
 NANO = "mask_rcnn_shuffle_nano_shapes"
 

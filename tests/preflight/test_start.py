@@ -12,6 +12,7 @@ from preflight_cases import fails
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError
 from localvit_det.preflight import start
+from localvit_det.preflight.resources import checkpoint_to_resume
 from localvit_det.preflight.start import check_start
 
 ARCH = {"_delete_": True, "embed_dims": 32, "depths": (2, 2, 2, 2), "drop_path_rate": 0.0}
@@ -26,7 +27,7 @@ def said(monkeypatch):
     def check(cfg, work_dir="work_dirs/none"):
         lines.clear()
         cfg.work_dir = str(work_dir)
-        check_start(cfg)
+        check_start(cfg, checkpoint_to_resume(cfg))
         assert lines[0][1].startswith("Starts from: ")
         return lines[0][1].removeprefix("Starts from: "), [text for level, text in lines if level == logging.WARNING]
 

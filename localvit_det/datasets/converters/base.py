@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ...errors import DataError, RequirementError, shortened
-from ..layouts import IMAGE_SUFFIXES, split_of, walk
+from ..layouts import IMAGE_SUFFIXES, split_of, walk_folders
 
 SMALLEST_POLYGON = 6  # numbers
 WITHOUT_SPLIT = "default"
@@ -119,7 +119,7 @@ def files_below(root: Path, suffixes: Collection[str], within: str | None = None
     Args:
         within: Only those with a folder of this name among their parents below the root.
     """
-    for folder, _ in walk(root):
+    for folder, _ in walk_folders(root):
         if within is None or within in folder.relative_to(root).parts:
             yield from files_in(folder, suffixes)
 
