@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -62,7 +63,7 @@ def normalize_files(
     changes: dict[str, list[str]] = {}
     kept: dict[str, dict[str, str]] = {}
     for split, dataset in datasets.items():
-        file, _ = dataset_paths(dataset)
+        file, folder = dataset_paths(dataset)
         if file is None or not os.path.isfile(file):
             continue
         try:
@@ -70,7 +71,8 @@ def normalize_files(
         except DataError:  # preflight reports it
             continue
         old = {"ann_file": dataset["ann_file"], "img": (dataset.get("data_prefix") or {}).get("img") or ""}
-        prefix, renames = _images(root, dataset, split, names, typed)
+        named = old["img"] not in DEFAULT_FOLDERS or is_typed(split, "data_prefix", typed)
+        prefix, renames = _images(root, file, folder, old["img"], named, names)
         copy, changed = normalized(Path(file), renames, None, order, objects)
         if changed:
             dataset["ann_file"] = str(copy)
@@ -80,7 +82,8 @@ def normalize_files(
         if changed:
             changes[split], kept[split] = changed, old
         if split == TRAIN and not order:
-            order = _categories(dataset)
+            with suppress(DataError):  # preflight reports it
+                order = read_annotations(copy).categories
     if kept:
         cfg.recognized = {**(cfg.get("recognized") or {}), _ORIGINALS: kept}
     return changes
@@ -99,28 +102,21 @@ def set_image_folder(dataset: dict, folder: str) -> None:
     dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": folder}
 
 
-def _categories(dataset: dict) -> tuple[str, ...]:
-    path = dataset_paths(dataset)[0]
-    try:
-        return read_annotations(path).categories if path else ()
-    except DataError:
-        return ()
-
-
 def _images(
-    root: Path, dataset: dict, split: str, names: Sequence[str], typed: Sequence[str]
+    root: Path, file: str, folder: str | None, own: str, named: bool, names: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
-    """Return the prefix of a dataset's images, and their right names where the annotation file has others."""
-    own = (dataset.get("data_prefix") or {}).get("img")
-    folder = dataset_paths(dataset)[1]
+    """Return the prefix of a dataset's images, and their right names where the annotation file has others.
+
+    Args:
+        own: The prefix as it is.
+        named: Whether somebody has set it, so that images are below it alone.
+    """
     if folder is None or (os.path.isdir(folder) and not absent_images(folder, names)):
-        return own or "", {}
-    named = own not in DEFAULT_FOLDERS or is_typed(split, "data_prefix", typed)
+        return own, {}
     if named and not os.path.isdir(folder):  # preflight reports it
-        return own or "", {}
-    place = os.path.relpath(dataset_paths(dataset)[0] or "", root)
-    found, renames = find_images(look_into(folder if named else root), place, names)
-    prefix = os.path.join(own or "", found) if named else found
+        return own, {}
+    found, renames = find_images(look_into(folder if named else root), os.path.relpath(file, root), names)
+    prefix = os.path.join(own, found) if named else found
     return (f"{prefix}/" if prefix and not prefix.endswith("/") else prefix), renames
 
 

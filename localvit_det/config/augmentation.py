@@ -10,8 +10,8 @@ from mmengine.logging import print_log
 
 from ..config_names import config_folder, type_name
 from ..errors import ConfigError, did_you_mean
-from .pipelines import Size, fixed_size, read_size, scale_training, test_size
-from .utils import find_datasets, is_coco, registered, walk
+from .pipelines import fitting_size, scale_training
+from .utils import find_datasets, is_coco, parts_of, registered
 
 _MIXED = "MultiImageMixDataset"
 _STEP = 32  # pixels
@@ -28,10 +28,10 @@ def set_augmentation(cfg: Config) -> None:
     if name not in recipes:
         raise ConfigError(f"augment={name} is none of {', '.join(recipes)}{did_you_mean(name, recipes)}: give one.")
     found = [dataset for _, dataset in find_datasets(cfg, "train")]
-    size = _size(cfg)
+    size = fitting_size(cfg)
     if len(found) != 1 or size is None or not is_coco(found[0]):
         raise ConfigError(f"augment={name} needs a detector that trains on one dataset in COCO's format: leave it out.")
-    if any(type_name(hook) == "PipelineSwitchHook" for hook in cfg.get("custom_hooks") or []):
+    if any(parts_of(cfg.get("custom_hooks"), "PipelineSwitchHook")):
         raise ConfigError(
             f"augment={name} does not work with a config whose PipelineSwitchHook changes the pipeline in the middle, "
             "as RTMDet's does, which has mosaics of its own: leave it out."
@@ -59,19 +59,11 @@ def set_augmentation(cfg: Config) -> None:
 
 def _unwrapped(cfg: Config, dataset: dict) -> dict:
     """Return the dataset, out of the wrapper that this module has put round it in a config that was saved."""
-    for _, node in walk(cfg.train_dataloader):
-        if type_name(node) == _MIXED and node.get("dataset") is dataset:
+    for node in parts_of(cfg.train_dataloader, _MIXED):
+        if node.get("dataset") is dataset:
             packing = [step for step in node["pipeline"] if type_name(step).startswith("Pack")]
             inner = {**dataset, "pipeline": [*dataset["pipeline"], *packing]}
             node.clear()
             node.update(inner)
             return node
     return dataset
-
-
-def _size(cfg: Config) -> Size | None:
-    """Return what images fit into: `image_size`, what batches are padded to, or the size of the tests."""
-    if cfg.get("image_size") is not None:
-        return read_size(cfg.image_size)
-    pads = [node for _, node in walk(cfg.get("model")) if type_name(node) == "BatchFixedSizePad"]
-    return fixed_size(pads[0]) if pads else test_size(cfg)

@@ -20,7 +20,6 @@ from ..datasets.summary import Annotations
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, RequirementError, shortened
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
-from .pipelines import load_bitmaps
 from .utils import SPLITS, dataset_paths, find_datasets, is_coco
 
 _DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
@@ -50,8 +49,10 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     share, root = cfg.get("val_split"), cfg.get("data_root")
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
         raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
+    found = {split: _dataset(cfg, split, root) for split in SPLITS} if isinstance(root, str) else {}
+    datasets = {split: dataset for split, dataset in found.items() if dataset is not None}
     if cfg.get("crowds_as_objects") is not None:
-        _check_crowds(cfg, root)
+        _check_crowds(cfg, datasets)
     if "data_root" in typed and isinstance(root, str) and os.path.isfile(root.rstrip("/")):
         raise ConfigError(
             f"data_root={root.rstrip('/')} is a file: give the folder of the dataset that it belongs to, as in "
@@ -59,7 +60,6 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
         )
     if not isinstance(root, str) or "://" in root or not os.path.isdir(root):
         return False
-    datasets = {split: dataset for split in SPLITS if (dataset := _dataset(cfg, split, root)) is not None}
     restore_files(cfg, datasets, typed)
     old = dict(cfg.get("recognized") or {})
     of_no_choice = {split: one for split, one in datasets.items() if not _is_chosen(cfg, split, one, typed)}
@@ -86,8 +86,11 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     return _leave_shapes(datasets)
 
 
-def _check_crowds(cfg: Config, root: object) -> None:
-    """Check that `crowds_as_objects` has an effect on all datasets, and let pipelines draw its masks.
+def _check_crowds(cfg: Config, datasets: Collection[str]) -> None:
+    """Check that `crowds_as_objects` has an effect on all datasets.
+
+    Args:
+        datasets: The splits whose files can be exchanged.
 
     Raises:
         ConfigError: It has not, or is neither True nor False.
@@ -95,15 +98,12 @@ def _check_crowds(cfg: Config, root: object) -> None:
     choice = cfg.crowds_as_objects
     if choice not in (True, False):
         raise ConfigError(f"crowds_as_objects={choice!r} is neither True nor False: give one of them.")
-    for split in SPLITS if choice else ():
-        for path, _ in find_datasets(cfg, split):
-            if not isinstance(root, str) or _dataset(cfg, split, root) is None:
-                raise ConfigError(
-                    f"crowds_as_objects=True has no effect on {path}, which is not the only dataset of its split, no "
-                    "CocoDataset, or not below data_root: set iscrowd to 0 in its file, and leave it out."
-                )
-    if choice:
-        load_bitmaps(cfg)
+    others = [path for split in SPLITS if split not in datasets for path, _ in find_datasets(cfg, split)]
+    if choice and others:
+        raise ConfigError(
+            f"crowds_as_objects=True has no effect on {others[0]}, which is not the only dataset of its split, no "
+            "CocoDataset, or not below data_root: set iscrowd to 0 in its file, and leave it out."
+        )
 
 
 def _report_own_files(

@@ -39,7 +39,7 @@ from .augmentation import set_augmentation
 from .discovery import discover_data
 from .model import match_channels, set_classes, set_pretrained
 from .options import read_options, unread_names
-from .pipelines import leave_out_masks, scale_images, task_of
+from .pipelines import leave_out_masks, load_bitmaps, scale_images, task_of
 from .run import run_config
 from .short_settings import expand_short
 from .utils import SPLITS, find_datasets
@@ -66,8 +66,7 @@ def read_config_file(name: str | Path, trusted: bool) -> Config:
         ConfigError: The file is missing or cannot be read.
         CheckpointError: Likewise for a checkpoint, or its config is no plain data.
     """
-    file, _ = split_key(name)
-    path = existing_config(file)
+    path = existing_config(split_key(name)[0])
     try:
         if path.is_dir():  # what the last training has left there, else what its newest checkpoint has
             if found := run_config(path):
@@ -181,6 +180,8 @@ def load_config(
     if cfg.get("with_mask") is not None:
         leave_out_masks(cfg)
     is_other_data = discover_data(cfg, typed, data)
+    if cfg.get("crowds_as_objects"):
+        load_bitmaps(cfg)
     evaluators_follow(cfg, typed)
     if cfg.get("augment") is not None:
         set_augmentation(cfg)

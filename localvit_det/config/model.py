@@ -87,9 +87,8 @@ def set_pretrained(cfg: Config) -> None:
     if not backbones:
         raise ConfigError(f"pretrained={cfg.pretrained} has no effect: the model of the config has no backbone.")
     for backbone in backbones:
-        file = cfg.pretrained
-        if official:
-            file = official_address(registered(MODELS, backbone), backbone, bool(cfg.get("warm_start")))
+        cls = registered(MODELS, backbone)
+        file = official_address(cls, backbone, bool(cfg.get("warm_start"))) if official else cfg.pretrained
         backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": file}
         if cfg.get("warm_start"):
             backbone["init_cfg"]["warm_start"] = cfg.warm_start

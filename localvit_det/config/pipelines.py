@@ -17,12 +17,12 @@ from mmengine.logging import print_log
 
 from ..config_names import type_name
 from ..errors import ConfigError
-from .utils import SPLITS, find_datasets, walk
+from .utils import SPLITS, find_datasets, parts_of, walk
 
 SCORE = 0.3  # objects below are not worth showing
 # Detectors that find their boxes without masks, and what they are called then.
 _MODELS = {"MaskRCNN": "FasterRCNN", "FasterRCNN": "FasterRCNN", "CascadeRCNN": "CascadeRCNN"}
-_ONE_STAGE = ("RTMDet", "RetinaNet", "DINO")
+_WITHOUT_MASKS = (*_MODELS, "RTMDet", "RetinaNet", "DINO")
 _HEADS = {"RTMDetInsSepBNHead": dict(type="RTMDetSepBNHead", with_objectness=False, exp_on_reg=True)}
 _OF_MASKS = ("mask_head", "mask_roi_extractor", "loss_mask", "mask_size", "mask_thr_binary")
 
@@ -55,24 +55,28 @@ def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -
     Raises:
         ConfigError: It is no size, or nothing in the config loads images for a detector.
     """
+    if cfg.get("image_size") is None and not as_in_tests:
+        return
+    pipelines = list(_pipelines(cfg))
+    scales = any(_resizes(steps) for is_training, steps in pipelines if is_training)
+    tested = _test_size(cfg)
     if cfg.get("image_size") is None:
-        size = test_size(cfg) if as_in_tests and not _scales(cfg) else None
+        size = None if scales else tested
         why = ", the size of the config's tests (image_size=… sets another)"
     else:
         # In MMDetection's own configs this name is that of the size of a crop, which is in use already.
         if "image_size" not in typed and _is_crop(cfg):
             return
-        size, why = read_size(cfg.image_size), ""
+        size, why = _read_size(cfg.image_size), ""
     if size is None:
         return
-    pipelines = list(_pipelines(cfg))
     if not pipelines or cfg.get("default_scope", "mmdet") != "mmdet":
         raise ConfigError(
             f"image_size={cfg.get('image_size')} has no effect: no dataset of a detector is in the config."
         )
-    scales, pads = _scales(cfg), [node for _, node in walk(cfg.get("model")) if type_name(node) == "BatchFixedSizePad"]
-    several, padded = False, fixed_size(pads[0]) if pads else None
-    _scale_augmented_test(cfg, size)
+    pads = list(parts_of(cfg.get("model"), "BatchFixedSizePad"))
+    several, padded = False, _fixed_size(pads[0]) if pads else None
+    _scale_augmented_test(cfg.get("tta_pipeline"), tested, size)
     for is_training, pipeline in pipelines:
         if not is_training:
             _scale_test(pipeline, size)
@@ -88,7 +92,7 @@ def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -
     print_log(f"Images are scaled to fit into {size[0]}x{size[1]}, ratio kept{more}{why}.", "current")
 
 
-def read_size(value: object) -> Size:
+def _read_size(value: object) -> Size:
     numbers = value
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)(?:\s*[xX*,]\s*(\d+))?\s*", value)
@@ -121,32 +125,35 @@ def _pipelines(cfg: Config) -> Iterator[tuple[bool, list]]:
         yield False, cfg["test_pipeline"]
 
 
-def _scales_of(node: dict) -> list[Size]:
-    """Return the sizes of a transform that scales images."""
-    if type_name(node) not in _RESIZES:
-        return []
-    scales = node.get("scales", node.get("scale"))
-    if isinstance(scales, (list, tuple)) and scales and not isinstance(scales[0], (list, tuple)):
-        scales = [scales]
-    return [tuple(scale) for scale in scales or [] if isinstance(scale, (list, tuple)) and len(scale) == 2]
+def _resizes(pipeline: object) -> list[tuple[dict, list[Size]]]:
+    """Return the transforms of a pipeline that scale images, and the sizes of each."""
+    found = []
+    for node in parts_of(pipeline, *_RESIZES):
+        scales = node.get("scales", node.get("scale"))
+        if isinstance(scales, (list, tuple)) and scales and not isinstance(scales[0], (list, tuple)):
+            scales = [scales]
+        if sizes := [tuple(one) for one in scales or [] if isinstance(one, (list, tuple)) and len(one) == 2]:
+            found.append((node, sizes))
+    return found
 
 
-def test_size(cfg: Config) -> Size | None:
-    sizes = [
-        scale for training, steps in _pipelines(cfg) if not training for _, n in walk(steps) for scale in _scales_of(n)
-    ]
-    return sizes[0] if sizes else None
+def fitting_size(cfg: Config) -> Size | None:
+    """Return what images fit into: `image_size`, what batches are padded to, or the size of the tests."""
+    if cfg.get("image_size") is not None:
+        return _read_size(cfg.image_size)
+    pad = next(parts_of(cfg.get("model"), "BatchFixedSizePad"), None)
+    return _test_size(cfg) if pad is None else _fixed_size(pad)
 
 
-def _scales(cfg: Config) -> bool:
-    """Whether a training scales images."""
-    return any(training and any(_scales_of(n) for _, n in walk(steps)) for training, steps in _pipelines(cfg))
+def _test_size(cfg: Config) -> Size | None:
+    found = [sizes for training, steps in _pipelines(cfg) if not training for _, sizes in _resizes(steps)]
+    return found[0][0] if found else None
 
 
 def _is_crop(cfg: Config) -> bool:
     """Whether a training's crops have `image_size` already."""
     try:
-        size = read_size(cfg.image_size)
+        size = _read_size(cfg.image_size)
     except ConfigError:
         return False
     crops = [n.get("crop_size") for training, steps in _pipelines(cfg) if training for _, n in walk(steps)]
@@ -154,25 +161,25 @@ def _is_crop(cfg: Config) -> bool:
 
 
 def _scale_test(pipeline: list, size: Size) -> None:
-    found = False
-    for _, node in walk(pipeline):
-        if type_name(node) == "Resize":
-            node["scale"] = size
-            node.pop("scale_factor", None)
-            found = True
-        elif type_name(node) == "Pad" and node.get("size"):
+    resizes = list(parts_of(pipeline, "Resize"))
+    for node in resizes:
+        node["scale"] = size
+        node.pop("scale_factor", None)
+    for node in parts_of(pipeline, "Pad"):
+        if node.get("size"):
             node["size"] = size
-    if not found:
+    if not resizes:
         _insert_resize(pipeline, size)
 
 
-def _scale_augmented_test(cfg: Config, size: Size) -> None:
-    """Scale what `tta_pipeline` has by its ratio to the size of plain tests; call it before those are scaled."""
-    reference = test_size(cfg)
-    for _, node in walk(cfg.get("tta_pipeline")):
-        if reference and _scales_of(node):
-            node["scale"] = _scaled(_scales_of(node)[0], reference, size)
-        elif reference and type_name(node) == "Pad" and node.get("size"):
+def _scale_augmented_test(pipeline: object, reference: Size | None, size: Size) -> None:
+    """Scale what `tta_pipeline` has by its ratio to the size of plain tests."""
+    if reference is None:
+        return
+    for node, sizes in _resizes(pipeline):
+        node["scale"] = _scaled(sizes[0], reference, size)
+    for node in parts_of(pipeline, "Pad"):
+        if node.get("size"):
             _scale_fixed(node, reference, size)
 
 
@@ -182,22 +189,22 @@ def scale_training(pipeline: list, size: Size, padded: Size | None) -> bool:
     Args:
         padded: What its batches are padded to, if they are.
     """
-    scaling = [node for _, node in walk(pipeline) if _scales_of(node)]
-    fixed = [node for _, node in walk(pipeline) if type_name(node) in _FIXED and node.get(_FIXED[type_name(node)][0])]
+    scaling = _resizes(pipeline)
+    fixed = [node for node in parts_of(pipeline, *_FIXED) if node.get(_FIXED[type_name(node)][0])]
     # What the images of a batch are like in the end: padded to a size, else as large as the largest scale.
-    padded = padded or next((fixed_size(node) for node in fixed if type_name(node) == "Pad"), None)
-    scales = [scale for node in scaling for scale in _scales_of(node)]
+    padded = padded or next((_fixed_size(node) for node in fixed if type_name(node) == "Pad"), None)
+    scales = [scale for _, sizes in scaling for scale in sizes]
     reference = padded or max(scales, key=lambda scale: (min(scale), max(scale)), default=None)
     if reference is None:
         return False
-    for node in scaling:
-        if type_name(node) == "RandomChoiceResize":
-            node["scales"] = [_scaled(scale, reference, size) for scale in _scales_of(node)]
+    for node, sizes in scaling:
+        if "scales" in node:
+            node["scales"] = [_scaled(scale, reference, size) for scale in sizes]
         else:
-            node["scale"] = _scaled(_scales_of(node)[0], reference, size)
+            node["scale"] = _scaled(sizes[0], reference, size)
     for node in fixed:
         _scale_fixed(node, reference, size)
-    return len(set(scales)) > 1 or any("ratio_range" in node for node in scaling)
+    return len(set(scales)) > 1 or any("ratio_range" in node for node, _ in scaling)
 
 
 def _scaled(scale: Size, reference: Size, size: Size) -> Size:
@@ -206,7 +213,7 @@ def _scaled(scale: Size, reference: Size, size: Size) -> Size:
     return round(size[0] * short / min(size)), round(size[1] * short / min(size))
 
 
-def fixed_size(node: dict) -> Size:
+def _fixed_size(node: dict) -> Size:
     key, reversed_ = _FIXED[type_name(node)]
     size = tuple(node[key])
     return size[::-1] if reversed_ else size
@@ -219,7 +226,7 @@ def _scale_fixed(node: dict, reference: Size, size: Size) -> None:
     if node.get("crop_type") == "absolute_range":  # the least and the most of either side
         node[key] = tuple(max(1, round(min(size) * one / min(reference))) for one in node[key])
         return
-    new = _scaled(fixed_size(node), reference, size)
+    new = _scaled(_fixed_size(node), reference, size)
     node[key] = new[::-1] if reversed_ else new
 
 
@@ -240,12 +247,19 @@ def leave_out_masks(cfg: Config) -> None:
     if choice is not False:
         raise ConfigError(f"with_mask={choice!r} is neither True nor False: give one of them.")
     kind = type_name(cfg.get("model") or {})
-    if not can_leave_masks(cfg):
+    if kind not in _WITHOUT_MASKS:
         raise ConfigError(
             f"with_mask=False: {kind} has no form without masks; take a config that needs none, such as "
             "faster_rcnn_shuffle_t_coco (`localvit configs` lists all)."
         )
-    changed = _without_mask_head(cfg, kind)
+    changed = False
+    cfg.model.type = _MODELS.get(kind, kind)
+    for _, node in walk(cfg.model):
+        for key in _OF_MASKS:
+            changed |= node.pop(key, None) is not None
+        node.update(_HEADS.get(type_name(node), {}))
+        if node.get("pad_mask"):
+            node["pad_mask"] = False
     for _, node in walk(cfg._cfg_dict):
         if node.get("with_mask"):
             node["with_mask"] = False
@@ -279,19 +293,7 @@ def task_of(pipeline: Sequence[dict]) -> str:
 
 def can_leave_masks(cfg: Config) -> bool:
     """Whether `with_mask=False` works for a config."""
-    return type_name(cfg.get("model") or {}) in (*_MODELS, *_ONE_STAGE)
-
-
-def _without_mask_head(cfg: Config, kind: str) -> bool:
-    changed = False
-    cfg.model.type = _MODELS.get(kind, kind)
-    for _, node in walk(cfg.model):
-        for key in _OF_MASKS:
-            changed |= node.pop(key, None) is not None
-        node.update(_HEADS.get(type_name(node), {}))
-        if node.get("pad_mask"):
-            node["pad_mask"] = False
-    return changed
+    return type_name(cfg.get("model") or {}) in _WITHOUT_MASKS
 
 
 def image_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:

@@ -27,6 +27,11 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
         yield from walk(child, f"{path}.{key}".lstrip("."))
 
 
+def parts_of(node: object, *types: str) -> Iterator[dict]:
+    """Yield every dict in `node` whose `type` has one of some bare names, outermost first."""
+    return (part for _, part in walk(node) if type_name(part) in types)
+
+
 def find_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
     """Yield (dotted path, config) of the datasets of a split, looking through wrappers."""
     loader = cfg.get(f"{split}_dataloader") or {}

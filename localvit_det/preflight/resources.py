@@ -17,7 +17,7 @@ from torch import nn
 from ..checkpoint.read import check_is_checkpoint
 from ..checkpoint.safe_config import is_pretrained
 from ..checkpoint.search import check_saves_locally, search
-from ..config.utils import walk
+from ..config.utils import parts_of, walk
 from ..config_names import split_key, type_name
 from ..errors import CheckpointError, ConfigError, OutputError
 from ..files import what_is_there
@@ -184,8 +184,7 @@ def checkpoint_bytes(cfg: Config, hook: dict, model: nn.Module) -> tuple[int, in
     """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    hooks = [*(cfg.get("custom_hooks") or []), *(cfg.get("default_hooks") or {}).values()]
-    if any(type_name(node) == "EMAHook" for node in hooks):
+    if any(parts_of([cfg.get("custom_hooks"), cfg.get("default_hooks")], "EMAHook")):
         weights *= 2
     full = weights + _OVERHEAD
     wrapper = cfg.get("optim_wrapper") or {}
