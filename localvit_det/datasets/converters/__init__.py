@@ -23,7 +23,7 @@ from ...errors import DataError, OutputError, UserError, printable, shortened
 from ...files import atomic_folder, write_text
 from ..annotations import COPY_OF, write_annotations
 from ..images import BrokenImageError, read_header
-from ..layouts import IMAGE_SUFFIXES, WHOLE, walk
+from ..layouts import IMAGE_SUFFIXES, WHOLE, walk_folders
 from ..verdicts import cache_folder, locked
 from .base import WITHOUT_SPLIT, Converter, Label
 from .cvat import Cvat
@@ -185,7 +185,7 @@ def _states(places: Iterable[str | os.PathLike]) -> dict[str, list[int] | None]:
     for place in map(os.path.abspath, places):
         files = [place]
         if os.path.isdir(place):
-            below = (os.path.join(folder, name) for folder, names in walk(place) for name in names)
+            below = (os.path.join(folder, name) for folder, names in walk_folders(place) for name in names)
             files = [file for file in below if file.lower().endswith(endings)]
         states |= {file: _state(file) for file in files if file not in states}
     return states
