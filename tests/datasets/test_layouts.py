@@ -17,7 +17,7 @@ from localvit_det.datasets.layouts import (
     layout_name,
     look_into,
     split_of,
-    walk,
+    walk_folders,
 )
 from localvit_det.errors import DataError
 
@@ -120,25 +120,25 @@ def test_links_are_followed_without_end(tmp_path):
     (tmp_path / "a/b/up").symlink_to(tmp_path / "a")
     (tmp_path / "a/nowhere").symlink_to(tmp_path / "missing")
     (tmp_path / "link").symlink_to(tmp_path / "a/b")
-    folders = [os.path.relpath(folder, tmp_path) for folder, _ in walk(tmp_path)]
+    folders = [os.path.relpath(folder, tmp_path) for folder, _ in walk_folders(tmp_path)]
     assert folders == [".", "a", "a/b", "link", "link/up"]
-    assert [folder.name for folder, _ in walk(tmp_path / "a", depth=0)] == ["a"]
+    assert [folder.name for folder, _ in walk_folders(tmp_path / "a", depth=0)] == ["a"]
 
 
 def test_a_few_ways_to_one_folder(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     for i in range(10):
         (tmp_path / f"link{i}").symlink_to(tmp_path / "a/b")
-    assert len(list(walk(tmp_path))) == 2 + 8
+    assert len(list(walk_folders(tmp_path))) == 2 + 8
 
 
 def test_too_many_folders(tmp_path, monkeypatch):
     for i in range(6):
         (tmp_path / str(i)).mkdir()
-    assert len(list(walk(tmp_path))) == 7
+    assert len(list(walk_folders(tmp_path))) == 7
     monkeypatch.setattr(layouts, "_MAX_FOLDERS", 5)
     with pytest.raises(DataError, match="has over 5 folders"):
-        list(walk(tmp_path))
+        list(walk_folders(tmp_path))
 
 
 def test_absent_images(tmp_path):
