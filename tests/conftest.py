@@ -1,11 +1,12 @@
 """Shared fixtures and the list of registered backbones that the contract tests run over."""
 
+import copy
 import functools
 import gc
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from made_results import evaluation, results  # noqa: F401 - fixtures
+from mmengine.config import Config
 from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.runner import runner as runner_module
 from mmengine.visualization import Visualizer
 from preflight_cases import load, logged  # noqa: F401 - fixtures
 
@@ -31,12 +34,41 @@ os.environ.setdefault("LOCALVIT_PROCESS", "plain")  # tools imported here shall 
 REPOSITORY = Path(__file__).parent.parent
 
 # What MMEngine does over and over, and no test here is about: lining up the text of a config, looking for an installed
-# package, and reading all its indices to find a `_base_` in it.
+# package, reading all its indices to find a `_base_` in it, and asking the system for its compilers.
 if hasattr(config_module, "FormatCode"):  # OneDL's MMEngine has it elsewhere
     config_module.FormatCode = lambda text, **_: (text, True)
 config_module.is_installed = functools.cache(config_module.is_installed)
 config_module.get_installed_path = functools.cache(config_module.get_installed_path)
 config_utils.load = functools.cache(config_utils.load)
+runner_module.collect_env = functools.cache(runner_module.collect_env)
+
+
+def _read_once(read: Callable[..., tuple]) -> Callable[..., tuple]:
+    """Let MMEngine read the repository's own configs once: each is written anew to a folder for every child of it."""
+    read_ours = functools.cache(read)
+
+    def read_or_copy(filename: str, *args: object, **kwargs: object) -> tuple:
+        if REPOSITORY / "configs" in Path(filename).parents:
+            return copy.deepcopy(read_ours(str(filename), *args, **kwargs))
+        return read(filename, *args, **kwargs)
+
+    return read_or_copy
+
+
+Config._file2dict = staticmethod(_read_once(Config._file2dict))
+
+
+@functools.cache
+def _figure(make: Callable[..., tuple], settings: frozenset) -> tuple:
+    return make(None, dict(settings))
+
+
+def _one_figure(make: Callable[..., tuple]) -> Callable[..., tuple]:
+    """Let all visualizers draw into one figure: MMEngine makes one for each runner, and clears it for each image."""
+    return lambda self, settings: _figure(make, frozenset(settings.items()))
+
+
+Visualizer._initialize_fig = _one_figure(Visualizer._initialize_fig)
 
 
 def pytest_collection_finish() -> None:

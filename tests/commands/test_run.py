@@ -38,6 +38,7 @@ def options(*more: str) -> list[str]:
         *lengths,
         "train_dataloader.batch_size=2",
         "default_hooks.logger.interval=1",
+        "omit_hooks=CurvesHook",
         *more,
     ]
 

@@ -1,15 +1,15 @@
 """What a user sees of a training and of a test."""
 
+import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY
 
-from localvit.commands import test
+from localvit.commands import test as test_command
 from localvit.process import ignore_warnings
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
@@ -17,36 +17,35 @@ NAME = "mask_rcnn_shuffle_nano_shapes"
 TABLE = r"(  +AP +AP50 +AP75 +APs +APm +APl\n)(bbox .*\n)(segm .*\n)"
 
 
-def localvit(folder: Path, *arguments: object) -> str:
-    """The screen; stdout and stderr together."""
-    done = subprocess.run(
-        [sys.executable, "-m", "localvit", *map(str, arguments), "--cfg-options", f"data_root={folder / 'shapes'}"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+# One process, as it imports for seconds; stdout and stderr are one screen.
+RUN = """
+import json, sys
+from localvit.__main__ import main
+for argv in json.loads(sys.argv[1]):
+    main(argv)
+    print("=next=", flush=True)
+"""
 
 
 @pytest.mark.slow
 def test_training_and_test(tmp_path, capfd):
-    make_shapes(tmp_path / "shapes", num_train=8, num_val=2, size=96)
+    data = ["--cfg-options", f"data_root={make_shapes(tmp_path / 'shapes', num_train=8, num_val=2, size=96)}"]
     work_dir = tmp_path / "run"
-    screen = localvit(tmp_path, "train", NAME, "--epochs", 1, "--batch", 2, "--workers", 0, "--work-dir", work_dir)
-    assert len(screen.splitlines()) <= 25, screen
-    assert re.search(rf"COCO results.*\n{TABLE}.*Saved:\n(  \w.*\n)+$", screen), screen
+    test = [NAME, f"{work_dir}/epoch_1.pth", "--work-dir", f"{tmp_path}/test", "--workers", "0"]
+    train = ["train", NAME, "--epochs", "1", "--batch", "2", "--workers", "0", "--work-dir", f"{work_dir}"]
+    commands = json.dumps([[*train, *data], ["test", *test, *data, "visualizer.name=another"]])
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run([sys.executable, "-c", RUN, commands], cwd=REPOSITORY, check=False, **streams)
+    assert done.returncode == 0, done.stdout
+    training, testing, _ = done.stdout.split("=next=\n")
+    assert len(training.splitlines()) <= 25, training
+    assert re.search(rf"COCO results.*\n{TABLE}.*Saved:\n(  \w.*\n)+$", training), training
     (log,) = work_dir.glob("*/*.log")
     assert log.read_text().count(" Average Precision ") == 12
-    assert "Warning" not in screen
-
-    screen = localvit(tmp_path, "test", NAME, work_dir / "epoch_1.pth", "--work-dir", tmp_path / "test")
-    assert len(screen.splitlines()) <= 20, screen
-    assert re.search(rf"COCO results \(test\):\n{TABLE}$", screen), screen
-    assert "Warning" not in screen
-    arguments = [NAME, str(work_dir / "epoch_1.pth"), "--work-dir", str(tmp_path / "test"), "--verbose"]
-    test.main([*arguments, "--cfg-options", f"data_root={tmp_path / 'shapes'}"])
+    assert len(testing.splitlines()) <= 20, testing
+    assert re.search(rf"COCO results \(test\):\n{TABLE}$", testing), testing
+    assert "Warning" not in training + testing
+    test_command.main([*test, "--verbose", *data])
     assert " Average Precision " in capfd.readouterr().out
 
 

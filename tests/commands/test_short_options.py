@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from localvit.commands import train as train_command
 from localvit_det.cli import check_devices
 from localvit_det.config.options import read_options
 from localvit_det.config.short_settings import SHORT
+from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
@@ -100,11 +102,18 @@ def test_the_batch_that_fits(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_a_batch_takes_is_measured(tmp_path, monkeypatch):
+def test_what_a_batch_takes_is_measured(tmp_path, monkeypatch, capsys):
+    def in_this_process(argv, **_) -> SimpleNamespace:
+        assert argv[:3] == [sys.executable, "-m", "localvit"]
+        command.main(argv[3:])
+        return SimpleNamespace(returncode=0, stdout=capsys.readouterr().out)
+
     monkeypatch.chdir(tmp_path)
-    options = ["--device", "cpu", "--workers", "0"]
-    assert (
-        0.3 < train_command._peak([NAME, "--batch", "auto", *options], 1) < 16
-    )  # what its parent has used counts, too
-    with pytest.raises(ConfigError, match=r"a dry run with 1 images fails .*lr=0 is no learning rate"):
-        train_command._peak([NAME, *options, "--lr", "0"], 1)
+    shapes = make_shapes(tmp_path / "shapes", num_train=4, num_val=2, size=64)
+    options = ["--workers", "0", "--cfg-options", f"data_root={shapes}", "val_dataloader.persistent_workers=False"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "subprocess", SimpleNamespace(run=in_this_process))
+        peak = train_command._peak([NAME, "--batch", "auto", *options], 1)
+    assert 0.3 < peak < 16  # what this process has used before counts, too
+    with pytest.raises(ConfigError, match=r"a dry run with 1 images fails .*error: .*no_such_config does not exist"):
+        train_command._peak(["no_such_config", *options], 1)
