@@ -133,9 +133,10 @@ def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
         dataset = leaves[0]
         file = dataset_paths(dataset)[0]
         before = dataset_paths({**dataset, **originals(cfg).get(split, {})})[0]
+        plain = is_coco(dataset, plain=True)
         for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
             own = node.get("ann_file")
-            reads = "ann_file" not in node and is_coco_metric(node) and is_coco(dataset, plain=True)
+            reads = plain and "ann_file" not in node and is_coco_metric(node)
             if file is None or not (isinstance(own, str) or reads):
                 continue
             # A copy takes the place of the file that it is made of, whoever has named that.

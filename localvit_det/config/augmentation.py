@@ -27,6 +27,8 @@ def set_augmentation(cfg: Config) -> None:
     recipes = Config.fromfile(config_folder() / "_base_/augment.py", import_custom_modules=False).augment
     if name not in recipes:
         raise ConfigError(f"augment={name} is none of {', '.join(recipes)}{did_you_mean(name, recipes)}: give one.")
+    recipe = copy.deepcopy(recipes[name])
+    mixing = next((i for i, step in enumerate(recipe) if hasattr(registered(TRANSFORMS, step), "get_indexes")), None)
     found = [dataset for _, dataset in find_datasets(cfg, "train")]
     size = fitting_size(cfg)
     if len(found) != 1 or size is None or not is_coco(found[0]):
@@ -38,8 +40,6 @@ def set_augmentation(cfg: Config) -> None:
         )
     dataset = _unwrapped(cfg, found[0])
     loading = [step for step in dataset["pipeline"] if type_name(step).startswith("Load")]
-    recipe = copy.deepcopy(recipes[name])
-    mixing = next((i for i, step in enumerate(recipe) if hasattr(registered(TRANSFORMS, step), "get_indexes")), None)
     if mixing is not None and any("Panoptic" in type_name(step) or step.get("with_seg") for step in loading):
         raise ConfigError(f"augment={name} mixes images, which has no place for label maps: give lsj or crop.")
     if "paste" in name and not any(step.get("with_mask") for step in loading):

@@ -68,8 +68,8 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
     in_place = {split: one for split, one in datasets.items() if not missing or split not in of_no_choice}
     # Synthetic shapes that are to be drawn there: their dataset says by itself why it cannot.
-    shapes = all(type_name(dataset) == _SHAPES for dataset in datasets.values())
-    draws = shapes and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
+    shapes = [dataset for dataset in datasets.values() if type_name(dataset) == _SHAPES]
+    draws = len(shapes) == len(datasets) and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
     changes: dict[str, list[str]] = {}
     try:
         if missing and not draws:
@@ -83,7 +83,7 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
             raise
     if datasets and not missing and not draws and ("data_root" in typed or changes):
         _report_own_files(cfg, Path(root), datasets, share, changes)
-    return _leave_shapes(datasets)
+    return _leave_shapes(shapes)
 
 
 def _check_crowds(cfg: Config, datasets: Collection[str]) -> None:
@@ -224,9 +224,8 @@ def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) ->
         del of_no_choice[TEST]
 
 
-def _leave_shapes(datasets: dict[str, dict]) -> bool:
+def _leave_shapes(shapes: Sequence[dict]) -> bool:
     """Make datasets of synthetic shapes plain ones of COCO's format, where other images are there."""
-    shapes = [dataset for dataset in datasets.values() if type_name(dataset) == _SHAPES]
     files = [file for dataset in shapes if (file := dataset_paths(dataset)[0]) and os.path.isfile(file)]
     if not files or any(map(is_synthetic, files)):
         return False
@@ -243,13 +242,13 @@ def _follow(
     typed: Sequence[str],
     without: Collection[str],
 ) -> None:
+    order = class_order(cfg, datasets.get(TRAIN))
     found, files, layout = _look(root, without)
     contents = {file: Content() for file in files.values()}
     names = {split: file_names(root / file, contents[file]) for split, file in files.items()}
     images = {split: _images_of(found, file, names[split]) for split, file in files.items()}
     unused = _unused(found, files)
     parts = _parts(root, files, share if VAL in datasets else 0.0, unused)
-    order = class_order(cfg, datasets.get(TRAIN))
     recognized: dict[str, str] = {"layout": layout}
     said: dict[str, str] = {}
     done: list[tuple[tuple[str, set[str] | None], str, Path, Annotations]] = []

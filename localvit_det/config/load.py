@@ -212,10 +212,10 @@ def check_settings(cfg: Config) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise ConfigError(f"{key}={value!r} is no count: give a number from 0 on.")
     allowed = cfg.get("allow_pickle") is True
+    datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
     read_data_safely(allowed)
-    for split in () if allowed else SPLITS:
-        for _, dataset in find_datasets(cfg, split):
-            check_hierarchy(dataset)
+    for dataset in () if allowed else datasets:
+        check_hierarchy(dataset)
 
 
 def follow_own_root(cfg: Config) -> None:
