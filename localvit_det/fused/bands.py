@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..layers import Fused, Split, crop
 from ..ops import cpu_inference
+from .packed import compared_once
 
 # Size of a band's input, in bytes. The widest tensors of a block (hidden layer, query-key-value) are three to four
 # times as large, and two of them are alive at a time. Smaller bands mean more parallel regions, at whose ends threads
@@ -90,11 +91,12 @@ def add_in_bands(
         return x + crop(branch(*maps), x.shape[-2:])
     fits = workspace is not None and (workspace.shape, workspace.dtype) == (x.shape, x.dtype)
     out = workspace if workspace is not None and fits else torch.empty_like(x)
-    for base, target, *image in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
-        for slices in bands:
-            band = branch(*(_rows(m, slices) for m in image))  # 1, C, rows, W
-            for s, part in zip(slices, band.split([s.stop - s.start for s in slices], dim=2), strict=True):
-                torch.add(base[:, :, s], part[..., : x.shape[3]], out=target[:, :, s])
+    with compared_once():
+        for base, target, *image in zip(*(m.split(1) for m in (x, out, *maps)), strict=True):  # views of 1, C, H, W
+            for slices in bands:
+                band = branch(*(_rows(m, slices) for m in image))  # 1, C, rows, W
+                for s, part in zip(slices, band.split([s.stop - s.start for s in slices], dim=2), strict=True):
+                    torch.add(base[:, :, s], part[..., : x.shape[3]], out=target[:, :, s])
     return out
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from .winograd import transform_weight, uneven_tiles, winograd_conv
 
 # How oneDNN calls an activation: its name, parameters, variant.
 _Activation = tuple[str, list[float], str]
+# Up to so many positions, to read the weights for comparing them costs more than to lay them out in each call.
+_FEW_POSITIONS = 200
 # Where a Winograd convolution was faster than a direct one: enough channels, enough tiles of 4×4.
 _WINOGRAD_CHANNELS = 128
 _WINOGRAD_TILES = 24
@@ -24,13 +28,35 @@ _WINOGRAD_TILES = 24
 _UNEVEN_SHARE = 0.2
 
 
+class _Compared(threading.local):
+    """What `compared_once` has seen in this thread: layers and ways; None outside of it."""
+
+    seen: set[tuple[int, Hashable]] | None = None
+
+
+_compared = _Compared()
+
+
+@contextmanager
+def compared_once() -> Iterator[None]:
+    """Look only once at whether weights have changed: a block uses the same ones for one band after the other."""
+    if _compared.seen is not None:  # inside of another
+        yield
+        return
+    _compared.seen = set()
+    try:
+        yield
+    finally:
+        _compared.seen = None
+
+
 class PackedWeightCache:
     """A layer that caches its weights in the layout that products read, next to the weights themselves.
 
     They may be written to at any time, also in ways that PyTorch does not count (`weight.data`, numpy, tensors of
-    inference mode). So each use reads them once, and lays them out anew where their products with a random vector are
-    others than before. For a Shuffle-T that takes about 6% of a forward pass at 224×224, and 1% from 640×640 on, most
-    of it for reading (docs/experiments.md).
+    inference mode). So each pass through a block reads them once, and lays them out anew where their products with a
+    random vector are others than before. For a Shuffle-T that takes about 6% of a forward pass at 224×224, and 1% from
+    640×640 on, most of it for reading (docs/experiments.md).
     """
 
     weight: Tensor
@@ -38,6 +64,10 @@ class PackedWeightCache:
     def packed(self, way: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """Return what ``make`` makes of the weights, cached under ``way`` as long as they do not change."""
         cache: dict[Hashable, tuple[object, Tensor, Tensor]] = self.__dict__.setdefault("_packed", {})
+        if _compared.seen is not None:
+            if (id(self), way) in _compared.seen:
+                return cache[way][2]
+            _compared.seen.add((id(self), way))
         key, products = weight_key(self.weight), _random_products(self.weight.detach())
         if way not in cache or cache[way][0] != key or not torch.equal(cache[way][1], products):
             cache[way] = key, products, make()
@@ -52,9 +82,10 @@ class PackedConv1x1(PackedWeightCache, nn.Conv2d):
     """A 1×1 convolution and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
 
     oneDNN lays the weights of a product out in blocks. An ordinary convolution does so anew in each call; here the
-    blocks are kept (a copy of the weights, made on first use), and the activation is applied while its input is
-    still in registers. PyTorch's compiler uses the same operators when it freezes a model. Where they do not fit
-    (other devices, gradients, compilers, types) this is the ordinary convolution followed by the activation.
+    blocks are kept where there are many positions (a copy of the weights, made on first use), and the activation is
+    applied while its input is still in registers. PyTorch's compiler uses the same operators when it freezes a model.
+    Where they do not fit (other devices, gradients, compilers, types) this is the ordinary convolution followed by the
+    activation.
 
     Args:
         conv: The convolution, 1×1, in one group; its parameters are shared.
@@ -76,7 +107,11 @@ class PackedConv1x1(PackedWeightCache, nn.Conv2d):
             activation = None
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
         bias = _cast(self.bias, dtype)
-        weight = self.packed(dtype, lambda: pack_matrix(self.weight.detach().flatten(1), dtype))  # C', C
+        weight = self.weight.detach().flatten(1)  # C', C
+        if rows.numel() <= _FEW_POSITIONS * self.in_channels:
+            weight = weight.to(dtype)
+        else:
+            weight = self.packed(dtype, functools.partial(pack_matrix, weight, dtype))
         y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *(activation or NO_ACTIVATION))
         y = y.permute(0, 3, 1, 2)  # B,H,W,C' -> B,C',H,W
         return y if activation else _overwritten(self.act, y)
