@@ -8,7 +8,6 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config_names import type_name
 from ..datasets import layouts
 from ..datasets.annotations import read_annotations
 from ..datasets.contents import Content
@@ -20,7 +19,7 @@ from ..datasets.summary import Annotations
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, RequirementError, shortened
 from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
-from .utils import SPLITS, dataset_paths, find_datasets, is_coco
+from .utils import SPLITS, dataset_paths, find_datasets, is_coco, parts_of
 
 _DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
 _LARGE = 30_000_000  # bytes of an annotation file: a second of reading
@@ -44,11 +43,9 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
 
     Raises:
         DataError: Nothing there is recognized, and an option asks for this `data_root`.
-        ConfigError: `val_split` is no share, or `crowds_as_objects` has no effect.
+        ConfigError: `data_root` is a file, or `crowds_as_objects` has no effect.
     """
     share, root = cfg.get("val_split"), cfg.get("data_root")
-    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
-        raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
     found = {split: _dataset(cfg, split, root) for split in SPLITS} if isinstance(root, str) else {}
     datasets = {split: dataset for split, dataset in found.items() if dataset is not None}
     if cfg.get("crowds_as_objects") is not None:
@@ -68,7 +65,7 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     missing |= bool(of_no_choice and old) and "data_root" in typed  # what is there may be of another root
     in_place = {split: one for split, one in datasets.items() if not missing or split not in of_no_choice}
     # Synthetic shapes that are to be drawn there: their dataset says by itself why it cannot.
-    shapes = [dataset for dataset in datasets.values() if type_name(dataset) == _SHAPES]
+    shapes = list(parts_of([*datasets.values()], _SHAPES))
     draws = len(shapes) == len(datasets) and (bool(cfg.get("draw")) or not any(Path(root).iterdir()))
     changes: dict[str, list[str]] = {}
     try:

@@ -53,6 +53,70 @@ _DEFAULTS = {
     "semantic segmentation": "sem_fpn_80k",
     "classification": "pretrain_in1k",
 }
+RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
+_SETS_ROOT = re.compile(r"^data_root\s*=\s*['\"](.*?)['\"]", re.MULTILINE)
+
+
+def load_config(
+    path: str | Path,
+    options: dict | None = None,
+    trusted: bool = False,
+    data: bool = True,
+    unread: list[UserError] | None = None,
+) -> Config:
+    """Read a config, merge options and complete it.
+
+    Args:
+        path: A config file, or a checkpoint that carries its config.
+        options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
+        trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
+        data: Look into annotation files that are where the config has them; not needed for inference.
+        unread: Gets what is wrong with names that nothing reads, for whoever looks for more mistakes before raising.
+
+    Raises:
+        ConfigError: The file is missing or cannot be read, or an option does not fit.
+        DataError: `classes='auto'` and the annotation file is missing or unreadable.
+    """
+    options = options or {}
+    read_data_safely()
+    cfg = read_config_file(path, trusted)
+    if cfg.get("default_scope"):
+        init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
+
+    follow_own_root(cfg)
+    own_root = data_root_of(cfg) if "data_root" in options else None
+    mistakes = unread_names(options, cfg)
+    if unread is None:
+        raise_all(mistakes)
+    else:
+        unread += mistakes
+    options = read_options(options, cfg._cfg_dict)
+    options = expand_short(cfg, options)
+    typed = tuple(options)  # what these set stays; preflight reports what does not fit
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
+    check_settings(cfg)
+    if "data_root" in options:
+        set_data_root(cfg, str(options["data_root"]), own_root)
+
+    if cfg.get("with_mask") is not None:
+        leave_out_masks(cfg)
+    is_other_data = discover_data(cfg, typed, data)
+    if cfg.get("crowds_as_objects"):
+        load_bitmaps(cfg)
+    evaluators_follow(cfg, typed)
+    if cfg.get("augment") is not None:
+        set_augmentation(cfg)
+    scale_images(cfg, typed, as_in_tests=is_other_data)
+    match_channels(cfg, typed)
+    if cfg.get("classes") is not None:
+        set_classes(cfg)
+    if cfg.get("pretrained") or cfg.get("warm_start"):
+        set_pretrained(cfg)
+    add_hooks(cfg)
+    return cfg
 
 
 def read_config_file(name: str | Path, trusted: bool) -> Config:
@@ -124,77 +188,6 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
     return Config(cfg.to_dict())  # without the name of our own file
 
 
-def one_line(error: BaseException) -> str:
-    """Return the kind and the message of an error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")
-
-
-RUNNER = "ReliableRunner"  # who builds on our runtime.py has it
-_SETS_ROOT = re.compile(r"^data_root\s*=\s*['\"](.*?)['\"]", re.MULTILINE)
-
-
-def load_config(
-    path: str | Path,
-    options: dict | None = None,
-    trusted: bool = False,
-    data: bool = True,
-    unread: list[UserError] | None = None,
-) -> Config:
-    """Read a config, merge options and complete it.
-
-    Args:
-        path: A config file, or a checkpoint that carries its config.
-        options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
-        trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
-        data: Look into annotation files that are where the config has them; not needed for inference.
-        unread: Gets what is wrong with names that nothing reads, for whoever looks for more mistakes before raising.
-
-    Raises:
-        ConfigError: The file is missing or cannot be read, or an option does not fit.
-        DataError: `classes='auto'` and the annotation file is missing or unreadable.
-    """
-    options = options or {}
-    read_data_safely()
-    cfg = read_config_file(path, trusted)
-    if cfg.get("default_scope"):
-        init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
-
-    follow_own_root(cfg)
-    own_root = data_root_of(cfg) if "data_root" in options else None
-    mistakes = unread_names(options, cfg)
-    if unread is None:
-        raise_all(mistakes)
-    else:
-        unread += mistakes
-    options = read_options(options, cfg._cfg_dict)
-    options = expand_short(cfg, options)
-    typed = tuple(options)  # what these set stays; preflight reports what does not fit
-    try:
-        cfg.merge_from_dict(options)
-    except (KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
-    check_settings(cfg)
-    if "data_root" in options:
-        set_data_root(cfg, str(options["data_root"]), own_root)
-
-    if cfg.get("with_mask") is not None:
-        leave_out_masks(cfg)
-    is_other_data = discover_data(cfg, typed, data)
-    if cfg.get("crowds_as_objects"):
-        load_bitmaps(cfg)
-    evaluators_follow(cfg, typed)
-    if cfg.get("augment") is not None:
-        set_augmentation(cfg)
-    scale_images(cfg, typed, as_in_tests=is_other_data)
-    match_channels(cfg, typed)
-    if cfg.get("classes") is not None:
-        set_classes(cfg)
-    if cfg.get("pretrained") or cfg.get("warm_start"):
-        set_pretrained(cfg)
-    add_hooks(cfg)
-    return cfg
-
-
 def check_settings(cfg: Config) -> None:
     """Check what the top level of a config says about reading data and weights, and refuse pickles among the data.
 
@@ -211,6 +204,9 @@ def check_settings(cfg: Config) -> None:
         value = cfg.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise ConfigError(f"{key}={value!r} is no count: give a number from 0 on.")
+    share = cfg.get("val_split")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
+        raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
     allowed = cfg.get("allow_pickle") is True
     datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
     read_data_safely(allowed)
@@ -303,3 +299,8 @@ def add_hooks(cfg: Config) -> None:
         there = {type_name(hook) for hook in hooks}
     hooks += [{"type": name} for name in ("LoadPolicyHook", "BrokenImagesHook") if name not in there]
     cfg.custom_hooks = hooks
+
+
+def one_line(error: BaseException) -> str:
+    """Return the kind and the message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")

@@ -267,17 +267,3 @@ def _plain(value: Any) -> Any:
 def _short(value: Any) -> str:
     text = "-" if value is None else str(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
-
-
-__all__ = [
-    "OF_TESTS",
-    "STARTED",
-    "Run",
-    "as_table",
-    "changes",
-    "find_old_run",
-    "find_run",
-    "remember",
-    "run_config",
-    "say_unknown",
-]
