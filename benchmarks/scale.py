@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pycocotools.mask import frPyObjects
+
 from benchmarks import loading, workers
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 80
@@ -26,9 +28,18 @@ READERS = ("imports", "ours", "again", "mmdet")
 
 
 def write_annotations(
-    path: Path, images: int, annotations: int, points: int = 0, sizes: Sequence[tuple[int, int]] = ((WIDTH, HEIGHT),)
+    path: Path,
+    images: int,
+    annotations: int,
+    points: int = 0,
+    sizes: Sequence[tuple[int, int]] = ((WIDTH, HEIGHT),),
+    rle: bool = False,
 ) -> None:
-    """Write a COCO-format file in COCO's order, with boxes, or polygons of so many points; sizes of images in turn."""
+    """Write a COCO-format file in COCO's order, with boxes, or polygons of so many points; sizes of images in turn.
+
+    Args:
+        rle: Write compressed run lengths of the polygons' masks in their place.
+    """
     chance = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"info": {}, "licenses": [], "images": [')
@@ -45,7 +56,8 @@ def write_annotations(
             one = {"area": round(w * h, 4), "iscrowd": 0, "image_id": at, "bbox": [x, y, w, h]}
             if points:
                 polygon = [round(v + chance.random() * s, 2) for _ in range(points) for v, s in ((x, w), (y, h))]
-                one = {"segmentation": [polygon], **one}
+                mask = frPyObjects([polygon], height, width)[0] if rle else {}
+                one = {"segmentation": {**mask, "counts": mask["counts"].decode()} if rle else [polygon], **one}
             file.write(", " * (i > 0) + json.dumps({**one, "category_id": 1 + i % CLASSES, "id": i + 1}))
         categories = [{"supercategory": "thing", "id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)]
         file.write(f'], "categories": {json.dumps(categories)}}}')
@@ -91,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--annotations", type=int, default=860_001)
     parser.add_argument("--images", type=int, help="by default as many as COCO has for so many annotations")
     parser.add_argument("--points", type=int, default=0, help="of each polygon; 0 for boxes alone")
+    parser.add_argument("--rle", action="store_true", help="run lengths in the place of the polygons")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS)
     parser.add_argument("--sides", nargs="+", choices=workers.SIDES, default=workers.SIDES, help="of workers")
     parser.add_argument("--methods", nargs="+", choices=workers.METHODS, default=workers.METHODS, help="of workers")
@@ -108,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "instances_train2017.json"
         images = args.images or max(1, args.annotations * 118_287 // 860_001)
-        write_annotations(path, images, args.annotations, args.points or 4 * args.real, workers.SIZES)
+        write_annotations(path, images, args.annotations, args.points or 4 * args.real, workers.SIZES, args.rle)
         if args.what == "workers":
             pictures = Path(folder) / "train2017" if args.real else None
             if pictures:
