@@ -6,10 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from mmdet.registry import MODELS
 
 from localvit.commands import predict
+from localvit_det import Detector
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import CLASSES
 
@@ -46,12 +48,25 @@ def write_video(path: Path, frames: int, codec: str = "MJPG") -> None:
     writer.release()
 
 
+_detectors: dict[str, Detector] = {}
+
+
+def _detector(*arguments: object) -> Detector:
+    """Return the same detector for the same arguments: making one takes longer than finding objects in a few images."""
+    key = repr(arguments)
+    if key not in _detectors:
+        _detectors[key] = Detector(*arguments)
+    return _detectors[key]
+
+
 def run(*arguments: object, options: Sequence[object] = OPTIONS) -> int:
     """Run `localvit predict` and return its exit code."""
-    try:
-        predict.main([*map(str, arguments), *map(str, options)])
-    except SystemExit as stop:
-        return stop.code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "Detector", _detector)
+        try:
+            predict.main([*map(str, arguments), *map(str, options)])
+        except SystemExit as stop:
+            return stop.code
     return 0
 
 

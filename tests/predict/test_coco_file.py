@@ -4,13 +4,14 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
+from functools import partial
 
 import pytest
+from forked import Forked, _one_thread_and_no_process_left  # noqa: F401 - a fixture
 from predict_cases import images_of, run, write_image
 
-from localvit_det.predict.output import CocoFile, assemble, partial_of
+from localvit_det.predict import Result
+from localvit_det.predict.output import CocoFile, Output, assemble, partial_of
 
 
 @pytest.fixture
@@ -68,19 +69,19 @@ def test_half_a_line(tmp_path):
     assert json.loads((tmp_path / "kept.json").read_text())["images"] == [{"id": 1}]
 
 
-@pytest.mark.slow
-def test_killed(published_file, folder, tmp_path):
+def test_killed(published_file, folder, tmp_path, monkeypatch):
     """Whatever was found before the kill is in the file of the next run."""
-    code = (
-        "import os, signal\nfrom localvit.commands import predict\nfrom localvit_det.predict.output import Output\n"
-        "real, count = Output.add, []\n"
-        "def add(self, result):\n"
-        "    real(self, result)\n    count.append(1)\n    len(count) == 2 and os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Output.add = add\n"
-    )
-    arguments = [str(published_file), str(folder), "--no-images", "--json", str(tmp_path / "o.json"), "--score", "0"]
-    arguments += ["--cfg-options", "model.test_cfg.rcnn.max_per_img=5"]
-    done = subprocess.run([sys.executable, "-c", f"{code}predict.main({arguments})"], capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    added, real = [], Output.add
+
+    def add(self: Output, result: Result) -> None:
+        real(self, result)
+        added.append(result)
+        if len(added) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Output, "add", add)
+    find = partial(run, published_file, folder, "--no-images", "--json", tmp_path / "o.json")
+    assert Forked(find, tmp_path / "said.txt").wait() == -signal.SIGKILL
+    monkeypatch.undo()
     run(published_file, folder / "z.avif", "--no-images", "--json", tmp_path / "o.json")
     assert images_of(tmp_path / "o.recovered_1.json") == ["a.jpg", "m.png"]
