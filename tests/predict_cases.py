@@ -19,10 +19,10 @@ NAME = "mask_rcnn_shuffle_nano_shapes"
 OPTIONS = ("--quiet", "--device", "cpu", "--score", 0, "--cfg-options", "model.test_cfg.rcnn.max_per_img=5")
 
 
-def published(folder: Path) -> Path:
+def published(folder: Path, config: str | Path = NAME) -> Path:
     """Write a published file."""
     torch.manual_seed(3)
-    cfg = load_config(NAME)
+    cfg = load_config(config)
     path = folder / "nano-published.pth"
     meta = {"cfg": cfg.pretty_text, "dataset_meta": {"classes": CLASSES}}
     torch.save({"state_dict": MODELS.build(cfg.model).state_dict(), "meta": meta}, path)

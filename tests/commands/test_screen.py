@@ -24,6 +24,7 @@ from localvit.__main__ import main
 for argv in json.loads(sys.argv[1]):
     main(argv)
     print("=next=", flush=True)
+assert "localvit_det.predict" not in sys.modules  # which the package imports late, where it is asked for
 """
 
 

@@ -1,8 +1,6 @@
 """Find objects with `Detector`."""
 
 import copy
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 from PIL import Image
 from predict_cases import NAME, picture, write_image
 
@@ -30,16 +27,6 @@ def detector(published_file) -> Detector:
 def brief(published_file) -> Detector:
     """A detector of five objects in every image."""
     return Detector(published_file, device="cpu", options={"model.test_cfg.rcnn.max_per_img": 5})
-
-
-@pytest.mark.slow
-def test_import_stays_lazy():
-    code = (
-        "import sys, localvit_det; assert 'localvit_det.predict' not in sys.modules\n"
-        "from localvit_det import Detector; assert 'localvit_det.predict' in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_folder(detector, images):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from localvit.arguments import read
+from localvit.commands import export
 from localvit_det import Detector
 from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 from localvit_det.errors import ConfigError, UserError
@@ -67,8 +69,12 @@ def test_from_a_folder_to_an_exported_detector(tmp_path, monkeypatch):
     assert metrics["coco/bbox_mAP"] == pytest.approx(run.metrics["coco/bbox_mAP"], abs=1e-3)
     image = next(root.rglob("*.jpg"))
     assert len(detector(image, score=0)) <= 5
-    assert detector.export(tmp_path / "d.pt").stat().st_size > 1e6
-    again = detector.train(data=root, epochs=1, batch=2, work_dir=tmp_path / "W2", **settings)
+    exported: list[list[str]] = []
+    monkeypatch.setattr(export.main, "__wrapped__", exported.append)  # test_newcomers_hour.py runs the command
+    assert detector.export(tmp_path / "d.pt", size="96x64") == tmp_path / "d.pt"
+    args = read("export", exported[0])
+    assert (args.model, args.out, args.size) == (str(run.checkpoint), str(tmp_path / "d.pt"), (96, 64))
+    again = detector.train(data=root, epochs=1, batch=2, imgsz=96, work_dir=tmp_path / "W2", **settings)
     assert "found   converted" in "".join(path.read_text() for path in again.folder.rglob("*.log"))
     with pytest.raises(UserError, match="nothing"):
         detector.train(data=tmp_path / "nothing", work_dir=tmp_path / "W3", **settings)

@@ -1,7 +1,4 @@
-"""Bad annotation files and images, and what becomes of each: run as a script, in one process of limited memory.
-
-python tests/preflight/bad_data.py FOLDER    # prints {case: outcome} as JSON
-"""
+"""Bad annotation files and images, and what becomes of each in one process of limited memory."""
 
 import contextlib
 import copy
@@ -12,7 +9,6 @@ import logging
 import resource
 import shutil
 import struct
-import sys
 import traceback
 import zlib
 from collections.abc import Callable
@@ -326,18 +322,14 @@ def outcome(change: Callable[[Path], object], root: Path) -> dict:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def main() -> None:
+def write_outcomes(folder: Path) -> None:
+    """Write {case: outcome} as JSON, of all cases in turn in this process, whose memory is limited from here on."""
+    torch.set_num_threads(1)  # those of OpenMP do not survive a fork
     init_default_scope("mmdet")
-    write_coco(Path(sys.argv[1]) / "good")
-    DATASETS.build(config(Path(sys.argv[1]) / "good").train_dataloader.dataset)[0]  # imports what is imported late
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
-    if pages:
-        limit = pages * resource.getpagesize() + MEMORY
+    write_coco(folder / "good")
+    DATASETS.build(config(folder / "good").train_dataloader.dataset)[0]  # imports what is imported late
+    if Path("/proc/self/statm").exists():
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    out = io.StringIO()
-    json.dump({name: outcome(change, Path(sys.argv[1]) / "set") for name, (change, _) in CASES.items()}, out)
-    sys.stdout.write(out.getvalue())
-
-
-if __name__ == "__main__":
-    main()
+    found = {name: outcome(change, folder / "set") for name, (change, _) in CASES.items()}
+    (folder / "outcomes.json").write_text(json.dumps(found))

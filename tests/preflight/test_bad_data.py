@@ -1,28 +1,20 @@
 """Every bad input ends in its sentence, or in a counted skip; none in a traceback, none in gigabytes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
-from bad_data import CASES
-from conftest import REPOSITORY
+from bad_data import CASES, write_outcomes
+from forked import Forked
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict:
-    """All cases in one process of limited memory, which may take a minute and takes seconds."""
+    """All cases in one process of limited memory."""
     folder = tmp_path_factory.mktemp("bad")
-    paths = (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests/preflight")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    script = Path(__file__).with_name("bad_data.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    process = Forked(partial(write_outcomes, folder), folder / "said.txt")
+    assert process.wait(300) == 0, process.text()[-3000:]
+    return json.loads((folder / "outcomes.json").read_text())
 
 
 def test_there_are_enough():

@@ -33,7 +33,7 @@ def test_three_kills(tmp_path, capsys):
 def test_commands_that_write(tmp_path):
     """Each ends by itself, is killed, and finds a full disk."""
     task = Task.prepare(tmp_path, 8, fork=True)
-    lines = commands(task, published(tmp_path))
+    lines = commands(task, published(tmp_path, tmp_path / "chaos_nano.py"))
     for name in ("predict", "publish", "convert weights", "convert dataset"):
         assert not list(disturb(task, lines[name], 2, random.Random(0))), name
 
@@ -85,7 +85,7 @@ class TestSees:
     def test_outputs_that_are_not_whole(self, tmp_path, monkeypatch):
         """Written under the final name; of another size than otherwise; alone in a folder of several."""
         task = Task.prepare(tmp_path, 8, fork=True)
-        lines = commands(task, published(tmp_path))
+        lines = commands(task, published(tmp_path, tmp_path / "chaos_nano.py"))
         dataset = Ending(task, lines["convert dataset"])
         assert list(dataset.problems(dataset.sizes)) == []
         file = next(iter(dataset.sizes))

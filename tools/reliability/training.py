@@ -33,7 +33,8 @@ default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval={interval}, max_keep_ckpts=1),
 )
 model = dict(
-    backbone=dict(arch=dict(depths=(1, 1, 1, 1), drop_path_rate=0.1)), roi_head=dict(bbox_head=dict(fc_out_channels=64)),
+    backbone=dict(arch=dict(depths=(1, 1, 1, 1), drop_path_rate=0.1)),
+    roi_head=dict(bbox_head=dict(fc_out_channels=64)),
 )
 custom_hooks = [dict(type="LoadPolicyHook"), dict(type="FusedEvaluationHook"), dict(type="EMAHook", momentum=0.01)]
 """
