@@ -51,10 +51,17 @@ def pixel_range_of(value: Any) -> PixelRange | None:
 
 
 class Header(NamedTuple):
-    """Width and height in pixels: upright, as EXIF says, and as the pixels are stored."""
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        upright: Width and height in pixels, as EXIF turns them.
+        stored: Width and height as the pixels are stored.
+        wide: Whether it may have more than 8 bits, as `is_wide` says.
+    """
 
     upright: tuple[int, int]
     stored: tuple[int, int]
+    wide: bool
 
 
 def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> Header | None:
@@ -63,16 +70,26 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     Raises:
         BrokenImageError: The file is empty, or has more than `limit` pixels.
     """
-    if not isinstance(file, bytes) and os.path.exists(file) and not os.path.isfile(file):
-        raise BrokenImageError("is no file")  # reading a pipe may never end
+    if isinstance(file, bytes):
+        return _read_header(io.BytesIO(file), limit)
     try:
-        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as source:
+        if not stat.S_ISREG((found := os.stat(file)).st_mode):
+            raise BrokenImageError("is no file")  # reading a pipe may never end
+        if not found.st_size:
+            raise BrokenImageError("is empty")
+        with open(file, "rb") as source:
             return _read_header(source, limit)
-    except OSError as error:
-        raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError | ValueError) -> BrokenImageError:
+    return BrokenImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
 def _read_header(source: IO[bytes], limit: float) -> Header | None:
+    wide = is_wide(source.read(32))
+    source.seek(0)
     try:
         # PIL takes the memory of a WebP when it opens it.
         if (stored := _webp_size(source)) and stored[0] * stored[1] > limit:
@@ -100,7 +117,7 @@ def _read_header(source: IO[bytes], limit: float) -> Header | None:
         raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
     if stored[0] * stored[1] > limit:
         raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {over(limit)}")
-    return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored)
+    return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored, wide)
 
 
 def _webp_size(stream: IO[bytes]) -> tuple[int, int] | None:
@@ -145,8 +162,7 @@ def read_file(path: str | os.PathLike, limit: float = MAX_PIXELS) -> bytes:
         with open(path, "rb") as stream:
             return stream.read()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BrokenImageError(f"cannot be read ({reason})") from error
+        raise _unreadable(error) from error
 
 
 def decode(

@@ -175,7 +175,7 @@ def find_images(found: Folders, ann_file: str, names: Sequence[str]) -> tuple[st
     folders = {parent for folder in found.images for parent in ("", *_with_parents(folder))}
 
     def fitness(folder: str) -> tuple:
-        hits = sum((found.root / folder / name).is_file() for name in sample)
+        hits = len(sample) - len(absent_images(found.root / folder, sample))
         marked = split_of(folder)
         same = 0 if marked is None or split is None else 1 if marked == split else -1
         return hits > 0, same >= 0, hits, same, (folder or ".") == here, -folder.count("/") - bool(folder), folder

@@ -20,13 +20,13 @@ from ..datasets.images import (
     PixelRange,
     decode,
     explain_depth,
-    is_wide,
     read_depth,
     read_file,
     read_header,
     same_size,
     size_difference,
 )
+from ..datasets.layouts import absent_images
 from ..datasets.summary import Annotations
 from ..errors import DataError
 from ..files import what_is_there
@@ -49,12 +49,13 @@ def check_sample(
     """
     images = list(found.images.values())
     images = images[:: max(1, len(images) // _SAMPLE)][:_SAMPLE]
-    bad = []
+    bad, wide = [], []
     for name, width, height in images:
-        reason = header_fault(os.path.join(image_dir, name), (width, height), max_pixels, pixel_range)
-        if reason:
-            bad.append(f"{os.path.abspath(os.path.join(image_dir, name))} {reason}")
-    _report_depth(path, [os.path.join(image_dir, name) for name, _, _ in images], max_pixels, pixel_range)
+        file = os.path.join(image_dir, name)
+        reason, may_be_wide = header_fault(file, (width, height), max_pixels, pixel_range)
+        bad += [f"{os.path.abspath(file)} {reason}"] if reason else []
+        wide += [file] if may_be_wide else []
+    _report_depth(path, wide, max_pixels, pixel_range)
     if not bad:
         return
     report = f"{len(bad)} of {len(images)} images of {path} that were looked at cannot be used, the first one: {bad[0]}"
@@ -64,14 +65,12 @@ def check_sample(
 
 
 def _report_depth(path: str, files: list[str], max_pixels: float, pixel_range: PixelRange | None) -> None:
-    """Say which part of their range images with more than 8 bits use."""
+    """Say which part of their range images with more than 8 bits use, of files that may have them."""
     depths = []
     for file in files:
         try:
-            with open(file, "rb") as stream:
-                wide = is_wide(stream.read(32))
-            depth = read_depth(read_file(file, max_pixels), max_pixels) if wide else None
-        except (OSError, BrokenImageError):
+            depth = read_depth(read_file(file, max_pixels), max_pixels)
+        except BrokenImageError:
             continue
         depths += [depth] if depth else []
         if len(depths) == _DEPTHS:
@@ -84,26 +83,27 @@ def _report_depth(path: str, files: list[str], max_pixels: float, pixel_range: P
 
 def header_fault(
     file: str, size: tuple[int, int], max_pixels: float, pixel_range: PixelRange | None = None
-) -> str | None:
-    """Return what is wrong with an image file as far as its header says, to stand behind its path; None if nothing.
+) -> tuple[str | None, bool]:
+    """Return what is wrong with an image file as far as its header says, and whether it may have more than 8 bits.
+
+    Most files are opened once: on a slow disk, that is what takes time.
 
     Args:
         size: Width and height according to the annotations.
+
+    Returns:
+        The words to stand behind its path, None if nothing is wrong.
     """
     try:
-        if os.path.getsize(file) == 0:
-            return "is empty"
         header = read_header(file, max_pixels)
-    except (OSError, ValueError) as error:
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
     except BrokenImageError as error:
-        return str(error)
+        return str(error), False
     # Not of PIL's formats, while OpenCV may know it; or one whose pixels may be of a type that only one of them knows.
     if header is None or not file.lower().endswith(_PLAIN):
-        return pixel_fault(file, size, max_pixels, pixel_range)
+        return pixel_fault(file, size, max_pixels, pixel_range), header is None or header.wide
     # Annotations may have been made on the upright image or on the stored one: see images.decode.
-    fits = any(same_size(size, one) for one in header)
-    return None if fits else size_difference(size, header.upright)
+    fits = same_size(size, header.upright) or same_size(size, header.stored)
+    return None if fits else size_difference(size, header.upright), header.wide
 
 
 def pixel_fault(
@@ -186,11 +186,11 @@ def check_maps(path: str, dataset: dict, max_pixels: float) -> None:
         place = images.absolute()
         raise DataError(f"{path} has no images *{image_suffix} in {place}: correct data_prefix or img_suffix.")
     expected = [maps / (name[: -len(image_suffix)] + map_suffix) for name in names]
-    absent = [file for file in expected if not os.path.exists(file)]
+    absent = absent_images(maps, [str(file.relative_to(maps)) for file in expected])
     if absent:
         raise DataError(
             f"{len(absent)} of the {len(names)} images of {path} have no label map, the first one would be "
-            f"{absent[0].absolute()}: complete them, or correct data_prefix or seg_map_suffix."
+            f"{maps.absolute() / absent[0]}: complete them, or correct data_prefix or seg_map_suffix."
         )
     classes = dataset_classes(path, dataset)
     if classes is None:

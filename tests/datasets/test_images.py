@@ -84,7 +84,7 @@ def test_boxes_align_through_mmdetections_pipeline(tmp_path, stored):
     write_coco(tmp_path, content)
     file = tmp_path / "train2017/001.jpg"
     file.write_bytes(photo(6))
-    assert header_fault(str(file), size, 10**8) is None
+    assert header_fault(str(file), size, 10**8) == (None, False)
     assert pixel_fault(str(file), size, 10**8) is None
     steps = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
     dataset = DATASETS.build(

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from coco_folder import NAMES, annotations, edited, write_coco
 from mmdet.registry import DATASETS
+from mmengine.model import BaseModel
 from opened_files import counted_files
 from preflight_cases import fails
 
 import localvit_det  # noqa: F401
+from localvit.commands import train
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config
 
@@ -210,13 +212,21 @@ def test_data_set_prepares_itself_first(load, tmp_path):
         del DATASETS.module_dict["SelfMade"]
 
 
-def test_files_that_the_checks_open(load, tmp_path):
-    """On a disk that takes 20 ms for each, what counts is how often files are opened, and that it is a sample."""
-    cfg = load()
-    write_coco(tmp_path / "mine", annotations(70))
-    with counted_files(str(tmp_path / "mine"), seconds=0.001) as opened:
-        check_config(cfg)
-    pictures = [count for path, count in opened.items() if "train2017/" in path]
-    assert len(pictures) == 50
-    assert max(pictures) <= 2  # its header, and whether its pixels may have more than 8 bits
-    assert all(count <= 3 for path, count in opened.items() if path.endswith(".json"))
+def test_files_that_a_start_opens(tmp_path, cache, monkeypatch):
+    """On a disk that takes 20 ms for each file, their number counts: it is that of a sample, each opened once."""
+
+    class FirstStepError(Exception):
+        pass
+
+    def step(*_, **__):
+        raise FirstStepError
+
+    write_coco(tmp_path / "mine", annotations(70), annotations(70))
+    monkeypatch.setattr(BaseModel, "train_step", step)
+    options = [f"data_root={tmp_path}/mine", "classes=auto", "batch=2"]
+    options += ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+    with counted_files(str(tmp_path / "mine")) as opened, pytest.raises(FirstStepError):
+        train.main(["mask_rcnn_shuffle_nano_shapes", "--work-dir", str(tmp_path / "run"), "--cfg-options", *options])
+    for split, most in (("train", 50 + 2), ("val", 50)):  # and a batch, of which MMDetection alone would open each
+        assert 50 <= sum(count for path, count in opened.items() if f"/{split}2017/" in path) <= most
+    assert max(opened.values()) <= 6  # the validation's annotations, which MMDetection alone opens twice
