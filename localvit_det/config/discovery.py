@@ -3,28 +3,24 @@
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..datasets import layouts
 from ..datasets.annotations import read_annotations
-from ..datasets.contents import Content
-from ..datasets.converters import convert_in_cache, converted_before
-from ..datasets.data_files import check_unread
-from ..datasets.layouts import TEST, TRAIN, VAL
-from ..datasets.normalize import file_names, held_out, is_copy, normalized
-from ..datasets.summary import Annotations
+from ..datasets.layouts import TEST, TRAIN, VAL, absent_images, find_images, look_into
+from ..datasets.normalize import file_names, is_copy, normalized
+from ..datasets.splits import DEFAULT_FILES, counted, find_splits
 from ..datasets.synthetic_shapes import is_synthetic
-from ..errors import ConfigError, DataError, RequirementError, shortened
-from .annotation_files import class_order, is_typed, normalize_files, originals, restore_files, set_image_folder
-from .utils import SPLITS, dataset_paths, find_datasets, is_coco, parts_of
+from ..errors import ConfigError, DataError, RequirementError
+from .utils import SPLITS, dataset_paths, find_datasets, is_coco, is_coco_metric, parts_of, walk
 
-_DEFAULT_FILES = tuple(f"annotations/instances_{split}2017.json" for split in ("train", "val", "test"))
+_DEFAULT_FOLDERS = tuple(f"{split}2017/" for split in ("train", "val", "test"))
+_ORIGINALS = "originals"  # in the config's `recognized`: what datasets were set to before
 _LARGE = 30_000_000  # bytes of an annotation file: a second of reading
 _SHAPES = "ShapesDataset"
-_OWN_FILE = "val_dataloader.dataset.ann_file"
 
 
 def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
@@ -70,8 +66,7 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     changes: dict[str, list[str]] = {}
     try:
         if missing and not draws:
-            chosen = [one["ann_file"] for one in in_place.values()]
-            _follow(cfg, Path(root), of_no_choice, share, typed, without=chosen)
+            _follow(cfg, of_no_choice, typed, without=[one["ann_file"] for one in in_place.values()])
         if data and not draws:
             changes = normalize_files(cfg, Path(root), in_place, typed)
     except (DataError, RequirementError):
@@ -119,7 +114,7 @@ def _report_own_files(
         changed = f" ({', '.join(changes[split])})" if changes.get(split) else ""
         counts.append(f"{split}: {name}, {_size(Path(file))}{changed}")
     unused = f"; val_split={share:g} is not used, since there is a validation set" if share is not None else ""
-    layout = "COCO's layout" if set(said.values()) <= set(_DEFAULT_FILES) else "the files that are named"
+    layout = "COCO's layout" if set(said.values()) <= set(DEFAULT_FILES) else "the files that are named"
     print_log(f"data_root {root}: {layout}; {'; '.join(counts)}{unused}.", "current")
 
 
@@ -127,66 +122,9 @@ def _size(file: Path) -> str:
     """Return what is in a file; for one whose reading would take seconds, its size."""
     size = file.stat().st_size
     try:
-        return f"{size / 1e6:.0f} MB" if size > _LARGE else _counted(read_annotations(file))
+        return f"{size / 1e6:.0f} MB" if size > _LARGE else counted(read_annotations(file))
     except DataError:  # preflight reports it
         return "with mistakes"
-
-
-def explain(root: str | None, ann_file: str | None = None) -> str:
-    """Return how to name the files of a dataset that are not where a config has them, to stand in a sentence.
-
-    Args:
-        root: Of the dataset; None where it is not one in COCO's format.
-        ann_file: What the config names.
-
-    Raises:
-        DataError: What is there is no such set, or a part of it is missing; the message says what to do.
-    """
-    if not root or "://" in root or not os.path.isdir(root):
-        return "set data_root (--cfg-options data_root=…) to the folder with annotations and images"
-    found, files, _ = _look(Path(root))
-    if ann_file in _DEFAULT_FILES:  # a default, and no choice
-        _parts(Path(root), files, None, _unused(found, files))
-        for file in files.values():
-            _images_of(found, file, file_names(Path(root) / file))
-    return layouts.options_for(found)
-
-
-def _look(root: Path, without: Collection[str] = ()) -> tuple[layouts.Folders, dict[str, str], str]:
-    """Return what lies below a root, its annotation files by split, and whose layout that is.
-
-    Raises:
-        DataError: Nothing is recognized, or nothing that is read.
-    """
-    converted = converted_before(root, without)
-    found = layouts.look_into(root, jsons=converted is None)
-    found.jsons = [name for name in found.jsons if name not in without]
-    if not found.jsons:
-        converted = converted or convert_in_cache(root, without)
-        if converted is not None:
-            found.jsons = list(converted.files.values())
-            notes = f" ({'; '.join(converted.notes)})" if converted.notes else ""
-            whole = len(converted.files) == 1
-            files = {split: file for split, file in converted.files.items() if whole or split != layouts.WHOLE}
-            return found, files, f"{converted.name}'s format, converted in the cache{notes}"
-        check_unread(root, found.images)
-    files = layouts.assign(found)
-    return found, files, layouts.layout_name(files)
-
-
-def _images_of(found: layouts.Folders, file: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the folder of a file's images and their right names; what was converted has found them."""
-    return ("", {}) if os.path.isabs(file) else layouts.find_images(found, file, names)
-
-
-def _shown(file: str) -> str:
-    """Return how to name an annotation file: those in the cache have no place that means anything."""
-    return os.path.basename(file) if os.path.isabs(file) else file
-
-
-def _unused(found: layouts.Folders, files: dict[str, str]) -> list[str]:
-    """Return the annotation files that no split is taken from."""
-    return [name for name in found.jsons if name not in files.values()]
 
 
 def _dataset(cfg: Config, split: str, root: str) -> dict | None:
@@ -209,7 +147,7 @@ def _is_chosen(cfg: Config, split: str, dataset: dict, typed: Sequence[str]) -> 
     name = dataset.get("ann_file")
     if is_typed(split, "ann_file", typed) or not name:
         return True
-    return not (name in _DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split))
+    return not (name in DEFAULT_FILES or is_copy(name) or name == (cfg.get("recognized") or {}).get(split))
 
 
 def _test_as_chosen(datasets: dict[str, dict], of_no_choice: dict[str, dict]) -> None:
@@ -231,114 +169,18 @@ def _leave_shapes(shapes: Sequence[dict]) -> bool:
     return True
 
 
-def _follow(
-    cfg: Config,
-    root: Path,
-    datasets: dict[str, dict],
-    share: float | None,
-    typed: Sequence[str],
-    without: Collection[str],
-) -> None:
-    order = class_order(cfg, datasets.get(TRAIN))
-    found, files, layout = _look(root, without)
-    contents = {file: Content() for file in files.values()}
-    names = {split: file_names(root / file, contents[file]) for split, file in files.items()}
-    images = {split: _images_of(found, file, names[split]) for split, file in files.items()}
-    unused = _unused(found, files)
-    parts = _parts(root, files, share if VAL in datasets else 0.0, unused)
-    recognized: dict[str, str] = {"layout": layout}
-    said: dict[str, str] = {}
-    done: list[tuple[tuple[str, set[str] | None], str, Path, Annotations]] = []
-    for split, part in parts.items():
-        folder, renames = images[part[0]]
-        same = next((entry for entry in done if entry[0] == part), None)
-        if same is not None:
-            said[split] = f"{split}: as {same[1]}"
-            copy, summary = same[2:]
-        else:
-            file = files[part[0]]
-            objects = bool(cfg.get("crowds_as_objects"))
-            copy, changes = normalized(root / file, renames, part[1], order, objects, contents[file])
-            summary = read_annotations(copy)
-            changed = f" ({', '.join(changes)})" if changes else ""
-            said[split] = f"{split}: {_shown(file)}, {_counted(summary)}{changed}"
-            done.append((part, split, copy, summary))
-        if split == VAL and part[1] is not None:
-            _report_unvalidated(done)
-        if split == TRAIN and not order:
-            order = summary.categories  # the other files may have them in another one
-        recognized[split] = _set_files(datasets.get(split), root, copy, folder, split, typed)
-    if shared := _in_both(parts, images, names):
-        said["shared"] = f"{shared} images are in train and in val, which makes the results too good"
-    if share and all(only is None for _, only in parts.values()):
-        said["split"] = f"val_split={share:g} is not used, since there is a validation set"
-    if unused:
-        said["unused"] = f"not used: {shortened(unused)} (to validate on it: {_OWN_FILE}={unused[0]})"
-    cfg.recognized = recognized
-    print_log(f"data_root {root}: {recognized['layout']}; {'; '.join(said.values())}.", "current")
-
-
-def _report_unvalidated(done: Sequence[tuple[object, str, Path, Annotations]]) -> None:
-    """Name the classes of which a part that was held out has no object."""
-    *_, held = (summary for *_, summary in done)
-    learnt = {name for *_, summary in done for name, images in summary.annotated.items() if len(images)}
-    lacking = [name for name in held.categories if name in learnt and not len(held.annotated[name])]
-    if lacking:
-        print_log(
-            f"val_split leaves {len(lacking)} of {len(learnt)} classes without an object to validate on: "
-            f"{shortened(lacking, 10)}; take a larger share, or name a validation file.",
-            "current",
-            logging.WARNING,
-        )
-
-
-def _parts(
-    root: Path, files: dict[str, str], share: float | None, unused: Sequence[str]
-) -> dict[str, tuple[str, set[str] | None]]:
-    """Return for each split the file it is taken from, and the names of its images where it gets only some of them.
+def _follow(cfg: Config, datasets: Mapping[str, dict], typed: Sequence[str], without: Collection[str]) -> None:
+    """Let datasets take what lies below the root, and remember what that is.
 
     Args:
-        share: Of the images that is kept for validation where there is one file; 0 for none.
-        unused: Other annotation files.
-
-    Raises:
-        DataError: There is a single file, and it is not said how to split it.
+        without: Annotation files that other datasets have.
     """
-    validation = next((split for split in (VAL, TEST) if split in files), None)
-    if validation is not None:
-        parts = {TRAIN: (TRAIN, None), VAL: (validation, None), TEST: (TEST if TEST in files else VAL, None)}
-        return {split: part for split, part in parts.items() if part[0] in files}
-    [(source, file)] = files.items()
-    names = file_names(root / file)
-    if share is None:
-        what = "an annotation file to train on" if unused else "a single annotation file"
-        others = f" (not used: {shortened(unused)})" if unused else ""
-        raise DataError(
-            f"{root.absolute()} has {what}, {_shown(file)} with {len(names)} images, and nothing to validate on"
-            f"{others}: set val_split=0.1, which keeps a tenth of the images for that, always the same ones, or name "
-            f"another file by {_OWN_FILE}={unused[0] if unused else 'FILE.json'} (below data_root; val_split=1 "
-            "tests on all images)."
-        )
-    if not share:
-        return {TRAIN: (source, None)}
-    held = held_out(names, share)
-    return {TRAIN: (source, set(names) - held), VAL: (source, held), TEST: (source, held)}
-
-
-def _in_both(
-    parts: dict[str, tuple[str, set[str] | None]],
-    images: dict[str, tuple[str, dict[str, str]]],
-    names: dict[str, list[str]],
-) -> int:
-    """Return the number of images that are trained on and validated on."""
-    if not {TRAIN, VAL} <= parts.keys():
-        return 0
-    places = []
-    for source, only in (parts[TRAIN], parts[VAL]):
-        folder, renames = images[source]
-        own = names[source] if only is None else only
-        places.append({os.path.normpath(os.path.join(folder, renames.get(name, name))) for name in own})
-    return len(places[0] & places[1])
+    root, objects = Path(cfg.data_root), bool(cfg.get("crowds_as_objects"))
+    order = class_order(cfg, datasets.get(TRAIN))
+    found, layout, said = find_splits(root, cfg.get("val_split"), VAL in datasets, order, objects, without)
+    names = {split: _set_files(datasets.get(split), root, *files, split, typed) for split, files in found.items()}
+    cfg.recognized = {"layout": layout, **names}
+    print_log(f"data_root {root}: {layout}; {'; '.join(said)}.", "current")
 
 
 def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, split: str, typed: Sequence[str]) -> str:
@@ -354,5 +196,146 @@ def _set_files(dataset: dict | None, root: Path, ann_file: Path, folder: str, sp
     return name
 
 
-def _counted(found: Annotations) -> str:
-    return f"{len(found.images)} images, {found.boxes} annotations, {len(found.categories)} classes"
+def class_order(cfg: Config, dataset: dict | None) -> tuple[str, ...]:
+    """Return the order of classes that a config or a dataset of it sets; empty where the files decide."""
+    chosen = cfg.get("classes")
+    if chosen in (None, "auto"):
+        chosen = ((dataset or {}).get("metainfo") or {}).get("classes") if chosen is None else None
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+
+
+def is_typed(split: str, part: str, typed: Sequence[str]) -> bool:
+    """Whether an option sets a part of a split's dataset."""
+    return any(key.startswith(f"{split}_dataloader.") and part in key.split(".") for key in typed)
+
+
+def set_image_folder(dataset: dict, folder: str) -> None:
+    """Set the folder of a dataset's images, below its root."""
+    dataset["data_prefix"] = {**(dataset.get("data_prefix") or {}), "img": folder}
+
+
+def originals(cfg: Config) -> Mapping[str, Mapping[str, str]]:
+    """Return what a config itself names for splits that have copies: their `ann_file` and the `img` of their prefix."""
+    return (cfg.get("recognized") or {}).get(_ORIGINALS) or {}
+
+
+def restore_files(cfg: Config, datasets: Mapping[str, dict], typed: Sequence[str]) -> None:
+    """Let datasets name their own files again, where a config was saved with copies in their place."""
+    for split, old in originals(cfg).items():
+        dataset = datasets.get(split)
+        if dataset is not None and is_copy(dataset.get("ann_file") or ""):
+            dataset["ann_file"] = old["ann_file"]
+            if not is_typed(split, "data_prefix", typed):
+                set_image_folder(dataset, old["img"])
+    if originals(cfg):
+        cfg.recognized = {key: value for key, value in cfg.recognized.items() if key != _ORIGINALS}
+
+
+def normalize_files(
+    cfg: Config, root: Path, datasets: Mapping[str, dict], typed: Sequence[str]
+) -> dict[str, list[str]]:
+    """Exchange annotation files for normalized copies, and folders of images for those that hold them, where needed.
+
+    A good file is read once, by `read_annotations`, whose result preflight takes.
+
+    Args:
+        datasets: Of each split, below the root.
+        typed: Dotted keys of the options.
+
+    Returns:
+        For each split what was changed, in words.
+
+    Raises:
+        DataError: Names of images and files cannot be brought together.
+    """
+    objects = bool(cfg.get("crowds_as_objects"))
+    order = class_order(cfg, datasets.get(TRAIN))
+    changes: dict[str, list[str]] = {}
+    kept: dict[str, dict[str, str]] = {}
+    for split, dataset in datasets.items():
+        file, folder = dataset_paths(dataset)
+        if file is None or not os.path.isfile(file):
+            continue
+        try:
+            names = file_names(Path(file))
+        except DataError:  # preflight reports it
+            continue
+        old = {"ann_file": dataset["ann_file"], "img": (dataset.get("data_prefix") or {}).get("img") or ""}
+        named = old["img"] not in _DEFAULT_FOLDERS or is_typed(split, "data_prefix", typed)
+        prefix, renames = _images(root, file, folder, old["img"], named, names)
+        copy, changed = normalized(Path(file), renames, None, order, objects)
+        if changed:
+            dataset["ann_file"] = str(copy)
+        if prefix != old["img"]:
+            set_image_folder(dataset, prefix)
+            changed = changed or [f"images in {prefix or './'}"]
+        if changed:
+            changes[split], kept[split] = changed, old
+        if split == TRAIN and not order:
+            with suppress(DataError):  # preflight reports it
+                order = read_annotations(copy).categories
+    if kept:
+        cfg.recognized = {**(cfg.get("recognized") or {}), _ORIGINALS: kept}
+    return changes
+
+
+def _images(
+    root: Path, file: str, folder: str | None, own: str, named: bool, names: Sequence[str]
+) -> tuple[str, dict[str, str]]:
+    """Return the prefix of a dataset's images, and their right names where the annotation file has others.
+
+    Args:
+        own: The prefix as it is.
+        named: Whether somebody has set it, so that images are below it alone.
+    """
+    if folder is None or (os.path.isdir(folder) and not absent_images(folder, names)):
+        return own, {}
+    if named and not os.path.isdir(folder):  # preflight reports it
+        return own, {}
+    found, renames = find_images(look_into(folder if named else root), os.path.relpath(file, root), names)
+    prefix = os.path.join(own, found) if named else found
+    return (f"{prefix}/" if prefix and not prefix.endswith("/") else prefix), renames
+
+
+def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
+    """Give evaluators the annotation file, and the panoptic maps, of their dataset, but for what is typed.
+
+    Args:
+        typed: Dotted keys of the options.
+    """
+    for split in ("val", "test"):
+        leaves = [dataset for _, dataset in find_datasets(cfg, split)]
+        if len(leaves) != 1 or not is_coco(leaves[0]):
+            continue
+        dataset = leaves[0]
+        file = dataset_paths(dataset)[0]
+        before = dataset_paths({**dataset, **originals(cfg).get(split, {})})[0]
+        plain = is_coco(dataset, plain=True)
+        for path, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+            own = node.get("ann_file")
+            reads = plain and "ann_file" not in node and is_coco_metric(node)
+            if file is None or not (isinstance(own, str) or reads):
+                continue
+            # A copy takes the place of the file that it is made of, whoever has named that.
+            as_before = bool(own and before and os.path.abspath(own) == os.path.abspath(before))
+            if _sets(f"{path}.ann_file", typed) and not as_before:
+                continue
+            node["ann_file"] = file
+            maps = (dataset.get("data_prefix") or {}).get("seg")
+            if maps and node.get("seg_prefix") and not _sets(f"{path}.seg_prefix", typed):
+                node["seg_prefix"] = os.path.join(dataset.get("data_root") or "", maps)
+            chosen = as_before or _sets(f"{split}_dataloader.dataset.ann_file", typed)
+            # One that is absent, or an older normalized copy, is no other file.
+            other = own and not is_copy(own) and os.path.isfile(own) and os.path.realpath(own) != os.path.realpath(file)
+            if other and not chosen:
+                print_log(
+                    f"{path}.ann_file is {own}, and its dataset reads {file}: the latter is scored; for another one "
+                    f"give the option {path}.ann_file=FILE.",
+                    "current",
+                    logging.WARNING,
+                )
+
+
+def _sets(key: str, typed: Sequence[str]) -> bool:
+    """Whether an option sets a key, or what it is in."""
+    return any(key == one or key.startswith(f"{one}.") for one in typed)

@@ -34,9 +34,8 @@ from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
 from ..requirements import require_named
-from .annotation_files import evaluators_follow
 from .augmentation import set_augmentation
-from .discovery import discover_data
+from .discovery import discover_data, evaluators_follow
 from .model import match_channels, set_classes, set_pretrained
 from .options import read_options, unread_names
 from .pipelines import leave_out_masks, load_bitmaps, scale_images, task_of

@@ -11,12 +11,12 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.discovery import explain
 from ..config.pipelines import can_leave_masks
 from ..config.utils import dataset_paths, find_datasets, is_coco, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.layouts import absent_images
+from ..datasets.splits import explain
 from ..datasets.summary import NO_IMAGE, Annotations
 from ..errors import ConfigError, DataError, UserError, did_you_mean
 from ..files import what_is_there

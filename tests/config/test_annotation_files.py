@@ -14,9 +14,9 @@ from mmdet.registry import DATASETS
 from parsed_files import parsed_files
 from pycocotools import mask as coco_masks
 
-from localvit_det.config import annotation_files, discovery, load_config
+from localvit_det.config import discovery, load_config
 from localvit_det.config.utils import dataset_paths, find_datasets
-from localvit_det.datasets import verdicts
+from localvit_det.datasets import splits, verdicts
 from localvit_det.datasets.normalize import is_copy
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
@@ -30,7 +30,7 @@ PLACES = {
 
 @pytest.fixture
 def reported(monkeypatch) -> list[str]:
-    return lines_logged_by(monkeypatch, discovery, annotation_files, data)
+    return lines_logged_by(monkeypatch, discovery, splits, data)
 
 
 def names(change):

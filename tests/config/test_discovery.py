@@ -12,6 +12,7 @@ from odd_layouts import CLASSES, LAYOUTS
 
 from localvit_det.config import discovery, load_config
 from localvit_det.config.utils import dataset_paths, find_datasets
+from localvit_det.datasets import splits
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture
 def reported(monkeypatch) -> list[str]:
-    return lines_logged_by(monkeypatch, discovery)
+    return lines_logged_by(monkeypatch, discovery, splits)
 
 
 @pytest.fixture(scope="module")

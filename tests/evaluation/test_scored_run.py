@@ -22,7 +22,7 @@ from localvit_det import preflight
 from localvit_det.analysis.coco import average_precision, evaluate
 from localvit_det.analysis.report import read_record
 from localvit_det.analysis.results import class_table
-from localvit_det.config import annotation_files, load_config
+from localvit_det.config import discovery, load_config
 from localvit_det.datasets.synthetic_shapes_datasets import make_panoptic_maps
 from localvit_det.errors import DataError, raise_all
 from localvit_det.evaluation import exact_metrics
@@ -150,7 +150,7 @@ def test_validation_of_a_training(root, tmp_path):
 def test_config_that_names_two_files(root, tmp_path, monkeypatch):
     """The evaluator follows its dataset, and says so, in either direction."""
     said = []
-    monkeypatch.setattr(annotation_files, "print_log", lambda message, *_: said.append(message))
+    monkeypatch.setattr(discovery, "print_log", lambda message, *_: said.append(message))
     for own, others in ((FILE, SMALL), (SMALL, FILE)):
         path = tmp_path / "two.py"
         path.write_text(
