@@ -341,6 +341,7 @@ class _Reader:
         elif area < 0 or annotation.get("ignore"):
             found.neutral.add(IGNORED if annotation.get("ignore") else NEGATIVE, identity)
         mask = annotation.get("segmentation")
+        fault = mask_fault(mask, width, height)
         if category not in names:
             found.faults.add(NO_CATEGORY, identity)
         elif w < 1 or h < 1 or area <= 0:
@@ -356,10 +357,9 @@ class _Reader:
                 loose["annotated"].append(code)
             found.rle += isinstance(mask, dict) and not crowd
             found.without_mask += not mask
-            fault = mask_fault(mask, width, height)
             if fault:
                 (found.mask_errors if fault[1] else found.mask_faults).add(fault[0], identity)
                 if fault[1]:
                     return
-        if not reason and mask != PLAIN and not readable_mask(mask, width, height):
+        if not reason and mask != PLAIN and not readable_mask(mask, fault):
             found.mask_unscored.add(MASKLESS, identity)

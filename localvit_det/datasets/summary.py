@@ -163,13 +163,12 @@ def unscorable(box: Box, width: float, height: float) -> str | None:
     return OUTSIDE if x + w <= 0 or y + h <= 0 or x >= width or y >= height else None
 
 
-def readable_mask(mask: Any, width: float, height: float) -> dict | list | None:
-    """Return a segmentation without what stops pycocotools, None if nothing is left.
+def readable_mask(mask: Any, fault: tuple[str, bool] | None) -> dict | list | None:
+    """Return a segmentation with a `mask_fault` without what stops pycocotools, None if nothing is left.
 
     pycocotools takes a first polygon of two points for a box and raises at one of a single point; such polygons cover
     no pixel.
     """
-    fault = mask_fault(mask, width, height)
     if not mask or (fault and fault[1]):
         return None
     return mask if isinstance(mask, dict) else [part for part in mask if len(part) >= 6] or None
@@ -209,7 +208,8 @@ def scored_content(
         reason = unscorable(one["bbox"], image["width"], image["height"])
         changed: Item = {"iscrowd": int(bool(one.get("iscrowd") or one.get("ignore")))}
         if masks and not reason:
-            changed["segmentation"] = readable_mask(one.get("segmentation"), image["width"], image["height"])
+            mask = one.get("segmentation")
+            changed["segmentation"] = readable_mask(mask, mask_fault(mask, image["width"], image["height"]))
             reason = None if changed["segmentation"] else MASKLESS
         if reason:
             left_out[reason] += 1

@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_masks
 
 from localvit_det.datasets import segmentations
+from localvit_det.datasets.annotations import read_annotations
 from localvit_det.datasets.segmentations import FAR, PLAIN, mask_fault, without_plain_polygons
 
 W, H = 30, 20
@@ -79,7 +80,7 @@ def test_compressed_runs_are_those_of_pycocotools(share):
         counts = coco_masks.encode(mask)["counts"].decode()
         flat = mask.flatten(order="F")
         changes = np.flatnonzero(np.diff(np.concatenate([[0], flat])))
-        assert segmentations._decoded(counts) == np.diff([0, *changes, flat.size]).tolist()
+        np.testing.assert_array_equal(segmentations._decoded(counts), np.diff([0, *changes, flat.size]))
         assert mask_fault({"size": [height, width], "counts": counts}, width, height) is None
         assert mask_fault({"size": [height, width], "counts": counts[:-1]}, width, height) is not None
 
@@ -142,3 +143,19 @@ def test_random_texts_are_never_taken_out_wrongly():
 def test_the_mark_itself_is_no_mask_of_a_file():
     assert mask_fault("", 1, 1) is None
     assert len(PLAIN) == 16
+
+
+def test_run_lengths_are_read_once_an_annotation(tmp_path, monkeypatch):
+    counts = coco_masks.encode(np.asfortranarray(np.eye(H, W, dtype=np.uint8)))["counts"].decode()
+    one = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 9, "iscrowd": 0}
+    mask = {"size": [H, W], "counts": counts}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": W, "height": H}],
+        "annotations": [{**one, "id": i, "segmentation": mask} for i in range(1, 5)],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    path, decode, read = tmp_path / "a.json", segmentations._decoded, []
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(segmentations, "_decoded", lambda text: read.append(text) or decode(text))
+    found = read_annotations(path)
+    assert (found.rle, len(found.mask_errors), read) == (4, 0, [counts] * 4)
