@@ -1,9 +1,12 @@
 """The benchmarks: that they check, count and write right. What they measure is not for tests."""
 
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from forked import _one_thread_and_no_process_left  # noqa: F401 - a fixture
 
 from benchmarks import backbones, detectors, operators
 from benchmarks.backbones import Case, Step, parse_row, relative_error
@@ -154,7 +157,8 @@ def test_wrong_folding_is_found_unless_left_out(official, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_product")
-def test_memory_and_compiled(official, tmp_path):
+def test_memory_and_compiled(official, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the compiler is PyTorch's
     row, out_bytes = f"off={official}:good", 4 * 8 * 128 * 128 * 4
     one = measured(backbones.main, tmp_path, row, "--sizes", "512x512", "--modes", "training", "--batch", "4").records[
         0
@@ -183,7 +187,8 @@ def test_mistakes_in_one_sentence(main, arguments, words, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_detectors(tmp_path):
+def test_detectors(tmp_path, monkeypatch):
+    monkeypatch.setattr(detectors, "get_context", lambda _: get_context("fork"))  # which import nothing anew
     make_shapes(tmp_path / "shapes", num_train=4, num_val=4, size=96)
     config = Path(__file__).parents[2] / "configs/mask_rcnn_dwnet_nano_shapes.py"
     options = ("--images", "2", "--sizes", "64x64", "--data-root", tmp_path / "shapes")
