@@ -32,15 +32,14 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """All that were recorded."""
-    for arch in ("tiny", "small", "base"):
-        for height, width, form in ((224, 224, "4421"), (224, 448, "4421"), (448, 448, "4421"), (448, 448, "4442")):
-            yield Case("MSGTransformer", arch, height, width, form)
+    """All that were recorded: each form of the smallest networks; the larger ones differ from them in numbers alone."""
+    forms = ((224, 224, "4421"), (224, 448, "4421"), (448, 448, "4421"), (448, 448, "4442"))
+    yield from (Case("MSGTransformer", "tiny", *form) for form in forms)
+    yield from (Case("MSGTransformer", arch, *forms[0]) for arch in ("small", "base"))
+    forms = tuple((*size, form) for form in ("detection", "classification") for size in ((224, 224), (256, 320)))
     for kind in ("TwinsPCPVT", "TwinsSVT"):
-        for arch in ("small", "base", "large"):
-            for size in ((224, 224), (256, 320)):
-                for form in ("classification", "detection"):
-                    yield Case(kind, arch, *size, form)
+        yield from (Case(kind, "small", *form) for form in forms)
+        yield from (Case(kind, arch, *forms[0]) for arch in ("base", "large"))
 
 
 def weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,6 @@ QUICK = ("MSGTransformer",)  # which has most of its own
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 def test_case(name, family):
     try:
-        CASES[name](functools.partial(build, family, window_size=5))
+        CASES[name](functools.partial(build, family, window_size=5, depths=(2, 1, 1, 1)))  # both kinds of blocks
     except NotApplicable as reason:
         pytest.skip(str(reason))

@@ -101,7 +101,7 @@ def test_fused_backbone_can_be_traced(family):
 def test_compiles_to_one_graph_for_each_size(family):
     """For inference; tests/backbones/test_compiled_training.py has the other."""
     graphs = CompileCounter()
-    net = build_short(family).eval()
+    net = build_short(family, stages=1).eval()
     torch._dynamo.reset()
     compiled = torch.compile(net, backend=graphs, fullgraph=True, dynamic=False)  # an error where the graph breaks
     with torch.no_grad():
