@@ -18,6 +18,7 @@ from localvit_det.config.run import find_run
 from localvit_det.datasets.synthetic_shapes import make_shapes
 
 pytestmark = pytest.mark.slow
+SMALL = "model.backbone.arch.depths=[1,1,1,1]"
 CHANGED = ["train_cfg.max_epochs=4", "optim_wrapper.optimizer.lr=0.002", "optim_wrapper.optimizer.weight_decay=0.2",
            "train_dataloader.batch_size=4"]  # fmt: skip
 
@@ -39,6 +40,7 @@ def options(*more: str) -> list[str]:
         "train_dataloader.batch_size=2",
         "default_hooks.logger.interval=1",
         "omit_hooks=CurvesHook",
+        SMALL,
         *more,
     ]
 
@@ -170,13 +172,11 @@ def test_edited_and_other_configs(here, capsys, reported):
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\noptim_wrapper = dict(optimizer=dict(lr=0.004))\n")
     run(train, "own.py", "--work-dir", "W", "--resume", "--cfg-options", "train_cfg.max_epochs=3")
     assert "optim_wrapper.optimizer.lr " in log_of_last_start().partition("Settings that have changed:")[2]
-    Path("own.py").write_text(
-        f"_base_ = 'localvit_det::{NAME}.py'\nmodel = dict(backbone=dict(arch=dict(depths=[1, 1, 1, 1])))\n"
-    )
+    Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\nmodel = dict(backbone=dict(window_size=3))\n")
     said = refused(capsys, train, "own.py", "--work-dir", "W", "--resume")
-    assert "in architecture: model.backbone.arch.depths was [2, 2, 2, 2] and is [1, 1, 1, 1]" in said
+    assert "in architecture: model.backbone.window_size was 5 and is 3" in said
     said = refused(capsys, test, "own.py", "W")
-    assert "in architecture: model.backbone.arch.depths was [2, 2, 2, 2]" in said
+    assert "in architecture: model.backbone.window_size was 5" in said
     said = refused(capsys, test, "mask_rcnn_swin_nano_shapes", "W")
     assert "model.backbone.type was ShuffleTransformer and is SwinTransformer" in said
     Path("own.py").write_text(f"_base_ = 'localvit_det::{NAME}.py'\ndata_root = 'other/'\n")
@@ -229,16 +229,8 @@ def test_a_moved_run_and_one_of_before(here, reported):
     dump.write_text(dump.read_text().partition("\nstarted_with")[0])
     assert find_run("elsewhere") is None
     reported.clear()
-    scores_of(
-        NAME,
-        "elsewhere",
-        "--cfg-options",
-        "data_root=mine",
-        "classes=auto",
-        "with_mask=False",
-        "image_size=64",
-        out="c",
-    )
+    given = ["data_root=mine", "classes=auto", "with_mask=False", "image_size=64", SMALL]
+    scores_of(NAME, "elsewhere", "--cfg-options", *given, out="c")
     assert "elsewhere does not say what its training was started with" in reported[0]
 
 

@@ -25,11 +25,19 @@ def resumed(work_dir: Path, **options):
     return runner
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "run"
+    toy_runner(folder).train()
+    assert names(folder) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+    return folder
+
+
 @pytest.fixture
-def trained(tmp_path: Path) -> Path:
+def trained(made: Path, tmp_path: Path) -> Path:
     """A folder with epoch_1 to epoch_3."""
-    toy_runner(tmp_path).train()
-    assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"]
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_3.pth"))
     return tmp_path
 
 

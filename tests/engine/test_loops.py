@@ -35,10 +35,12 @@ def stop_and_resume(folder: Path, iteration: int, **options) -> Runner:
     return second
 
 
-def differences(tmp_path: Path, iteration: int, make_options) -> list[str]:
-    train(tmp_path / "whole", **make_options())
-    stop_and_resume(tmp_path / "stopped", iteration, **make_options())
-    return different(tensors_of(final(tmp_path / "whole")), tensors_of(final(tmp_path / "stopped")))
+def differences(folder: Path, iteration: int, whole: dict[str, torch.Tensor] | None = None, **options) -> list[str]:
+    if whole is None:
+        train(folder / "whole", **options)
+        whole = tensors_of(final(folder / "whole"))
+    stop_and_resume(folder / "stopped", iteration, **options)
+    return different(whole, tensors_of(final(folder / "stopped")))
 
 
 CASES = {
@@ -54,10 +56,18 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory) -> tuple[dict, dict[str, torch.Tensor]]:
+    """A case, and the result of its training that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder, **CASES[request.param])
+    return CASES[request.param], tensors_of(final(folder))
+
+
 @pytest.mark.parametrize("iteration", few([1, 6, 9], 6))
-@pytest.mark.parametrize("case", CASES)
 def test_stopped_anywhere(case, iteration, tmp_path):
-    assert not differences(tmp_path, iteration, partial(dict, **CASES[case]))
+    options, whole = case
+    assert not differences(tmp_path, iteration, whole, **options)
 
 
 def test_loss_scaler(tmp_path, monkeypatch):
@@ -67,7 +77,7 @@ def test_loss_scaler(tmp_path, monkeypatch):
     monkeypatch.setattr(amp, "is_cuda_available", lambda: True)
     monkeypatch.setattr(amp, "GradScaler", partial(torch.amp.GradScaler, "cpu", growth_interval=3))
     optim = {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
-    assert not differences(tmp_path, 9, lambda: {"optim": optim, "accumulation": 2, "ema": EMA})
+    assert not differences(tmp_path, 9, optim=optim, accumulation=2, ema=EMA)
     assert tensors_of(final(tmp_path / "whole"))[".optimizer.loss_scaler.scale"] > 65536
 
 

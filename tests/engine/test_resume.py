@@ -76,12 +76,25 @@ def cases():
             yield pytest.param(case, stop, id=f"{case}-{stop}", marks=[] if (case, stop) in quick else pytest.mark.slow)
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Callable[..., tuple[Path, dict[float, tuple[float, float]]]]:
+    """Train with the settings of a change once; the folder, and the rates."""
+    made = {}
+
+    def trained(case: str = "none", stop: int = 0) -> tuple[Path, dict[float, tuple[float, float]]]:
+        if (case, stop) not in made:
+            folder = tmp_path_factory.mktemp("once")
+            made[case, stop] = folder, train(folder, stop=stop, **{**OLD, **CHANGES.get(case, {})})[1]
+        return made[case, stop]
+
+    return trained
+
+
 @pytest.mark.parametrize(("case", "stop"), cases())
-def test_rates_are_those_of_an_uninterrupted_training(case, stop, tmp_path):
-    new = {**OLD, **CHANGES[case]}
-    train(tmp_path / "run", stop=stop, **OLD)
-    runner, resumed = train(tmp_path / "run", resume=True, **new)
-    whole = train(tmp_path / "whole", **new)[1]
+def test_rates_are_those_of_an_uninterrupted_training(case, stop, once, tmp_path):
+    shutil.copytree(once(stop=stop)[0], tmp_path / "run")
+    runner, resumed = train(tmp_path / "run", resume=True, **{**OLD, **CHANGES[case]})
+    whole = once(case)[1]
     assert resumed == {done: whole[done] for done in resumed}
     assert len(resumed) == len([done for done in whole if done >= stop / 6 - 1e-9])
     # Every iteration that is left is counted, so that the last step takes what has been accumulated.
