@@ -7,7 +7,7 @@ rule for `scaled_dot_product_attention` and for our inhomogeneous convolution.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -71,7 +71,7 @@ class Counter:
                 self._backbones[key] = _of_backbone(model().backbone, one)
         backbone, maps = self._backbones[f"{alone} {size}"]
         if (key := f"{rest} {[tuple(one.shape) for one in maps]} {size}") not in self._heads:
-            macs = count_macs(lambda: _run_heads(model(), maps, size))
+            macs = _count(lambda: _run_heads(model(), maps, size))
             self._heads[key] = Complexity(_parameters(model()) - backbone.parameters, macs)
         return backbone, backbone + self._heads[key], *(self._backbones[f"{alone} {one}"][0] for one in more)
 
@@ -98,10 +98,20 @@ class _ShapesOfProducts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _count(run: Callable[[], object]) -> int:
+    """Count the MACs of `run`. Norms have none, and PyTorch takes a third of the time to work out their shapes."""
+    with mock.patch.multiple(torch, batch_norm=_given, group_norm=_given, layer_norm=_given):
+        return count_macs(run)
+
+
+def _given(tensor: Tensor, *_: Any) -> Tensor:
+    return tensor
+
+
 def _of_backbone(backbone: nn.Module, size: tuple[int, int]) -> tuple[Complexity, tuple[Tensor, ...]]:
     """Count a backbone; its feature maps come along."""
     maps: list[Tensor] = []
-    macs = count_macs(lambda: maps.extend(backbone(_image(size))))
+    macs = _count(lambda: maps.extend(backbone(_image(size))))
     return Complexity(_parameters(backbone), macs), tuple(maps)
 
 

@@ -167,6 +167,7 @@ class TestContract:
             assert torch.autograd.gradcheck(
                 lambda scale, x=x, d=direction, m=block.mixer: m(*mixer_inputs(net, x + scale * d)),
                 (torch.zeros((), dtype=torch.float64, requires_grad=True),),
+                fast_mode=True,
             )
 
     def test_images_do_not_influence_each_other(self, family):
