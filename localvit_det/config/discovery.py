@@ -44,8 +44,12 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     share, root = cfg.get("val_split"), cfg.get("data_root")
     found = {split: _dataset(cfg, split, root) for split in SPLITS} if isinstance(root, str) else {}
     datasets = {split: dataset for split, dataset in found.items() if dataset is not None}
-    if cfg.get("crowds_as_objects") is not None:
-        _check_crowds(cfg, datasets)
+    others = [path for split in SPLITS if split not in datasets for path, _ in find_datasets(cfg, split)]
+    if cfg.get("crowds_as_objects") and others:
+        raise ConfigError(
+            f"crowds_as_objects=True has no effect on {others[0]}, which is not the only dataset of its split, no "
+            "CocoDataset, or not below data_root: set iscrowd to 0 in its file, and leave it out."
+        )
     if "data_root" in typed and isinstance(root, str) and os.path.isfile(root.rstrip("/")):
         raise ConfigError(
             f"data_root={root.rstrip('/')} is a file: give the folder of the dataset that it belongs to, as in "
@@ -76,26 +80,6 @@ def discover_data(cfg: Config, typed: Sequence[str], data: bool = True) -> bool:
     if datasets and not missing and not draws and ("data_root" in typed or changes):
         _report_own_files(cfg, Path(root), datasets, share, changes)
     return _leave_shapes(shapes)
-
-
-def _check_crowds(cfg: Config, datasets: Collection[str]) -> None:
-    """Check that `crowds_as_objects` has an effect on all datasets.
-
-    Args:
-        datasets: The splits whose files can be exchanged.
-
-    Raises:
-        ConfigError: It has not, or is neither True nor False.
-    """
-    choice = cfg.crowds_as_objects
-    if choice not in (True, False):
-        raise ConfigError(f"crowds_as_objects={choice!r} is neither True nor False: give one of them.")
-    others = [path for split in SPLITS if split not in datasets for path, _ in find_datasets(cfg, split)]
-    if choice and others:
-        raise ConfigError(
-            f"crowds_as_objects=True has no effect on {others[0]}, which is not the only dataset of its split, no "
-            "CocoDataset, or not below data_root: set iscrowd to 0 in its file, and leave it out."
-        )
 
 
 def _report_own_files(

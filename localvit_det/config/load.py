@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mmengine.config import Config
@@ -100,7 +101,7 @@ def load_config(
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), own_root)
 
-    if cfg.get("with_mask") is not None:
+    if cfg.get("with_mask") is False:
         leave_out_masks(cfg)
     is_other_data = discover_data(cfg, typed, data)
     if cfg.get("crowds_as_objects"):
@@ -203,6 +204,9 @@ def check_settings(cfg: Config) -> None:
         value = cfg.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise ConfigError(f"{key}={value!r} is no count: give a number from 0 on.")
+    for key in ("with_mask", "crowds_as_objects"):
+        if not isinstance(cfg.get(key), (bool, NoneType)):
+            raise ConfigError(f"{key}={cfg[key]!r} is neither True nor False: give one of them.")
     share = cfg.get("val_split")
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
         raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")

@@ -236,16 +236,11 @@ def _insert_resize(pipeline: list, size: Size) -> None:
 
 
 def leave_out_masks(cfg: Config) -> None:
-    """With the top-level `with_mask=False`, take masks out of the model, the loading and the metrics.
+    """For the top-level `with_mask=False`, take masks out of the model, the loading and the metrics.
 
     Raises:
-        ConfigError: The model finds its objects by their masks, or `with_mask` is neither True nor False.
+        ConfigError: The model finds its objects by their masks.
     """
-    choice = cfg.with_mask
-    if choice is True:
-        return
-    if choice is not False:
-        raise ConfigError(f"with_mask={choice!r} is neither True nor False: give one of them.")
     kind = type_name(cfg.get("model") or {})
     if kind not in _WITHOUT_MASKS:
         raise ConfigError(
