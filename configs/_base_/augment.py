@@ -1,4 +1,4 @@
-# What `augment=NAME` puts between loading and packing, at COCO's size; `config.augmentation` scales it to others.
+# What `augment=NAME` puts between loading and packing, at COCO's size; `config.pipelines` scales it to others.
 # A recipe with a transform that mixes images is split there: what stands before it is done to each image.
 _base_ = "./augmentation.py"
 

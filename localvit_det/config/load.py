@@ -35,11 +35,10 @@ from ..datasets.images import pixel_range_of
 from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
 from ..requirements import require_named
-from .augmentation import set_augmentation
 from .discovery import discover_data, evaluators_follow
-from .model import match_channels, set_classes, set_pretrained
+from .model import leave_out_masks, match_channels, set_classes, set_pretrained
 from .options import read_options, unread_names
-from .pipelines import leave_out_masks, load_bitmaps, scale_images, task_of
+from .pipelines import load_bitmaps, scale_images, set_augmentation, task_of
 from .run import run_config
 from .short_settings import expand_short
 from .utils import SPLITS, find_datasets

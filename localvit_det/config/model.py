@@ -1,4 +1,4 @@
-"""Complete the model of a config: classes as in the datasets, `in_channels` as in the backbone, weights of a file."""
+"""Complete the model of a config: classes as in the datasets, `in_channels` as in the backbone, masks, weights."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,11 @@ from .utils import SPLITS, dataset_paths, find_datasets, has_stuff, is_semantic,
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "backbone")
 # Parts that read the backbone's feature maps themselves where a model has no neck.
 _HEADS = ("panoptic_head", "decode_head", "auxiliary_head")
+# Detectors that find their boxes without masks, and what they are called then.
+_MODELS = {"MaskRCNN": "FasterRCNN", "FasterRCNN": "FasterRCNN", "CascadeRCNN": "CascadeRCNN"}
+_WITHOUT_MASKS = (*_MODELS, "RTMDet", "RetinaNet", "DINO")
+_BOX_HEADS = {"RTMDetInsSepBNHead": dict(type="RTMDetSepBNHead", with_objectness=False, exp_on_reg=True)}
+_OF_MASKS = ("mask_head", "mask_roi_extractor", "loss_mask", "mask_size", "mask_thr_binary")
 
 
 def set_classes(cfg: Config) -> None:
@@ -68,6 +73,46 @@ def heads_with_classes(cfg: Config) -> Iterator[tuple[str, dict, str]]:
         for key in ("num_classes", "num_things_classes"):
             if key in node:
                 yield path, node, key
+
+
+def leave_out_masks(cfg: Config) -> None:
+    """For the top-level `with_mask=False`, take masks out of the model, the loading and the metrics.
+
+    Raises:
+        ConfigError: The model finds its objects by their masks.
+    """
+    kind = type_name(cfg.get("model") or {})
+    if kind not in _WITHOUT_MASKS:
+        raise ConfigError(
+            f"with_mask=False: {kind} has no form without masks; take a config that needs none, such as "
+            "faster_rcnn_shuffle_t_coco (`localvit configs` lists all)."
+        )
+    changed = False
+    cfg.model.type = _MODELS.get(kind, kind)
+    for _, node in walk(cfg.model):
+        for key in _OF_MASKS:
+            changed |= node.pop(key, None) is not None
+        node.update(_BOX_HEADS.get(type_name(node), {}))
+        if node.get("pad_mask"):
+            node["pad_mask"] = False
+    for _, node in walk(cfg._cfg_dict):
+        if node.get("with_mask"):
+            node["with_mask"] = False
+            changed = True
+        metric = node.get("metric")
+        if isinstance(metric, (list, tuple)) and "segm" in metric:
+            node["metric"] = [name for name in metric if name != "segm"]
+        elif metric == "segm":
+            node["metric"] = "bbox"
+        if isinstance(node.get("save_best"), str):
+            node["save_best"] = node["save_best"].replace("segm", "bbox")
+    if changed:
+        print_log("with_mask=False: boxes only; no mask head, no masks loaded, metric bbox.", "current")
+
+
+def can_leave_masks(cfg: Config) -> bool:
+    """Whether `with_mask=False` works for a config."""
+    return type_name(cfg.get("model") or {}) in _WITHOUT_MASKS
 
 
 def set_pretrained(cfg: Config) -> None:

@@ -1,8 +1,9 @@
-"""Everything that reads or rewrites the pipelines of a config: sizes, masks, and what single images pass in inference.
+"""Everything that reads or rewrites the pipelines of a config: sizes, augmentation, and what images pass in inference.
 
-The default augmentations themselves are in `configs/_base_/augmentation.py`.
+The augmentations themselves are in `configs/_base_/augmentation.py`, those with names in `configs/_base_/augment.py`.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,19 +16,16 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
 
-from ..config_names import type_name
-from ..errors import ConfigError
-from .utils import SPLITS, find_datasets, parts_of, walk
+from ..config_names import config_folder, type_name
+from ..errors import ConfigError, did_you_mean
+from .utils import SPLITS, find_datasets, is_coco, parts_of, registered, walk
 
 SCORE = 0.3  # objects below are not worth showing
-# Detectors that find their boxes without masks, and what they are called then.
-_MODELS = {"MaskRCNN": "FasterRCNN", "FasterRCNN": "FasterRCNN", "CascadeRCNN": "CascadeRCNN"}
-_WITHOUT_MASKS = (*_MODELS, "RTMDet", "RetinaNet", "DINO")
-_HEADS = {"RTMDetInsSepBNHead": dict(type="RTMDetSepBNHead", with_objectness=False, exp_on_reg=True)}
-_OF_MASKS = ("mask_head", "mask_roi_extractor", "loss_mask", "mask_size", "mask_thr_binary")
 
 Size = tuple[int, int]  # width, height
 _MIN, _MAX = 32, 10_000
+_STEP = 32  # pixels, to whose multiples squares are rounded
+_MIXED = "MultiImageMixDataset"
 _RESIZES = ("Resize", "RandomResize", "RandomChoiceResize")
 # Transforms of a fixed size, their key, and whether it holds (height, width).
 _FIXED = {
@@ -235,39 +233,56 @@ def _insert_resize(pipeline: list, size: Size) -> None:
     pipeline.insert(loading[-1] + 1 if loading else 0, {"type": "Resize", "scale": size, "keep_ratio": True})
 
 
-def leave_out_masks(cfg: Config) -> None:
-    """For the top-level `with_mask=False`, take masks out of the model, the loading and the metrics.
+def set_augmentation(cfg: Config) -> None:
+    """Put the recipe of the top-level `augment` between loading and packing of the training's pipeline.
 
     Raises:
-        ConfigError: The model finds its objects by their masks.
+        ConfigError: There is no such recipe, or it cannot work with this config.
     """
-    kind = type_name(cfg.get("model") or {})
-    if kind not in _WITHOUT_MASKS:
+    name = cfg.augment
+    recipes = Config.fromfile(config_folder() / "_base_/augment.py", import_custom_modules=False).augment
+    if name not in recipes:
+        raise ConfigError(f"augment={name} is none of {', '.join(recipes)}{did_you_mean(name, recipes)}: give one.")
+    recipe = copy.deepcopy(recipes[name])
+    mixing = next((i for i, step in enumerate(recipe) if hasattr(registered(TRANSFORMS, step), "get_indexes")), None)
+    found = [dataset for _, dataset in find_datasets(cfg, "train")]
+    size = fitting_size(cfg)
+    if len(found) != 1 or size is None or not is_coco(found[0]):
+        raise ConfigError(f"augment={name} needs a detector that trains on one dataset in COCO's format: leave it out.")
+    if any(parts_of(cfg.get("custom_hooks"), "PipelineSwitchHook")):
         raise ConfigError(
-            f"with_mask=False: {kind} has no form without masks; take a config that needs none, such as "
-            "faster_rcnn_shuffle_t_coco (`localvit configs` lists all)."
+            f"augment={name} does not work with a config whose PipelineSwitchHook changes the pipeline in the middle, "
+            "as RTMDet's does, which has mosaics of its own: leave it out."
         )
-    changed = False
-    cfg.model.type = _MODELS.get(kind, kind)
-    for _, node in walk(cfg.model):
-        for key in _OF_MASKS:
-            changed |= node.pop(key, None) is not None
-        node.update(_HEADS.get(type_name(node), {}))
-        if node.get("pad_mask"):
-            node["pad_mask"] = False
-    for _, node in walk(cfg._cfg_dict):
-        if node.get("with_mask"):
-            node["with_mask"] = False
-            changed = True
-        metric = node.get("metric")
-        if isinstance(metric, (list, tuple)) and "segm" in metric:
-            node["metric"] = [name for name in metric if name != "segm"]
-        elif metric == "segm":
-            node["metric"] = "bbox"
-        if isinstance(node.get("save_best"), str):
-            node["save_best"] = node["save_best"].replace("segm", "bbox")
-    if changed:
-        print_log("with_mask=False: boxes only; no mask head, no masks loaded, metric bbox.", "current")
+    dataset = _unwrapped(cfg, found[0])
+    loading = [step for step in dataset["pipeline"] if type_name(step).startswith("Load")]
+    if mixing is not None and any("Panoptic" in type_name(step) or step.get("with_seg") for step in loading):
+        raise ConfigError(f"augment={name} mixes images, which has no place for label maps: give lsj or crop.")
+    if "paste" in name and not any(step.get("with_mask") for step in loading):
+        raise ConfigError(f"augment={name} pastes objects by their masks, and the config loads none: give mosaic.")
+    if any(step.get("crop_size") for step in recipe):  # of squares
+        size = (max(_STEP, round((size[0] * size[1]) ** 0.5 / _STEP) * _STEP),) * 2
+    scale_training(recipe, size, None)
+    packing = [step for step in dataset["pipeline"] if type_name(step).startswith("Pack")]
+    if mixing is None:
+        dataset["pipeline"] = [*loading, *recipe, *packing]
+    else:
+        inner = {**dataset, "pipeline": [*loading, *recipe[:mixing]]}
+        dataset.clear()
+        dataset.update(type=_MIXED, dataset=inner, pipeline=[*recipe[mixing:], *packing])
+    print_log(f"augment={name}: {', '.join(map(type_name, recipe))}.", "current")
+
+
+def _unwrapped(cfg: Config, dataset: dict) -> dict:
+    """Return the dataset, out of the wrapper that this module has put round it in a config that was saved."""
+    for node in parts_of(cfg.train_dataloader, _MIXED):
+        if node.get("dataset") is dataset:
+            packing = [step for step in node["pipeline"] if type_name(step).startswith("Pack")]
+            inner = {**dataset, "pipeline": [*dataset["pipeline"], *packing]}
+            node.clear()
+            node.update(inner)
+            return node
+    return dataset
 
 
 def load_bitmaps(cfg: Config) -> None:
@@ -284,11 +299,6 @@ def task_of(pipeline: Sequence[dict]) -> str:
         return "panoptic segmentation"
     with_mask = kinds.get("LoadAnnotations", {}).get("with_mask")
     return "instance segmentation" if with_mask else "object detection"
-
-
-def can_leave_masks(cfg: Config) -> bool:
-    """Whether `with_mask=False` works for a config."""
-    return type_name(cfg.get("model") or {}) in _WITHOUT_MASKS
 
 
 def image_pipeline(cfg: Config, size: tuple[int, int] | None = None) -> Compose:

@@ -11,7 +11,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.pipelines import can_leave_masks
+from ..config.model import can_leave_masks
 from ..config.utils import dataset_paths, find_datasets, is_coco, is_semantic, prepare_dataset, registered, walk
 from ..datasets.annotations import IGNORED, MAX_PIXELS, read_annotations
 from ..datasets.images import PixelRange, pixel_range_of

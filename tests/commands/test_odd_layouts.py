@@ -10,7 +10,7 @@ from odd_layouts import CLASSES, LAYOUTS
 
 from localvit.commands import predict, test, train
 from localvit_det.cli import config_from, make_parser
-from localvit_det.config import discovery, pipelines
+from localvit_det.config import discovery, model, pipelines
 from localvit_det.config.utils import dataset_paths, find_datasets
 from localvit_det.config_names import find_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
@@ -39,7 +39,7 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["roboflow", "label_studio", "boxes"])
 def test_trains_evaluates_and_predicts(name, shapes, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LOCALVIT_CACHE", str(tmp_path / "cache"))
-    reported = lines_logged_by(monkeypatch, discovery, pipelines)
+    reported = lines_logged_by(monkeypatch, discovery, model, pipelines)
     make, layout, needed = LAYOUTS[name]
     root, run = tmp_path / "my data", tmp_path / "run"
     root.mkdir()

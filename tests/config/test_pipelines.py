@@ -8,7 +8,8 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
 from localvit_det.config import load_config
-from localvit_det.config.pipelines import leave_out_masks, scale_images
+from localvit_det.config.model import leave_out_masks
+from localvit_det.config.pipelines import scale_images
 from localvit_det.config.utils import walk
 from localvit_det.errors import ConfigError
 
