@@ -75,9 +75,10 @@ def test_installed_wheel_runs_the_commands(dist, tmp_path):
 
     Without `--no-deps` an installation takes gigabytes from an index; `make matrix` does that.
     """
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
     python = tmp_path / "venv/bin/python"
-    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", only(dist, "*.whl"), cwd=tmp_path)
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "-q", "--no-deps", "--no-index", only(dist, "*.whl"), cwd=tmp_path)
     (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     libraries = [path for path in sys.path if path.endswith("-packages")]
     (site / "libraries.pth").write_text("\n".join(libraries))

@@ -99,9 +99,11 @@ if importlib.util.find_spec("mmcv._ext"):  # else its models cannot be imported
 import localvit_det
 """,
     "a config": """
+import sys
 from mmengine.config import Config
 open('own.py', 'w').write('custom_imports = dict(imports=["localvit_det"])')
 Config.fromfile('own.py')
+assert not {'timm', 'huggingface_hub'} & set(sys.modules)  # unasked
 open('own.py', 'w').write('_base_ = "localvit_det::mask_rcnn_shuffle_nano_shapes.py"')
 assert Config.fromfile('own.py').model.type == 'MaskRCNN'
 """,

@@ -28,6 +28,7 @@ def small(config: str) -> dict:
     """The model of a config with a nano backbone."""
     cfg = load_config(f"configs/{config}.py").model
     cfg.backbone = {**model_of(NANO).backbone, "out_indices": cfg.backbone.get("out_indices", (0, 1, 2, 3))}
+    cfg.backbone.arch.depths = (1, 1, 1, 1)  # export/test_export_backbone.py has both kinds of blocks
     cfg.data_preprocessor.pad_size_divisor = 32
     return cfg
 
@@ -36,8 +37,8 @@ def dino() -> dict:
     cfg = small("dino_shuffle_t_coco")
     cfg.neck.in_channels = [64, 128, 256]
     cfg.num_queries = cfg.test_cfg.max_per_img = OBJECTS
+    cfg.encoder.num_layers, cfg.decoder.num_layers = 1, 2
     for coder in (cfg.encoder, cfg.decoder):
-        coder.num_layers = 2
         coder.layer_cfg.ffn_cfg.feedforward_channels = 64
     cfg.bbox_head.num_classes = 5
     return cfg
