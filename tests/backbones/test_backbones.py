@@ -23,6 +23,12 @@ def total(maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return sum((m * torch.randn(m.shape, generator=generator)).sum() for m in maps)
 
 
+def sums(x: torch.Tensor) -> torch.Tensor:
+    """Eight sums of all elements, each with its own weights."""
+    weights = torch.randn(8, x.numel(), generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    return weights @ x.flatten() / x.numel() ** 0.5
+
+
 def test_all_families_are_found():
     assert {"DWNet", "DynamicDWNet", "GGTransformer", "IDynamicDWNet", "ShuffleTransformer"} <= set(FAMILIES)
     assert {"TwinsPCPVT", "TwinsSVT"} <= set(FAMILIES)
@@ -156,18 +162,17 @@ class TestContract:
         other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
         torch.testing.assert_close(other(x), net(x), rtol=0, atol=0)
 
-    @pytest.mark.slow
     def test_mixer_gradients(self, family):
         net = build(family).double().eval()
         for stage, index in ((0, 0), (0, 1)):
             block = net.stages[stage].blocks[index]
             x = torch.randn(1, 32, 4, 5, dtype=torch.float64, requires_grad=True)
             direction = torch.randn(32, 4, 5, dtype=torch.float64)
-            # Along one random direction each: all 640 inputs one by one would take minutes.
+            # Along one random direction each: all 640 inputs one by one would take minutes. Not in `fast_mode`, whose
+            # tolerance grows with the number of outputs: it passes gradients that are 1% wrong.
             assert torch.autograd.gradcheck(
-                lambda scale, x=x, d=direction, m=block.mixer: m(*mixer_inputs(net, x + scale * d)),
+                lambda scale, x=x, d=direction, m=block.mixer: sums(m(*mixer_inputs(net, x + scale * d))),
                 (torch.zeros((), dtype=torch.float64, requires_grad=True),),
-                fast_mode=True,
             )
 
     def test_images_do_not_influence_each_other(self, family):
