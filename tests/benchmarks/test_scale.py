@@ -31,21 +31,7 @@ def test_sets_of_any_size(tmp_path):
 @pytest.mark.measuring
 def test_workers_are_measured(capfd):
     scale.main(
-        [
-            *[
-                "workers",
-                "--annotations",
-                "200",
-                "--images",
-                "64",
-                "--methods",
-                "fork",
-                "--workers",
-                "2",
-                "--sides",
-                "ours",
-            ]
-        ]
+        ["workers", "--annotations", "200", "--images", "64", "--methods", "fork", "--workers", "2", "--sides", "ours"]
     )
     lines = capfd.readouterr().out.splitlines()
     main, two = (line for line in lines if line.startswith("ours"))
