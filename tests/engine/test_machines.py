@@ -3,10 +3,12 @@
 import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,67 +16,147 @@ import pytest
 import torch
 from forked import Forked, _one_thread_and_no_process_left, forked_ranks, wait_for  # noqa: F401 - a fixture
 from mmengine import dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from toy_training import Do, Plain, different, final, tensors_of, toy_runner
 
 from localvit_det.engine import processes
 from localvit_det.errors import ProcessError
 
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
-PORT = 29500
+PORT, EPOCHS = 29500, 8
+tools = all(map(shutil.which, ("nsenter", "ip")))
+needs_networks = pytest.mark.skipif(not tools, reason="needs nsenter and ip")
 
 
-def machine(number: int, folder: Path) -> None:
-    """Train in a network of its own, once there is a cable."""
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET | CLONE_NEWUTS):
+def machine(number: int, folder: Path, run: Callable[[int, Path], None], network: int | None = None) -> None:
+    """Run a function once there is a cable, in a network of its own, or in one of before by its file."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUTS | (CLONE_NEWNET if network is None else 0)):
+        os._exit(77)
+    if network is not None and libc.setns(network, CLONE_NEWNET):
         os._exit(77)
     socket.sethostname(f"machine{number}")
     (folder / f"alone_{number}").touch()
     wait_for((folder / "cable").exists)
-    os.environ.update(
-        RANK=str(number),
-        LOCAL_RANK="0",
-        WORLD_SIZE="2",
-        MASTER_ADDR="10.77.0.1",
-        MASTER_PORT=str(PORT),
-        GLOO_SOCKET_IFNAME=f"lvt{number}",
-    )
+    os.environ["GLOO_SOCKET_IFNAME"] = f"lvt{number}"
     processes._SILENCE = 4
-    pause = Do("after_train_iter", lambda _: time.sleep(0.05))
+    run(number, folder)
+
+
+def train(folder: Path, epochs: int = 999, pause: float = 0.05, resume: bool = False, workers: int = 0) -> None:
+    """Train with iterations that are long enough for a cable to be cut between them."""
+    hook = Do("after_train_iter", lambda _: time.sleep(pause))
     try:
-        toy_runner(folder / "run", launcher="pytorch", epochs=999, custom_hooks=[pause], workers=number).train()
+        options = {"launcher": "pytorch", "epochs": epochs, "custom_hooks": [hook], "resume": resume}
+        toy_runner(folder / "run", workers=workers, **options).train()
     except ProcessError as error:
         sys.stdout.write(f"ENDS: {error}\n")
         raise SystemExit(1) from None
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("nsenter") or not shutil.which("ip"), reason="needs nsenter and ip")
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_machine_is_lost(lost, tmp_path):
-    """Its cable is cut: nothing says that a connection has ended. The other one ends, and says why."""
-    ranks = [Forked(partial(machine, n, tmp_path), tmp_path / f"{n}.txt") for n in (0, 1)]
-    wait_for(lambda: all((tmp_path / f"alone_{n}").exists() for n in (0, 1)) or any(r.pid == _ended() for r in ranks))
+def alone(number: int, folder: Path) -> None:
+    """One process, as a launcher that never starts it again."""
+    addresses = {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": str(PORT)}
+    os.environ.update(RANK=str(number), LOCAL_RANK="0", WORLD_SIZE="2", **addresses)
+    train(folder, workers=number)
 
-    def ip(*words: str, at: Forked | None = None) -> None:
-        inside = ["nsenter", "-t", str(at.pid), "-n"] if at else []
+
+def restarted(number: int, folder: Path) -> None:
+    """One process, as `torchrun --nnodes 2 --max-restarts 3 --rdzv-backend c10d` starts it; forked, which is faster."""
+    # By default, a newcomer waits for an address that is not sent again.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    settings = LaunchConfig(
+        min_nodes=2,
+        max_nodes=2,
+        nproc_per_node=1,
+        max_restarts=3,
+        run_id="job",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"10.77.0.1:{PORT}",
+        rdzv_configs={"is_host": number == 0, "keep_alive_interval": 1},
+        local_addr=f"10.77.0.{number + 1}",
+        start_method="fork",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")),
+    )
+    elastic_launch(settings, train)(folder, EPOCHS, 0.1, True)
+
+
+class Connected:
+    """Two machines, with a cable between them."""
+
+    def __init__(self, folder: Path, run: Callable[[int, Path], None]) -> None:
+        self.folder, self.run = folder, run
+        self.ranks = [Forked(partial(machine, n, folder, run), folder / f"{n}.txt") for n in (0, 1)]
+        wait_for(
+            lambda: all((folder / f"alone_{n}").exists() for n in (0, 1)) or any(r.pid == _ended() for r in self.ranks)
+        )
+        self.networks = [os.open(f"/proc/{rank.pid}/ns/net", os.O_RDONLY) for rank in self.ranks]  # outlive them
+        # Where other tests see neither end, which may have the same names.
+        peer = ["peer", "name", "lvt1", "netns", str(self.ranks[1].pid)]
+        self.ip("link", "add", "lvt0", "type", "veth", *peer, at=0)
+        for n in (0, 1):
+            self.ip("addr", "add", f"10.77.0.{n + 1}/24", "dev", f"lvt{n}", at=n)
+            for link in (f"lvt{n}", "lo"):
+                self.ip("link", "set", link, "up", at=n)
+        (folder / "cable").touch()
+
+    def ip(self, *words: str, at: int | None = None) -> None:
+        inside = [] if at is None else ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self.networks[at]}"]
         if subprocess.run([*inside, "ip", *words], capture_output=True).returncode:
             pytest.skip("this system makes no networks")
 
-    ip("link", "add", "lvt0", "type", "veth", "peer", "name", "lvt1")
-    for n, rank in enumerate(ranks):
-        ip("link", "set", f"lvt{n}", "netns", str(rank.pid))
-        ip("addr", "add", f"10.77.0.{n + 1}/24", "dev", f"lvt{n}", at=rank)
-        for link in (f"lvt{n}", "lo"):
-            ip("link", "set", link, "up", at=rank)
-    (tmp_path / "cable").touch()
-    wait_for(lambda: "Epoch(train)" in ranks[0].text(), 60)
-    ip("link", "set", f"lvt{lost}", "down", at=ranks[lost])
-    cut, other = time.monotonic(), ranks[1 - lost]
-    assert other.wait(60) == 1
+    def set_cable(self, number: int, state: str) -> None:
+        """Set a machine's end of the cable `up` or `down`."""
+        self.ip("link", "set", f"lvt{number}", state, at=number)
+
+    def start_again(self, number: int) -> None:
+        """Start a machine that was killed."""
+        self.set_cable(number, "up")
+        back = partial(machine, number, self.folder, self.run, self.networks[number])
+        self.ranks[number] = Forked(back, self.folder / f"{number}_again.txt")
+
+    def __enter__(self) -> "Connected":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for network in self.networks:
+            os.close(network)
+
+
+@pytest.mark.slow
+@needs_networks
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_machine_is_lost(lost, tmp_path):
+    """Its cable is cut: nothing says that a connection has ended. The other one ends, and says why."""
+    with Connected(tmp_path, alone) as machines:
+        wait_for(lambda: "Epoch(train)" in machines.ranks[0].text(), 60)
+        machines.set_cable(lost, "down")
+        cut, other = time.monotonic(), machines.ranks[1 - lost]
+        assert other.wait(60) == 1
     assert time.monotonic() - cut < 40  # with _SILENCE of 4 s: gloo alone waits for 1800
     assert "ENDS: " in other.text()
     assert "its machine is lost" in other.text()
     assert f"so process {1 - lost} ends, too: --resume goes on" in other.text()
+
+
+@pytest.mark.slow
+@needs_networks
+def test_a_lost_machine_comes_back(tmp_path):
+    """Without power it says nothing. The other waits for it, and both go on as if nothing had been."""
+    whole = forked_ranks(lambda rank: train(tmp_path / "whole", EPOCHS, pause=0), tmp_path / "whole")
+    with Connected(tmp_path, restarted) as machines:
+        wait_for((tmp_path / "run/epoch_2.pth").exists, 60)
+        machines.set_cable(1, "down")
+        os.killpg(machines.ranks[1].pid, signal.SIGKILL)
+        wait_for(lambda: "ENDS: " in machines.ranks[0].text(), 60)
+        assert not (tmp_path / f"run/epoch_{EPOCHS}.pth").exists()
+        machines.start_again(1)
+        assert [rank.wait(60) for rank in machines.ranks] == [0, 0], machines.ranks[1].text()[-2000:]
+    assert [rank.wait(60) for rank in whole] == [0, 0]
+    expected, found = (tensors_of(final(folder / "run")) for folder in (tmp_path / "whole", tmp_path))
+    assert not different(expected, found)
+    assert "Going on from epoch_2.pth" in machines.ranks[0].text()
 
 
 def _ended() -> int:
