@@ -36,10 +36,7 @@ RECIPES = {
         ),
         *(1e-4, 0.05, 16, 12, (0.001, 1000), STEPS_1X, SWIN),
     ),
-    "3x": Recipe(
-        ("*_3x_coco.py",),
-        *(1e-4, 0.05, 16, 36, (0.001, 1000), {0.74: 1, 0.76: 0.1, 0.95: 0.01}, SWIN),
-    ),
+    "3x": Recipe(("*_3x_coco.py",), *(1e-4, 0.05, 16, 36, (0.001, 1000), {0.74: 1, 0.76: 0.1, 0.95: 0.01}, SWIN)),
     "1x of PVT": Recipe(
         ("mask_rcnn_pcpvt_*_coco.py", "mask_rcnn_svt_*_coco.py", "mask_rcnn_pvt_s_coco.py"),
         *(2e-4, 1e-4, 16, 12, (0.001, 500), STEPS_1X, ALL),
@@ -47,17 +44,13 @@ RECIPES = {
     "RetinaNet of PVT": Recipe(
         ("retinanet_pcpvt_*.py", "retinanet_svt_*.py"), 1e-4, 1e-4, 16, 12, (0.001, 500), STEPS_1X, ALL
     ),
-    "DINO": Recipe(
-        ("dino_*.py",),
-        *(1e-4, 1e-4, 16, 12, (1, 0), {0.0: 1, 0.9: 1, 0.95: 0.1}, ALL, 0.1, 0.1),
-    ),
+    "DINO": Recipe(("dino_*.py",), *(1e-4, 1e-4, 16, 12, (1, 0), {0.0: 1, 0.9: 1, 0.95: 0.1}, ALL, 0.1, 0.1)),
     "Mask2Former": Recipe(
         ("mask2former_*.py",),
         *(1e-4, 0.05, 16, 368750, (1, 0), {0.0: 1, 0.88: 1, 0.9: 0.1, 0.97: 0.01}, SWIN, 0.01, 0.1),
     ),
     "RTMDet-Ins with a Swin": Recipe(
-        ("rtmdet_ins_*.py",),
-        *(1e-3, 0.05, 128, 100, (1e-5, 1000), {0.49: 1, 0.75: 0.525, 0.9999: 0.05}, NO_BIAS),
+        ("rtmdet_ins_*.py",), *(1e-3, 0.05, 128, 100, (1e-5, 1000), {0.49: 1, 0.75: 0.525, 0.9999: 0.05}, NO_BIAS)
     ),
     "Semantic FPN of PVT": Recipe(
         ("sem_fpn_*_ade20k.py",), 1e-4, 1e-4, 32, 80000, (1, 0), {0.0: 1, 0.5: 0.5**0.9, 0.99999: 0}, ALL

@@ -22,10 +22,7 @@ from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
 
 pytestmark = pytest.mark.usefixtures("cache")
-PLACES = {
-    "coco": ("annotations/instances_{}2017.json", "{}2017"),
-    "plain": ("{}.json", "images/{}"),
-}
+PLACES = {"coco": ("annotations/instances_{}2017.json", "{}2017"), "plain": ("{}.json", "images/{}")}
 
 
 @pytest.fixture
@@ -181,10 +178,7 @@ def test_good_files_are_not_copied_and_read_once(tmp_path, cache, monkeypatch):
     cfg = load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto"})
     check_config(cfg)
     assert not cache.exists()
-    assert sorted(reads) == [
-        "instances_train2017.json",
-        "instances_val2017.json",
-    ]
+    assert sorted(reads) == ["instances_train2017.json", "instances_val2017.json"]
     assert "recognized" not in cfg
 
 

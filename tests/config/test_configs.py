@@ -109,25 +109,6 @@ def test_no_decay_on_norms_and_positions(net):
 
 
 @pytest.mark.parametrize(
-    ("config", "rate", "decay", "warm_up"),
-    [
-        ("mask_rcnn_svt_b_coco", 2e-4, 1e-4, 500),
-        ("mask_rcnn_pvt_s_coco", 2e-4, 1e-4, 500),
-        ("retinanet_pcpvt_s_coco", 1e-4, 1e-4, 500),
-        ("mask_rcnn_pcpvt_l_3x_coco", 1e-4, 0.05, 1000),
-    ],
-)
-def test_recipe_of_twins(config, rate, decay, warm_up):
-    cfg = load_config(REPOSITORY / f"configs/{config}.py")
-    wrapper = cfg.optim_wrapper
-    assert (wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == (rate, decay)
-    assert cfg.param_scheduler[0].end == warm_up
-    assert cfg.param_scheduler[1].milestones == ([27, 33] if "_3x" in config else [8, 11])
-    assert (wrapper.get("constructor") == "BackboneConstructor") is ("_3x" in config)
-    assert "clip_grad" not in wrapper
-
-
-@pytest.mark.parametrize(
     "backbone",
     [
         "type='DWNet', arch='tiny'",

@@ -118,16 +118,3 @@ def test_classes_are_refused_for_panoptic_sets():
     path = REPOSITORY / "configs" / HEADS["panoptic_fpn"].format("dwnet")
     with pytest.raises(ConfigError, match="panoptic"):
         load_config(path, {"classes": ["cat"]})
-
-
-def test_mask2former_decays_no_norm_of_the_backbone():
-    cfg = shrink(config_of("mask2former"))
-    model = MODELS.build(cfg.model)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.backbone.named_parameters():
-        free = "norm" in name or "relative_position_bias_table" in name
-        group = groups[id(parameter)]
-        assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-5), 0 if free else 0.05), name
-    for name, parameter in model.panoptic_head.named_parameters():
-        assert groups[id(parameter)]["lr"] == pytest.approx(1e-4), name

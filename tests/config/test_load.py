@@ -101,12 +101,7 @@ def test_all_mistakes_of_the_options_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(write_config(tmp_path), {"num_epochs": 3, "batch_size": 4, "lr0": 1e-4, "imgscale": 800})
     sentences = [str(error).partition(": ")[2] for error in (caught.value, *caught.value.others)]
-    assert sentences == [
-        "set epochs=3.",
-        "set batch=4.",
-        "set lr=0.0001.",
-        "set imgsz=800.",
-    ]
+    assert sentences == ["set epochs=3.", "set batch=4.", "set lr=0.0001.", "set imgsz=800."]
 
 
 PARENT = "mask_rcnn_shuffle_nano_shapes"
@@ -185,10 +180,7 @@ def test_data_root_reaches_through_wrappers_and_spares_others():
     def leaf(root):
         return {"type": "CocoDataset", "data_root": root}
 
-    concat = {
-        "type": "ConcatDataset",
-        "datasets": [leaf("data/coco"), leaf("data/other/"), leaf("data/coco2/")],
-    }
+    concat = {"type": "ConcatDataset", "datasets": [leaf("data/coco"), leaf("data/other/"), leaf("data/coco2/")]}
     repeat = {"type": "RepeatDataset", "dataset": {"type": "MultiImageMixDataset", "dataset": concat}}
     cfg = Config(
         {
@@ -330,8 +322,7 @@ def num_classes(cfg):
 
 
 @pytest.mark.parametrize(
-    ("model", "heads"),
-    [("mask-rcnn_r50_fpn", 2), ("cascade-mask-rcnn_r50_fpn", 4), ("retinanet_r50_fpn", 1)],
+    ("model", "heads"), [("mask-rcnn_r50_fpn", 2), ("cascade-mask-rcnn_r50_fpn", 4), ("retinanet_r50_fpn", 1)]
 )
 def test_auto_classes_need_only_the_root(tmp_path, model, heads):
     root = write_coco(tmp_path / "mine")

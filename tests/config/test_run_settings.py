@@ -119,10 +119,7 @@ def test_differences_of_a_test_are_shown(started, nano, monkeypatch):
         }
     )
     started.check(cfg, [], OF_TESTS)
-    assert [cell.strip() for cell in lines[0].splitlines()[2].split("|")][0::2] == [
-        "test_dataloader.batch_size",
-        "3",
-    ]
+    assert [cell.strip() for cell in lines[0].splitlines()[2].split("|")][0::2] == ["test_dataloader.batch_size", "3"]
     assert len(lines[0].splitlines()) == 3
 
 

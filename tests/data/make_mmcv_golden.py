@@ -73,9 +73,7 @@ def results(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy() for name, tensor in found.items()}
 
 
-def roi_align_with_gradient(
-    features: Tensor, rois: Tensor, ratio: int, aligned: bool
-) -> tuple[Tensor, Tensor]:
+def roi_align_with_gradient(features: Tensor, rois: Tensor, ratio: int, aligned: bool) -> tuple[Tensor, Tensor]:
     """RoIAlign to 5×3 cells, and the derivative of a fixed weighted sum of them by the features."""
     from mmcv.ops import roi_align
 

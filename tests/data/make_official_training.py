@@ -91,7 +91,9 @@ def main(shuffle_folder: str, dwnet_folder: str) -> None:
     kernels._idynamic_cuda = idynamic
     codes = {
         "classification": load(demystify / "models/dwnet.py", "official.dwnet"),
-        "detection": load(demystify / "downstreams/detection/mmdet/models/backbones/dwnet.py", "mmdet.models.backbones.dwnet"),
+        "detection": load(
+            demystify / "downstreams/detection/mmdet/models/backbones/dwnet.py", "mmdet.models.backbones.dwnet"
+        ),
     }
     codes["classification"].IDynamicDWConv = kernels.IDynamicDWConv
     transformer = load(Path(shuffle_folder) / "models/shuffle_transformer.py")

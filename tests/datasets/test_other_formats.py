@@ -276,11 +276,7 @@ def test_data_is_no_config(tmp_path):
         ("labels.json", '[{"image": "a.jpg", "annotations": [{"label": "a", "coordinates": {}}]}]', "CreateML"),
         ("a_gtFine_polygons.json", '{"imgHeight": 1}', "datum convert -if cityscapes"),
         ("meta.json", '{"classes": [], "tags": []}', "Supervisely's format"),
-        (
-            "via.csv",
-            "filename,file_size,region_shape_attributes",
-            "VIA .CSV.'s format, .* annotations as JSON",
-        ),
+        ("via.csv", "filename,file_size,region_shape_attributes", "VIA .CSV.'s format, .* annotations as JSON"),
         ("a.csv", "ImageID,Source,LabelName", "datum convert -if open_images"),
         ("project.json", '{"project": {"pid": "x"}}', "VIA 3"),
         ("d.json", '{"info": {}, "categories": {}, "items": []}', "-if datumaro"),

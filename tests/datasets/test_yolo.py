@@ -118,10 +118,7 @@ def test_key_points_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (
-            "0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2",
-            "line 3 has 2, where coordinates go from 0 to 1",
-        ),
+        ("0 0.5 0.5 0.25 0.1 0.4 0.5 2 0.6 0.5 2", "line 3 has 2, where coordinates go from 0 to 1"),
         ("0 100 60 50 12", r"line 3 has 100, where coordinates go from 0 to 1\)"),
         ("0 0.1 0.1 0.2 -0.1 0.2 0.2", "line 3 has -0.1, where"),
         ("0 0.1 0.1 nan 0.1 0.2 0.2", "line 3 has nan, where"),

@@ -53,14 +53,7 @@ def hdr(width: int, height: int) -> bytes:
     return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (height, width) + bytes(1000)
 
 
-CASES = {
-    "huge.png": png,
-    "huge.webp": webp,
-    "huge.tif": tiff,
-    "hdr.jpg": hdr,
-    "huge.gif": gif,
-    "gif.mp4": gif,
-}
+CASES = {"huge.png": png, "huge.webp": webp, "huge.tif": tiff, "hdr.jpg": hdr, "huge.gif": gif, "gif.mp4": gif}
 
 
 @pytest.mark.parametrize("name", CASES)

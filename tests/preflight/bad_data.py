@@ -206,10 +206,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "polygon with NaN": (polygons([*GOOD, NAN, 50]), "NaN or infinity in their polygons (id 1)"),
     "polygon with infinity": (polygons([*GOOD, INF, -INF]), "NaN or infinity in their polygons (id 1)"),
     "polygon overflows": (replaced("[[60, 40, 90", "[[1e999, 40, 90"), "NaN or infinity in their polygons"),
-    "polygon of texts": (
-        polygons(["60", "40", "90", "40", "90", "60"]),
-        "else than numbers in their polygons",
-    ),
+    "polygon of texts": (polygons(["60", "40", "90", "40", "90", "60"]), "else than numbers in their polygons"),
     "polygon with null": (polygons([*GOOD, None, 3]), "else than numbers in their polygons"),
     "polygon of points": (polygons([[60, 40], [90, 40], [90, 60]]), "else than numbers in their polygons"),
     "polygon of a huge integer": (polygons([*GOOD, 10**400, 0.5]), "polygons that reach far outside"),

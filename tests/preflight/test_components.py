@@ -57,12 +57,7 @@ def test_neck_channels_of_any_other_backbone(load):
             return x[:, :2], x
 
     try:
-        fails(
-            load("model = dict(backbone=dict(_delete_=True, type='TwoMaps'))"),
-            ConfigError,
-            "[2, 3]",
-            "[256, 512",
-        )
+        fails(load("model = dict(backbone=dict(_delete_=True, type='TwoMaps'))"), ConfigError, "[2, 3]", "[256, 512")
         body = "model = dict(backbone=dict(_delete_=True, type='TwoMaps'), neck=dict(in_channels=[2, 3]))"
         check_config(load(body))
     finally:
@@ -86,10 +81,7 @@ optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
     ("option", "words"),
     [
         ("default_hooks.logger.intervall", ["LoggerHook does not take: intervall (did you mean 'interval'?)"]),
-        (
-            "default_hooks.checkpoint.every_minute",
-            ["CheckpointHook does not take", "'every_minutes'"],
-        ),
+        ("default_hooks.checkpoint.every_minute", ["CheckpointHook does not take", "'every_minutes'"]),
         ("default_hooks.loger.interval", ["default_hooks.loger has a hook without a type", "'default_hooks.logger'"]),
         ("custom_hooks.0.often", ["custom_hooks has keys that NumClassCheckHook does not take: often"]),
         ("train_cfg.max_epoch", ["train_cfg has keys that EpochBasedTrainLoop does not take: max_epoch", "max_epochs"]),

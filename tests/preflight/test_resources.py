@@ -41,12 +41,7 @@ def test_missing_checkpoints(load, tmp_path):
 @pytest.mark.parametrize("kind", ["Pretrained", "mmengine.PretrainedInit"])
 def test_missing_pretrained_weights_matter_only_for_training(load, kind):
     init = {"model.backbone.init_cfg": {"type": kind, "checkpoint": "nowhere/r50.pth"}}
-    fails(
-        load(**init),
-        CheckpointError,
-        "model.backbone.init_cfg.checkpoint",
-        Path("nowhere/r50.pth").absolute(),
-    )
+    fails(load(**init), CheckpointError, "model.backbone.init_cfg.checkpoint", Path("nowhere/r50.pth").absolute())
     check_config(load(**init), train=False)
 
 
