@@ -65,6 +65,19 @@ def test_wrong_options(tmp_path, options, words):
         load_config(write_config(tmp_path), options)
 
 
+def test_work_dir(tmp_path):
+    """What its training has left there, without how that was started; else what its newest checkpoint has."""
+    pretrained = "init_cfg=dict(type='Pretrained', checkpoint='a.pth')"
+    (tmp_path / "kept.py").write_text(f"model = dict(type='RetinaNet', {pretrained})\nload_from = 'b.pth'\nown = 1\n")
+    cfg = load_config(tmp_path)
+    assert (cfg.model.type, cfg.model.init_cfg, cfg.own, "load_from" in cfg) == ("RetinaNet", None, 1, False)
+    (tmp_path / "kept.py").unlink()
+    for epoch, model in ((1, "FCOS"), (2, "ATSS")):
+        meta = {"epoch": epoch, "iter": epoch, "cfg": f"model = dict(type='{model}')"}
+        torch.save({"state_dict": {}, "meta": meta}, tmp_path / f"epoch_{epoch}.pth")
+    assert load_config(tmp_path).model.type == "ATSS"
+
+
 def test_options_reach_the_config(tmp_path):
     cfg = load_config(write_config(tmp_path), {"model.backbone.depth": 101, "load_from": "x.pth"})
     assert (cfg.model.backbone.depth, cfg.load_from) == (101, "x.pth")

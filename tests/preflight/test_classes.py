@@ -5,12 +5,13 @@ import logging
 import pytest
 import torch
 from coco_folder import NAMES, edited
+from conftest import lines_logged_by
 from mmengine.config import Config
 from preflight_cases import fails
 
 import localvit_det  # noqa: F401
 from localvit_det.errors import CheckpointError, ConfigError, DataError
-from localvit_det.preflight import check_config
+from localvit_det.preflight import check_config, start
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,8 @@ def test_num_classes_of_one_head(load, model, head):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_resume_with_other_classes(load, tmp_path, named):
+def test_resume_with_other_classes(load, tmp_path, named, monkeypatch):
+    said = lines_logged_by(monkeypatch, start)
     work_dir = tmp_path / "work_dirs/run"
     work_dir.mkdir(parents=True)
     file = work_dir / "epoch_1.pth"
@@ -82,6 +84,7 @@ def test_resume_with_other_classes(load, tmp_path, named):
         return cfg
 
     check_config(resumed(*NAMES))
+    assert said == [f"Starts from: resumed from {file}."]
     sentence = "which takes the rows of its heads by class name"
     fails(resumed("dog", "cat", "zebra"), CheckpointError, file, "dog, cat, zebra, and train_dataloader", sentence)
     fails(resumed("cat", "dog", "zebu"), CheckpointError, file, "cat, dog, zebu", ", ".join(NAMES), sentence)
