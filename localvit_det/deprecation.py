@@ -17,6 +17,8 @@ _FUSED = ("FusedBlock", "PackedConv1x1", "fuse_conv_bn", "fuse_detector")
 _DRAWN = ("Objects", "class_color", "draw_objects", "draw_pair", "draw_readable")
 FORMER_MODULES = {
     "checkpoint.fit": {"load_backbone": "checkpoint.loading:load_backbone"},
+    "config.annotation_files": {"evaluators_follow": "config.discovery:evaluators_follow"},
+    "config.augmentation": {"set_augmentation": "config.pipelines:set_augmentation"},
     "drawing": {name: f"visualization:{name}" for name in _DRAWN},
     "inference": {"fused_twin": "fused:fused_copy", **{name: f"fused:{name}" for name in _FUSED}},
     "inference.masks": {"paste_masks": "fused.roi_heads:paste_masks"},
