@@ -30,6 +30,7 @@ import localvit_det  # noqa: F401 - registers everything
 THREADS = 1 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1 else 2
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of processes that tests start
 torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+cv2.setNumThreads(0)  # nor has OpenCV any, which a forked process would wait for
 os.environ.setdefault("LOCALVIT_PROCESS", "plain")  # tools imported here shall not change the process of the tests
 REPOSITORY = Path(__file__).parent.parent
 

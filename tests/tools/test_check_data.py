@@ -1,20 +1,22 @@
 """tools/check_data.py, and what runs do with broken images."""
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 from coco_folder import edited, write_coco, write_config
 from conftest import REPOSITORY
+from forked import Forked, _one_thread_and_no_process_left  # noqa: F401 - a fixture
 from torch.utils.data import DataLoader
 
 from localvit.commands import train
 from localvit_det.cli import format_error
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import DataError, UserError
+from localvit_det.preflight.images import all_faults
 
 
 def check(capsys, config: Path, root: Path, *arguments: str) -> tuple[int, str, list[str]]:
@@ -112,20 +114,16 @@ def test_runs_go_on_without_broken_images(tmp_path, capfd):
     assert "000000000001.jpg is empty: fix or remove it" in sentence
 
 
-@pytest.mark.slow
 def test_images_are_looked_at_where_opencv_has_threads(tmp_path):
     """Forked processes do not have them, and would wait for them."""
-    code = """
-import cv2, numpy as np
-from types import SimpleNamespace
-from localvit_det.preflight.images import all_faults
-cv2.setNumThreads(4)
-cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (5, 5), 1)  # starts them
-cv2.imwrite("a.png", np.zeros((4, 6, 3), np.uint8))
-found = SimpleNamespace(images={1: ("a.png", 6, 4), 2: ("none.png", 6, 4)})
-print([fault is None for _, fault in all_faults(found, ".", 100, 2)])
-"""
-    command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
-    assert done.stdout.splitlines()[-1:] == ["[True, False]"], done.stderr
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 6, 3), np.uint8))
+    found = SimpleNamespace(images={1: ("a.png", 6, 4), 2: ("none.png", 6, 4)})
+
+    def look() -> None:
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (5, 5), 1)  # starts them
+        print([fault is None for _, fault in all_faults(found, str(tmp_path), 100, 2)])
+
+    process = Forked(look, tmp_path / "said.txt")
+    assert process.wait(60) == 0
+    assert process.text() == "[True, False]\n"
