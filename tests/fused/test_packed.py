@@ -87,4 +87,4 @@ def test_weights_are_compared_once_a_pass(family, monkeypatch):
         for found, one in zip(net(image), expected, strict=True):
             torch.testing.assert_close(found, one)
     cached = [module for module in net.modules() if vars(module).get("_packed")]
-    assert len(read) == len(cached) >= 12 * packed._available()
+    assert len(read) == len(cached) >= packed._available()
