@@ -64,14 +64,18 @@ class PackedWeightCache:
     def packed(self, way: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """Return what ``make`` makes of the weights, cached under ``way`` as long as they do not change."""
         cache: dict[Hashable, tuple[object, Tensor, Tensor]] = self.__dict__.setdefault("_packed", {})
+        if self.is_compared(way):
+            return cache[way][2]
         if _compared.seen is not None:
-            if (id(self), way) in _compared.seen:
-                return cache[way][2]
             _compared.seen.add((id(self), way))
         key, products = weight_key(self.weight), _random_products(self.weight.detach())
         if way not in cache or cache[way][0] != key or not torch.equal(cache[way][1], products):
             cache[way] = key, products, make()
         return cache[way][2]
+
+    def is_compared(self, way: Hashable) -> bool:
+        """Whether `packed` has looked at the weights already, inside of `compared_once`."""
+        return _compared.seen is not None and (id(self), way) in _compared.seen
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights can be neither copied nor saved.
@@ -108,7 +112,7 @@ class PackedConv1x1(PackedWeightCache, nn.Conv2d):
         rows = x.permute(0, 2, 3, 1).to(dtype)  # B,C,H,W -> B,H,W,C, a view in channels-last memory
         bias = _cast(self.bias, dtype)
         weight = self.weight.detach().flatten(1)  # C', C
-        if rows.numel() <= _FEW_POSITIONS * self.in_channels:
+        if rows.numel() <= _FEW_POSITIONS * self.in_channels and not self.is_compared(dtype):
             weight = weight.to(dtype)
         else:
             weight = self.packed(dtype, functools.partial(pack_matrix, weight, dtype))
