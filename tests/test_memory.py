@@ -1,8 +1,12 @@
 """The memory that a process may take is the least of what the machine, its container and the job allow."""
 
+import gc
+
 import pytest
+from toy_training import toy_runner
 
 from localvit_det import memory
+from localvit_det.engine import ReliableRunner
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +53,21 @@ def test_jobs_of_slurm(monkeypatch, variables, limit):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert memory.memory_limit() == (limit or machine)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_training_leaves_what_was_imported_out_of_collections(others, tmp_path, monkeypatch):
+    """Also where it fails; what someone else has left out stays so."""
+    counts = []
+    monkeypatch.setattr(ReliableRunner, "_train", lambda runner: counts.append(gc.get_freeze_count()) or 1 / 0)
+    runner = toy_runner(tmp_path)
+    gc.unfreeze()
+    if others:
+        gc.freeze()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            runner.train()
+        assert counts[0] > 100_000
+        assert bool(gc.get_freeze_count()) is bool(others)
+    finally:
+        gc.freeze()  # as conftest does

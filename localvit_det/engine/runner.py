@@ -26,6 +26,7 @@ from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
 from ..evaluation.truth import prints_logged
 from ..files import DISK_ERRORS, write_text
+from ..memory import without_collecting_old
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
 from .history import Histories
@@ -92,7 +93,7 @@ class ReliableRunner(DistributedRunner):
         if dist.is_main_process():
             lock_work_dir(self.work_dir)
         try:
-            with SignalWatch() as self._signals:
+            with SignalWatch() as self._signals, without_collecting_old():
                 return self._train()
         except OSError as error:
             if error.errno in DISK_ERRORS:
