@@ -107,7 +107,7 @@ def forked_ranks(function: Callable[[int], object], folder: Path, processes: int
     return [Forked(partial(start, rank), folder / f"rank{rank}.txt") for rank in range(processes)]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # also for what a module's other fixtures train
 def _one_thread_and_no_process_left() -> Iterator[None]:
     """For modules that fork and import this: they run on one thread, and end what they have started.
 
