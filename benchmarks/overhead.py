@@ -2,7 +2,7 @@
 
 Both train a convolution of a few hundred numbers, in one process and in turn, each for an epoch; the times are of the
 processor, so that other work on the machine counts little. The longest iteration, of the processor with what threads
-did meanwhile and of the clock, is from epochs of their own: to ask for both in each iteration costs as much.
+did meanwhile and of the clock, is from epochs of their own.
 """
 
 from __future__ import annotations
