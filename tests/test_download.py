@@ -65,7 +65,7 @@ def test_refused(root, tmp_path, name, sentence):
     start = time.monotonic()
     with pytest.raises(CheckpointError, match=sentence):
         download(root + name, tmp_path, limit_bytes=500, limit_seconds=0.3, error=CheckpointError)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 4  # what comes slowly would take 5
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
