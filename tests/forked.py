@@ -15,6 +15,8 @@ from typing import ClassVar
 import pytest
 import torch
 
+from reliability.training import children, is_alive  # noqa: F401 - for tests
+
 
 class Forked:
     """A forked process, the first of a group of its own; its output goes to a file.
@@ -71,20 +73,6 @@ def wait_for(condition: Callable[[], object], seconds: float = 20) -> object:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
     return value
-
-
-def children(pid: int) -> list[int]:
-    """Living children of a process (Linux)."""
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in found.read_text().split()] if found.exists() else []
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not count."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def forked_ranks(function: Callable[[int], object], folder: Path, processes: int = 2) -> list[Forked]:

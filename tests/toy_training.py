@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine import ReliableRunner
+from reliability.checks import different  # noqa: F401 - for tests, like the next
+from reliability.checks import values_of as tensors_of  # noqa: F401
 
 LENGTH = 12  # images; 6 iterations an epoch
 _count = 0
@@ -197,27 +198,3 @@ def final(folder: Path) -> Path:
 def begun(folder: Path) -> bool:
     """Whether a training in another process has logged an iteration."""
     return any("Epoch(train)" in log.read_text() for log in folder.glob("*/*.log"))
-
-
-def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint: weights, averaged weights, the states of the optimizer and the loss scaler."""
-
-    def leaves(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                yield from leaves(item, f"{name}.{key}")
-        elif isinstance(value, list):
-            for index, item in enumerate(value):
-                yield from leaves(item, f"{name}.{index}")
-        elif isinstance(value, (torch.Tensor, int, float)):
-            yield name, torch.as_tensor(value)
-
-    content = load_weights_only(checkpoint)
-    parts = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "gradients")
-    return dict(leaves({part: content[part] for part in parts if part in content}, ""))
-
-
-def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors that are not bitwise identical."""
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]

@@ -67,12 +67,6 @@ def test_mistakes_end_in_one_sentence(ends, tmp_path, case):
 
 
 @pytest.mark.slow
-def test_detector_as_backbone(ends, tmp_path):
-    sentence = ends("train", "dwnet", "--pretrained", saved(tmp_path / "detector.pth", detector()))
-    assert "whole detector and not a backbone" in sentence
-
-
-@pytest.mark.slow
 def test_other_class_count(ends, tmp_path):
     file = saved(tmp_path / "v2.pth", detector(classes=20))
     for sentence in (

@@ -112,46 +112,28 @@ def shown(text: str, reported: bool = True) -> bool:
     return ScreenFilter(reported).filter(logging.LogRecord("x", logging.INFO, "", 0, text, (), None))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "paramwise_options -- backbone.norm:lr=1",
-        "\n---\nSystem environment:\n GCC",
-        '"FileClient" will be deprecated in',
-        "creating index...",
-        "DONE (t=0.02s).",
-    ],
-)
-def test_never_on_the_screen(text):
-    assert not shown(text)
-    assert not shown(text, reported=False)
+NEVER, ALONE, ALWAYS = (False, False), (False, True), (True, True)  # with our own report of results, and without it
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "expected"),
     [
-        " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.017",
-        " Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.033",
-        "bbox_mAP_copypaste: 0.017 0.084 0.000 0.000 0.050 -1.000",
-        "Epoch(val) [1][1/1]    coco/bbox_mAP: 0.0170  coco/bbox_mAP_50: 0.0840",
-        "The best checkpoint with 0.0170 coco/bbox_mAP at 1 epoch is saved to best_coco_bbox_mAP_epoch_1.pth.",
+        ("paramwise_options -- backbone.norm:lr=1", NEVER),
+        ("\n---\nSystem environment:\n GCC", NEVER),
+        ('"FileClient" will be deprecated in', NEVER),
+        ("creating index...", NEVER),
+        ("DONE (t=0.02s).", NEVER),
+        (" Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.017", ALONE),
+        (" Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.033", ALONE),
+        ("bbox_mAP_copypaste: 0.017 0.084 0.000 0.000 0.050 -1.000", ALONE),
+        ("Epoch(val) [1][1/1]    coco/bbox_mAP: 0.0170  coco/bbox_mAP_50: 0.0840", ALONE),
+        ("The best checkpoint with 0.0170 coco/bbox_mAP at 1 epoch is saved to best_coco_bbox_mAP.pth.", ALONE),
+        ("Epoch(train) [1][4/4] loss: 4.5411", ALWAYS),
+        ("Epoch(val) [1][50/625]    eta: 0:01:00  time: 0.4907", ALWAYS),
+        ("Epoch(val) [1][1/1]    coco_panoptic/PQ: 30.1", ALWAYS),
+        ("Epoch(test) [1/1]    pascal_voc/mAP: 0.5", ALWAYS),
+        ("something that a dataset of others prints", ALWAYS),
     ],
 )
-def test_results_are_shown_once(text):
-    """Our own report has them; where a config does without it, these lines are all that there is."""
-    assert not shown(text)
-    assert shown(text, reported=False)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Epoch(train) [1][4/4] loss: 4.5411",
-        "Epoch(val) [1][50/625]    eta: 0:01:00  time: 0.4907",
-        "Epoch(val) [1][1/1]    coco_panoptic/PQ: 30.1",
-        "Epoch(test) [1/1]    pascal_voc/mAP: 0.5",
-        "something that a dataset of others prints",
-    ],
-)
-def test_on_the_screen(text):
-    assert shown(text)
+def test_what_the_screen_shows(text, expected):
+    assert (shown(text), shown(text, reported=False)) == expected

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from coco_folder import NAMES, annotations, edited, write_coco, write_config
+from coco_folder import NAMES, edited, write_coco, write_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -76,11 +76,6 @@ def test_work_dir(tmp_path):
         meta = {"epoch": epoch, "iter": epoch, "cfg": f"model = dict(type='{model}')"}
         torch.save({"state_dict": {}, "meta": meta}, tmp_path / f"epoch_{epoch}.pth")
     assert load_config(tmp_path).model.type == "ATSS"
-
-
-def test_options_reach_the_config(tmp_path):
-    cfg = load_config(write_config(tmp_path), {"model.backbone.depth": 101, "load_from": "x.pth"})
-    assert (cfg.model.backbone.depth, cfg.load_from) == (101, "x.pth")
 
 
 def test_known_names_need_not_be_in_the_config(tmp_path):
@@ -285,23 +280,9 @@ def test_neck_follows_the_backbone(tmp_path, body, expected, model):
     assert list(cfg.model.neck.in_channels) == (expected or [128, 256, 512, 1024])
 
 
-PVT_V2_SIZES = {  # layers of each stage, as in pvt_v2.py of whai362/PVT
-    "b0": (2, 2, 2, 2),
-    "b1": (2, 2, 2, 2),
-    "b2": (3, 4, 6, 3),
-    "b3": (3, 4, 18, 3),
-    "b4": (3, 8, 27, 3),
-    "b5": (3, 6, 40, 3),
-}
-
-
-@pytest.mark.parametrize("size", PVT_V2_SIZES)
-def test_neck_follows_pvt_v2(tmp_path, size):
-    width = 32 if size == "b0" else 64
-    body = (
-        "model = dict(backbone=dict(_delete_=True, type='PyramidVisionTransformerV2', "
-        f"embed_dims={width}, num_layers={PVT_V2_SIZES[size]}))"
-    )
+@pytest.mark.parametrize("width", [32, 64])  # b0, and all others
+def test_neck_follows_pvt_v2(tmp_path, width):
+    body = f"model = dict(backbone=dict(_delete_=True, type='PyramidVisionTransformerV2', embed_dims={width}))"
     cfg = load_config(write_config(tmp_path, body))
     expected = [width, 2 * width, 5 * width, 8 * width]
     assert cfg.model.neck.in_channels == expected
@@ -313,11 +294,6 @@ def test_neck_follows_pvt_v2(tmp_path, size):
 def test_neck_follows_a_backbone_from_the_options(tmp_path):
     path = write_config(tmp_path, SHUFFLE.format("tiny", ""))
     assert load_config(path, {"model.backbone.arch": "base"}).model.neck.in_channels == [128, 256, 512, 1024]
-
-
-def test_neck_channels_of_an_option_are_kept(tmp_path):
-    path = write_config(tmp_path, SHUFFLE.format("tiny", ""))
-    assert load_config(path, {"model.neck.in_channels": [1, 2, 3, 4]}).model.neck.in_channels == [1, 2, 3, 4]
 
 
 def test_neck_of_an_unknown_backbone_is_left_alone(tmp_path):
@@ -377,14 +353,3 @@ def test_heads_that_do_not_count_objects_are_left_alone(tmp_path):
     body = "model = dict(rpn_head=dict(num_classes=1), roi_head=dict(semantic_head=dict(num_classes=183)))"
     cfg = load_config(write_config(tmp_path, body), {"classes": ["cat"]})
     assert (cfg.model.rpn_head.num_classes, cfg.model.roi_head.semantic_head.num_classes) == (1, 183)
-
-
-def test_polygons_are_not_needed_to_know_that_they_are_there(tmp_path):
-    from localvit_det.datasets.annotations import read_annotations
-
-    content = annotations()
-    shapes = [[], [[1.5, 2e1, 3]], {"counts": [1, 2], "size": [3, 4]}, [[1, 2], [3, -4]], None]
-    for annotation, shape in zip(content["annotations"], shapes, strict=False):
-        annotation["segmentation"] = shape
-    found = read_annotations(write_coco(tmp_path, content) / "annotations/instances_train2017.json")
-    assert (found.boxes, found.without_mask) == (8, 2)

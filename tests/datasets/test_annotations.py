@@ -13,14 +13,6 @@ from localvit_det.datasets.annotations import (
     DEGENERATE,
     EDGE_TOLERANCE,
     FAR,
-    IGNORED,
-    NO_CATEGORY,
-    NO_IMAGE,
-    NOT_CROWD,
-    NOT_FINITE,
-    NOT_NUMBERS,
-    OUTSIDE,
-    TOO_FAR,
     read_annotations,
 )
 from localvit_det.datasets.json_stream import Columns
@@ -76,31 +68,6 @@ def test_faults_are_what_the_loader_drops(summary, tmp_path):
     assert sorted([x, y, x + w, y + h] for x, y, w, h in boxes) == sorted(kept)
 
 
-@pytest.mark.parametrize(
-    ("row", "kind", "reason"),
-    [
-        ({"bbox": [5, 6, 0.9, 10]}, "faults", DEGENERATE),
-        ({"bbox": [60, 6, 10, 10]}, "faults", OUTSIDE),
-        ({"ignore": 1}, "faults", IGNORED),
-        ({"category_id": 9}, "faults", NO_CATEGORY),
-        ({"image_id": 9}, "faults", NO_IMAGE),
-        ({"iscrowd": 2}, "errors", NOT_CROWD),
-        ({"bbox": [5, 6, float("nan"), 10]}, "errors", NOT_FINITE),
-        ({"area": float("inf")}, "errors", NOT_FINITE),
-        ({"area": "12"}, "errors", NOT_NUMBERS),
-        ({"bbox": [5, None, 7, 10]}, "errors", NOT_NUMBERS),
-        ({"bbox": [FAR * (WIDTH + HEIGHT) + 1, 6, 0, 10]}, "errors", TOO_FAR),
-        ({"bbox": [5, -FAR * (WIDTH + HEIGHT), 10, 10]}, "errors", TOO_FAR),
-    ],
-)
-def test_reasons(summary, row, kind, reason):
-    found = summary([{}, row])
-    assert getattr(found, kind) == {reason: [2]}
-    assert not (found.errors if kind == "faults" else found.faults)
-    assert found.boxes == 2
-    assert places(found.annotated) == {"cat": [0], "dog": []}
-
-
 def test_files_that_memory_cannot_hold_are_refused(summary, tmp_path, monkeypatch):
     summary([{}])
     size = (tmp_path / "file.json").stat().st_size
@@ -146,13 +113,6 @@ def test_counts(summary):
     assert places(found.annotated) == {"cat": [0], "dog": [1]}
     assert places(found.named) == {"cat": [0], "dog": [1]}
     assert found.faults == {DEGENERATE: [10]}
-
-
-@pytest.mark.parametrize(("side", "words"), [(0, "0 x 40"), (-3, "-3 x 40"), (60.0, "60.0 x 40"), (True, "True x 40")])
-def test_sizes_of_images_are_whole_numbers(summary, side, words):
-    with pytest.raises(DataError, match=words):
-        summary([], images=[{"id": 1, "file_name": "a.jpg", "width": side, "height": HEIGHT}])
-    assert summary([], images=[{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}]).images == {1: ("a.jpg", 1, 1)}
 
 
 def test_the_most_frequent_reason_comes_first():

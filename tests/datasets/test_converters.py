@@ -133,10 +133,3 @@ def test_target_that_is_there(tmp_path):
     (tmp_path / "coco/mine.txt").touch()
     with pytest.raises(OutputError, match="is there already"):
         convert_dataset(root, tmp_path / "coco")
-
-
-def test_other_folders(tmp_path, capsys):
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(SystemExit):
-        convert.main([str(tmp_path / "nothing"), str(tmp_path / "coco")])
-    assert "is in no format that can be converted" in capsys.readouterr().err

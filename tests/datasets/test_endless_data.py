@@ -101,6 +101,7 @@ XML = {
         "<polygon><x1>1</x1><y1>1</y1><x2>5</x2><y2>1</y2><x3>5</x3><y3>5</y3><x4>3</x4></polygon>"
     ),
     "polygon of nothing": ITEM.format("<polygon><x1/></polygon>"),
+    "tag without an end": "<annotation><object></annotation>",
 }
 
 

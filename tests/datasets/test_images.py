@@ -112,10 +112,6 @@ def test_small_differences_of_size_pass():
         decode(photo(1), (WIDTH + 10, HEIGHT))
 
 
-def test_jpeg_that_ends_in_something_else_passes():
-    assert decode(photo(1) + b"trailer of a phone").shape == (HEIGHT, WIDTH, 3)
-
-
 def test_more_pixels_than_the_limit():
     with pytest.raises(BrokenImageError, match=r"100 x 60 pixels, over the limit of 5,000 pixels .*max_pixels=N"):
         decode(photo(1), limit=5000)
@@ -145,7 +141,8 @@ def test_headers_of_plain_jpegs_are_read_without_pil(monkeypatch):
 
 def test_a_jpeg_whose_pixels_follow_an_earlier_end_is_cut_off():
     whole = photo(1)
-    for content, cut in ((whole, False), (whole[:-2], True), (whole + whole, False), (whole + whole[:-2], True)):
+    good = (whole, whole + whole, whole + b"trailer of a phone")
+    for content, cut in (*((one, False) for one in good), (whole[:-2], True), (whole + whole[:-2], True)):
         with pytest.raises(BrokenImageError, match="cut off") if cut else contextlib.nullcontext():
             images._check_end(content)
 

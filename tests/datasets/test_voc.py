@@ -164,10 +164,3 @@ def test_list_with_a_stem_of_two_images(tmp_path):
     (root / "val").rename(root / "other")
     with pytest.raises(DataError, match=r"both .*other/images/1\.jpg and .*train/images/1\.jpg are called"):
         convert_dataset(root, tmp_path / "coco2")
-
-
-def test_bad_xml(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(gray(W, H))
-    (tmp_path / "a.xml").write_text("<annotation><object></annotation>")
-    with pytest.raises(DataError, match=r"a\.xml cannot be read"):
-        convert_dataset(tmp_path, tmp_path / "coco")

@@ -96,6 +96,3 @@ def test_a_decay_that_is_none(wrong):
 def test_a_backbone_without_blocks():
     with pytest.raises(ConfigError, match="ResNet has none"):
         rates(Detector(MODELS.build({"type": "ResNet", "depth": 18})))
-
-
-# ---- schedules

@@ -66,12 +66,6 @@ def test_every_mistake_is_named(capsys, tmp_path):
     assert "4 images of" in out
 
 
-def test_missing_data(capsys, tmp_path):
-    code, _, sentences = check(capsys, write_config(tmp_path), tmp_path / "nowhere")
-    assert code == 1
-    assert "nowhere" in sentences[0]
-
-
 class Bad:
     def __len__(self) -> int:
         return 1

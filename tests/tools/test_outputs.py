@@ -1,11 +1,9 @@
 """Outputs are checked before the work, and written whole or not at all."""
 
 import errno
-import json
 import os
 import resource
 import runpy
-from pathlib import Path
 
 import mmcv
 import mmengine
@@ -16,7 +14,7 @@ from conftest import REPOSITORY
 from forked import Forked, _one_thread_and_no_process_left  # noqa: F401 - a fixture
 
 from localvit_det import files
-from localvit_det.checkpoint.publish import measured_metrics, write_hashed
+from localvit_det.checkpoint.publish import write_hashed
 from localvit_det.cli import handle_user_errors
 
 NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
@@ -97,16 +95,6 @@ def test_tools_tell_a_full_disk_in_one_sentence(tmp_path):
     assert process.wait() == 1
     assert process.text() == "error: Nothing more can be written (File too large): make room, or name another place.\n"
     assert os.listdir(tmp_path / "out") == []
-
-
-def test_metrics_of_a_killed_training(tmp_path):
-    """Its log may end in the middle of a line."""
-    log = tmp_path / "20260101_000000/vis_data/scalars.json"
-    log.parent.mkdir(parents=True)
-    log.write_text(json.dumps({"coco/bbox_mAP": 0.5, "step": 1}) + '\n{"loss": 0.4, "st')
-    assert measured_metrics(Path(tmp_path), {"experiment_name": "x_20260101_000000", "epoch": 1}) == {
-        "coco/bbox_mAP": 0.5
-    }
 
 
 def test_ctrl_c_promises_nothing(capsys):

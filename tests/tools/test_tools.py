@@ -1,6 +1,5 @@
 """The command-line tools from the user's side: real runs, and mistakes reported in one sentence."""
 
-import json
 import os
 import pickle
 import subprocess
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import REPOSITORY, forget_visualizers
 
 from localvit.commands import test, train
@@ -65,116 +63,6 @@ def test_real_images_train_evaluate_and_test_alike(coco_root, tmp_path, capfd):
     assert metrics(trained) == metrics("".join(capfd.readouterr())) != ""
     assert len(list(images.glob("*.jpg"))) >= 1
     assert len(pickle.loads((tmp_path / "predictions.pkl").read_bytes())) == 2
-
-
-class Malicious:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch {self.target}",)
-
-
-def spoil(root: Path, change) -> None:
-    file = root / "annotations/instances_train2017.json"
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
-@pytest.fixture
-def own_shapes(shapes, tmp_path) -> Path:
-    """A copy that a test may spoil."""
-    import shutil
-
-    return Path(shutil.copytree(shapes, tmp_path / "own"))
-
-
-def train_fails(capsys, *arguments: object) -> str:
-    """Runs tools/train.py in this process; it must end in one sentence and code 1."""
-    import runpy
-
-    main = runpy.run_path(str(REPOSITORY / "tools/train.py"))["main"]
-    with pytest.raises(SystemExit) as stop:
-        main([str(REPOSITORY / NANO), *map(str, arguments)])
-    captured = capsys.readouterr()
-    assert stop.value.code == 1
-    assert "Traceback" not in captured.err + captured.out
-    sentences = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == 1, captured.err
-    return sentences[0]
-
-
-class TestMistakes:
-    """What each kind of mistake says is tested next to the checks; here: that the tool reports it so."""
-
-    def fails(self, capsys, root: Path, tmp_path: Path, *options: str) -> str:
-        return train_fails(capsys, "--work-dir", tmp_path / "run", "--cfg-options", f"data_root={root}", *options)
-
-    def test_annotation_file_missing(self, capsys, own_shapes, tmp_path):
-        (own_shapes / "annotations/instances_val2017.json").rename(tmp_path / "elsewhere.json")
-        (own_shapes / "annotations/instances_train2017.json").unlink()
-        (own_shapes / "keep").touch()
-        assert str(own_shapes) in self.fails(capsys, own_shapes, tmp_path)
-
-    def test_image_missing(self, capsys, own_shapes, tmp_path):
-        next((own_shapes / "train2017").iterdir()).unlink()
-        assert "1 of the 24" in self.fails(capsys, own_shapes, tmp_path)
-
-    def test_empty_set(self, capsys, own_shapes, tmp_path):
-        spoil(own_shapes, lambda c: c.update(annotations=[]))
-        assert "instances_train2017.json" in self.fails(capsys, own_shapes, tmp_path)
-
-    def test_class_misspelt(self, capsys, own_shapes, tmp_path):
-        message = self.fails(
-            capsys, own_shapes, tmp_path, "train_dataloader.dataset.metainfo.classes=('circle','sqare','triangle')"
-        )
-        assert "square" in message
-
-    def test_number_of_classes(self, capsys, own_shapes, tmp_path):
-        message = self.fails(capsys, own_shapes, tmp_path, "model.roi_head.mask_head.num_classes=80")
-        assert "model.roi_head.mask_head" in message
-        assert "80" in message
-
-    def test_channels(self, capsys, own_shapes, tmp_path):
-        message = self.fails(capsys, own_shapes, tmp_path, "model.neck.in_channels=[1,2,3,4]")
-        assert "[1, 2, 3, 4]" in message
-        assert "32" in message
-
-    def test_unknown_key(self, capsys, own_shapes, tmp_path):
-        message = self.fails(capsys, own_shapes, tmp_path, "model.backbone.windowsize=7")
-        assert "window_size" in message
-
-    def test_boxes_outside(self, capsys, own_shapes, tmp_path):
-        spoil(own_shapes, lambda c: [a.update(bbox=[500, 500, 20, 20]) for a in c["annotations"]])
-        assert "box" in self.fails(capsys, own_shapes, tmp_path)
-
-    def test_work_dir(self, capsys, own_shapes, tmp_path):
-        (tmp_path / "run").write_text("a file")
-        assert str(tmp_path / "run") in self.fails(capsys, own_shapes, tmp_path)
-
-    def test_config_missing(self, capsys):
-        import runpy
-
-        main = runpy.run_path(str(REPOSITORY / "tools/train.py"))["main"]
-        with pytest.raises(SystemExit) as stop:
-            main([str(REPOSITORY / "configs/mask_rcnn_shufle_t_coco.py")])
-        assert stop.value.code == 1
-        assert "mask_rcnn_shuffle_t_coco.py" in capsys.readouterr().err
-
-
-def test_malicious_checkpoint_runs_nothing(shapes, tmp_path, capsys):
-    marker = tmp_path / "was-run"
-    checkpoint = tmp_path / "evil.pth"
-    torch.save({"state_dict": Malicious(marker)}, checkpoint)
-    arguments = [str(REPOSITORY / NANO), str(checkpoint), "--work-dir", str(tmp_path / "run")]
-    with pytest.raises(SystemExit) as stop:
-        test.main([*arguments, "--cfg-options", f"data_root={shapes}"])
-    said = capsys.readouterr().err
-    assert stop.value.code == 1
-    assert "Traceback" not in said
-    assert "evil.pth" in said
-    assert not marker.exists()
 
 
 @pytest.mark.slow

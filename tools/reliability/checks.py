@@ -56,10 +56,19 @@ def drafts(work_dir: Path) -> list[str]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Return the names of what is not bitwise identical in two checkpoints: weights, averages, optimizer, schedules."""
-    contents = [load_weights_only(file) for file in (first, second)]
-    parts = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
-    one, other = (dict(_leaves({part: content.get(part) for part in parts}, "")) for content in contents)
+    """Return the names of what is not bitwise identical in two checkpoints."""
+    return different(values_of(first), values_of(second))
+
+
+def values_of(checkpoint: Path) -> dict[str, object]:
+    """Return by name what a training goes on from: weights, averages, optimizer, schedules, accumulated gradients."""
+    content = load_weights_only(checkpoint)
+    parts = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "gradients")
+    return dict(_leaves({part: content[part] for part in parts if part in content}, ""))
+
+
+def different(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    """Return the names of values that are not bitwise identical, or that only one side has."""
     if one.keys() != other.keys():
         return sorted(one.keys() ^ other.keys())
     return [name for name in one if not _equal(one[name], other[name])]

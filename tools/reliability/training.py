@@ -184,11 +184,15 @@ class Training:
         return self._log.read_text(errors="replace")
 
     def workers(self) -> list[int]:
-        """Return its children (Linux; elsewhere none are seen)."""
-        file = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        with suppress(OSError):
-            return [int(child) for child in file.read_text().split()]
-        return []
+        """Return its children."""
+        return children(self.pid)
+
+
+def children(pid: int) -> list[int]:
+    """Return the living children of a process (Linux; elsewhere none are seen)."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def is_alive(pid: int) -> bool:
