@@ -1,7 +1,7 @@
 """`localvit COMMAND`, or `python -m localvit COMMAND`: everything from a folder of images to a detector.
 
-A new command is a module in `localvit.commands` with a `main(argv)`, its arguments as a function in
-`localvit.arguments`, which imports neither PyTorch nor MMDetection, and a line in `COMMANDS`.
+A new command is a function in `localvit.commands`, its arguments as a function in `localvit.arguments`, which imports
+neither PyTorch nor MMDetection, and a line in `COMMANDS`.
 """
 
 import difflib
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import arguments, process
+from . import arguments, commands, process
 
 COMMANDS = {
     "train": "train or fine-tune a detector",
@@ -67,7 +67,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     with process.library_not_run():
         devices = prepare(name, argv)
         if name in LISTINGS:
-            importlib.import_module(f"localvit.commands.{name}").main(argv)
+            commands.find(name)(argv)
             return
     if "," in devices and "LOCAL_RANK" not in os.environ:
         process.launch(devices.count(",") + 1, name, argv)
@@ -77,14 +77,14 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     try:
         if name not in WITHOUT_LIBRARY:
             importlib.import_module("localvit_det").register()  # it says what is missing
-        command = importlib.import_module(f"localvit.commands.{name}")
+        command = commands.find(name)
     except ImportError as error:
         # The class cannot be imported here: what it reports is that the package cannot be.
         if type(error).__name__ != "RequirementError":
             raise
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
-    command.main(argv)
+    command(argv)
 
 
 def prepare(name: str, argv: Sequence[str]) -> str:

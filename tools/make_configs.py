@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from localvit.commands.weights import FILE as WEIGHTS
+from localvit.commands.listings import WEIGHTS_FILE as WEIGHTS
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.sizes import SWIN_SIZES, stage_widths
 from localvit_det.checkpoint.identify import families

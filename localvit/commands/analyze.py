@@ -1,19 +1,28 @@
-"""Writes one HTML page, as `localvit.arguments.data` says."""
+"""Looks at trainings, data and networks in one HTML page, and compares two detectors, as `localvit.arguments` says."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from localvit.arguments.data import read_analyze
+from localvit.arguments.models import read_compare
+from localvit_det.analysis import compare as comparing
+from localvit_det.analysis import networks
+from localvit_det.analysis.coco import evaluate
+from localvit_det.analysis.data import augmented_section, data_sections, read_splits
 from localvit_det.analysis.page import Section, Table, readable, write_files, write_page
-from localvit_det.cli import aligned, handle_user_errors
+from localvit_det.analysis.report import report, run_sections
+from localvit_det.analysis.results import result_sections
+from localvit_det.cli import aligned, check_devices, handle_user_errors, read_arguments
 from localvit_det.errors import ConfigError
-from localvit_det.files import check_writable, check_writable_folder
+from localvit_det.files import check_writable, check_writable_folder, write_text
 
 Sections = tuple[str, list[Section]]  # with the title of the page
 
@@ -40,16 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> Sections:
     """Return the report of a work dir."""
-    from localvit_det.analysis.report import report
-
     return report(args.folder, **settings_of(args))
 
 
 def results(args: argparse.Namespace) -> Sections:
     """Return the report of predictions of any detector."""
-    from localvit_det.analysis.coco import evaluate
-    from localvit_det.analysis.results import result_sections
-
     pixels = args.pixel_range and (args.pixel_range if len(args.pixel_range) > 1 else args.pixel_range[0])
     evaluation = evaluate(args.annotations, args.predictions, images=args.images, pixel_range=pixels)
     return Path(args.predictions).name, result_sections(evaluation, **settings_of(args))
@@ -65,9 +69,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def data(args: argparse.Namespace) -> Sections:
     """Return pages of the datasets of a config."""
-    from localvit_det.analysis.data import augmented_section, data_sections, read_splits
-    from localvit_det.cli import read_arguments
-
     cfg, count = read_arguments(args), max(0, args.images)
     sections = data_sections(read_splits(cfg, args.splits), count, args.seed)
     if args.augmented:
@@ -77,15 +78,11 @@ def data(args: argparse.Namespace) -> Sections:
 
 def runs(args: argparse.Namespace) -> Sections:
     """Return the curves of several work dirs."""
-    from localvit_det.analysis.report import run_sections
-
     return f"{len(args.folders)} trainings", run_sections(args.folders)
 
 
 def field(args: argparse.Namespace) -> Sections:
     """Return the receptive fields of a backbone."""
-    from localvit_det.analysis import networks
-
     check_size(args.size)
     backbone, cfg, trained = networks.load_backbone(args.model, args.cfg_options, args.trust_config)
     if args.image:
@@ -98,8 +95,6 @@ def field(args: argparse.Namespace) -> Sections:
 
 def windows(args: argparse.Namespace) -> Sections:
     """Return what tokens see."""
-    from localvit_det.analysis import networks
-
     check_size(args.size)
     if args.at and len(args.at) > networks.MOST:
         raise ConfigError(f"--at has {len(args.at)} tokens, and {networks.MOST} can be distinguished: leave some out.")
@@ -117,12 +112,7 @@ def check_size(size: int) -> None:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], Sections]] = {
-    "run": run,
-    "results": results,
-    "data": data,
-    "runs": runs,
-    "field": field,
-    "windows": windows,
+    verb.__name__: verb for verb in (run, results, data, runs, field, windows)
 }
 PRINTED = ("classes_bbox", "classes_segm", "splits", "runs", "fields")  # tables that are worth a terminal
 MOST_ROWS = 40  # of classes
@@ -137,3 +127,18 @@ def as_text(table: Table) -> str:
     rows = [list(table.head), *([readable(cell, table.digits) for cell in row] for row in chosen)]
     text = aligned(rows, right=range(1, len(table.head)))
     return text + (f"\nand {more:,} classes with fewer objects, which the page has" if more else "")
+
+
+@handle_user_errors
+def compare(argv: Sequence[str] | None = None) -> None:
+    """Read the arguments, compare two detectors, print tables, write the file."""
+    args = read_compare(argv)
+    check_devices(args)
+    settings = (args.resamples, args.seed, args.images, args.cfg_options, args.trust_config)
+    found = comparing.compare(args.first, args.second, args.data, *settings)
+    sys.stdout.write(f"\nfirst: {args.first}\nsecond: {args.second}\n{found.images} images, {found.device}\n")
+    for table in found.tables():
+        sys.stdout.write(f"\n{as_text(table)}\n")
+    if args.json:
+        write_text(args.json, json.dumps(asdict(found), indent=1) + "\n")
+        sys.stdout.write(f"\nwritten: {args.json}\n")

@@ -30,16 +30,8 @@ SAME_FOLDER = {
 }
 # What changes speed or results without being seen.
 VARIABLES = (
-    "OMP_",
-    "GOMP_",
-    "MKL_",
-    "KMP_",
-    "MALLOC_",
-    "LD_PRELOAD",
-    "CUDA_VISIBLE",
-    "LOCALVIT_",
-    "TORCH_",
-    "PYTORCH_",
+    *("OMP_", "GOMP_", "MKL_", "KMP_", "MALLOC_", "LD_PRELOAD"),
+    *("CUDA_VISIBLE", "LOCALVIT_", "TORCH_", "PYTORCH_"),
 )
 GIB = 1 << 30
 ENOUGH_SHARED = 1 * GIB  # what data workers hand over lies there: eight batches of a few images of 800×1333

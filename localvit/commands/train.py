@@ -24,12 +24,7 @@ from mmengine.runner import Runner
 
 from localvit.arguments.models import read_train
 from localvit_det.checkpoint.search import checkpoint_file, file_to_resume, search
-from localvit_det.cli import (
-    config_from,
-    handle_user_errors,
-    options_of,
-    work_dir_of,
-)
+from localvit_det.cli import config_from, handle_user_errors, options_of, work_dir_of
 from localvit_det.config.load import read_config_file
 from localvit_det.config.run import Run, changes, find_old_run, find_run, remember, say_unknown
 from localvit_det.config.short_settings import follow_length

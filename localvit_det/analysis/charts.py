@@ -143,15 +143,7 @@ def lines(curves: Mapping[str, Line], ylabel: str, smoothed: bool = False, log: 
 def histograms(
     samples: Mapping[str, np.ndarray], bins: np.ndarray, xlabel: str, ylabel: str, log: int | None = None
 ) -> Figure:
-    """Draw the share of each bin, an outline for each set.
-
-    Args:
-        samples: Values of each set.
-        bins: Edges.
-        xlabel: What is counted.
-        ylabel: Of what there is a share.
-        log: The base of a logarithmic axis.
-    """
+    """Draw the share of each bin, an outline for each set; `log` is the base of a logarithmic axis."""
     figure, axes = _new_axes()
     for index, (name, values) in enumerate(samples.items()):
         if not len(values):

@@ -164,15 +164,9 @@ def _check_ids(content: list[dict], truths: dict, path: str | Path) -> None:
 
 
 def average_precision(evaluator: Accumulated, column: str = "AP", label: int | None = None) -> float | None:
-    """Return a number of COCO's table from the accumulated precisions.
+    """Return a number of COCO's table, from 0 to 1, from accumulated precisions; None where there is no such object.
 
-    Args:
-        evaluator: Of a task.
-        column: Among `RANGES`.
-        label: Of one class; None for the mean over all.
-
-    Returns:
-        From 0 to 1; None where there is no such object.
+    `column` is among `RANGES`; the number is that of one class, or the mean over all where `label` is None.
     """
     threshold, area = RANGES[column]
     rows = slice(None) if threshold is None else np.isclose(evaluator.params.iouThrs, threshold)
@@ -297,10 +291,9 @@ def _overlaps(evaluation: Evaluation, predictions: Sequence[Object], objects: Se
 
 
 def confusion_matrix(matches: Iterable[Matches], categories: Sequence[int]) -> np.ndarray:
-    """Return counts of objects: row = what it is, column = what it was taken for; the last of each is the background.
+    """Return counts of objects, (classes + 1, classes + 1), int, by what they are and what they were taken for.
 
-    Returns:
-        (classes + 1, classes + 1), int; the corner of background and background is 0.
+    The last row and column are the background; their corner is 0.
     """
     place = {category: index for index, category in enumerate(categories)}
     counts = np.zeros((len(place) + 1, len(place) + 1), int)
@@ -316,11 +309,6 @@ def confusion_matrix(matches: Iterable[Matches], categories: Sequence[int]) -> n
 
 def most_confused(counts: np.ndarray, names: Sequence[str], most: int) -> tuple[np.ndarray, list[str]]:
     """Return a confusion matrix that can be read: of many classes those that are confused most, the others together.
-
-    Args:
-        counts: As of `confusion_matrix`.
-        names: Of the classes.
-        most: Classes.
 
     Returns:
         The counts, (most + 2, most + 2) with the others and the background last, and the names of all but that.
@@ -358,13 +346,9 @@ def read_image(
 
 
 def objects_of(coco: COCO, annotations: Sequence[dict], labels: Mapping[int, int], texts: Sequence[str]) -> Objects:
-    """Return annotations or predictions of one image for drawing.
+    """Return annotations or predictions of one image, of a dataset in COCO's format, for drawing with these texts.
 
-    Args:
-        coco: The dataset that they are of.
-        annotations: In COCO's format.
-        labels: Label of each category id.
-        texts: What to write at each.
+    `labels` has the label of each category id.
     """
     boxes = np.array([one["bbox"] for one in annotations], float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

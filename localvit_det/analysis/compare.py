@@ -154,15 +154,7 @@ def compare(
 
 
 def difference(first: Evaluation, second: Evaluation, task: str, resamples: int, seed: int) -> Difference:
-    """Return how the AP of two evaluations of the same images differ, which were kept image by image.
-
-    Args:
-        first: The one that is subtracted.
-        second: The other.
-        task: 'bbox' or 'segm'.
-        resamples: As of `compare`, like the next.
-        seed: Of the draws.
-    """
+    """Return how the AP of two evaluations of the same images, kept image by image, differ in 'bbox' or 'segm'."""
     counts = draw_images(len(first.truth.imgs), resamples, seed)  # the same for both: a pair of each draw
     drawn, means, classes = [], [], []
     for one in (first, second):

@@ -88,13 +88,7 @@ def read_splits(cfg: Config, names: Sequence[str] = ("train", "val", "test")) ->
 
 
 def data_sections(splits: Sequence[Split], count: int = 24, seed: int = 0) -> list[Section]:
-    """Return statistics of the splits, and images of each.
-
-    Args:
-        splits: What to look at.
-        count: Images of each split, chosen at random.
-        seed: Of this choice.
-    """
+    """Return statistics of the splits, and so many images of each, chosen at random by the seed."""
     objects = {split.name: split.objects() for split in splits}
     return [
         _overview(splits, objects),
@@ -107,9 +101,7 @@ def data_sections(splits: Sequence[Split], count: int = 24, seed: int = 0) -> li
 def augmented_section(cfg: Config, count: int = 24, seed: int = 0) -> Section:
     """Return images of the training as the model gets them, with the objects that are left.
 
-    Args:
-        count: Images, chosen at random.
-        seed: Of this choice, and of what is drawn for each.
+    The seed decides which of them are chosen, and what is drawn for each.
     """
     dataset: Any = DATASETS.build(cfg.train_dataloader.dataset)
     classes, pictures = dataset.metainfo["classes"], []

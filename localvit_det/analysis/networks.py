@@ -68,11 +68,7 @@ def load_backbone(
 
 
 def random_backbone(cfg: Mapping[str, Any]) -> nn.Module:
-    """Return a backbone in eval mode with random weights, the same each time.
-
-    Args:
-        cfg: Its part of a config.
-    """
+    """Return a backbone, by its part of a config, in eval mode with random weights, the same each time."""
     torch.manual_seed(0)
     backbone = MODELS.build({**cfg, "init_cfg": None})
     if hasattr(backbone, "init_weights"):
@@ -88,13 +84,8 @@ def random_backbone(cfg: Mapping[str, Any]) -> nn.Module:
 def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray:
     """Return an image file with no more than so many pixels on its longer side: H×W×3, uint8, BGR.
 
-    Args:
-        path: Of the file.
-        longest: Pixels.
-        cfg: A config, whose `max_pixels` and `pixel_range` hold.
-
     Raises:
-        DataError: It cannot be read.
+        DataError: It cannot be read, or exceeds the config's `max_pixels`.
     """
     try:
         limit = cfg.get("max_pixels", MAX_PIXELS)
@@ -108,10 +99,7 @@ def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray
 def squares(images: Sequence[str], side: int, cfg: Config) -> Iterator[np.ndarray]:
     """Yield the middle of each image as a square of so many pixels on a side, so that fields can be averaged.
 
-    Args:
-        images: Files, folders or globs; in a row of several a broken one is named and left out.
-        side: Pixels.
-        cfg: As of `open_image`.
+    In a row of several a broken one is named and left out.
 
     Raises:
         DataError: There is none that can be read.
@@ -139,17 +127,10 @@ def prepared(image: np.ndarray, cfg: Config) -> Tensor:
 
 
 def effective_fields(backbone: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return how much each pixel matters to the token in the middle of each feature map of a backbone.
+    """Return how much each pixel matters to the token in the middle of each feature map of a backbone in eval mode.
 
-    The mean over images of the absolute gradients of the token's summed channels with respect to the pixels, as in
-    arXiv:1701.04128 and arXiv:2203.06717.
-
-    Args:
-        backbone: In eval mode.
-        images: (N, 3, H, W).
-
-    Returns:
-        One map (H, W) for each of the backbone's, which sums to 1.
+    The mean over images, (N, 3, H, W), of the absolute gradients of the token's summed channels with respect to the
+    pixels, as in arXiv:1701.04128 and arXiv:2203.06717: one map (H, W) for each of the backbone's, which sums to 1.
     """
     totals: list[Tensor] = []
     for image in images.split(1):
@@ -176,13 +157,7 @@ def side_that_holds(field: Tensor, share: float) -> int:
 
 
 def field_sections(backbone: nn.Module, images: Tensor, trained: bool) -> list[Section]:
-    """Return the effective receptive fields of a backbone's feature maps.
-
-    Args:
-        backbone: In eval mode.
-        images: (N, 3, H, W).
-        trained: Whether its weights are trained, for the text.
-    """
+    """Return the effective receptive fields of a backbone in eval mode on images, (N, 3, H, W)."""
     fields = effective_fields(backbone, images)
     height, width = images.shape[-2:]
     rows: list[dict[str, Cell]] = []
@@ -324,13 +299,9 @@ def _look(call: _Call, places: Sequence[tuple[float, float]]) -> Seen | None:
 def window_sections(
     backbone: nn.Module, image: np.ndarray, cfg: Config, places: Sequence[tuple[float, float]] = PLACES
 ) -> list[Section]:
-    """Return what tokens of an image see through each kind of block.
+    """Return what tokens of an image, H×W×3, uint8, BGR, see through each kind of block of a backbone in eval mode.
 
-    Args:
-        backbone: In eval mode.
-        image: H×W×3, uint8, BGR.
-        cfg: The config, for the image's normalisation.
-        places: Where the tokens lie, as shares of the height and width.
+    The tokens lie at `places`, shares of the height and width.
     """
     sections: dict[tuple[int, int], Section] = {}
     kinds: dict[tuple[int, int], list[Tensor]] = {}
@@ -354,15 +325,7 @@ def window_sections(
 
 
 def draw_seen(image: np.ndarray, seen: Seen) -> np.ndarray:
-    """Draw what tokens see over a faded image.
-
-    Args:
-        image: H×W×3, uint8, BGR.
-        seen: Masks over a map of the image.
-
-    Returns:
-        The picture, uint8, BGR; large enough that single tokens can be seen.
-    """
+    """Draw what tokens see over a faded image, both H×W×3, uint8, BGR; large enough that single tokens can be seen."""
     rows, columns = seen.masks.shape[-2:]
     factor = max(1, -(-_CELL * max(rows, columns) // max(image.shape[:2])), -(-480 // max(image.shape[:2])))
     height, width = (side * factor for side in image.shape[:2])

@@ -154,11 +154,7 @@ class LocalViT(HubModel, BaseModule):
 
     @classmethod
     def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
-        """Look up a size by its name.
-
-        Raises:
-            ValueError: If the family has no such size; names those it has.
-        """
+        """Look up a size by its name; raise a ValueError that names all sizes if the family has no such one."""
         if isinstance(arch, dict):
             return dict(arch)
         if arch not in cls.arch_settings:
@@ -166,11 +162,7 @@ class LocalViT(HubModel, BaseModule):
         return cls.arch_settings[arch]
 
     def setting(self, name: str, value: Any) -> Any:
-        """Return ``value`` if one was given, else what ``arch`` says.
-
-        Raises:
-            ValueError: If neither says anything.
-        """
+        """Return ``value`` if one was given, else what ``arch`` says; raise a ValueError if neither says anything."""
         if value is None and name not in self.arch:
             raise ValueError(f"{type(self).__name__} needs '{name}': give it, or put it into the arch dict.")
         return self.arch[name] if value is None else value
@@ -360,7 +352,7 @@ class LocalViT(HubModel, BaseModule):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def fuse(self) -> LocalViT:
-        """Prepare for inference: the same feature maps, faster.
+        """Prepare for inference: the same feature maps, faster; return the backbone itself.
 
         Norms are folded into neighbouring convolutions; on a CPU, branches of blocks then run over bands of rows, on
         weights that are laid out once (at the cost of a second copy of the weights of 1×1 convolutions). See
@@ -368,9 +360,6 @@ class LocalViT(HubModel, BaseModule):
         put into eval mode; it can still be moved, copied, traced and compiled. Weights that it has may be written to in
         any way. What somebody listens to (hooks), and layers that are wrapped, parametrized or quantized, are left as
         they are; hooks that are registered later see, on a CPU, bands inside a block. Doing so again changes nothing.
-
-        Returns:
-            The backbone itself.
         """
         self.eval()
         fuse_children(self)

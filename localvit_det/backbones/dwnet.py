@@ -26,12 +26,7 @@ def _release(name: str, top1: float) -> Release:
 class DynamicDWConv(Fusible):
     """Depth-wise convolution with kernels made for each image from its mean ("homogeneous dynamic").
 
-    Training needs more than one image a batch: BatchNorm runs over one value per image and channel.
-
-    Args:
-        channels: Channels in and out.
-        kernel_size: Side of the kernels, in tokens; odd.
-        norm_cfg: Norm inside the generator.
+    Training needs more than one image a batch: the generator's BatchNorm runs over one value per image and channel.
     """
 
     def __init__(self, channels: int, kernel_size: int, norm_cfg: dict) -> None:
@@ -61,10 +56,6 @@ class KernelGenerator(nn.Conv2d):
 
     A channels-last one would scatter it, and the operator would have to copy; on a GPU a position's taps in one run
     are what its kernels read.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -83,14 +74,7 @@ class KernelGenerator(nn.Conv2d):
 
 
 class InhomogeneousDWConv(Fusible):
-    """Depth-wise convolution with a kernel for each position, shared by groups of channels.
-
-    Args:
-        channels: Channels in and out.
-        kernel_size: Side of the kernels, in tokens; odd.
-        group_channels: Channels that share a kernel; divides ``channels``.
-        norm_cfg: Norm inside the generator.
-    """
+    """Depth-wise convolution with a kernel for each position, shared by groups of ``group_channels`` channels."""
 
     def __init__(self, channels: int, kernel_size: int, group_channels: int, norm_cfg: dict) -> None:
         super().__init__()

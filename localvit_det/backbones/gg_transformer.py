@@ -21,15 +21,7 @@ class GlanceGazeAttention(WindowAttention):
     The values of all windows are merged back to a feature map, which is convolved; the result is added to the
     attention's output before the projection (section 3.3). Our reading: padding takes no part in the convolution, which
     sees zeros beyond the real feature map; the paper is silent, and this makes the result of real tokens independent of
-    padding.
-
-    Args:
-        channels: Channels in and out.
-        num_heads: Attention heads.
-        window_size: Tokens per side of a dilated partition.
-        gaze_kernel: Side of the depth-wise kernel, in tokens; odd.
-        position_bias: Whether logits get a learned bias by relative position inside the window.
-        attention: Further arguments of :class:`WindowAttention`.
+    padding. ``gaze_kernel`` is the side of its kernel in tokens, odd; all else as in :class:`WindowAttention`.
     """
 
     def __init__(

@@ -43,12 +43,7 @@ from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 class MessengerStem(nn.Module):
     """A 7×7 convolution of stride 4 and a norm, whose feature map gets the first messengers.
 
-    Args:
-        in_channels: Channels of the image.
-        out_channels: Channels of the feature map.
-        window_size: Tokens per side of a window.
-        region: Windows per side of a region; each place in it has a messenger of its own.
-        norm_cfg: Norm after the convolution.
+    Each place in a region, of ``region`` windows per side, has a messenger of its own.
     """
 
     def __init__(self, in_channels: int, out_channels: int, window_size: int, region: int, norm_cfg: dict) -> None:
@@ -78,11 +73,6 @@ class MessengerDownsample(nn.Module):
     """A 3×3 convolution of stride 2 and a norm, the same for the feature map and for its messengers.
 
     ⌈⌈H/2⌉/ws⌉ = ⌈⌈H/ws⌉/2⌉: what comes out is again one messenger for each window.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-        norm_cfg: Norm after the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
@@ -97,15 +87,9 @@ class MessengerDownsample(nn.Module):
 
 
 class MessengerAttention(WindowAttention):
-    """Attention among the tokens of each window and its messenger.
+    """Attention among the tokens of each window and its messenger. Arguments as in :class:`WindowAttention`.
 
     The position bias of a messenger is one number per head for it as a key and one for it as a query.
-
-    Args:
-        channels: Channels in and out.
-        num_heads: Attention heads.
-        window_size: Side of a window, in tokens.
-        attention: Further arguments of :class:`WindowAttention`.
     """
 
     def __init__(self, channels: int, num_heads: int, window_size: int, **attention: Any) -> None:
@@ -146,14 +130,10 @@ class MessengerAttention(WindowAttention):
 
 
 class MessengerBlock(Block):
-    """Attention, exchange among messengers, MLP.
+    """Attention, exchange among the messengers of each region, MLP. Arguments as in :class:`Block`, but for the region.
 
     The exchange acts on the residual sums, also where the branch is dropped. A branch is dropped for a whole image,
     feature map and messengers; the official code draws for each region.
-
-    Args:
-        region: Windows per side of a region, whose messengers exchange channels.
-        branches: Norms, mixer, MLP and drop path rate, as :class:`Block` takes them.
     """
 
     mixer: MessengerAttention

@@ -18,16 +18,10 @@ _FOLDERS = "https://drive.google.com/drive/folders"
 
 
 class ShuffleBlock(Block):
-    """Attention, neighbour-window connection, MLP.
+    """Attention, neighbour-window connection, MLP. Arguments as in :class:`Block`, and those of the convolution.
 
     The depth-wise convolution is as wide as a window, so every token sees across the borders of its own
     window (section 3.2, "neighbor-window connection"). The official code never drops that branch.
-
-    Args:
-        channels: Channels in and out.
-        window_size: Side of the depth-wise kernel, in tokens.
-        norm_cfg: Norm before the depth-wise convolution.
-        branches: Norms, mixer, MLP and drop path rate, as :class:`Block` takes them.
     """
 
     def __init__(self, channels: int, window_size: int, norm_cfg: dict, **branches: Any) -> None:

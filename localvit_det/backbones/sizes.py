@@ -17,11 +17,9 @@ SWIN_SIZES: dict[str, dict[str, Any]] = {
 
 
 def swin_sizes(heads: bool = True, **drop_path_rates: float) -> dict[str, dict[str, Any]]:
-    """Return the ``arch_settings`` of a family that has Swin's widths and depths.
+    """Return the ``arch_settings`` of a family with Swin's widths and depths, and attention heads if it has some.
 
-    Args:
-        heads: Whether the family has attention heads.
-        drop_path_rates: The family's own, by size; sizes that are not named are left out.
+    The drop path rates are the family's own, by size; sizes that are not named are left out.
     """
     dropped = () if heads else ("num_heads",)
     return {
@@ -31,22 +29,14 @@ def swin_sizes(heads: bool = True, **drop_path_rates: float) -> dict[str, dict[s
 
 
 def stage_widths(embed_dims: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """Return the channels of each stage: as given, or doubled from stage to stage where only the first one's are.
-
-    Raises:
-        ValueError: If there is not one width per stage.
-    """
+    """Return the channels of each stage: as :func:`for_each_stage`, one doubled from stage to stage."""
     if isinstance(embed_dims, int):
         return tuple(embed_dims * 2**i for i in range(stages))
     return for_each_stage("embed_dims", embed_dims, stages)
 
 
 def for_each_stage(name: str, value: Number | Sequence[Number], stages: int) -> tuple[Number, ...]:
-    """Return a setting for each stage, which is given per stage or once for all.
-
-    Raises:
-        ValueError: If there are neither one nor ``stages`` of them.
-    """
+    """Return a setting for each stage, which is given per stage or once for all; a ValueError names another number."""
     if isinstance(value, (int, float)):
         return (value,) * stages
     if len(value) != stages:
@@ -74,11 +64,7 @@ def check_stages(out_indices: Sequence[int], stages: int) -> tuple[int, ...]:
 
 
 def check_odd(name: str, sides: int | Sequence[int]) -> None:
-    """Refuse sides of kernels that are even.
-
-    Raises:
-        ValueError: One is even, or below 1.
-    """
+    """Refuse sides of kernels that are even or below 1, by a ValueError."""
     if any(side < 1 or side % 2 == 0 for side in ([sides] if isinstance(sides, int) else sides)):
         raise ValueError(
             f"{name}={sides} must be odd: it is the side of a convolution's kernel, which has no middle otherwise."

@@ -101,10 +101,6 @@ class PositionBlock(Block):
     """A block whose result passes a depth-wise convolution: the only place where Twins knows positions.
 
     The "position encoding generator" of CPVT (arXiv:2102.10882): the zeros beyond the border show a token where it is.
-
-    Args:
-        channels: Channels in and out.
-        branches: Norms, mixer, MLP and drop path rate, as :class:`Block` takes them.
     """
 
     def __init__(self, channels: int, **branches: Any) -> None:

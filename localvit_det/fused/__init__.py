@@ -3,18 +3,18 @@
 Importing this package registers them with the layers (see `localvit_det.layers.fusible`).
 """
 
-from .blocks import (
-    FusedBlock,
+from .blocks import FusedBlock, FusedWindowAttention
+from .detector import fuse_detector, fused_copy
+from .families import (
+    FusedConvMixer,
     FusedGlanceGaze,
+    FusedMessengerAttention,
+    FusedMessengerBlock,
     FusedPositionBlock,
     FusedShuffleBlock,
     FusedSubsampledAttention,
-    FusedWindowAttention,
 )
-from .detector import fuse_detector, fused_copy
-from .dwnet import FusedConvMixer
 from .folding import fuse_conv_bn
-from .msg_transformer import FusedMessengerAttention, FusedMessengerBlock
 from .packed import PackedConv1x1
 
 __all__ = [

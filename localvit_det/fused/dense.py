@@ -42,8 +42,7 @@ def is_plain_linear(layer: nn.Module | None) -> bool:
 class FusedConvModule(ConvModule):
     """A :class:`ConvModule` whose convolution brings norm and activation along, as far as that is exact.
 
-    Args:
-        module: The original; it still answers where a caller leaves out norm or activation.
+    The original still answers where a caller leaves out norm or activation.
     """
 
     def __init__(self, module: ConvModule) -> None:
@@ -77,11 +76,7 @@ def fuse_conv_module(module: ConvModule) -> nn.Module:
 
 
 class FusedResidualBlock(Fused):
-    """A residual block of a ResNet, basic or bottleneck.
-
-    Args:
-        block: The block; its norms must be BatchNorms.
-    """
+    """A residual block of a ResNet, basic or bottleneck, whose norms are BatchNorms."""
 
     def __init__(self, block: BasicBlock | Bottleneck) -> None:
         super().__init__()
@@ -124,11 +119,7 @@ def fuse_residual_block(block: BasicBlock | Bottleneck) -> nn.Module:
 
 @register_fused(ResNet)
 class FusedResNet(Variant, ResNet):
-    """A :class:`ResNet` without norms.
-
-    Args:
-        net: The network.
-    """
+    """A :class:`ResNet` without norms."""
 
     def __init__(self, net: ResNet) -> None:
         super().__init__(net)
@@ -171,13 +162,10 @@ class FusedFPN(Variant, FPN):
 
 
 class FusedRPNHead(Variant, RPNHead):
-    """An :class:`RPNHead` that sorts only the best of its hundreds of thousands of scores.
+    """An :class:`RPNHead` that sorts only the best of its hundreds of thousands of scores, which are sigmoids.
 
     Scores and deltas leave it in fp32, also under autocast: anchors take their type, and bfloat16 counts pixels in
     steps of eight at 1000.
-
-    Args:
-        head: The head; its layers can be packed, and its scores are sigmoids.
     """
 
     def __init__(self, head: RPNHead) -> None:
@@ -255,11 +243,7 @@ def fuse_rpn_head(head: RPNHead) -> nn.Module:
 
 @register_fused(RetinaHead)
 class FusedRetinaHead(Variant, RetinaHead):
-    """A :class:`RetinaHead` whose scores and deltas leave it in fp32, also under autocast.
-
-    Args:
-        head: The head.
-    """
+    """A :class:`RetinaHead` whose scores and deltas leave it in fp32, also under autocast."""
 
     def __init__(self, head: RetinaHead) -> None:
         super().__init__(head)

@@ -14,7 +14,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def fuse_detector(model: Module) -> Module:
-    """Prepare a detector for inference: the same boxes, classes and masks, faster.
+    """Prepare a detector, or any module with such parts, for inference: the same boxes, classes and masks, faster.
 
     The backbone is fused as by its ``fuse()``. Of MMDetection's parts, FPN, RPN and RetinaNet heads, RoI extractors,
     box and mask heads and ResNets are replaced by fused variants that give the same numbers up to rounding: BatchNorms
@@ -22,14 +22,9 @@ def fuse_detector(model: Module) -> Module:
     were found. What is unknown, or configured in an unusual way, stays as it is. Elsewhere than on a CPU, or where
     gradients are recorded, variants work as the originals do.
 
-    Weights are to be loaded before: where a BatchNorm is folded, the state dict changes. The model is put into eval
-    mode and should not be trained any more. Hooks on replaced layers are gone. Doing so again changes nothing.
-
-    Args:
-        model: The detector, or any module that holds such parts; it is changed.
-
-    Returns:
-        The model itself.
+    Weights are to be loaded before: where a BatchNorm is folded, the state dict changes. The model itself is changed,
+    put into eval mode and returned; it should not be trained any more. Hooks on replaced layers are gone. Doing so
+    again changes nothing.
     """
     # Imported only here: they register their variants, and need MMDetection's models, which take a while.
     from . import dense, roi_heads  # noqa: F401
@@ -40,16 +35,10 @@ def fuse_detector(model: Module) -> Module:
 
 
 def fused_copy(model: nn.Module) -> nn.Module:
-    """Make a fused copy of a model that stays as it is.
+    """Return a fused copy, in eval mode, of a model that stays as it is; hooks go along where modules are not replaced.
 
     Both share their parameters and buffers; only what fusing computes from them is new, and does not follow when they
     change later.
-
-    Args:
-        model: Any model; its hooks go along where their modules are not replaced.
-
-    Returns:
-        The fused copy, in eval mode.
     """
     return fuse_detector(_copy_tree(model, {}).eval())
 
@@ -59,9 +48,6 @@ class Variant(Fused):
 
     Derive from this class and from that of the original, which is left as it is: settings, parameters, buffers and
     hooks are shared.
-
-    Args:
-        original: The module.
     """
 
     def __init__(self, original: nn.Module) -> None:

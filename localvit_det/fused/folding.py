@@ -34,10 +34,6 @@ _CONVS = (
 def fuse_conv_bn(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """Fold a norm into the convolution before it.
 
-    Args:
-        conv: The convolution.
-        norm: What follows it.
-
     Returns:
         The convolution with the norm in its weights, and an identity; or both as they are, if the norm is no
         BatchNorm with running statistics or one of them is not plain.
@@ -59,13 +55,8 @@ def fuse_bn_conv(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d
     Only a convolution that reads no neighbours takes the shift exactly: a wider one would see zeros beyond the
     border where the norm's output, not its input, is zero.
 
-    Args:
-        norm: The norm.
-        conv: The convolution that follows it, 1×1, in one group.
-
     Returns:
-        An identity, and the convolution with the norm in its weights; or both as they are, if the norm is no
-        BatchNorm with running statistics or one of them is not plain.
+        An identity, and the convolution with the norm in its weights; or both as they are, as of :func:`fuse_conv_bn`.
 
     Raises:
         ValueError: If the convolution is not 1×1 in one group.
@@ -89,13 +80,8 @@ def fold_into_residual(mixer: nn.Module, norm: nn.Module, conv: nn.Conv2d) -> tu
     """Fold a norm into the depth-wise convolution after it: y = x + conv(norm(x)), where x = … + mixer(…).
 
     Beyond the border the convolution sees zeros, so it takes the scale of the norm but not its shift. That goes into
-    x itself, norm(x) = scale·(x + shift/scale): the bias of the mixer's last layer ``proj`` adds it, the bias of
-    ``conv`` takes it away.
-
-    Args:
-        mixer: What makes the residual branch that ends in x; its ``proj`` is replaced.
-        norm: The norm.
-        conv: The depth-wise convolution, with a bias.
+    x itself, norm(x) = scale·(x + shift/scale): the bias of the mixer's last layer ``proj``, which is replaced, adds
+    it, the bias of ``conv`` takes it away.
 
     Returns:
         An identity and the convolution with the norm in its weights; or the two as they are, if the norm is no

@@ -83,17 +83,13 @@ class PackedWeightCache:
 
 
 class PackedConv1x1(PackedWeightCache, nn.Conv2d):
-    """A 1×1 convolution and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
+    """A 1×1 convolution in one group and the activation after it: what :meth:`LocalViT.fuse` puts in their place.
 
     oneDNN lays the weights of a product out in blocks. An ordinary convolution does so anew in each call; here the
     blocks are kept where there are many positions (a copy of the weights, made on first use), and the activation is
     applied while its input is still in registers. PyTorch's compiler uses the same operators when it freezes a model.
     Where they do not fit (other devices, gradients, compilers, types) this is the ordinary convolution followed by the
-    activation.
-
-    Args:
-        conv: The convolution, 1×1, in one group; its parameters are shared.
-        act: The activation after it.
+    activation. The parameters are shared with the convolution.
     """
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
@@ -126,12 +122,8 @@ class PackedConv2d(PackedWeightCache, nn.Conv2d):
 
     The copy of the weights that this needs is made on first use, four times as large as the weights for Winograd's
     algorithm. Where that does not fit (other devices, gradients, compilers, types) this is the ordinary convolution
-    followed by the activation. Next to values far above those around them Winograd's algorithm would lose digits: see
-    :mod:`localvit_det.fused.winograd` for the bound on the error.
-
-    Args:
-        conv: The convolution; its parameters are shared.
-        act: The activation after it.
+    followed by the activation; their parameters are shared. Next to values far above those around them Winograd's
+    algorithm would lose digits: see :mod:`localvit_det.fused.winograd` for the bound on the error.
     """
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
@@ -170,11 +162,11 @@ class PackedConv2d(PackedWeightCache, nn.Conv2d):
 
 
 class PackedLinear(PackedWeightCache, nn.Linear):
-    """A dense layer and the activation after it.
+    """A dense layer, with which it shares its parameters, and the activation after it.
 
     Args:
-        linear: The layer; its parameters are shared.
-        act: The activation after it.
+        linear: The layer.
+        act: The activation.
         area: Of the feature maps that are flattened into its input, h·w: their features come by position, not by
             channel, as they lie in channels-last memory.
     """

@@ -66,11 +66,7 @@ def fuse_roi_extractor(extractor: SingleRoIExtractor) -> nn.Module:
 
 
 class FusedBBoxHead(Variant, ConvFCBBoxHead):
-    """A :class:`ConvFCBBoxHead` whose first dense layer reads feature maps as they lie in channels-last memory.
-
-    Args:
-        head: The head; its dense layers are plain ones.
-    """
+    """A :class:`ConvFCBBoxHead` whose first dense layer reads feature maps as they lie in channels-last memory."""
 
     def __init__(self, head: ConvFCBBoxHead) -> None:
         super().__init__(head)
@@ -121,11 +117,7 @@ def fuse_bbox_head(head: ConvFCBBoxHead) -> nn.Module:
 
 
 class PackedUpsample(PackedWeightCache, nn.ConvTranspose2d):
-    """A 2×2 transposed convolution of stride 2, computed as a product of matrices with the ReLU after it.
-
-    Args:
-        conv: The convolution; its parameters are shared.
-    """
+    """A 2×2 transposed convolution of stride 2, computed as a product of matrices with the ReLU after it."""
 
     def __init__(self, conv: nn.ConvTranspose2d) -> None:
         super().__init__(conv.in_channels, conv.out_channels, 2, 2, bias=conv.bias is not None, device="meta")
@@ -143,26 +135,14 @@ class PackedUpsample(PackedWeightCache, nn.ConvTranspose2d):
 
 
 class FusedMaskHead(Variant, FCNMaskHead):
-    """An :class:`FCNMaskHead` that computes the mask of one class for each RoI.
-
-    Args:
-        head: The head; its last two layers are the usual ones.
-    """
+    """An :class:`FCNMaskHead` with the usual last two layers that computes the mask of one class for each RoI."""
 
     def __init__(self, head: FCNMaskHead) -> None:
         super().__init__(head)
         self.upsample, self.conv_logits = PackedUpsample(head.upsample), pack_conv(head.conv_logits)
 
     def masks_of(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Compute logits of one class each.
-
-        Args:
-            x: Features, (R, C, h, w).
-            labels: Classes, (R,).
-
-        Returns:
-            (R, 2h, 2w), at least fp32.
-        """
+        """Compute logits of one class each: features (R, C, h, w), labels (R,) -> (R, 2h, 2w), at least fp32."""
         for conv in self.convs:
             x = conv(x)
         chosen = torch.zeros_like(labels) if self.class_agnostic else labels
@@ -202,17 +182,14 @@ class FusedMaskHead(Variant, FCNMaskHead):
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    """Stretch each mask over its box, bilinearly.
+    """Stretch the mask of each box over it, bilinearly: (R, h, w), (R, 4) -> (R, height, width), bool or uint8.
 
     Args:
-        masks: Probabilities, (R, h, w).
-        boxes: In pixels of the image, (R, 4).
+        masks: Probabilities.
+        boxes: In pixels of the image.
         height: Of the image.
         width: Of the image.
         threshold: From which probability on a pixel belongs to the mask; below 0 for probabilities as bytes.
-
-    Returns:
-        (R, height, width), bool or uint8.
     """
     canvas = torch.zeros(len(masks), height, width, dtype=torch.bool if threshold >= 0 else torch.uint8)
     corners = torch.cat((boxes[:, :2].floor() - 1, boxes[:, 2:].ceil() + 1), dim=1)

@@ -118,11 +118,7 @@ class WindowAttention(Fusible):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
         """Attend, and return to a feature map: three times (B·windows, heads, ws², d) -> (B, C, H', W').
 
-        Args:
-            query: Windows of queries; key and value alike.
-            key: Windows of keys.
-            value: Windows of values.
-            x: The feature map before padding, (B, C, H, W); gives the size.
+        The feature map ``x`` before padding, (B, C, H, W), gives the size.
         """
         mixed = attention(query, key, value, self.biases(x), self.attn_drop_rate if self.training else 0.0)
         return self.merge(mixed, x)

@@ -13,11 +13,7 @@ from .norm import build_activation, init_trunc_normal
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch of an image at random while training; :func:`add` applies it.
-
-    Args:
-        drop_prob: Probability of dropping the branch.
-    """
+    """Drops a residual branch of an image at random while training; :func:`add` applies it."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -80,16 +76,10 @@ class Stage(nn.Module):
 
 
 class ConvMlp(Fusible):
-    """Two 1×1 convolutions with an activation between: an MLP at every position.
+    """Two 1×1 convolutions with an activation between, dropout after each: an MLP at every position.
 
     In channels-last memory a 1×1 convolution is the same matrix product as a Linear over permuted axes;
     written as a convolution it needs no permutation and ran faster on the CPU.
-
-    Args:
-        channels: Channels in and out.
-        hidden_channels: Channels between.
-        act_cfg: Activation.
-        drop_rate: Dropout after each layer.
     """
 
     def __init__(self, channels: int, hidden_channels: int, act_cfg: dict, drop_rate: float = 0.0) -> None:
@@ -114,16 +104,7 @@ class ConvMlp(Fusible):
 
 
 def add(x: Tensor, branch: Tensor, drop_path: DropPath) -> Tensor:
-    """Compute ``x + drop_path(branch)`` in one pass over the feature map instead of three.
-
-    Args:
-        x: What the branch is added to, (B, C, H, W).
-        branch: Of the same shape.
-        drop_path: Gives the probability of leaving the branch out, per image, in train mode.
-
-    Returns:
-        Feature map of shape (B, C, H, W).
-    """
+    """Compute ``x + drop_path(branch)``, each (B, C, H, W), in one pass over the feature map instead of three."""
     kept = draw_kept(branch, drop_path)
     if kept is None:
         return x + branch

@@ -28,16 +28,9 @@ WithMessengers = tuple[Tensor, Tensor]  # a feature map and its messengers
 
 
 def tile_messengers(tokens: Tensor, side: int, size: tuple[int, int], batch: int) -> Tensor:
-    """Lay one token for each place of a region over all windows.
+    """Lay one token for each place of a region of side×side windows over all windows.
 
-    Args:
-        tokens: Of shape (1, side², 1, C), row by row.
-        side: Of a region, in windows.
-        size: Rows and columns of windows.
-        batch: Images.
-
-    Returns:
-        Messengers of shape (B, C, *size), channels-last.
+    ``tokens``, (1, side², 1, C), come row by row; the messengers of ``batch`` images, (B, C, *size), are channels-last.
     """
     region = tokens.view(side, side, -1)  # side, side, C
     grid = region.repeat(ceil_div(size[0], side), ceil_div(size[1], side), 1)  # hh', ww', C
@@ -48,17 +41,11 @@ def shuffle_messengers(messengers: Tensor, side: int) -> Tensor:
     """Let the messengers of each region of side×side windows exchange channels: a transposition of token and group.
 
     The channels are cut into side² groups; group i of messenger j and group j of messenger i change places.
+    (B, C, hh, ww) -> the same shape, channels-last.
 
     Our reading, where a region hangs over the border (the paper and the official code have whole regions only): the
     same among its real windows. A group whose partner does not exist stays where it is, so nothing is lost, nothing
     comes from outside the feature map, and shuffling twice changes nothing, as in whole regions.
-
-    Args:
-        messengers: Of shape (B, C, hh, ww); side² divides C.
-        side: Of a region, in windows.
-
-    Returns:
-        Messengers of the same shape, channels-last.
     """
     if side == 1:
         return messengers
@@ -88,15 +75,9 @@ def _exchanged(messengers: Tensor, side: int) -> Tensor:
 
 
 def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tensor:
-    """Cut a feature map into windows, each led by its messenger.
+    """Cut a feature map into windows, each led by its messenger, zeros where a window hangs over the border.
 
-    Args:
-        patches: Feature map of shape (B, C, H, W).
-        messengers: Of shape (B, C, hh, ww).
-        window_size: Side of a window, in tokens.
-
-    Returns:
-        Tokens of shape (1, C, B·hh·ww, 1 + ws²), channels-last, zeros where a window hangs over the border.
+    (B, C, H, W) and (B, C, hh, ww) -> (1, C, B·hh·ww, 1 + ws²), channels-last.
     """
     tokens = window_partition(pad_to_multiple(patches, window_size), window_size, "local")  # 1, C, n, ws²
     leaders = messengers.permute(0, 2, 3, 1).reshape(1, -1, 1, messengers.shape[1]).permute(0, 3, 1, 2)  # 1, C, n, 1
@@ -104,16 +85,7 @@ def join_windows(patches: Tensor, messengers: Tensor, window_size: int) -> Tenso
 
 
 def split_windows(tokens: Tensor, size: Sequence[int], window_size: int) -> WithMessengers:
-    """Undo :func:`join_windows`.
-
-    Args:
-        tokens: Of shape (1, C, B·hh·ww, 1 + ws²), channels-last.
-        size: Height and width of the feature map, in tokens.
-        window_size: Side of a window, in tokens.
-
-    Returns:
-        The feature map (B, C, H, W) and its messengers (B, C, hh, ww).
-    """
+    """Undo :func:`join_windows`: (1, C, B·hh·ww, 1 + ws²) -> (B, C, H, W) of ``size``, and (B, C, hh, ww)."""
     rows, columns = (ceil_div(side, window_size) for side in size)
     leaders, windows = tokens.permute(2, 0, 3, 1).split((1, window_size**2), dim=2)  # n, 1, 1 | ws², C
     whole = (rows * window_size, columns * window_size)
@@ -143,13 +115,7 @@ def split_positions(joined: Tensor, like: WithMessengers) -> WithMessengers:
 def cut_positions(joined: Tensor, like: WithMessengers, window_size: int) -> Tensor:
     """Do what :func:`join_windows` does with joined positions, in one copy.
 
-    Args:
-        joined: From :func:`join_positions`, (B, C, 1, L).
-        like: Of the sizes of the feature map and its messengers.
-        window_size: Side of a window, in tokens.
-
-    Returns:
-        Tokens of shape (1, C, B·hh·ww, 1 + ws²), channels-last.
+    (B, C, 1, L) from :func:`join_positions`, of parts ``like`` these -> (1, C, B·hh·ww, 1 + ws²), channels-last.
     """
     if not reorders():
         return join_windows(*split_positions(joined, like), window_size)

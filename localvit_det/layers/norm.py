@@ -17,14 +17,10 @@ _LIMIT = 5.0  # standard deviations
 
 
 def trunc_normal_(tensor: Tensor, std: float = 0.02) -> Tensor:
-    """Fill a tensor with normal numbers of mean 0, none beyond five standard deviations.
+    """Fill a tensor with normal numbers of mean 0, none beyond five standard deviations, and return it.
 
     The official codes cut at an absolute 2.0. With such wide limits the inverse distribution function, which MMEngine
     and older versions of PyTorch use, gives exactly -2.0, 100 standard deviations, for one number in 2^24.
-
-    Args:
-        tensor: Filled in place, and returned.
-        std: Standard deviation.
     """
     if tensor.is_meta:  # without numbers; PyTorch takes a quarter of a second for a tiny network
         return tensor
@@ -70,11 +66,7 @@ _ACTIVATIONS = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.PR
 
 
 def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
-    """Build the norm that a config names.
-
-    Args:
-        norm_cfg: `type`, `requires_grad` and what the norm takes, as in MMCV.
-        num_features: Channels.
+    """Build the norm over so many features that a config names by `type`, `requires_grad` and what the norm takes.
 
     Raises:
         RequirementError: It is one of MMCV's, which is not installed.
@@ -93,10 +85,7 @@ def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
 
 
 def build_activation(act_cfg: dict) -> nn.Module:
-    """Build the activation that a config names.
-
-    Args:
-        act_cfg: `type` and what the activation takes, as in MMCV.
+    """Build the activation that a config names by `type` and what it takes.
 
     Raises:
         RequirementError: It is one of MMCV's, which is not installed.

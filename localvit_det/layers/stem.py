@@ -12,16 +12,9 @@ from .window import pad_to_multiple
 
 
 class ConvStem(Fusible):
-    """Two 3×3 convolutions of stride 2 and a 1×1 convolution.
+    """Two 3×3 convolutions of stride 2, each with a norm and an activation, and a 1×1 convolution.
 
     Source: Shuffle Transformer, official `models/shuffle_transformer.py`, class PatchEmbedding.
-
-    Args:
-        in_channels: Channels of the image.
-        mid_channels: Channels between the two strided convolutions.
-        out_channels: Channels of the feature map.
-        norm_cfg: Norm after each strided convolution.
-        act_cfg: Activation after each norm.
     """
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict) -> None:
@@ -41,13 +34,7 @@ class ConvStem(Fusible):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping 4×4 patches, projected and normalised, as in Swin.
-
-    Args:
-        in_channels: Channels of the image.
-        out_channels: Channels of the feature map.
-        patch_size: Side of a patch, in pixels.
-    """
+    """Non-overlapping 4×4 patches (of another ``patch_size`` as well), projected and normalised, as in Swin."""
 
     def __init__(self, in_channels: int, out_channels: int, patch_size: int = 4) -> None:
         super().__init__()

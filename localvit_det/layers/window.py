@@ -41,12 +41,7 @@ def ceil_div(side: int, divisor: int) -> int:
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad with zeros at the bottom and the right until both sides are multiples of ``divisor``.
 
-    Args:
-        x: Feature map of shape (B, C, H, W).
-        divisor: What both sides shall be multiples of, in tokens.
-
-    Returns:
-        Feature map of shape (B, C, H', W'); ``x`` itself where nothing is to be done.
+    (B, C, H, W) -> (B, C, H', W'); ``x`` itself where nothing is to be done.
     """
     bottom, right = _padding(x, divisor)
     return x if _nothing(bottom, right) else F.pad(x, (0, right, 0, bottom))
@@ -63,15 +58,10 @@ def crop(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
-    """Split a feature map into windows, in one copy; in channels-last memory its innermost runs stay contiguous.
+    """Split a feature map into windows, in one copy: (B, C, H, W) -> (1, C, B·hh·ww, ws²), channels-last in memory.
 
-    Args:
-        x: Feature map of shape (B, C, H, W); H and W multiples of ``window_size``.
-        window_size: Side of a window, in tokens.
-        split: Which tokens share a window.
-
-    Returns:
-        Windows as a feature map for 1×1 convolutions, of shape (1, C, B·hh·ww, ws²), channels-last in memory.
+    H and W are multiples of ``window_size``. In channels-last memory the innermost runs stay contiguous, and the result
+    is a feature map for 1×1 convolutions.
     """
     channels_last = rearrange(
         x.permute(0, 2, 3, 1),  # B,C,H,W -> B,H,W,C, a view; so that the gradient is channels-last, too
@@ -83,15 +73,9 @@ def window_partition(x: Tensor, window_size: int, split: Split) -> Tensor:
 
 
 def cut_windows(x: Tensor, window_size: int, split: Split) -> Tensor:
-    """Pad and split a feature map of any size into windows, in one copy.
+    """Pad and split a feature map of any size into windows, in one copy, zeros where there is padding.
 
-    Args:
-        x: Feature map of shape (B, C, H, W).
-        window_size: Side of a window, in tokens.
-        split: Which tokens share a window.
-
-    Returns:
-        Windows of shape (1, C, B·⌈H/ws⌉·⌈W/ws⌉, ws²), channels-last in memory, zeros where there is padding.
+    (B, C, H, W) -> (1, C, B·⌈H/ws⌉·⌈W/ws⌉, ws²), channels-last in memory.
     """
     if _nothing(*_padding(x, window_size)) or not reorders():
         return window_partition(pad_to_multiple(x, window_size), window_size, split)
@@ -148,16 +132,9 @@ def split_heads(tokens: Tensor, num_heads: int, parts: int = 1) -> tuple[Tensor,
 
 
 def window_reverse(windows: Tensor, size: Sequence[int], window_size: int, split: Split) -> Tensor:
-    """Merge windows and heads to a feature map, in one copy.
+    """Merge windows and heads, as attention returns them, to a feature map of ``size``, in one copy.
 
-    Args:
-        windows: Windows of shape (B·hh·ww, heads, ws², d), as attention returns them.
-        size: Height and width of the feature map, in tokens; multiples of ``window_size``.
-        window_size: Side of a window, in tokens.
-        split: The split that made the windows.
-
-    Returns:
-        Feature map of shape (B, heads·d, H, W), channels-last in memory.
+    (B·hh·ww, heads, ws², d) -> (B, heads·d, H, W), channels-last in memory; H and W are multiples of ``window_size``.
     """
     channels_last = rearrange(
         windows,

@@ -18,12 +18,7 @@ _BAND_ROWS = 16
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """Depth-wise convolution of stride 1 that keeps the size of its feature map.
-
-    Args:
-        channels: Channels in and out.
-        kernel_size: Side of the kernels, in tokens; odd.
-    """
+    """Depth-wise convolution of stride 1 that keeps the size of its feature map; its kernels have an odd side."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
@@ -34,20 +29,12 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depth-wise convolution of stride 1, zeros beyond the border.
+    """Depth-wise convolution of stride 1, zeros beyond the border: (B, C, H, W) by (C, 1, k, k), k odd -> (B, C, H, W).
 
     PyTorch leaves the gradient of depth-wise kernels on CPUs to an operator that took 12 to 52 times as long as the
     convolution itself (7×7, feature maps of 16 to 128 tokens per side). For kernels of 5 and more that gradient is
     computed here as what it also is: the correlation of input and output gradient, which is a depth-wise convolution
     with a kernel as large as the feature map.
-
-    Args:
-        x: Feature map of shape (B, C, H, W).
-        weight: Kernels of shape (C, 1, k, k), k odd.
-        bias: Of shape (C,), or None.
-
-    Returns:
-        Feature map of shape (B, C, H, W).
     """
     channels, size = int(weight.shape[0]), int(weight.shape[-1])  # plain numbers, also for a tracer
     recorded = x.is_cpu and torch.is_grad_enabled() and not traced()
@@ -96,20 +83,10 @@ class _DepthwiseConv(torch.autograd.Function):
 def attention(
     query: Tensor, key: Tensor, value: Tensor, biases: Sequence[Tensor] = (), drop_rate: float = 0.0
 ) -> Tensor:
-    """Scaled dot-product attention of many short sequences.
+    """Scaled dot-product attention of many short sequences, three times (windows, heads, tokens, d) -> the same shape.
 
     On CPUs, PyTorch's kernel takes no mask that learns, and in half precision two batched products are faster for
-    windows of 49 tokens.
-
-    Args:
-        query: Queries of shape (windows, heads, tokens, d); key and value alike.
-        key: Keys.
-        value: Values.
-        biases: Added to the logits, each (1 | windows, heads | 1, tokens | 1, tokens).
-        drop_rate: Dropout on the attention weights.
-
-    Returns:
-        Mixed values of shape (windows, heads, tokens, d).
+    windows of 49 tokens. ``biases`` are added to the logits, each (1 | windows, heads | 1, tokens | 1, tokens).
     """
     biases = [bias.to(query.dtype) for bias in biases]
     if not query.is_cpu or one_kernel(query) or exported() or transformed():

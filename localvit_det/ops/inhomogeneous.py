@@ -72,19 +72,11 @@ def _shifted_sum(x: Tensor, kernels: Tensor, kernel_size: int) -> Tensor:
 def inhomogeneous_conv_by_rows(
     x: Tensor, make_kernels: Callable[[int, int], Tensor], groups: int, kernel_size: int
 ) -> Tensor:
-    """Compute :func:`inhomogeneous_conv` for inference, with the kernels of a few rows at a time.
+    """Compute :func:`inhomogeneous_conv` for inference, with the kernels of a few rows at a time, contiguous in memory.
 
     Kernels are far larger than feature maps (16 times in the first stage of a tiny network): made and used while they
-    are in the processor's cache, they need no memory of their own.
-
-    Args:
-        x: Feature map of shape (B, C, H, W).
-        make_kernels: Makes the kernels of the rows from one number to below another, (B, G·k², rows, W).
-        groups: G.
-        kernel_size: k, odd.
-
-    Returns:
-        Feature map of shape (B, C, H, W), contiguous in memory, of the type of ``x``.
+    are in the processor's cache, they need no memory of their own. ``make_kernels`` makes those of the rows from one
+    number to below another, (B, G·k², rows, W) for G ``groups``.
     """
     batch, channels, height, width = x.shape
     padded = _padded_groups(_exact(x), groups, kernel_size // 2)

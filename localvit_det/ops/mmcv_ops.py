@@ -277,7 +277,7 @@ def ms_deform_attn_forward(
         im2col_step: Images at a time in the compiled form; not needed.
 
     Returns:
-        Tensor of shape (B, queries, heads·d).
+        (B, queries, heads·d).
     """
     batch, _, heads, width = value.shape
     queries, levels, points = attention_weights.shape[1], *attention_weights.shape[3:]

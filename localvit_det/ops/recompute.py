@@ -171,14 +171,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """Run a block without keeping its activations; recompute them in backward.
 
     The second run must not count a batch twice in BatchNorm's running statistics, which plain
-    ``torch.utils.checkpoint`` would do.
-
-    Args:
-        block: The block.
-        x: Feature map of shape (B, C, H, W).
-
-    Returns:
-        What ``block(x)`` returns; under transforms of `torch.func` its activations are kept.
+    ``torch.utils.checkpoint`` would do. Under transforms of `torch.func` activations are kept.
     """
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:

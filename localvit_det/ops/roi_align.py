@@ -92,15 +92,9 @@ def roi_align_levels(
 
     Args:
         pyramid: Feature maps (N, C, H_i, W_i).
-        rois: As there.
+        rois: As there, like the output and all that is not named here.
         levels: Which feature map a RoI is taken from, (R,).
-        output_size: As there.
         spatial_scales: Of each feature map.
-        sampling_ratio: As there.
-        aligned: As there.
-
-    Returns:
-        As there.
     """
     channels, bins = pyramid[0].shape[1], output_size[0] * output_size[1]
     output = pyramid[0].new_zeros(len(rois), bins * channels)
@@ -124,18 +118,9 @@ def roi_align_backward(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """Compute the gradient of :func:`roi_align` with respect to the features.
+    """Compute the gradient of :func:`roi_align` with respect to the features: (R, C, height, width) -> ``input_shape``.
 
-    Args:
-        grad: With respect to the output, (R, C, height, width); read without a copy if channels-last.
-        rois: As in forward.
-        input_shape: N, C, H, W of the features.
-        spatial_scale: As in forward.
-        sampling_ratio: As in forward.
-        aligned: As in forward.
-
-    Returns:
-        (N, C, H, W), channels-last in memory.
+    It is channels-last in memory, and ``grad`` is read without a copy if it is.
     """
     images, channels, *size = input_shape
     output_size = (grad.shape[2], grad.shape[3])

@@ -140,4 +140,4 @@ def _run(command: str, argv: Sequence[str]) -> Any:
         message = said.getvalue().strip().rpartition("error: ")[2]
         raise ConfigError(f"{command}: {message}") from None
     # Without what turns errors into exit codes.
-    return importlib.import_module(f"localvit.commands.{command}").main.__wrapped__(argv)
+    return importlib.import_module("localvit.commands").find(command).__wrapped__(argv)

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks import complexity, model_zoo
 from benchmarks.complexity import backbone_complexity, count_macs, detector_complexity
-from localvit.commands import configs
+from localvit.commands.listings import described_configs
 from localvit_det.backbones.dwnet import DynamicDWConv, InhomogeneousDWConv
 from localvit_det.backbones.gg_transformer import GlanceGazeAttention
 from localvit_det.config import load_config
@@ -157,7 +157,7 @@ CONFIGS = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
 
 
 def test_the_listing_has_sizes_and_costs_of_every_config():
-    assert not [one["config"] for one in configs.describe() if not (one["parameters"] and one["multiply-adds"])]
+    assert not [one["config"] for one in described_configs() if not (one["parameters"] and one["multiply-adds"])]
 
 
 def test_every_config_is_in_the_table_and_in_a_metafile():

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from test_safe_config import MODEL, config, with_dataset
 
-from localvit.commands import export, predict, train
+from localvit.commands import files, predict, train
 from localvit.commands import test as test_command
 from localvit_det import Detector
 from localvit_det.checkpoint.config_text import as_text
@@ -174,9 +174,10 @@ def test_commands_refuse_such_a_model(tmp_path, capsys, monkeypatch):
     file = str(
         with_config(tmp_path / "file.pth", config(model={"type": "DWNet", "arch": {**ARCH, "embed_dims": 60_000}}))
     )
-    for command, arguments in ((test_command, [file]), (export, [file, "--out", "x.onnx"]), (train, [file])):
+    runs = (test_command.main, [file]), (files.export, [file, "--out", "x.onnx"]), (train.main, [file])
+    for command, arguments in runs:
         with pytest.raises(SystemExit) as stop:
-            command.main(arguments)
+            command(arguments)
         assert stop.value.code == 1
         assert "many times larger than its weights; give a config" in capsys.readouterr().err
 

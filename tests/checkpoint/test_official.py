@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from official_layouts import dwnet
 from test_read import remote  # noqa: F401 - a fixture
 
-from localvit.commands import weights
+from localvit.commands.listings import weights
 from localvit_det.checkpoint import official
 from localvit_det.checkpoint.identify import families
 from localvit_det.checkpoint.loading import load_backbone
@@ -54,20 +54,20 @@ def test_lines_are_found_by_what_a_config_says():
 
 
 def test_the_command_lists_them(capsys):
-    weights.main(["dwnet", "TINY"])
+    weights(["dwnet", "TINY"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["DWNet tiny", "DynamicDWNet tiny", "IDynamicDWNet tiny"]
     assert "81.2" in lines[1]
     assert lines[1].endswith("releases/download/prerelease/dwnet_tiny_224.pth")
     assert "--pretrained official" in lines[1]
     assert "none released" in lines[3]
-    weights.main(["--json"])
+    weights(["--json"])
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == len(official_files())
     assert {one["direct"] for one in listed if one["network"] == "ShuffleTransformer"} == {""}
     assert {one["layout"] for one in listed if one["network"] == "DWNet"} == {"classifier of the authors' code"}
     with pytest.raises(SystemExit):
-        weights.main(["resnet"])
+        weights(["resnet"])
     assert "No network has 'resnet'" in capsys.readouterr().err
 
 

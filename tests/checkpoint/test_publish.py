@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from official_layouts import dwnet
 
-from localvit.commands import export, test, train
+from localvit.commands import files, test, train
 from localvit_det import Detector
 from localvit_det.checkpoint.publish import convert, measured_metrics, publish
 from localvit_det.checkpoint.read import load_weights_only
@@ -184,5 +184,5 @@ def test_tests_exports_and_trains(tmp_path, capsys, monkeypatch):
     )
     assert "loss" in capsys.readouterr().out
     pytest.importorskip("onnxruntime")
-    export.main([str(file), "--out", "found.onnx", "--cfg-options", "model.test_cfg.rcnn.max_per_img=5"])
+    files.export([str(file), "--out", "found.onnx", "--cfg-options", "model.test_cfg.rcnn.max_per_img=5"])
     assert Detector("found.onnx").classes == CLASSES

@@ -1,12 +1,14 @@
 """The command `localvit`: what it lists, how it ends, and that an installation has all it needs."""
 
+import importlib.util
 import json
 
 import pytest
 from conftest import REPOSITORY
 
 from localvit.__main__ import COMMANDS, main
-from localvit.commands import configs, test, train
+from localvit.commands import module_of, test, train
+from localvit.commands.listings import configs
 from localvit_det.config import load_config
 from localvit_det.config_names import config_names, find_config
 from localvit_det.errors import ConfigError
@@ -19,7 +21,7 @@ def test_help_names_every_command_and_each_exists(capsys):
     out = capsys.readouterr().out
     for name in COMMANDS:
         assert f"  {name} " in out
-        assert (REPOSITORY / f"localvit/commands/{name}.py").is_file()
+        assert importlib.util.find_spec(module_of(name))
     main(["--version"])
     assert capsys.readouterr().out.startswith("localvit_det ")
 
@@ -41,7 +43,7 @@ def test_misspelt_command(capsys):
 
 class TestConfigs:
     def test_all_are_listed(self, capsys):
-        configs.main([])
+        configs([])
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines[1:]] == config_names()
         (dwnet,) = (line for line in lines if line.startswith("cascade_mask_rcnn_dwnet_t_3x_coco "))
@@ -49,7 +51,7 @@ class TestConfigs:
         assert "49.9 / 43.4" in dwnet
 
     def test_some_as_json(self, capsys):
-        configs.main(["mask_rcnn_shuffle", "nano", "--json"])
+        configs(["mask_rcnn_shuffle", "nano", "--json"])
         (one,) = json.loads(capsys.readouterr().out)
         assert one["config"] == NAME
         assert one["parameters"] > 1e6
@@ -57,7 +59,7 @@ class TestConfigs:
 
     def test_none(self, capsys):
         with pytest.raises(SystemExit):
-            configs.main(["shufle"])
+            configs(["shufle"])
         assert "No config has 'shufle'" in capsys.readouterr().err
 
 

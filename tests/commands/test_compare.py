@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from localvit.commands import compare as command
+from localvit.commands.analyze import compare as command
 from localvit_det import Detector
 from localvit_det.analysis.compare import compare
 from localvit_det.config import load_config
@@ -40,7 +40,7 @@ def test_two_detectors(published, tmp_path, capsys, monkeypatch):
     data = make_shapes(tmp_path / "shapes", num_train=1, num_val=4, size=64)
     files = [published("dwnet"), published("shuffle", (CLASSES[1], CLASSES[0], CLASSES[2]))]
     arguments = ["--data", data, "--images", 2, "--resamples", 50, "--json", tmp_path / "found.json"]
-    command.main([*map(str, (*files, *arguments))])
+    command([*map(str, (*files, *arguments))])
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found["tasks"]) == ["bbox", "segm"]
     # As the detector's own evaluation says it, which is MMDetection's; of the one with classes in another order.
@@ -66,7 +66,7 @@ def test_two_detectors(published, tmp_path, capsys, monkeypatch):
 def test_refused_before_any_work(published, tmp_path, monkeypatch):
     monkeypatch.setattr(Detector, "val", None)
     with pytest.raises(SystemExit):
-        command.main([str(published("dwnet")), str(published("dwnet", ("a", "b", "c")))])
+        command([str(published("dwnet")), str(published("dwnet", ("a", "b", "c")))])
     with pytest.raises(Exception, match=r"know different classes.*compare two that were trained on the same ones"):
         compare(published("dwnet"), published("dwnet", ("a", "b", "c")))
 
@@ -85,6 +85,6 @@ def test_mistakes(arguments, sentence, tmp_path, capsys):
     weights = tmp_path / "a.pth"
     weights.write_bytes(b"")
     with pytest.raises(SystemExit):
-        command.main([str(weights), str(weights), *arguments])
+        command([str(weights), str(weights), *arguments])
 
     assert re.search(sentence, capsys.readouterr().err)

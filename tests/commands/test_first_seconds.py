@@ -11,7 +11,7 @@ import make_configs
 from localvit.__main__ import COMMANDS
 from localvit.arguments import data, models
 from localvit.commands import analyze as analysis
-from localvit.commands import weights
+from localvit.commands.listings import WEIGHTS_FILE
 from localvit_det.analysis.coco import MEASURES
 from localvit_det.config.pipelines import SCORE
 from localvit_det.config_names import config_folder
@@ -115,7 +115,7 @@ def test_what_arguments_know_is_what_the_library_has():
 
 
 def test_the_table_of_weights_is_current():
-    assert (config_folder() / weights.FILE).read_text() == make_configs.official_weights()
+    assert (config_folder() / WEIGHTS_FILE).read_text() == make_configs.official_weights()
 
 
 @pytest.mark.parametrize("arguments", ["configs", "weights", "train --help", "configs --json"])

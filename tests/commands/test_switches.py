@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from localvit.commands import publish, test, train
+from localvit.commands import files, test, train
 from localvit_det import switches
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.config import load_config
@@ -212,7 +212,7 @@ def test_all_switches_at_once(tmp_path, capsys, monkeypatch):
     assert {"loss", "lr"} <= scalars
     assert "paramwise_options" not in out
 
-    publish.main([str(work_dir / "epoch_2.pth"), "--out-dir", "published"])
+    files.publish([str(work_dir / "epoch_2.pth"), "--out-dir", "published"])
     out = capsys.readouterr().out
     assert "epoch_2.pth is of a training with averaged weights (EMA): these are published." in out
     test.main([out.strip().splitlines()[-1], "--tta", "--cfg-options", "visualizer.name=tta", *options])

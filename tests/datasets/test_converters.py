@@ -12,7 +12,7 @@ from coco_folder import gray
 from converted import label_of
 from yolo_set import NAMES, H, W, write_yolo
 
-from localvit.commands import convert
+from localvit.commands import files
 from localvit_det.datasets.converters import (
     CONVERTERS,
     Converter,
@@ -107,7 +107,7 @@ def test_broken_images_are_named_and_left_out(tmp_path, capsys):
     broken.write_bytes(b"")
     (root / "images/train/two.jpg").write_bytes(b"no image")
     with pytest.raises(SystemExit) as stop:
-        convert.main([str(root), str(tmp_path / "coco")])
+        files.convert([str(root), str(tmp_path / "coco")])
     assert stop.value.code == 3
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"left out: 2 images ({broken}, {root}/images/train/two.jpg)"

@@ -11,7 +11,7 @@ from conftest import lines_logged_by
 from opened_files import counted_files
 from other_formats import CLASSES, FORMATS, SPLITS, WHOLE, area, png, read
 
-from localvit.commands import convert
+from localvit.commands.files import convert as convert_command
 from localvit_det.config import discovery, load_config
 from localvit_det.config_names import existing_config
 from localvit_det.datasets.annotations import read_annotations
@@ -233,7 +233,7 @@ def test_convert_takes_files(tmp_path, capsys, shapes):
     FORMATS["YOLO"](shapes, root := tmp_path / "mine")
     (root / "data.yaml").rename(root / "other.yaml")
     (root / "data.yaml").write_text("names: [x]\ntrain: nowhere\n")
-    convert.main([str(root / "other.yaml"), str(tmp_path / "coco")])
+    convert_command([str(root / "other.yaml"), str(tmp_path / "coco")])
     assert "val: 2 images" in capsys.readouterr().out
     FORMATS["CVAT"](shapes, root := tmp_path / "cvat")
     assert "CVAT, 2 splits" in convert_dataset(root / "annotations.xml", tmp_path / "coco2")

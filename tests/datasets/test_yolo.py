@@ -5,7 +5,7 @@ from coco_folder import gray, write_config
 from converted import objects, same
 from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
 
-from localvit.commands import convert
+from localvit.commands import files
 from localvit_det.config import load_config
 from localvit_det.datasets.converters import convert_dataset, convert_in_cache, converted_before, find_converter
 from localvit_det.datasets.converters.yolo import data_yaml
@@ -48,7 +48,7 @@ def test_yolo(tmp_path, capsys, body, folders):
     if not body:
         (root / "classes.txt").write_text("\n".join(NAMES))
     assert find_converter(root).name == "YOLO"
-    convert.main([str(root), str(target)])
+    files.convert([str(root), str(target)])
     out = capsys.readouterr().out
     assert "train: 4 images, 3 objects, 1 without a file of labels" in out
     assert f"data_root={target} classes=auto" in out

@@ -14,6 +14,7 @@ from families import FAMILIES
 from mmdet.registry import MODELS
 
 from localvit.__main__ import COMMANDS
+from localvit.commands import find
 from localvit_det.config import load_config
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -73,11 +74,9 @@ def parses(monkeypatch) -> Callable[[str, list[str]], None]:
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
 
-    def parse(script: str, arguments: list[str]) -> None:
-        # A module is imported and not run anew: what it registers is registered.
-        module = runpy.run_path(str(script)) if script.endswith(".py") else vars(importlib.import_module(script))
+    def parse(main: Callable[[list[str]], object], arguments: list[str]) -> None:
         with pytest.raises(Parsed):
-            module["main"](arguments)
+            main(arguments)
 
     return parse
 
@@ -98,12 +97,13 @@ def test_command_exists(command, parses):
         if len(words) == 2:  # named in a sentence
             assert words[1] in {*COMMANDS, "COMMAND"}
         elif words[1] != "COMMAND":
-            parses(f"localvit.commands.{words[1]}", words[2:])
+            parses(find(words[1]), words[2:])
     elif words[1] == "-m":
         if words[2] != "pytest":
-            parses(words[2], words[3:])
+            parses(importlib.import_module(words[2]).main, words[3:])
     else:
-        parses(str(REPOSITORY / words[1].removeprefix("../localvit_det/")), words[2:])
+        path = REPOSITORY / words[1].removeprefix("../localvit_det/")
+        parses(runpy.run_path(str(path))["main"], words[2:])
 
 
 def test_commands_are_found():

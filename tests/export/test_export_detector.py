@@ -19,7 +19,7 @@ from mmengine.config import ConfigDict
 from small_detectors import DETECTORS, build_detector, model_of
 from torch import nn
 
-from localvit.commands import export, predict
+from localvit.commands import files, predict
 from localvit_det import Detector
 from localvit_det.checkpoint.exported import NOTE, read_info
 from localvit_det.config import load_config
@@ -346,7 +346,7 @@ class TestCommands:
         for seed in (1, 2):
             cv2.imwrite(str(tmp_path / f"photos/{seed}.png"), synthetic_image((240, 320), seed))
         file = tmp_path / "detector.onnx"
-        export.main([str(published("dwnet")), "--out", str(file), "--images", str(tmp_path / "photos")])
+        files.export([str(published("dwnet")), "--out", str(file), "--images", str(tmp_path / "photos")])
         assert "objects" in capsys.readouterr().out
         found = []
         for model in (published("dwnet"), file):
@@ -373,7 +373,7 @@ class TestCommands:
     )
     def test_mistakes(self, arguments, sentence, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
-            export.main(["none.pth", "--out", str(tmp_path / "x.onnx"), *arguments])
+            files.export(["none.pth", "--out", str(tmp_path / "x.onnx"), *arguments])
         assert stop.value.code == 1
         assert sentence in capsys.readouterr().err
 
@@ -461,5 +461,5 @@ def test_operators_that_tensorrt_does_not_list(tmp_path):
 @pytest.mark.parametrize("more", [["--out", "a.xml"], ["--out", "a.onnx", "--int8"], ["--out", "a.onnx", "--backbone"]])
 def test_half_is_for_onnx(more, capsys):
     with pytest.raises(SystemExit):
-        export.main(["weights.pth", "--half", *more])
+        files.export(["weights.pth", "--half", *more])
     assert "--half writes whole detectors for ONNX: let --out end in .onnx" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
-from localvit_det.fused import bands
+from localvit_det.fused import blocks
 
 
 def settle(net: LocalViT) -> LocalViT:
@@ -117,9 +117,9 @@ def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
     net = settle(build(family)).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     cuts = []
-    original = bands.cut_into_bands
-    monkeypatch.setattr(bands, "_BAND_BYTES", 20_000)
-    monkeypatch.setattr(bands, "cut_into_bands", lambda *a: cuts.append(original(*a)) or cuts[-1])
+    original = blocks.cut_into_bands
+    monkeypatch.setattr(blocks, "_BAND_BYTES", 20_000)
+    monkeypatch.setattr(blocks, "cut_into_bands", lambda *a: cuts.append(original(*a)) or cuts[-1])
     with torch.no_grad():
         plain = net(x)
     net.fuse()
@@ -133,11 +133,11 @@ def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
         torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("reach", [bands.POINTWISE, (7, "local"), (7, "dilated")], ids=str)
+@pytest.mark.parametrize("reach", [blocks.POINTWISE, (7, "local"), (7, "dilated")], ids=str)
 @pytest.mark.parametrize(("channels", "side"), [(64, 256), (128, 128), (96, 250)])
 def test_bands_are_small_and_take_every_row_once(channels, side, reach):
     x = torch.empty(1, channels, side, side, device="meta")
-    cuts = bands.cut_into_bands(x, *reach)
+    cuts = blocks.cut_into_bands(x, *reach)
     assert sorted(row for band in cuts for s in band for row in range(s.start, s.stop)) == list(range(side))
     rows = [sum(s.stop - s.start for s in band) for band in cuts]
     assert 4 * max(rows) * side * channels * 4 < 32 * 2**20  # a hidden layer of four times the channels, in bytes

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from families import FAMILIES, build
 from torch import nn
 
-from localvit_det.fused import PackedConv1x1, bands, packed
+from localvit_det.fused import PackedConv1x1, blocks, packed
 
 MANY = (15, 14)  # positions
 
@@ -76,7 +76,7 @@ def test_small_changes_of_weights_are_noticed():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_compared_once_a_pass(family, monkeypatch):
     """Not for each band of rows, nor for each use in a block."""
-    monkeypatch.setattr(bands, "_BAND_BYTES", 1)
+    monkeypatch.setattr(blocks, "_BAND_BYTES", 1)
     monkeypatch.setattr(packed, "_FEW_POSITIONS", 0)
     net = build(family, depths=(1, 1, 1, 1)).eval().fuse()
     image, read = torch.randn(1, 3, 96, 96), []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from localvit.arguments import read
-from localvit.commands import export
+from localvit.commands import files
 from localvit_det import Detector
 from localvit_det.datasets.synthetic_shapes import CLASSES, make_shapes
 from localvit_det.errors import ConfigError, UserError
@@ -70,7 +70,7 @@ def test_from_a_folder_to_an_exported_detector(tmp_path, monkeypatch):
     image = next(root.rglob("*.jpg"))
     assert len(detector(image, score=0)) <= 5
     exported: list[list[str]] = []
-    monkeypatch.setattr(export.main, "__wrapped__", exported.append)  # test_newcomers_hour.py runs the command
+    monkeypatch.setattr(files.export, "__wrapped__", exported.append)  # test_newcomers_hour.py runs the command
     assert detector.export(tmp_path / "d.pt", size="96x64") == tmp_path / "d.pt"
     args = read("export", exported[0])
     assert (args.model, args.out, args.size) == (str(run.checkpoint), str(tmp_path / "d.pt"), (96, 64))
