@@ -72,19 +72,18 @@ def make_config_parser(description: str | None) -> Parser:
     parser = Parser(description)
     parser.add_argument("config", help="config file")
     parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionsAction,
-        metavar="KEY=VALUE",
-        help=HELP,
-    )
-    parser.add_argument(
         "--draw",
         action="store_true",
         help="let a dataset of synthetic shapes be drawn at its data_root; without this only at its default place",
     )
-    add_trust(parser)
+    add_options(parser)
     return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what changes a config, and what lifts the limits of those in files."""
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
+    add_trust(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from localvit.commands import train
 from localvit_det.backbones import LocalViT
-from localvit_det.backbones.weights import SWIN_SKELETON, Release, WarmStart
+from localvit_det.backbones.family import SWIN_SKELETON, Release, WarmStart
 from localvit_det.checkpoint.identify import families_from
 from localvit_det.checkpoint.official import official_address, official_files, warm_start
 from localvit_det.checkpoint.safe_config import take

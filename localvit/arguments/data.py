@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from localvit_det.cli import Parser, add_trust, check_given, make_config_parser
-from localvit_det.config_names import HELP, OptionsAction, existing_config
+from localvit_det.cli import Parser, add_options, check_given, make_config_parser
+from localvit_det.config_names import existing_config
 from localvit_det.errors import ConfigError, did_you_mean
 
 VERBS = ("run", "results", "data", "runs", "field", "windows")
@@ -90,8 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     for one in (field, windows):
         one.add_argument("--size", type=int, default=448, help="pixels on the longer side (default: %(default)s)")
     for one in (data, field, windows):
-        one.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
-        add_trust(one)
+        add_options(one)
     for one in (run, results, data, runs, field, windows):
         one.add_argument("--out", metavar="FILE.html", help="the page")
         one.add_argument("--files", metavar="DIR", help="also write charts, tables and pictures as files")

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from localvit_det.cli import Parser, add_device, add_trust, check_given, make_parser, use_devices
-from localvit_det.config_names import HELP, OptionsAction, add_short, existing_config
+from localvit_det.cli import Parser, add_device, add_options, add_trust, check_given, make_parser, use_devices
+from localvit_det.config_names import add_short, existing_config
 from localvit_det.errors import ConfigError
 from localvit_det.files import check_writable, check_writable_folder
 from localvit_det.requirements import require_package
@@ -143,9 +143,8 @@ def read_compare(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     parser.add_argument("--images", type=int, default=20, metavar="N", help="that are timed (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers into this file")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
     add_device(parser)
-    add_trust(parser)
+    add_options(parser)
     args = parser.parse_args(argv)
     use_devices(args)
     for name, least in (("resamples", 20), ("images", 1), ("seed", 0)):
@@ -206,8 +205,7 @@ def read_predict(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained: slower")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--verbose", action="store_true", help="report how the checkpoint was loaded")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
-    add_trust(parser)
+    add_options(parser)
     args = parser.parse_args(argv)
     for name in ("every", "batch", "max_frames", "max_det"):
         if (value := getattr(args, name)) is not None and value < 1:
@@ -254,8 +252,7 @@ def read_export(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--int8", action="store_true", help="OpenVINO in INT8, see --calibration")
     parser.add_argument("--calibration", nargs="+", metavar="SOURCE", help="images like those that it will see")
     parser.add_argument("--config", help="config, or its name (default: the one in the checkpoint)")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help=HELP)
-    add_trust(parser)
+    add_options(parser)
     args = parser.parse_args(argv)
     args.format = FORMATS.get(args.format)
     if args.images and (args.int8 or args.backbone):

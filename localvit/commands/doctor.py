@@ -113,15 +113,10 @@ def _version_complaints(versions: dict[str, str]) -> Iterator[str]:
                 f"{' and '.join(installed)} are installed together and write the same folder {module}: run "
                 f"`pip uninstall -y {' '.join(installed)}`, then install the one that you want again."
             )
-    if "onedl-mmengine" in versions:
-        pass  # it finds them without
-    elif int(versions.get("setuptools", "0").partition(".")[0]) >= 82:
-        yield (
-            f"setuptools {versions['setuptools']} has no pkg_resources, with which MMEngine finds `mmdet::` configs: "
-            "run `pip install 'setuptools<82'`."
-        )
-    elif "setuptools" not in versions:
-        yield "setuptools is missing, with which MMEngine finds `mmdet::` configs: run `pip install 'setuptools<82'`."
+    setuptools = versions.get("setuptools")
+    if "onedl-mmengine" not in versions and (setuptools is None or int(setuptools.partition(".")[0]) >= 82):
+        lacks = "is missing" if setuptools is None else f"{setuptools} has no pkg_resources"
+        yield f"setuptools {lacks}, with which MMEngine finds `mmdet::` configs: run `pip install 'setuptools<82'`."
     if "pycocotools" not in versions:
         yield "pycocotools is missing, without which there is no COCO metric: run `pip install pycocotools`."
 
@@ -163,7 +158,7 @@ def _operators() -> dict[str, str]:
 
 def _machine() -> tuple[dict[str, Any], list[str]]:
     """Return processors, memory, disk."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = _cores()
     facts: dict[str, Any] = {"system": platform.platform(), "processor": _processor()}
     facts["cores"] = f"{cores} of {os.cpu_count()}" if cores != os.cpu_count() else cores
     complaints = []
@@ -207,11 +202,7 @@ def _pytorch() -> tuple[dict[str, Any], list[str]]:
     facts: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "built for": f"CUDA {torch.version.cuda}"
-        if torch.version.cuda
-        else "CPUs"
-        if not torch.version.hip
-        else "ROCm",
+        "built for": f"CUDA {torch.version.cuda}" if torch.version.cuda else "ROCm" if torch.version.hip else "CPUs",
     }
     complaints = []
     if torch.cuda.is_available():
@@ -226,13 +217,17 @@ def _pytorch() -> tuple[dict[str, Any], list[str]]:
                 f"There is an NVIDIA driver, but torch {torch.__version__} finds no GPU: see `nvidia-smi`, and install "
                 "a build of PyTorch for this driver (pytorch.org/get-started), or set CUDA_VISIBLE_DEVICES right."
             )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = _cores()
     if cores and torch.get_num_threads() > cores:
         complaints.append(
             f"PyTorch starts {torch.get_num_threads()} threads on {cores} cores, which slows it down: set "
             f"`export OMP_NUM_THREADS={cores}`."
         )
     return facts, complaints
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:

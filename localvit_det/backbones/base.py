@@ -27,8 +27,18 @@ from ..layers import (
     shared_in_pass,
 )
 from ..ops import channels_last, recompute_activations
-from .sizes import FeatureInfo, check_stages, drop_path_ramp, for_each_stage, stage_widths
-from .weights import Release, Rename, WarmStart, WeightSplit, parameters_without_decay
+from .family import (
+    FeatureInfo,
+    Release,
+    Rename,
+    WarmStart,
+    WeightSplit,
+    check_stages,
+    drop_path_ramp,
+    for_each_stage,
+    parameters_without_decay,
+    stage_widths,
+)
 
 
 class LocalViT(HubModel, BaseModule):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..layers import Fusible, build_norm, crop, pad_to_multiple
 from ..ops import DepthwiseConv2d, cpu_inference, depthwise_conv, inhomogeneous_conv, is_plain
 from .base import LocalViT
-from .sizes import check_odd, swin_sizes
-from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
+from .family import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart, check_odd, swin_sizes
 
 _REDUCTION = 4  # of the channels inside the kernel generators
 

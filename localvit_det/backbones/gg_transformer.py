@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..layers import WindowAttention, crop
 from ..ops import DepthwiseConv2d
 from .base import LocalViT
-from .sizes import check_odd, for_each_stage, swin_sizes
-from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
+from .family import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart, check_odd, for_each_stage, swin_sizes
 
 
 class GlanceGazeAttention(WindowAttention):

@@ -37,7 +37,7 @@ from ..layers.messenger import (
 )
 from ..ops import attention, channels_last, recomputed
 from .base import LocalViT
-from .weights import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
+from .family import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 
 class MessengerStem(nn.Module):

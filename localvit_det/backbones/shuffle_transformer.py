@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm, init_trunc_normal
 from ..ops import DepthwiseConv2d, recomputed
 from .base import LocalViT
-from .sizes import check_odd, drop_path_ramp, swin_sizes
-from .weights import Release
+from .family import Release, check_odd, drop_path_ramp, swin_sizes
 
 _FOLDERS = "https://drive.google.com/drive/folders"
 

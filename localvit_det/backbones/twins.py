@@ -20,8 +20,7 @@ from ..layers import (
 )
 from ..ops import DepthwiseConv2d, kernel_attention, recomputed
 from .base import LocalViT
-from .sizes import for_each_stage
-from .weights import Release
+from .family import Release, for_each_stage
 
 _DRIVE = "https://drive.google.com/file/d"
 _COPIES = "https://download.openmmlab.com/mmclassification/v0/twins"  # MMPretrain's, in its own layout

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
-from ..backbones.sizes import stage_widths
+from ..backbones.family import stage_widths
 from .layouts import rename_keys, split_joint
 
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")

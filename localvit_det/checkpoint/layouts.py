@@ -19,7 +19,7 @@ from torch import Size, Tensor
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:  # read before there are any operators to import backbones with
-    from ..backbones.weights import Rename, WeightSplit
+    from ..backbones.family import Rename, WeightSplit
 
 # Where training codes keep weights, in the order in which they are taken: MMEngine and Lightning, the official
 # classification codes, DeepSpeed, others; moving averages last, since nothing says that they are the better ones.

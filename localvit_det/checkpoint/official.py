@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.sizes import SWIN_SIZES
-from ..backbones.weights import SWIN_RELEASES, Release
+from ..backbones.family import SWIN_RELEASES, SWIN_SIZES, Release
 from ..errors import CheckpointError, did_you_mean, shortened
 from .identify import families, families_from
 from .layouts import official_swin, rename_key, split_joint

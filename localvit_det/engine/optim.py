@@ -18,7 +18,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-from ..backbones.weights import parameters_without_decay
+from ..backbones.family import parameters_without_decay
 from ..errors import ConfigError
 
 _EXEMPT_IN_SWIN = ("absolute_pos_embed", "relative_position_bias_table")

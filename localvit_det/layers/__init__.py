@@ -2,10 +2,19 @@
 
 from ..deprecation import former_names
 from .attention import WindowAttention, relative_position_index
-from .block import Block, ConvMlp, DropPath, Stage, add
+from .block import (
+    Block,
+    ConvDownsample,
+    ConvMlp,
+    ConvStem,
+    DropPath,
+    PatchEmbed,
+    PatchMerging,
+    Stage,
+    add,
+)
 from .fusible import Fused, Fusible, fuse_children, fused, register_fused
 from .norm import LayerNorm2d, build_activation, build_norm, built_on, init_trunc_normal, trunc_normal_
-from .stem import ConvDownsample, ConvStem, PatchEmbed, PatchMerging
 from .window import (
     Split,
     ceil_div,

@@ -162,15 +162,12 @@ def roi_align_forward(
 ) -> None:
     """Fill `output` (R, C, height, width) from `input` (N, C, H, W) and `rois` (R, 5)."""
     _need_average(pool_mode)
-    values = _at_least_float32(input)
-    size = (aligned_height, aligned_width)
+    values, size = _at_least_float32(input), (aligned_height, aligned_width)
     if input.is_cpu:
-        result = on_cpu.roi_align(values, rois, size, spatial_scale, sampling_ratio, aligned)
-        _give(output, result)
+        _give(output, on_cpu.roi_align(values, rois, size, spatial_scale, sampling_ratio, aligned))
         return
-    output.copy_(
-        torch.ops.torchvision.roi_align(values, rois.to(values.dtype), spatial_scale, *size, sampling_ratio, aligned)
-    )
+    rois = rois.to(values.dtype)
+    output.copy_(torch.ops.torchvision.roi_align(values, rois, spatial_scale, *size, sampling_ratio, aligned))
 
 
 def roi_align_backward(
@@ -188,19 +185,12 @@ def roi_align_backward(
 ) -> None:
     """Fill `grad_input` (N, C, H, W) from `grad_output` (R, C, height, width)."""
     _need_average(pool_mode)
-    grads = _at_least_float32(grad_output)
-    size = (aligned_height, aligned_width)
+    grads, size, shape = _at_least_float32(grad_output), (aligned_height, aligned_width), grad_input.shape
     if grads.is_cpu:
-        batch, channels, height, width = grad_input.shape
-        shape = (batch, channels, height, width)
-        result = on_cpu.roi_align_backward(grads, rois, shape, spatial_scale, sampling_ratio, aligned)
-        _give(grad_input, result)
+        _give(grad_input, on_cpu.roi_align_backward(grads, rois, shape, spatial_scale, sampling_ratio, aligned))
         return
-    grad_input.copy_(
-        torch.ops.torchvision._roi_align_backward(
-            grads, rois.to(grads.dtype), spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
-        )
-    )
+    backward = torch.ops.torchvision._roi_align_backward
+    grad_input.copy_(backward(grads, rois.to(grads.dtype), spatial_scale, *size, *shape, sampling_ratio, aligned))
 
 
 @torch.no_grad()
@@ -236,11 +226,8 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """Fill `grad_input` (N, C) with the derivative of the loss by the logits."""
     positive, p, q, log_p, log_q = _focal_terms(input, target)
-    grad = torch.where(
-        positive,
-        -alpha * q**gamma * (q - gamma * p * log_p),
-        -(1 - alpha) * p**gamma * (gamma * q * log_q - p),
-    )
+    of_positive = -alpha * q**gamma * (q - gamma * p * log_p)
+    grad = torch.where(positive, of_positive, -(1 - alpha) * p**gamma * (gamma * q * log_q - p))
     grad_input.copy_(_class_weighted(grad, target, weight))
 
 

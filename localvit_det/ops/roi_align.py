@@ -9,7 +9,7 @@ weights along y and along x, in which samples that touch the same cell are added
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from torch import Tensor
 _CHUNK_ENTRIES = 4_000_000
 
 
-@dataclass(frozen=True)
-class _Axis:
+class _Axis(NamedTuple):
     """Weights of the bins of R RoIs along one axis of a feature map.
 
     Attributes:
@@ -35,8 +34,7 @@ class _Axis:
     samples: Tensor
 
 
-@dataclass(frozen=True)
-class _Entries:
+class _Entries(NamedTuple):
     """The terms of the sums over the bins of some RoIs.
 
     Attributes:
@@ -113,7 +111,7 @@ def roi_align_levels(
 def roi_align_backward(
     grad: Tensor,
     rois: Tensor,
-    input_shape: tuple[int, int, int, int],
+    input_shape: Sequence[int],
     spatial_scale: float,
     sampling_ratio: int = 0,
     aligned: bool = True,
@@ -167,7 +165,7 @@ def _entries(
     stride = int(y.weights.shape[2]) + 1
     keys, order = torch.sort(x.extents * stride + y.extents)
     groups, counts = keys.unique_consecutive(return_counts=True)
-    chunk: list[tuple[Tensor, Tensor, Tensor, int]] = []
+    chunk: list[_Entries] = []
     pending = 0
     for key, members in zip(groups.tolist(), order.split(counts.tolist()), strict=True):
         width, height = divmod(key, stride)
@@ -177,7 +175,8 @@ def _entries(
                 yield _joined(chunk)
                 chunk, pending = [], 0
             cells, weights = _products(rois_of_chunk, image_rows, y_weights, x, width, height, size)
-            chunk.append((rois_of_chunk, cells, weights, width * height))
+            per_bin = torch.full_like(rois_of_chunk, width * height)
+            chunk.append(_Entries(rois_of_chunk, cells, weights, per_bin))
             pending += len(cells)
     yield _joined(chunk)
 
@@ -233,14 +232,10 @@ def _starts(counts: Tensor) -> Tensor:
     return starts
 
 
-def _joined(chunk: list[tuple[Tensor, Tensor, Tensor, int]]) -> _Entries:
-    rois = _concatenated([part[0] for part in chunk])
-    per_bin = _concatenated([torch.full_like(part[0], part[3]) for part in chunk])
-    return _Entries(
-        rois, _concatenated([part[1] for part in chunk]), _concatenated([part[2] for part in chunk]), per_bin
-    )
+def _joined(chunk: list[_Entries]) -> _Entries:
+    return _Entries(*map(_concatenated, zip(*chunk, strict=True)))
 
 
-def _concatenated(parts: list[Tensor]) -> Tensor:
+def _concatenated(parts: Sequence[Tensor]) -> Tensor:
     parts = [part for part in parts if len(part)] or parts[:1]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))

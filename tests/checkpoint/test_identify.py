@@ -11,7 +11,7 @@ from official_layouts import openmmlab_twins, twins
 
 import localvit_det  # noqa: F401
 from localvit_det.backbones import DWNet
-from localvit_det.backbones.sizes import stage_widths
+from localvit_det.backbones.family import stage_widths
 from localvit_det.checkpoint.identify import find_origin
 from localvit_det.checkpoint.matching import prepare
 
