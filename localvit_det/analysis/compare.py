@@ -86,16 +86,17 @@ class Comparison:
             rows.append({"AP": TASKS[task], **_row(one.ap), "95% of draws of images": interval})
             classes += [{"class": f"{name} ({TASKS[task]})", **_row(pair)} for name, pair in one.classes.items()]
         costs: list[dict[str, Cell]] = [
-            {"cost": "images/s", **_row(self.images_per_second), "second ÷ first": self.speed},
-            *(
-                {"cost": name, **_row(pair), "second ÷ first": pair[1] / pair[0] if pair[0] and pair[1] else None}
-                for name, pair in (
-                    ("parameters, M", _scaled(self.parameters, 1e6)),
-                    ("MACs, G", _scaled(self.macs, 1e9)),
-                    ("file, MB", _scaled(self.file_bytes, 1e6)),
-                )
-            ),
+            {"cost": "images/s", **_row(self.images_per_second), "second ÷ first": self.speed}
         ]
+        sizes = {
+            "parameters, M": (self.parameters, 1e6),
+            "MACs, G": (self.macs, 1e9),
+            "file, MB": (self.file_bytes, 1e6),
+        }
+        for name, (pair, unit) in sizes.items():
+            first, second = (None if number is None else number / unit for number in pair)
+            ratio = second / first if first and second else None
+            costs.append({"cost": name, **_row((first, second)), "second ÷ first": ratio})
         return [Table.of_rows(name, part) for name, part in (("ap", rows), ("classes", classes), ("costs", costs))]
 
 
@@ -232,7 +233,3 @@ def _seconds(detectors: Sequence[Detector], images: Sequence[np.ndarray]) -> lis
 def _row(pair: Pair) -> dict[str, Cell]:
     both = None not in pair
     return {"first": pair[0], "second": pair[1], "difference": pair[1] - pair[0] if both else None}  # type: ignore[operator]
-
-
-def _scaled(pair: tuple[int | None, int | None], unit: float) -> Pair:
-    return tuple(None if number is None else number / unit for number in pair)  # type: ignore[return-value]

@@ -19,8 +19,6 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..config import load_config
-from ..datasets.annotations import MAX_PIXELS
-from ..datasets.images import BrokenImageError, decode, pixel_range_of, read_file
 from ..errors import ConfigError, DataError
 from ..predict import Detector
 from ..predict.sources import Sources
@@ -81,17 +79,13 @@ def random_backbone(cfg: Mapping[str, Any]) -> nn.Module:
     return backbone
 
 
-def open_image(path: str | os.PathLike, longest: int, cfg: Config) -> np.ndarray:
+def open_image(path: str, longest: int, cfg: Config) -> np.ndarray:
     """Return an image file with no more than so many pixels on its longer side: H×W×3, uint8, BGR.
 
     Raises:
         DataError: It cannot be read, or exceeds the config's `max_pixels`.
     """
-    try:
-        limit = cfg.get("max_pixels", MAX_PIXELS)
-        image = decode(read_file(path, limit), limit=limit, pixel_range=pixel_range_of(cfg.get("pixel_range")))
-    except BrokenImageError as error:
-        raise DataError(f"The image {path} {error}.") from error
+    image = next(_images([path], cfg))
     factor = longest / max(image.shape[:2])
     return image if factor >= 1 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
@@ -104,15 +98,20 @@ def squares(images: Sequence[str], side: int, cfg: Config) -> Iterator[np.ndarra
     Raises:
         DataError: There is none that can be read.
     """
-    count = 0
-    for frame in Sources(images, max_pixels=cfg.get("max_pixels"), pixel_range=cfg.get("pixel_range")):
-        height, width = frame.image.shape[:2]
+    for image in _images(images, cfg):
+        height, width = image.shape[:2]
         half = min(height, width) // 2
-        square = frame.image[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
+        square = image[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
         yield cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def _images(sources: Sequence[str], cfg: Config) -> Iterator[np.ndarray]:
+    count = 0
+    for frame in Sources(sources, max_pixels=cfg.get("max_pixels"), pixel_range=cfg.get("pixel_range")):
+        yield frame.image
         count += 1
     if not count:
-        raise DataError(f"None of the images in {', '.join(images)} can be read: name others.")
+        raise DataError(f"None of the images in {', '.join(sources)} can be read: name others.")
 
 
 def prepared(image: np.ndarray, cfg: Config) -> Tensor:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -81,13 +80,6 @@ class Tiles:
 Part = str | Table | Chart | Picture | Tiles  # a text is a paragraph
 
 
-class Group(NamedTuple):
-    """Parts of one kind that follow each other: charts and pictures share a grid."""
-
-    kind: str
-    parts: list[Part]
-
-
 @dataclass
 class Section:
     """A heading and what stands below it."""
@@ -100,10 +92,10 @@ class Section:
         """How links within the page name the section."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
-    def groups(self) -> list[Group]:
-        """Return the parts, in their order."""
+    def groups(self) -> list[tuple[str, list[Part]]]:
+        """Return the parts, in their order, by kinds that follow each other: charts and pictures share a grid."""
         grouped = itertools.groupby(self.parts, lambda part: type(part).__name__)
-        return [Group(kind, list(parts)) for kind, parts in grouped]
+        return [(kind, list(parts)) for kind, parts in grouped]
 
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> None:

@@ -138,7 +138,6 @@ class DWNet(LocalViT):
         pad_to_window: Pad every block's input to multiples of ``window_size``, as the official detection code
             does (a leftover of its Swin skeleton). A convolution needs no padding, and those cells become
             non-zero and reach the borders; switch it on only to run the released detectors exactly.
-        common: Arguments of :class:`LocalViT`.
     """
 
     title: ClassVar = "DWNet"
@@ -151,11 +150,7 @@ class DWNet(LocalViT):
     arch_settings: ClassVar = swin_sizes(heads=False, tiny=0.2, base=0.5)  # drop path rates
     releases: ClassVar = {"tiny": _release("dwnet_tiny", 81.2), "base": _release("dwnet_base", 83.2)}
     official_layout: ClassVar = (
-        (r"^head\.|^norm\.", None),  # of the classifier
-        (r"^patch_embed\.", "stem."),
-        (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
-        (r"^layers\.(\d)\.", r"stages.\1."),
-        (r"^norm(\d)\.", r"out_norms.\1."),
+        *SWIN_SKELETON,
         (r"(blocks\.\d+)\.bn\.", r"\1.norm2."),
         (r"\.attn2conv\.conv\.conv1\.(0\.)?(?=weight|bias)", ".mixer.conv.reduce."),
         (r"\.attn2conv\.conv\.(bn|conv1\.1)\.", ".mixer.conv.norm."),

@@ -60,7 +60,6 @@ class GGTransformer(LocalViT):
             our reading: the paper names no position encoding. An implementation by others, derived from Swin, has it.
         qkv_bias: Whether query, key and value have a bias.
         attn_drop_rate: Dropout on the attention weights.
-        common: Arguments of :class:`LocalViT`.
 
     Raises:
         ValueError: If a Gaze kernel is even, or there is not one per stage.

@@ -173,7 +173,6 @@ class MSGTransformer(LocalViT):
         shuffle_size: Windows per side of a region, by stage.
         qkv_bias: Whether query, key and value have a bias.
         attn_drop_rate: Dropout on the attention weights.
-        common: Arguments of :class:`LocalViT`.
 
     Raises:
         ValueError: If there is not one region size per stage, or a stage has channels that cannot be cut into one
@@ -199,11 +198,8 @@ class MSGTransformer(LocalViT):
         "base": Release(top1=84.0, warm_start=SWIN_RELEASES["small"].address),
     }
     official_layout: ClassVar = (
-        (r"^head\.|^norm\.|relative_position_index$", None),
-        (r"^patch_embed\.", "stem."),
+        *SWIN_SKELETON,
         (r"^msg_tokens$", "stem.messengers"),
-        (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
-        (r"^layers\.(\d)\.", r"stages.\1."),
         (r"\.attn\.", ".mixer."),
     )
     # The stem and downsampling are other convolutions than Swin's. The stages have other depths: block n takes block n,

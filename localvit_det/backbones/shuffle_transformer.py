@@ -52,7 +52,6 @@ class ShuffleTransformer(LocalViT):
         qkv_bias: Whether query, key and value have a bias. (The official code has a switch of that name which only
             gives the depth-wise convolution its bias; the published models have that bias, and so have ours.)
         attn_drop_rate: Dropout on the attention weights.
-        common: Arguments of :class:`LocalViT`.
     """
 
     title: ClassVar = "Shuffle Transformer"

@@ -26,8 +26,9 @@ _DRIVE = "https://drive.google.com/file/d"
 _COPIES = "https://download.openmmlab.com/mmclassification/v0/twins"  # MMPretrain's, in its own layout
 
 
-def _release(file: str, copy: str, top1: float) -> Release:
-    return Release(f"{_DRIVE}/{file}/view?usp=sharing", f"{_COPIES}/twins-{copy}.pth", top1=top1)
+def _release(top1: float, file: str, net: str, batch: str, copy: str) -> Release:
+    address = f"{_COPIES}/twins-{net}_3rdparty_{batch}_in1k_20220126-{copy}.pth"
+    return Release(f"{_DRIVE}/{file}/view?usp=sharing", address, top1=top1)
 
 
 class SubsampledAttention(Fusible):
@@ -124,7 +125,6 @@ class Twins(LocalViT):
         sr_ratios: Tokens per side that become one in the feature map that tokens attend to, per stage.
         qkv_bias: Whether query, key and value have a bias.
         attn_drop_rate: Dropout on the attention weights.
-        common: Arguments of :class:`LocalViT`.
     """
 
     title: ClassVar = "Twins"
@@ -229,15 +229,9 @@ class TwinsPCPVT(Twins):
         )
     }
     releases: ClassVar = {
-        "small": _release(
-            "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", "pcpvt-small_3rdparty_8xb128_in1k_20220126-ef23c132", 81.2
-        ),
-        "base": _release(
-            "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky", "pcpvt-base_3rdparty_8xb128_in1k_20220126-f8c4b0d5", 82.7
-        ),
-        "large": _release(
-            "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45", "pcpvt-large_3rdparty_16xb64_in1k_20220126-c1ef8d80", 83.1
-        ),
+        "small": _release(81.2, "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", "pcpvt-small", "8xb128", "ef23c132"),
+        "base": _release(82.7, "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky", "pcpvt-base", "8xb128", "f8c4b0d5"),
+        "large": _release(83.1, "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45", "pcpvt-large", "16xb64", "c1ef8d80"),
     }
 
     def __init__(self, arch: str | dict = "small", out_norm_cfg: dict | str | None = None, **common: Any) -> None:
@@ -256,7 +250,6 @@ class TwinsSVT(Twins):
         arch: 'small', 'base', 'large' or a dict, as in :class:`Twins`.
         mask_padding: Whether tokens do not look at the padding of their window. The official code, and timm's, let
             them: switch it off to compute exactly the same at sizes that windows do not divide.
-        common: Arguments of :class:`Twins`.
     """
 
     short_name: ClassVar = "svt"
@@ -267,13 +260,9 @@ class TwinsSVT(Twins):
         "large": {"embed_dims": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.5},
     }
     releases: ClassVar = {
-        "small": _release(
-            "131SVOphM_-SaBytf4kWjo3ony5hpOt4S", "svt-small_3rdparty_8xb128_in1k_20220126-8fe5205b", 81.7
-        ),
-        "base": _release("1s83To8xgDWY6Ad8VBP3Nx9gqY709rrGu", "svt-base_3rdparty_8xb128_in1k_20220126-e31cc8e9", 83.2),
-        "large": _release(
-            "1um39wxIaicmOquP2fr_SiZdxNCUou8w-", "svt-large_3rdparty_16xb64_in1k_20220126-4817645f", 83.7
-        ),
+        "small": _release(81.7, "131SVOphM_-SaBytf4kWjo3ony5hpOt4S", "svt-small", "8xb128", "8fe5205b"),
+        "base": _release(83.2, "1s83To8xgDWY6Ad8VBP3Nx9gqY709rrGu", "svt-base", "8xb128", "e31cc8e9"),
+        "large": _release(83.7, "1um39wxIaicmOquP2fr_SiZdxNCUou8w-", "svt-large", "16xb64", "4817645f"),
     }
 
     def __init__(self, arch: str | dict = "small", mask_padding: bool = True, **common: Any) -> None:

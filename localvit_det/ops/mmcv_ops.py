@@ -30,7 +30,8 @@ def make_module() -> ModuleType:
     # A spec without a loader tells `mmcv.utils` and `has_compiled_operators` that nothing is compiled.
     module.__spec__ = ModuleSpec(NAME, loader=None)
     vars(module)["__getattr__"] = _missing
-    vars(module).update({operator.__name__: operator for operator in OPERATORS})
+    operators = {operator.__name__: operator for operator in OPERATORS}
+    vars(module).update(operators, get_compiling_cuda_version=get_compiler_version)
     return module
 
 
@@ -306,12 +307,7 @@ def ms_deform_attn_backward(
 
 
 def get_compiler_version() -> str:
-    """Return what environment reports print for mmcv's compiler."""
-    return "none (operators of torchvision)"
-
-
-def get_compiling_cuda_version() -> str:
-    """Return what environment reports print for mmcv's CUDA."""
+    """Return what environment reports print for mmcv's compiler, and for its CUDA."""
     return "none (operators of torchvision)"
 
 
@@ -325,5 +321,4 @@ OPERATORS = (
     ms_deform_attn_forward,
     ms_deform_attn_backward,
     get_compiler_version,
-    get_compiling_cuda_version,
 )
