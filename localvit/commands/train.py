@@ -43,15 +43,12 @@ def main(argv: Sequence[str] | None = None) -> Runner | None:
     if options_of(args).get("batch") == "auto":
         # The dry runs' own --batch comes last, which counts.
         args.cfg_options["batch"] = fitting_batch(argv)
-    if args.pretrained:
-        start = args.pretrained if args.pretrained == "official" else checkpoint_file(args.pretrained)
-        args.cfg_options = {"pretrained": start, **(args.cfg_options or {})}
+    start = {}
     if args.load_from:
-        args.cfg_options = {
-            "load_policy": "finetune",
-            "load_from": checkpoint_file(args.load_from),
-            **(args.cfg_options or {}),
-        }
+        start |= {"load_policy": "finetune", "load_from": checkpoint_file(args.load_from)}
+    if args.pretrained:
+        start["pretrained"] = "official" if args.pretrained == "official" else checkpoint_file(args.pretrained)
+    args.cfg_options = {**start, **(args.cfg_options or {})}
     run = run_to_resume(args)
     cfg = config_from(args, run)
     if args.resume:

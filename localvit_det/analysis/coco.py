@@ -51,23 +51,14 @@ class Accumulated(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was evaluated as COCO does it.
+    """What was evaluated as COCO does it."""
 
-    Attributes:
-        truth: The ground truth, numbered anew.
-        found: The predictions.
-        classes: Name of each category id of `truth`, in the order of the labels.
-        tasks: The results of each of 'bbox' and 'segm' that there is.
-        images: The folder of the images, if it is known.
-        pixel_range: Of images with more than 8 bits, as of the config's setting.
-    """
-
-    truth: GroundTruth
-    found: COCO
-    classes: Mapping[int, str]
-    tasks: Mapping[str, Accumulated]
-    images: Path | None = None
-    pixel_range: PixelRange | None = None
+    truth: GroundTruth  # the ground truth, numbered anew
+    found: COCO  # the predictions
+    classes: Mapping[int, str]  # name of each category id of `truth`, in the order of the labels
+    tasks: Mapping[str, Accumulated]  # the results of each of 'bbox' and 'segm' that there is
+    images: Path | None = None  # the folder of the images, if it is known
+    pixel_range: PixelRange | None = None  # of images with more than 8 bits, as of the config's setting
 
     @property
     def main_task(self) -> str:
@@ -199,20 +190,14 @@ def best_score(evaluator: Accumulated, label: int) -> tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Matches:
-    """The objects and predictions of one image.
-
-    Attributes:
-        right: Pairs of an object and a prediction of the same class.
-        confused: Pairs of different classes.
-        missed: Objects without a prediction.
-        false: Predictions without an object.
-    """
+    """The objects and predictions of one image."""
 
     image_id: int
+    # Pairs of an object and a prediction of the same class.
     right: list[tuple[Object, Object]] = field(default_factory=list)
-    confused: list[tuple[Object, Object]] = field(default_factory=list)
-    missed: list[Object] = field(default_factory=list)
-    false: list[Object] = field(default_factory=list)
+    confused: list[tuple[Object, Object]] = field(default_factory=list)  # pairs of different classes
+    missed: list[Object] = field(default_factory=list)  # objects without a prediction
+    false: list[Object] = field(default_factory=list)  # predictions without an object
 
     @property
     def f1(self) -> float:

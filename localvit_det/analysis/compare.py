@@ -32,50 +32,31 @@ Pair = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class Difference:
-    """AP of two detectors, each from 0 to 1; None where there is no object.
+    """AP of two detectors, each from 0 to 1; None where there is no object."""
 
-    Attributes:
-        ap: Of both.
-        interval: Which holds 95% of the differences, second minus first, when the images are drawn again.
-        classes: AP of both for each class.
-    """
-
-    ap: Pair
+    ap: Pair  # of both
+    # Which holds 95% of the differences, second minus first, when the images are drawn again.
     interval: tuple[float, float]
-    classes: Mapping[str, Pair]
+    classes: Mapping[str, Pair]  # AP of both for each class
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two detectors, the first and the second in each pair.
+    """Two detectors, the first and the second in each pair."""
 
-    Attributes:
-        weights: Their files.
-        annotations: The ground truth.
-        images: How many of it were evaluated.
-        tasks: AP of 'bbox', and of 'segm' where both have masks.
-        images_per_second: One image at a time, the detectors in turn, medians; all but reading the file is in it.
-        speed: Of the second over the first, the median of the images.
-        parameters: None for an exported model, like the next.
-        macs: Multiply-adds for the first image, with the objects that are found in it.
-        file_bytes: Of the files as they are, a training's state included.
-        resamples: Draws of images for the intervals.
-        seed: Of the draws.
-        device: Where both ran.
-    """
-
-    weights: tuple[str, str]
-    annotations: str
-    images: int
-    tasks: Mapping[str, Difference]
+    weights: tuple[str, str]  # their files
+    annotations: str  # the ground truth
+    images: int  # how many of it were evaluated
+    tasks: Mapping[str, Difference]  # AP of 'bbox', and of 'segm' where both have masks
+    # One image at a time, the detectors in turn, medians; all but reading the file is in it.
     images_per_second: tuple[float, float]
-    speed: float
-    parameters: tuple[int | None, int | None]
-    macs: tuple[int | None, int | None]
-    file_bytes: tuple[int, int]
-    resamples: int
-    seed: int
-    device: str
+    speed: float  # of the second over the first, the median of the images
+    parameters: tuple[int | None, int | None]  # None for an exported model, like the next
+    macs: tuple[int | None, int | None]  # multiply-adds for the first image, with the objects that are found in it
+    file_bytes: tuple[int, int]  # of the files as they are, a training's state included
+    resamples: int  # draws of images for the intervals
+    seed: int  # of the draws
+    device: str  # where both ran
 
     def tables(self) -> list[Table]:
         """Return AP of each task, AP of the classes, and costs."""

@@ -35,23 +35,14 @@ _LISTED = 20  # absent classes
 
 @dataclass(frozen=True)
 class Split:
-    """One annotation file.
+    """One annotation file."""
 
-    Attributes:
-        name: 'train', 'val', 'test'; of two that read the same file the first.
-        file: Its path.
-        coco: Its content; crowds and unused classes included.
-        folder: Of the images.
-        classes: Names of those that are used, in the order of the labels.
-        pixel_range: Of images with more than 8 bits, as of the config's setting.
-    """
-
-    name: str
-    file: str
-    coco: COCO
-    folder: Path
-    classes: Sequence[str]
-    pixel_range: PixelRange | None
+    name: str  # 'train', 'val', 'test'; of two that read the same file the first
+    file: str  # its path
+    coco: COCO  # its content; crowds and unused classes included
+    folder: Path  # of the images
+    classes: Sequence[str]  # names of those that are used, in the order of the labels
+    pixel_range: PixelRange | None  # of images with more than 8 bits, as of the config's setting
 
     def objects(self) -> list[Object]:
         """Return all annotations of used classes that are no crowds."""

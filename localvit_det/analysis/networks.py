@@ -181,17 +181,11 @@ def field_sections(backbone: nn.Module, images: Tensor, trained: bool) -> list[S
 
 @dataclass(frozen=True)
 class Seen:
-    """Which tokens of a feature map one block lets some tokens see.
+    """Which tokens of a feature map one block lets some tokens see."""
 
-    Attributes:
-        name: Of the module whose input and output were compared.
-        tokens: Row and column of the tokens that look.
-        masks: (tokens, H, W), bool: what each of them sees.
-    """
-
-    name: str
-    tokens: Sequence[tuple[int, int]]
-    masks: Tensor
+    name: str  # of the module whose input and output were compared
+    tokens: Sequence[tuple[int, int]]  # row and column of the tokens that look
+    masks: Tensor  # (tokens, H, W), bool: what each of them sees
 
 
 def seen_tokens(backbone: nn.Module, image: Tensor, places: Sequence[tuple[float, float]]) -> list[Seen]:

@@ -26,19 +26,13 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head; a click on a head sorts.
+    """Rows under a head; a click on a head sorts."""
 
-    Attributes:
-        name: Of the file, without its suffix.
-        digits: After the point of floats.
-        caption: Above the table, where a section has several.
-    """
-
-    name: str
+    name: str  # of the file, without its suffix
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    digits: int = 3
-    caption: str = ""
+    digits: int = 3  # after the point of floats
+    caption: str = ""  # above the table, where a section has several
 
     @classmethod
     def of_rows(cls, name: str, rows: Sequence[Mapping[str, Cell]], digits: int = 3) -> Table:

@@ -31,18 +31,13 @@ _LOGS = "*/vis_data/scalars.json"  # MMEngine's, one for each start; folders are
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """The lines of a training's log.
+    """The lines of a training's log."""
 
-    Attributes:
-        folder: The work dir.
-        steps: What was logged of an iteration, by iteration.
-        validations: What was logged of a validation, by its epoch or iteration, and after which iteration ('iter').
-        starts: The folders of the training's starts, and after how many iterations each has gone on.
-    """
-
-    folder: Path
-    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
+    folder: Path  # the work dir
+    steps: dict[int, dict[str, Any]] = field(default_factory=dict)  # what was logged of an iteration, by iteration
+    # What was logged of a validation, by its epoch or iteration, and after which iteration ('iter').
     validations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    # The folders of the training's starts, and after how many iterations each has gone on.
     starts: dict[Path, int] = field(default_factory=dict)
 
     def line(self, key: str) -> Line | None:

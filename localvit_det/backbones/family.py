@@ -89,19 +89,12 @@ def check_odd(name: str, sides: int | Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """Channels, strides and modules of a backbone's stages, under the names of timm's `model.feature_info`.
+    """Channels, strides and modules of a backbone's stages, under the names of timm's `model.feature_info`."""
 
-    Args:
-        all_channels: Of every stage.
-        strides: Pixels of the image per token, of every stage.
-        modules: Where each stage's feature map comes from: the output norm if it has one.
-        out_indices: Stages whose feature maps are returned.
-    """
-
-    all_channels: Sequence[int]
-    strides: Sequence[int]
-    modules: Sequence[str]
-    out_indices: Sequence[int]
+    all_channels: Sequence[int]  # of every stage
+    strides: Sequence[int]  # pixels of the image per token, of every stage
+    modules: Sequence[str]  # where each stage's feature map comes from: the output norm if it has one
+    out_indices: Sequence[int]  # stages whose feature maps are returned
 
     def channels(self, idx: int | Sequence[int] | None = None) -> int | list[int]:
         """Return the channels of the returned feature maps, or of the stages ``idx``."""
@@ -126,40 +119,24 @@ class FeatureInfo:
 
 @dataclass(frozen=True)
 class Release:
-    """What the authors of a network published for one of its sizes.
+    """What the authors of a network published for one of its sizes."""
 
-    Attributes:
-        address: Where they have the file; empty where they released none.
-        direct: Where it can be downloaded from; empty where only a person with a browser gets it.
-        size: As they state it.
-        top1: ImageNet-1k top-1 accuracy in per cent, as published.
-        warm_start: A Swin's file from which it can start instead, where they released none.
-    """
-
-    address: str = ""
-    direct: str = ""
-    size: str | None = None
-    top1: float | None = None
-    warm_start: str = ""
+    address: str = ""  # where they have the file; empty where they released none
+    direct: str = ""  # where it can be downloaded from; empty where only a person with a browser gets it
+    size: str | None = None  # as they state it
+    top1: float | None = None  # ImageNet-1k top-1 accuracy in per cent, as published
+    warm_start: str = ""  # a Swin's file from which it can start instead, where they released none
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """How a family takes weights of another network.
+    """How a family takes weights of another network."""
 
-    Attributes:
-        rules: Names in the other network's official layout and ours; None: left out.
-        zeros: Pattern of what of ours starts at zero.
-        surplus: Pattern of theirs that may have no place in ours.
-        splits: Of tensors that are one in theirs and have names of their own in the rules.
-        size: What must be the same in both.
-    """
-
-    rules: Sequence[Rename]
-    zeros: str = r"(?!)"
-    surplus: str = r"(?!)"
-    splits: Sequence[WeightSplit] = ()
-    size: str = "embed_dims and depths"
+    rules: Sequence[Rename]  # names in the other network's official layout and ours; None: left out
+    zeros: str = r"(?!)"  # pattern of what of ours starts at zero
+    surplus: str = r"(?!)"  # pattern of theirs that may have no place in ours
+    splits: Sequence[WeightSplit] = ()  # of tensors that are one in theirs and have names of their own in the rules
+    size: str = "embed_dims and depths"  # what must be the same in both
 
 
 def _swin_release(size: str, top1: float) -> Release:

@@ -197,11 +197,7 @@ class MSGTransformer(LocalViT):
         "small": Release(top1=83.4, warm_start=SWIN_RELEASES["tiny"].address),
         "base": Release(top1=84.0, warm_start=SWIN_RELEASES["small"].address),
     }
-    official_layout: ClassVar = (
-        *SWIN_SKELETON,
-        (r"^msg_tokens$", "stem.messengers"),
-        (r"\.attn\.", ".mixer."),
-    )
+    official_layout: ClassVar = (*SWIN_SKELETON, (r"^msg_tokens$", "stem.messengers"), (r"\.attn\.", ".mixer."))
     # The stem and downsampling are other convolutions than Swin's. The stages have other depths: block n takes block n,
     # as a block knows the residual sums after those before it.
     warm_starts: ClassVar = {

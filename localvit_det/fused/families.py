@@ -29,14 +29,7 @@ from ..ops import DepthwiseConv2d, attention, cpu_inference, inhomogeneous_conv_
 from . import blocks
 from .blocks import Banded, FusedBlock, FusedWindowAttention, add_branch
 from .detector import Variant
-from .folding import (
-    fold_into_residual,
-    fuse_bn_conv,
-    fuse_conv_bn,
-    has_statistics,
-    scale_and_shift,
-    split_outputs,
-)
+from .folding import fold_into_residual, fuse_bn_conv, fuse_conv_bn, has_statistics, scale_and_shift, split_outputs
 from .packed import PackedConv1x1, compared_once, pack
 
 

@@ -2,17 +2,7 @@
 
 from ..deprecation import former_names
 from .attention import WindowAttention, relative_position_index
-from .block import (
-    Block,
-    ConvDownsample,
-    ConvMlp,
-    ConvStem,
-    DropPath,
-    PatchEmbed,
-    PatchMerging,
-    Stage,
-    add,
-)
+from .block import Block, ConvDownsample, ConvMlp, ConvStem, DropPath, PatchEmbed, PatchMerging, Stage, add
 from .fusible import Fused, Fusible, fuse_children, fused, register_fused
 from .norm import LayerNorm2d, build_activation, build_norm, built_on, init_trunc_normal, trunc_normal_
 from .window import (

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from ..ops import attention
 from .fusible import Fusible
 from .norm import init_trunc_normal, trunc_normal_
-from .window import (
-    Split,
-    crop,
-    cut_windows,
-    key_padding_mask,
-    merge_windows,
-    pointwise,
-    split_heads,
-)
+from .window import Split, crop, cut_windows, key_padding_mask, merge_windows, pointwise, split_heads
 
 
 class WindowAttention(Fusible):

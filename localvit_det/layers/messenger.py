@@ -14,15 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ..ops import Order, collect_rows, order_of, place_rows, transformed
-from .window import (
-    ceil_div,
-    crop,
-    pad_to_multiple,
-    reorders,
-    shared_by_blocks,
-    window_partition,
-    window_reverse,
-)
+from .window import ceil_div, crop, pad_to_multiple, reorders, shared_by_blocks, window_partition, window_reverse
 
 WithMessengers = tuple[Tensor, Tensor]  # a feature map and its messengers
 

@@ -165,17 +165,11 @@ def one_kernel(x: Tensor) -> bool:
 
 
 class Order(NamedTuple):
-    """Where n rows go among m ≥ n places.
+    """Where n rows go among m ≥ n places."""
 
-    Attributes:
-        source: The row at each place, (m,); any row where it stays empty.
-        places: The place of each row, (n,).
-        empty: The places without a row, (m - n,).
-    """
-
-    source: Tensor
-    places: Tensor
-    empty: Tensor
+    source: Tensor  # the row at each place, (m,); any row where it stays empty
+    places: Tensor  # the place of each row, (n,)
+    empty: Tensor  # the places without a row, (m - n,)
 
 
 def order_of(numbers: Tensor, count: int) -> Order:

@@ -19,35 +19,21 @@ _CHUNK_ENTRIES = 4_000_000
 
 
 class _Axis(NamedTuple):
-    """Weights of the bins of R RoIs along one axis of a feature map.
+    """Weights of the bins of R RoIs along one axis of a feature map."""
 
-    Attributes:
-        first: The first cell that a bin touches, (R, P).
-        weights: Of the cells from there on, (R, P, K); zero beyond those that it touches.
-        extents: Cells that the largest bin of a RoI touches, (R,); 0 for a RoI without samples.
-        samples: Along this axis in a bin, (R,).
-    """
-
-    first: Tensor
-    weights: Tensor
-    extents: Tensor
-    samples: Tensor
+    first: Tensor  # the first cell that a bin touches, (R, P)
+    weights: Tensor  # of the cells from there on, (R, P, K); zero beyond those that it touches
+    extents: Tensor  # cells that the largest bin of a RoI touches, (R,); 0 for a RoI without samples
+    samples: Tensor  # along this axis in a bin, (R,)
 
 
 class _Entries(NamedTuple):
-    """The terms of the sums over the bins of some RoIs.
+    """The terms of the sums over the bins of some RoIs."""
 
-    Attributes:
-        rois: Which RoIs, (r,).
-        cells: Rows of the table, by bin, (r·P·Q·n,), int32.
-        weights: As many.
-        per_bin: Terms in each bin, n, (r,).
-    """
-
-    rois: Tensor
-    cells: Tensor
-    weights: Tensor
-    per_bin: Tensor
+    rois: Tensor  # which RoIs, (r,)
+    cells: Tensor  # rows of the table, by bin, (r·P·Q·n,), int32
+    weights: Tensor  # as many
+    per_bin: Tensor  # terms in each bin, n, (r,)
 
 
 @torch.no_grad()

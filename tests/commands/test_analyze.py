@@ -170,7 +170,7 @@ def test_record_that_is_broken(tmp_path):
         (["runs", "."], "No training has logged anything in ."),
         (["run", ".", "--score", "2"], "--score 2.0 makes no sense"),
         (["results", "none.json", "--annotations", "none.json"], "The annotation file"),
-        (["windows", NAME, "none.jpg"], "The image none.jpg cannot be read"),
+        (["windows", NAME, "none.jpg"], "There is no file or folder"),
         (["windows", NAME, "none.jpg", "--at", *["0,0"] * 5], "--at has 5 tokens, and 4 can be distinguished"),
         (["field", NAME, "--size", "8"], "--size 8 is too small"),
     ],
