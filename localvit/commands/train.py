@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> Runner | None:
     if options_of(args).get("batch") == "auto":
         # The dry runs' own --batch comes last, which counts.
         args.cfg_options["batch"] = fitting_batch(argv)
-    start = {}
+    start: dict[str, str] = {}
     if args.load_from:
         start |= {"load_policy": "finetune", "load_from": checkpoint_file(args.load_from)}
     if args.pretrained:
