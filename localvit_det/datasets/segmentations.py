@@ -2,15 +2,14 @@
 
 Polygons are most of such a file. Parsed like everything else they triple the time and the memory of reading COCO, and
 none of their numbers is needed to know that they are numbers, come in pairs and lie near the image: those that are
-certainly good are taken out before the file is parsed, checked as text, many at a time.
+certainly good are taken out before the file is parsed, checked as text.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mmcv
@@ -39,17 +38,19 @@ OTHER_SIZE = "have an RLE mask of another size than their image"
 PLAIN = secrets.token_hex(8)
 _REPLACEMENT = f'"segmentation":"{PLAIN}"'.encode()
 
-_POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[[\[\]\d\s.,-]+\])')
-_SPACE_IN_NUMBER = re.compile(rb"[\d.-]\s+[\d.]")
-_BATCH = 20_000  # annotations
 _LONGEST = 8000  # bytes; longer ones may take gigabytes when they are drawn, and are measured
+# Lists of polygons of three pairs of numbers or more, as JSON has them, up to the next key or the end of the object.
+# Five digits before the point are a place outside of any image; more repetitions than these are over `_LONGEST`.
+_SPACE = r"[ \t\r\n]*"
+_COMMA = f"{_SPACE},{_SPACE}"
+_NUMBER = r"-?(?:0|[1-9]\d{0,3})(?:\.\d+)?"
+_PAIR = f"{_NUMBER}{_COMMA}{_NUMBER}"
+_POLYGON = rf"\[{_SPACE}{_PAIR}(?:{_COMMA}{_PAIR}){{2,2000}}{_SPACE}\]"
+_POLYGONS = re.compile(
+    rf'"segmentation"{_SPACE}:{_SPACE}(\[{_SPACE}{_POLYGON}(?:{_COMMA}{_POLYGON}){{0,500}}{_SPACE}\])'
+    rf'(?={_COMMA}"|{_SPACE}\}})'.encode()
+)
 _MAX_CHARACTERS = 7  # of a number in compressed run lengths, 35 bits
-_LONG_NUMBER = 5  # digits before the point: a place outside of any image
-
-_CLASSES = "[],.-"
-_CLASS_OF = np.full(256, len(_CLASSES), np.uint8)
-_CLASS_OF[[ord(char) for char in _CLASSES]] = range(len(_CLASSES))
-_OPEN, _CLOSE, _COMMA, _POINT, _ = range(len(_CLASSES))
 
 
 def mask_fault(mask: object, width: float, height: float) -> tuple[str, bool] | None:
@@ -130,87 +131,21 @@ def _decoded(text: str) -> np.ndarray | None:
     return counts
 
 
-def _allowed() -> np.ndarray:
-    """Return whether `before`, no (0), some (1) or many (2) digits, and `after` may follow each other, 6×3×6."""
-    table = np.zeros((6, 3, 6), bool)
-    for before, after in itertools.product("[,", "[-"):
-        table[_CLASSES.index(before), 0, _CLASSES.index(after)] = True
-    for after in ",]":
-        for before in "[,-.":
-            table[_CLASSES.index(before), 1, _CLASSES.index(after)] = True
-        table[_POINT, 2, _CLASSES.index(after)] = True
-        table[_CLOSE, 0, _CLASSES.index(after)] = True
-    for before in "[,-":
-        table[_CLASSES.index(before), 1, _POINT] = True
-    table[_CLOSE, 0, _OPEN] = True  # where the next annotation's polygons begin
-    return table
-
-
-_ALLOWED = _allowed()
-
-
 def without_plain_polygons(content: bytes, taken: list[bytes] | None = None) -> bytes:
     """Return a JSON file with `PLAIN` in place of the polygons that are certainly good.
 
     Args:
         taken: Gets those polygons.
     """
-    return b"".join(_pieces(content, taken))
 
+    def replacement(match: re.Match[bytes]) -> bytes:
+        if len(match[1]) > _LONGEST:
+            return match[0]
+        if taken is not None:
+            taken.append(match[1])
+        return _REPLACEMENT
 
-def _pieces(content: bytes, taken: list[bytes] | None) -> Iterator[bytes]:
-    end = 0
-    matches = _POLYGONS.finditer(content)
-    while batch := list(itertools.islice(matches, _BATCH)):
-        plain = _are_plain([match[1] for match in batch])
-        for match, is_plain in zip(batch, plain, strict=True):
-            start, stop = match.span()
-            yield content[end:start]
-            yield _REPLACEMENT if is_plain else content[start:stop]
-            end = stop
-            if is_plain and taken is not None:
-                taken.append(match[1])
-    yield content[end:]
-
-
-def _are_plain(polygons: list[bytes]) -> np.ndarray:
-    """Return whether each is a list of lists of an even count of short numbers, six at least, bool (N,)."""
-    text = [one.replace(b", ", b",") for one in polygons]
-    joined = b"".join(text)
-    if len(joined.translate(None, b" \t\r\n")) < len(joined):
-        if _SPACE_IN_NUMBER.search(joined):
-            return np.zeros(len(text), bool)
-        text = [one.translate(None, b" \t\r\n") for one in text]
-        joined = b"".join(text)
-    lengths = np.array([len(one) for one in text])
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    plain = lengths <= _LONGEST
-
-    data = np.frombuffer(joined, np.uint8)
-    places = np.flatnonzero((data < ord("0")) | (data > ord("9")))
-    kinds = _CLASS_OF[data[places]]
-    digits = np.diff(places) - 1
-    before, after = kinds[:-1], kinds[1:]
-    bad = ~_ALLOWED[before, (digits > 0).astype(np.uint8) + (digits >= _LONG_NUMBER), after]
-    bad |= (digits > 1) & (data[places[:-1] + 1] == ord("0")) & (before != _POINT)  # 007 is no number of JSON
-
-    brackets = np.flatnonzero(kinds <= _CLOSE)
-    opens = kinds[brackets] == _OPEN
-    depth = np.cumsum(np.where(opens, 1, -1))
-    commas = np.diff(np.cumsum(kinds == _COMMA)[brackets])
-    here, there = opens[:-1], opens[1:]
-    wrong = np.where(
-        here,
-        np.where(there, commas != 0, (depth[:-1] != 2) | (commas < 5) | (commas % 2 == 0)),
-        np.where(there, commas != depth[:-1], commas != 0),
-    )
-    wrong |= (depth[:-1] < 0) | (depth[:-1] > 2)
-
-    for spots in (places[:-1][bad], places[brackets[:-1][wrong]]):
-        plain[np.searchsorted(starts, spots, "right") - 1] = False
-    # Unbalanced brackets move the depth of all that follow.
-    ends = np.searchsorted(places[brackets], starts + lengths - 1)
-    return plain if (depth[np.minimum(ends, len(depth) - 1)] == 0).all() else np.zeros(len(text), bool)
+    return _POLYGONS.sub(replacement, content)
 
 
 class Crop(NamedTuple):
