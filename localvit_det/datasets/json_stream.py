@@ -21,9 +21,8 @@ STREAMED = ("images", "annotations")  # of a COCO-format file
 _BLOCK = 4 << 20  # bytes that are read at a time; a value that is longer takes a multiple of it
 _NEAR_END = 24  # characters: an error there may only be that the text is cut off
 _scan = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]  # it reads the settings of a decoder
-_TAIL = 20_000  # characters in which the end of an element is looked for
-_between = re.compile(r"\}\s*,\s*(?=\{)").finditer
-_skip_space = re.compile(r"[ \t\n\r]*").match
+_SPACE = " \t\n\r"
+_skip_space = re.compile(f"[{_SPACE}]*").match
 
 
 class Part(NamedTuple):
@@ -150,11 +149,14 @@ class _Text:
 
     def peek(self) -> str:
         """Return the next character that is no space, without taking it; nothing at the end."""
-        self.at = _skip_space(self.text, self.at).end()  # type: ignore[union-attr]  # it always matches
-        while self.at == len(self.text) and not self._ended:
-            self._read()
-            self.at = _skip_space(self.text, self.at).end()  # type: ignore[union-attr]
-        return self.text[self.at : self.at + 1]
+        while (char := self.text[self.at : self.at + 1]) in _SPACE:
+            if char:
+                self.at = _skip_space(self.text, self.at).end()  # type: ignore[union-attr]  # it always matches
+            elif self._ended:
+                break
+            else:
+                self._read()
+        return char
 
     def expect(self, char: str, otherwise: str) -> None:
         """Take a character."""
@@ -181,65 +183,27 @@ class _Text:
             self._read()
 
     def array(self) -> Iterator[list]:
-        """Take an array; yield its elements as they are read, at least once."""
+        """Take an array; yield its elements block by block, at least once."""
         self.at += 1
-        if self.peek() == "]":
-            self.at += 1
-            yield []
-            return
-        while True:
-            if whole := self._whole_elements():
-                yield whole
-                del whole
-            text, batch, mark = self.text, [], ","
-            at = end = _skip_space(text, self.at).end()  # type: ignore[union-attr]
-            try:
-                while mark == ",":
-                    value, end = _scan(text, at)
-                    if text[end] not in ",]":
-                        end = _skip_space(text, end).end()  # type: ignore[union-attr]
-                    mark = text[end]
-                    batch.append(value)
-                    at = end + 1
-                    if text[at] != "{":
-                        at = _skip_space(text, at).end()  # type: ignore[union-attr]
-            except IndexError:
-                self._check_cut_off(None)
-            except (StopIteration, json.JSONDecodeError) as error:
-                self._check_cut_off(error)
-            if batch:
+        batch: list = []
+        read = self._bytes
+        closed = self.peek() == "]"
+        while not closed:
+            batch.append(self.parse())
+            if self._bytes > read:
                 yield batch
-            del batch
-            if mark == "]":
-                self.at = end + 1
-                return
-            if mark != ",":
-                self.at = end
-                raise self.error("Expecting ',' delimiter")
-            self.at = at
-            self._read()
+                batch, read = [], self._bytes
+            if not (closed := self.peek() == "]"):
+                self.expect(",", "Expecting ',' delimiter")
+        self.at += 1
+        yield batch
 
-    def _whole_elements(self) -> list:
-        """Take as many objects at once as end here for sure, which is faster than one by one."""
-        *_, last = [None, *_between(self.text, max(self.at, len(self.text) - _TAIL))]
-        if last is None:
-            return []
-        part = f"[{self.text[self.at : last.start() + 1]}]"
-        try:
-            batch, end = _scan(part, 0)
-        except (StopIteration, json.JSONDecodeError):  # it is in the middle of an element, or of a text
-            return []
-        if end < len(part):  # behind the array
-            return []
-        self.at = last.end()
-        return batch
-
-    def _check_cut_off(self, error: StopIteration | json.JSONDecodeError | None) -> None:
+    def _check_cut_off(self, error: StopIteration | json.JSONDecodeError) -> None:
         """Raise an error that more text would not change."""
         if isinstance(error, json.JSONDecodeError):
             place, message = error.pos, error.msg
         else:
-            place, message = (len(self.text) if error is None else error.value), "Expecting value"
+            place, message = error.value, "Expecting value"
         if self._ended or (place < len(self.text) - _NEAR_END and not message.startswith("Unterminated string")):
             self.at = place
             raise self.error(message)
