@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from localvit_det.datasets import annotations, contents, json_stream
+from localvit_det.datasets import annotations, json_stream
 
 
 def parsed_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -16,6 +16,6 @@ def parsed_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(path).name.removeprefix("annotations-"))
         return read_parts(path, *args, **settings)
 
-    for module in (annotations, contents, json_stream):
+    for module in (annotations, json_stream):
         monkeypatch.setattr(module, "read_parts", read)
     return names

@@ -5,6 +5,8 @@ without a word; those of evaluations stand in `scored`.
 """
 
 import contextlib
+import gc
+import json
 import pickle
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -16,8 +18,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import what_is_there, write_text
 from ..memory import give_back_memory, memory_left
-from .contents import Content, parts_of, said_plainly, text_of
-from .json_stream import STREAMED, Columns, Part, distinct, packed, read_parts, repeated
+from .json_stream import STREAMED, Columns, Content, Part, distinct, packed, read_parts, repeated, text_of
 from .segmentations import FAR, PLAIN, mask_fault
 from .summary import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, Annotations, readable_mask, unscorable
 from .verdicts import kept_verdict
@@ -80,10 +81,9 @@ def write_annotations(path: Path, values: dict[str, Any]) -> None:
     """Write a file, and keep its summary, so that it need not be parsed."""
     write_text(path, text_of(values))
     # What is wrong with it is said where it is read.
-    with contextlib.suppress(DataError), said_plainly(path), kept_verdict(path) as verdict:
-        found = _Reader(path).read(parts_of(values))
-        verdict.content = found.stored() if verdict.kept else None
-        _kept(path, path.stat().st_mtime_ns, path.stat().st_size)[:] = [found]
+    with contextlib.suppress(DataError), _parsing(path), kept_verdict(path) as verdict:
+        verdict.found = _Reader(path).read(Part(key, value, True) for key, value in values.items())
+        _kept(path, path.stat().st_mtime_ns, path.stat().st_size)[:] = [verdict.found]
 
 
 def forget_annotations() -> None:
@@ -105,13 +105,49 @@ def _read(path: Path, content: Content | None) -> Annotations:
             f"more than the {max(left, 0) / 1e9:.1f} GB of memory that are left to this process: split it, or use a "
             "machine or a job with more memory."
         )
-    with said_plainly(path), kept_verdict(path) as verdict:
-        if verdict.content is None:
+    with _parsing(path), kept_verdict(path) as verdict:
+        if verdict.found is None:
             whole = content.parts(path) if content else read_parts(path, STREAMED, plain_polygons=True)
-            found = _Reader(path).read(whole)
-            verdict.content = found.stored() if verdict.kept else None
-            return found
-    return Annotations.restored(verdict.content)
+            verdict.found = _Reader(path).read(whole)
+        return verdict.found
+
+
+@contextlib.contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Let errors of reading a file end in sentences; look for no cycles meanwhile.
+
+    Raises:
+        DataError: For each of them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # among millions of new dicts, which have none, it takes a third of the time
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if start.startswith(b"\xef\xbb\xbf") or json.detect_encoding(start) != "utf-8":
+            kind = "begins with a byte order mark" if start[:1] == b"\xef" else "is written in UTF-16 or UTF-32"
+            raise DataError(
+                f"The annotation file {path} {kind}, which MMDetection cannot read: save it as UTF-8 without a "
+                "byte order mark."
+            )
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The annotation file {path} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"The annotation file {path} is not JSON ({error}): give a COCO-format file.") from error
+    except RecursionError as error:
+        raise DataError(
+            f"The annotation file {path} is nested deeper than any COCO-format file: give another one."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"The annotation file {path} cannot be read ({error.strerror}): check its permissions."
+        ) from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Reader:
@@ -214,9 +250,7 @@ class _Reader:
                 for key in ("id", "image_id", "category_id"):
                     hash(self.item[key])
                 _, _, _, _ = self.item["bbox"]
-            self._ids.append(packed([item["id"] for item in items]))
-        else:
-            self._ids.append(columns.ids)
+        self._ids.append(packed([item["id"] for item in items]) if columns is None else columns.ids)
         self._waiting.append(pickle.dumps(items) if columns is None else columns)
         if self._seen >= _NEEDED.keys():
             self._check_waiting()
@@ -243,17 +277,12 @@ class _Reader:
         listed = [one.tolist() if isinstance(one, np.ndarray) else one for one in (columns.images, columns.categories)]
         self._used.update(listed[1])
         image = np.array([self._places.get(one, beyond) for one in listed[0]])
-        label = np.array(
-            [self._labels.get(self.names.get(one, ""), -1) if one in self.names else -1 for one in listed[1]]
-        )
+        label = np.array([self._labels[self.names[one]] if one in self.names else -1 for one in listed[1]])
         masks = pickle.loads(columns.masks)
         none, plain = np.array([one is None for one in masks]), np.array([one == PLAIN for one in masks])
         (x, y, w, h), (width, height) = columns.boxes.T, self._sizes[image].T
-        area, right, bottom = (
-            w if columns.areas is None else columns.areas,
-            width + EDGE_TOLERANCE,
-            height + EDGE_TOLERANCE,
-        )
+        area = w if columns.areas is None else columns.areas
+        right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
         with np.errstate(all="ignore"):
             good = np.isfinite(x + y + w + h + area) & (image < beyond) & (label >= 0) & (none | plain)
             good &= (x >= -EDGE_TOLERANCE) & (y >= -EDGE_TOLERANCE) & (x + w <= right) & (y + h <= bottom)

@@ -8,6 +8,7 @@ import pickle
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, zip_longest
 from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -69,6 +70,59 @@ def read_content(path: Path) -> dict[str, Any]:
         else:
             content[str(key)] += value
     return content
+
+
+class Polygons(str):
+    """`PLAIN`, with the text of the polygons that it stands for."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+class Content:
+    """What a file holds, kept as it is read."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._polygons: list[bytes] = []
+
+    def parts(self, path: Path) -> Iterator[Part]:
+        """Parse a file and yield its parts, as `read_parts` does."""
+        for part in read_parts(path, STREAMED, plain_polygons=True, taken=self._polygons):
+            yield part
+            if part.first:
+                self._values[str(part.key)] = part.value
+            else:
+                self._values[str(part.key)] += part.value
+
+    def copied(self, path: Path) -> dict[str, Any]:
+        """Return the content of the file at `path`, of which everything but segmentations may be changed.
+
+        Raises:
+            ValueError: It is not JSON.
+        """
+        if not self._values:
+            for _ in self.parts(path):
+                pass
+        values = {
+            key: [dict(one) if isinstance(one, dict) else one for one in value] if isinstance(value, list) else value
+            for key, value in self._values.items()
+        }
+        listed = values.get("annotations")
+        plain = [one for one in listed or () if isinstance(one, dict) and one.get("segmentation") == PLAIN]
+        if len(plain) != len(self._polygons):  # some stand elsewhere than in an annotation
+            return read_content(path)
+        for annotation, text in zip(plain, self._polygons, strict=True):
+            annotation["segmentation"] = polygons = Polygons(PLAIN)
+            polygons.text = text.decode()
+        return values
+
+
+def text_of(values: dict[str, Any]) -> str:
+    """Return what was changed as JSON, with the polygons as they were."""
+    found = (one.get("segmentation") for one in values["annotations"])
+    polygons = [one.text for one in found if isinstance(one, Polygons)]
+    return "".join(chain(*zip_longest(json.dumps(values).split(f'"{PLAIN}"'), polygons, fillvalue="")))
 
 
 def _parts(text: "_Text", streamed: Collection[str]) -> Iterator[Part]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DataError, OutputError
 from ..files import write_text
 from .annotations import COPY_OF, read_annotations, summarize, write_annotations
-from .contents import Content
+from .json_stream import Content
 from .layouts import change_of
 from .summary import Annotations
 from .verdicts import CACHE, cache_folder

@@ -10,9 +10,9 @@ from mmengine.logging import print_log
 from ..errors import DataError, shortened
 from . import layouts
 from .annotations import read_annotations
-from .contents import Content
 from .converters import convert_in_cache, converted_before
 from .data_files import check_unread
+from .json_stream import Content
 from .layouts import TEST, TRAIN, VAL
 from .normalize import file_names, held_out, normalized
 from .summary import Annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from .segmentations import mask_fault
 
-Content = tuple[dict[str, Any], dict[str, np.ndarray]]
+Stored = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 _NAMED, _KEPT = 5, 1000  # ids that a sentence names, and that are kept
 _PAIRS = ("annotated", "named")
@@ -44,62 +44,36 @@ class Faults(dict):
 
 @dataclass
 class Annotations:
-    """Summary of one COCO-format file.
-
-    Attributes:
-        categories: Names in the order of the file, which is the order of MMDetection's labels.
-        images: (file name, width, height) by image id.
-        annotated: For each category name the images with at least one usable box that is no crowd, as places in
-            `images`, sorted.
-        named: Likewise for any annotation, good or not: what MMDetection takes for an image with objects; images that
-            are not listed stand behind all others.
-        boxes: Number of annotations.
-        crowds: Number of usable ones that mark a crowd, from which nothing is learnt.
-        faults: Annotations that MMDetection's training drops.
-        unscored: Annotations that are left out of scoring.
-        neutral: Annotations that count neither as found nor as missed.
-        errors: Annotations that a training breaks on.
-        mask_faults: Annotations whose masks, or parts of them, MMDetection drops.
-        mask_unscored: Annotations that are left out of scoring masks.
-        mask_errors: Annotations whose masks a training or an evaluation breaks on.
-        over_edge: Boxes that run over the edge of their image.
-        like_corners: Boxes that would be good ones as [x1, y1, x2, y2].
-        like_fractions: Boxes inside the unit square.
-        without_mask: Usable boxes without a segmentation.
-        without_iscrowd: Annotations without the key that pycocotools needs for the evaluation.
-        without_area: Annotations without the key that MMDetection and pycocotools need.
-        rle: Usable ones, no crowds, whose masks are run lengths.
-        same_files: Names of image files that stand under several ids.
-        empty_parent: A first category that has no annotation and stands above all others.
-        same_ids: Number of annotations with the id of another one.
-        mistake: What only a normalized copy may be free of; None for a good file.
-    """
+    """Summary of one COCO-format file."""
 
     path: Path
-    categories: tuple[str, ...] = ()
-    images: dict = field(default_factory=dict)
+    categories: tuple[str, ...] = ()  # names in the order of the file, which is the order of MMDetection's labels
+    images: dict = field(default_factory=dict)  # (file name, width, height) by image id
+    # For each category name the images with at least one usable box that is no crowd, as places in `images`, sorted;
     annotated: dict[str, np.ndarray] = field(default_factory=dict)
+    # likewise for any annotation, good or not: what MMDetection takes for an image with objects. Images that are not
+    # listed stand behind all others.
     named: dict[str, np.ndarray] = field(default_factory=dict)
-    boxes: int = 0
-    crowds: int = 0
-    faults: Faults = field(default_factory=Faults)
-    unscored: Faults = field(default_factory=Faults)
-    neutral: Faults = field(default_factory=Faults)
-    errors: Faults = field(default_factory=Faults)
-    mask_faults: Faults = field(default_factory=Faults)
-    mask_unscored: Faults = field(default_factory=Faults)
-    mask_errors: Faults = field(default_factory=Faults)
-    over_edge: int = 0
-    like_corners: int = 0
-    like_fractions: int = 0
-    without_mask: int = 0
-    without_iscrowd: int = 0
-    without_area: int = 0
-    rle: int = 0
-    same_files: list[str] = field(default_factory=list)
-    empty_parent: bool = False
-    same_ids: int = 0
-    mistake: str | None = None
+    boxes: int = 0  # annotations
+    crowds: int = 0  # usable ones that mark a crowd, from which nothing is learnt
+    faults: Faults = field(default_factory=Faults)  # what MMDetection's training drops
+    unscored: Faults = field(default_factory=Faults)  # what is left out of scoring
+    neutral: Faults = field(default_factory=Faults)  # what counts neither as found nor as missed
+    errors: Faults = field(default_factory=Faults)  # what a training breaks on
+    mask_faults: Faults = field(default_factory=Faults)  # masks, or parts of them, that MMDetection drops
+    mask_unscored: Faults = field(default_factory=Faults)  # what is left out of scoring masks
+    mask_errors: Faults = field(default_factory=Faults)  # masks that a training or an evaluation breaks on
+    over_edge: int = 0  # boxes that run over the edge of their image
+    like_corners: int = 0  # boxes that would be good ones as [x1, y1, x2, y2]
+    like_fractions: int = 0  # boxes inside the unit square
+    without_mask: int = 0  # usable boxes without a segmentation
+    without_iscrowd: int = 0  # annotations without the key that pycocotools needs for the evaluation
+    without_area: int = 0  # annotations without the key that MMDetection and pycocotools need
+    rle: int = 0  # usable ones, no crowds, whose masks are run lengths
+    same_files: list[str] = field(default_factory=list)  # names of image files that stand under several ids
+    empty_parent: bool = False  # a first category has no annotation and stands above all others
+    same_ids: int = 0  # annotations with the id of another one
+    mistake: str | None = None  # what only a normalized copy may be free of
 
     def with_objects(self, classes: Iterable[str], usable: bool = True) -> np.ndarray:
         """Return whether each image has an annotation of the classes, bool (images,).
@@ -112,7 +86,7 @@ class Annotations:
             marked[(self.annotated if usable else self.named).get(name, [])] = True
         return marked[:-1]
 
-    def stored(self) -> Content:
+    def stored(self) -> Stored:
         """Return all of it as values of JSON, and arrays."""
         values = {key: value for key, value in vars(self).items() if key not in ("path", "images", *_PAIRS)}
         values |= {key: [one, one.counts] for key, one in values.items() if isinstance(one, Faults)}
@@ -125,9 +99,9 @@ class Annotations:
         return {**values, "path": str(self.path)}, arrays
 
     @classmethod
-    def restored(cls, content: Content) -> "Annotations":
+    def restored(cls, stored: Stored) -> "Annotations":
         """Make one of what `stored` has returned."""
-        values, arrays = content
+        values, arrays = stored
         found = cls(Path(values.pop("path")))
         found.images = dict(zip(values.pop("ids"), map(tuple, values.pop("files")), strict=True))
         for key, value in values.items():

@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from ..files import atomic_file
-from .summary import Content
+from .summary import Annotations
 
 CACHE = "LOCALVIT_CACHE"  # variable with the folder of copies and verdicts
 _VERSION = 1  # raise it with every change of the checks, and of what is kept
@@ -28,10 +28,9 @@ def cache_folder() -> Path:
 
 
 class Verdict:
-    """What is known of a file, None before it is read, and whether it is to be kept."""
+    """What is known of a file, None before it is read."""
 
-    content: Content | None = None
-    kept = False
+    found: Annotations | None = None
 
 
 @contextlib.contextmanager
@@ -46,11 +45,11 @@ def kept_verdict(path: Path) -> Iterator[Verdict]:
         return
     file = cache_folder() / "verdicts" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.npz"
     with locked(file.with_suffix(".lock")):
-        state, verdict.kept = _state(path), True
-        verdict.content = known = _load(file, state)
+        state = _state(path)
+        verdict.found = known = _load(file, state)
         yield verdict
-        if known is None and verdict.content is not None:
-            values, arrays = verdict.content
+        if known is None and verdict.found is not None:
+            values, arrays = verdict.found.stored()
             kept: dict[str, Any] = {**arrays, "text": np.frombuffer(json.dumps([state, values]).encode(), np.uint8)}
             try:
                 with atomic_file(file, flush=False) as stream:
@@ -72,16 +71,14 @@ def _state(path: Path) -> list:
     return [_VERSION, str(path), stat.st_size, stat.st_mtime_ns, hashlib.sha256(b"".join(ends)).hexdigest()]
 
 
-def _load(file: Path, state: list) -> Content | None:
+def _load(file: Path, state: list) -> Annotations | None:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays: dict[str, Any] = dict(archive)
         known, values = json.loads(arrays.pop("text").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, TypeError):  # none, or of a broken disk
+        return Annotations.restored((values, arrays)) if known == state else None
+    except Exception:  # there is none, or it is of a broken disk, of which zipfile and others raise much
         return None
-    except Exception:  # zipfile raises much on files that are damaged
-        return None
-    return (values, arrays) if known == state else None
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from parsed_files import parsed_files
 
-from localvit_det.datasets import annotations, contents
+from localvit_det.datasets import annotations
 from localvit_det.datasets.annotations import forget_annotations, read_annotations, summarize
-from localvit_det.datasets.contents import Content
+from localvit_det.datasets.json_stream import Content
 from localvit_det.datasets.normalize import normalized
 from localvit_det.errors import DataError
 
@@ -48,7 +48,6 @@ def known(path: Path) -> tuple:
     return in_order(json.loads(json.dumps(values))), {key: array.tolist() for key, array in arrays.items()}
 
 
-@pytest.mark.parametrize("batch", [1, 3, 20_000])
 @pytest.mark.parametrize(
     "extra",
     [
@@ -57,8 +56,7 @@ def known(path: Path) -> tuple:
         {"info": {"segmentation": GOOD}},
     ],
 )
-def test_copies_are_as_if_all_was_parsed(tmp_path, cache, monkeypatch, extra, batch):
-    monkeypatch.setattr(contents, "_BATCH", batch)
+def test_copies_are_as_if_all_was_parsed(tmp_path, cache, monkeypatch, extra):
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content_of(extra)))
     content = Content()
