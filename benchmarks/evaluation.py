@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from .measure import in_fresh_process, resident
 from .results import markdown_table
 
 HEIGHT, WIDTH, CORNERS = 480, 640, 24
@@ -93,8 +91,8 @@ def _polygons(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (boxes[:, None, :2] + points * boxes[:, None, 2:]).reshape(len(boxes), -1).round(2)
 
 
-def evaluate(name: str, args: argparse.Namespace) -> None:
-    """Evaluate with a metric, and print CPU seconds, peaks of memory in MiB and the numbers."""
+def evaluate(name: str, args: argparse.Namespace) -> tuple[float, float, float, dict]:
+    """Evaluate with a metric; return CPU seconds, the most MiB before and in the end, and the numbers."""
     from mmdet.registry import METRICS as REGISTRY
 
     import localvit_det  # noqa: F401  # registers our metrics
@@ -107,13 +105,9 @@ def evaluate(name: str, args: argparse.Namespace) -> None:
         metric.dataset_meta = {"classes": [f"class {number}" for number in range(1, args.classes + 1)]}
         metric.results.extend(predictions(annotations, args.images, args.classes, args.detections, rng))
         del annotations
-        before, start = _peak(), time.process_time()
+        before, start = resident(), time.process_time()
         numbers = metric.evaluate(args.images)
-        print(json.dumps([time.process_time() - start, before, _peak(), numbers]))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return time.process_time() - start, before / 2**20, resident() / 2**20, numbers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -125,23 +119,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS))
-    parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.run:
-        return evaluate(args.run, args)
-    sizes = [f"--{key}={getattr(args, key)}" for key in ("images", "detections", "objects", "classes", "seed")]
     rows, known = [], None
     for name in args.metrics:
-        command = [sys.executable, "-m", "benchmarks.evaluation", "--run", name, *sizes]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{name}: ended with {done.returncode}: {done.stderr[-500:]}", file=sys.stderr)
+        found = in_fresh_process(evaluate, name, args, OMP_NUM_THREADS="1")
+        if found is None:
+            print(f"{name}: the process ended without a result (out of memory?)", file=sys.stderr)
             continue
-        seconds, before, peak, numbers = json.loads(done.stdout.splitlines()[-1])
+        seconds, before, peak, numbers = found
         known = known or numbers
         rows.append((name, f"{seconds:.1f}", f"{before:,.0f}", f"{peak:,.0f}", "yes" if numbers == known else "no"))
     print(markdown_table(("metric", "CPU seconds", "MiB before", "MiB at most", "the first one's numbers"), rows))
-    return None
 
 
 if __name__ == "__main__":

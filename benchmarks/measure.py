@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -75,15 +76,19 @@ def process_peak(run: Callable[[], object], device: str = "cpu") -> tuple[int, i
         run()
         return None
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here: building the network does not count
-    start = _resident("VmRSS")
+    start = resident("VmRSS")
     run()
-    return start, _resident("VmHWM")
+    return start, resident("VmHWM")
 
 
-def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result | None:
-    """Call a function in a process that has done nothing else; None if that died, as for want of memory."""
+def in_fresh_process(function: Callable[..., Result], *arguments: object, **environment: str) -> Result | None:
+    """Call a function in a process that has done nothing else; None if that died, as for want of memory.
+
+    Args:
+        environment: Variables that are set for it alone.
+    """
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with mock.patch.dict(os.environ, environment), ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool:
         return None
@@ -113,7 +118,8 @@ def _allocated(run: Callable[[], object], device: str) -> tuple[int, int]:
     return most, held
 
 
-def _resident(name: str) -> int:
+def resident(name: str = "VmHWM") -> int:
+    """Return the bytes of this process by their name in /proc (Linux): the most so far, or those of now ("VmRSS")."""
     # Not getrusage: its peak begins with what the parent held when it forked.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

@@ -9,10 +9,7 @@ the other; CPU seconds and the peak of memory are what the imports alone do not 
 
 import argparse
 import json
-import os
 import random
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +18,8 @@ from pathlib import Path
 
 from pycocotools.mask import frPyObjects
 
-from benchmarks import loading, workers
+from . import loading, workers
+from .measure import in_fresh_process, resident
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 80
 READERS = ("imports", "ours", "again", "mmdet")
@@ -63,8 +61,8 @@ def write_annotations(
         file.write(f'], "categories": {json.dumps(categories)}}}')
 
 
-def read(reader: str, path: Path) -> None:
-    """Read a file in one way, and print CPU seconds and the peak of memory in megabytes."""
+def read(reader: str, path: Path) -> tuple[float, float]:
+    """Read a file in one way; return CPU seconds and the peak of memory in megabytes."""
     from mmdet.datasets import CocoDataset
 
     from localvit_det.datasets.annotations import read_annotations
@@ -75,24 +73,20 @@ def read(reader: str, path: Path) -> None:
     elif reader == "mmdet":
         classes = tuple(f"class {i}" for i in range(1, CLASSES + 1))
         CocoDataset(ann_file=str(path), metainfo={"classes": classes}, data_prefix={"img": ""}, pipeline=[])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([time.process_time() - start, peak]))
+    return time.process_time() - start, resident() / 2**20
 
 
-def measure(path: Path, cache: Path, readers: tuple[str, ...] = READERS) -> dict[str, tuple[float, float]]:
+def measure(path: Path, cache: Path, readers: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     """Return CPU seconds and megabytes above those of the imports, of each reader in a process of its own."""
     found: dict[str, tuple[float, float]] = {}
     base = 0.0
     for reader in readers:
-        command = [sys.executable, "-m", "benchmarks.scale", "--read", reader, "--file", str(path)]
-        environment = {**os.environ, "LOCALVIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{reader}: ended with {done.returncode}: {done.stderr[-300:]}", file=sys.stderr)
+        one = in_fresh_process(read, reader, path, OMP_NUM_THREADS="1", LOCALVIT_CACHE=str(cache))
+        if one is None:
+            print(f"{reader}: the process ended without a result (out of memory?)", file=sys.stderr)
             continue
-        seconds, peak = json.loads(done.stdout.splitlines()[-1])
-        base = peak if reader == "imports" else base
-        found[reader] = seconds, peak - base
+        base = one[1] if reader == "imports" else base
+        found[reader] = one[0], one[1] - base
     return found
 
 
@@ -111,11 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--real", action="store_true", help="let workers decode pictures")
     parser.add_argument("--coco", type=Path, help="a folder in COCO's layout, for loading")
     parser.add_argument("--rounds", type=int, default=5, help="of loading")
-    parser.add_argument("--read", choices=READERS, help=argparse.SUPPRESS)
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.read:
-        return read(args.read, args.file)
     if args.what == "loading":
         return loading.compare(args.coco, args.rounds)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,9 +8,7 @@ With --real pictures are decoded and scaled, from hard links to a few files; wit
 """
 
 import gc
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from torch.utils.data import DataLoader
+
+from .measure import in_fresh_process
 
 SIDES = ("ours", "mmdet")
 METHODS = ("fork", "spawn")
@@ -108,13 +108,14 @@ def grow(dataset: Any, side: str, method: str, workers: int) -> Growth:
     return Growth(max(begun), max(grown), sum(one["Pss"] for one in ended))
 
 
-def run(side: str, file: Path, pictures: Path | None, methods: list[str], counts: list[int]) -> None:
-    """Load the annotations of a file, and print what is measured as JSON."""
+def run(side: str, file: Path, pictures: Path | None, methods: list[str], counts: list[int]) -> dict:
+    """Load the annotations of a file, and return what is measured."""
     from mmdet.datasets import CocoDataset
     from mmengine.registry import init_default_scope
 
     import localvit_det  # noqa: F401 - operators that MMDetection needs
-    from benchmarks.scale import CLASSES
+
+    from .scale import CLASSES
 
     init_default_scope("mmdet")
     if side == "ours":
@@ -140,19 +141,14 @@ def run(side: str, file: Path, pictures: Path | None, methods: list[str], counts
             few = grow(FirstAgain(dataset), side, method, workers).growth
             found[f"{method} {workers}"] = *grow(dataset, side, method, workers), few
             print(f"{side} {method} {workers}", *found[f"{method} {workers}"], file=sys.stderr)
-    print(json.dumps(found))
+    return found
 
 
 def measure(file: Path, pictures: Path | None, sides: list[str], methods: list[str], counts: list[int]) -> dict:
-    """Return what is measured on each side, in a process of its own."""
-    found = {}
-    for side in sides:
-        what = json.dumps([side, str(file), str(pictures) if pictures else None, methods, counts])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOCALVIT_CACHE": str(file.parent)}
-        command = [sys.executable, "-m", "benchmarks.workers", what]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        found[side] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    """Return what is measured on each side, in a process of its own, unless that died."""
+    own = {"OMP_NUM_THREADS": "1", "LOCALVIT_CACHE": str(file.parent)}
+    found = {side: in_fresh_process(run, side, file, pictures, methods, counts, **own) for side in sides}
+    return {side: one for side, one in found.items() if one is not None}
 
 
 def show(found: dict) -> None:
@@ -167,8 +163,3 @@ def show(found: dict) -> None:
                     f"{side:6} {name:8} workers: {private:6.1f} MiB private, then {growth:+6.2f}, with few images "
                     f"{few:+6.2f} (the rest is {share:.1%} of the serialized form); {shared:.0f} MiB together"
                 )
-
-
-if __name__ == "__main__":
-    side, file, pictures, methods, counts = json.loads(sys.argv[1])
-    run(side, Path(file), Path(pictures) if pictures else None, methods, counts)
