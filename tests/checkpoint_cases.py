@@ -27,11 +27,6 @@ OFFICIAL = {
     "TwinsSVT": lambda **size: twins("TwinsSVT", **size),
 }
 CONFIGS = {name: REPOSITORY / f"configs/mask_rcnn_{name}_nano_shapes.py" for name in ("dwnet", "gg", "shuffle")}
-NO_WORKERS = [
-    f"{split}_dataloader.{key}"
-    for split in ("train", "val", "test")
-    for key in ("num_workers=0", "persistent_workers=False")
-]
 
 
 class Runs:

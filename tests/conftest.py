@@ -121,6 +121,20 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def refused(capsys) -> Callable[..., str]:
+    """Run a command that must end with exit code 1 and no traceback; return what it says on stderr."""
+
+    def run(main: Callable[[list[str]], object], *arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments)])
+        said = capsys.readouterr()
+        assert (stop.value.code, "Traceback" in said.err + said.out) == (1, False), said.err
+        return said.err
+
+    return run
+
+
 def few(values: Iterable, *kept: object) -> list:
     """Return parameters of a test, of which all but those kept are for the slow tests."""
     return [pytest.param(value, marks=() if value in kept else pytest.mark.slow) for value in values]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_logs import write_log
+from made_results import write_log
 from pages import check_page
 
 from localvit_det.analysis.page import Table, render

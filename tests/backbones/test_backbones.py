@@ -1,11 +1,13 @@
 """One contract for every backbone of the package, found through MMDetection's registry."""
 
 import copy
+import functools
 import math
 import re
 
 import pytest
 import torch
+from contract import CASES, NotApplicable
 from families import FAMILIES, FEW, build, mixer_inputs
 from mmdet.registry import MODELS
 from torch import nn
@@ -13,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from localvit_det.backbones import LocalViT
+from localvit_det.layers import trunc_normal_
 
 SIZES = [(64, 64), (61, 75), (33, 200), (1, 1), (7, 5)]
 
@@ -280,3 +283,37 @@ def test_fx_takes_feature_maps_from_between(family):
         first, found = net(x)[0], extractor(x)
     torch.testing.assert_close(found["first"], first, rtol=0, atol=0)
     torch.testing.assert_close(found["middle"], seen[-1], rtol=0, atol=0)
+
+
+SLOW = {"adapters_have_effect", "torch_func", "wrapped_layers_are_not_fused", "written_weights_are_used_when_fused"}
+QUICK = ("MSGTransformer",)  # which has most of its own
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
+def test_case(name, family):
+    try:
+        CASES[name](functools.partial(build, family, window_size=5, depths=(2, 1, 1, 1)))  # both kinds of blocks
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
+LIMIT = 6.0  # standard deviations
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_largest_fresh_weight(family):
+    for name, weight in build(family).named_parameters():
+        if weight.dim() > 1:
+            assert weight.abs().max() <= LIMIT * max(weight.std(), 0.02), name
+
+
+def test_as_many_numbers_as_a_network_has():
+    """The inverse distribution function, which MMEngine uses, gives -2.0 once in 2^24 numbers."""
+    torch.manual_seed(0)
+    numbers = trunc_normal_(torch.empty(2**25))
+    assert numbers.abs().max() <= 0.1
+    assert numbers.std() == pytest.approx(0.02, rel=1e-3)
+    assert abs(numbers.mean()) < 2e-5

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import lines_logged_by
 from mmdet.registry import MODELS
 from official_layouts import hugging_face_swin, pvt, pvt_v2, swin
 from torch import nn
@@ -61,8 +62,7 @@ def test_the_log_says_which_of_several_weights_are_taken(tmp_path, monkeypatch):
     weights = MODELS.build(SWIN).state_dict()
     torch.save({"model": weights, "model_ema": weights}, tmp_path / "swin.pth")
     net = MODELS.build({**SWIN, "init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "swin.pth")}})
-    lines: list[str] = []
-    monkeypatch.setattr(baselines, "print_log", lambda text, *_: lines.append(text))
+    lines = lines_logged_by(monkeypatch, baselines)
     with published_weights(net):
         net.init_weights()
     assert "model is taken, not model_ema" in lines[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_cases import CONFIGS, NO_WORKERS, Runs, detector, run, saved
+from checkpoint_cases import CONFIGS, Runs, detector, run, saved
 from official_layouts import dwnet, shuffle
 
 from localvit_det.checkpoint.read import load_weights_only
@@ -33,7 +33,7 @@ def ends(capsys, shapes, tmp_path):
         with pytest.raises(SystemExit) as stop:
             run(
                 tool, CONFIGS[config], *arguments, "--work-dir", tmp_path / "run",
-                "--cfg-options", *NO_WORKERS, f"data_root={shapes}", *options,
+                "--cfg-options", "workers=0", f"data_root={shapes}", *options,
             )  # fmt: skip
         captured = capsys.readouterr()
         assert stop.value.code == 1
@@ -98,7 +98,7 @@ def test_files_that_are_no_checkpoints(ends, tmp_path):
 @pytest.mark.slow
 def test_train_publish_test_infer_fine_tune(shapes, stars, tmp_path, capsys):
     """One life of a model: trained with EMA, published, tested and used without its config, fine-tuned."""
-    options = ("--cfg-options", *NO_WORKERS, "train_cfg.max_epochs=1", "train_cfg.val_interval=1")
+    options = ("--cfg-options", "workers=0", "train_cfg.max_epochs=1", "train_cfg.val_interval=1")
     config = tmp_path / "averaged.py"
     config.write_text(
         f"_base_ = '{CONFIGS['dwnet']}'\n"
@@ -126,7 +126,7 @@ def test_train_publish_test_infer_fine_tune(shapes, stars, tmp_path, capsys):
     assert 0 < moved[0] < 0.6 * moved[1]
     assert published.stat().st_size < 0.5 * (tmp_path / "run/epoch_1.pth").stat().st_size
 
-    run("test", published, "--work-dir", tmp_path / "test", "--cfg-options", f"data_root={shapes}", *NO_WORKERS)
+    run("test", published, "--work-dir", tmp_path / "test", "--cfg-options", f"data_root={shapes}", "workers=0")
     tested = capsys.readouterr().out
     scores = [re.findall(r"^bbox +(\S+)", text, re.MULTILINE)[-1] for text in (trained, tested)]
     assert scores[0] == scores[1]

@@ -49,19 +49,16 @@ RAN = {
 
 
 @pytest.mark.parametrize("case", RAN)
-def test_files_that_ran_code(case, marker, tmp_path, capsys):
+def test_files_that_ran_code(case, marker, tmp_path, refused):
     command, values, words = RAN[case]
     file = with_config(tmp_path / "file.pth", values)
-    with pytest.raises(SystemExit) as stop:
-        command([str(file), *(["photos"] if command is predict.main else [])])
+    said = refused(command, file, *(["photos"] if command is predict.main else []))
     if command is predict.main:
-        assert "photos" in capsys.readouterr().err  # sources are looked at first
+        assert "photos" in said  # sources are looked at first
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos/a.jpg").write_bytes(b"x")
-        with pytest.raises(SystemExit) as stop:
-            command([str(file), "photos"])
-    assert stop.value.code == 1
-    sentences = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        said = refused(command, file, "photos")
+    sentences = [line for line in said.splitlines() if line.startswith("error: ")]
     assert re.search(words, " ".join(sentences)), sentences
     assert not marker.exists()
 
@@ -72,13 +69,11 @@ RUN = "__import__('pathlib').Path({!r}).touch()"
 
 @pytest.mark.parametrize("tool", ["test", "publish_model"])
 @pytest.mark.parametrize("hostile", ["x_ = " + RUN, "model = dict(type='os.system', command='touch {}')"])
-def test_tools_run_nothing(tmp_path, capsys, tool, hostile):
+def test_tools_run_nothing(tmp_path, refused, tool, hostile):
     marker = tmp_path / "was-run"
     file = with_config(tmp_path / "file.pth", hostile.format(str(marker)))
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPOSITORY / f"tools/{tool}.py"))["main"]([str(file)])
-    assert stop.value.code == 1
-    [sentence] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said = refused(runpy.run_path(str(REPOSITORY / f"tools/{tool}.py"))["main"], file)
+    [sentence] = [line for line in said.splitlines() if line.startswith("error: ")]
     assert f"The config in {file} is refused" in sentence
     assert not marker.exists()
 
@@ -169,17 +164,13 @@ def test_model_of_another_size_than_its_weights(backbone, tmp_path):
 ARCH = {"depths": (2, 2, 6, 2), "drop_path_rate": 0.0}
 
 
-def test_commands_refuse_such_a_model(tmp_path, capsys, monkeypatch):
+def test_commands_refuse_such_a_model(tmp_path, refused, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = str(
         with_config(tmp_path / "file.pth", config(model={"type": "DWNet", "arch": {**ARCH, "embed_dims": 60_000}}))
     )
-    runs = (test_command.main, [file]), (files.export, [file, "--out", "x.onnx"]), (train.main, [file])
-    for command, arguments in runs:
-        with pytest.raises(SystemExit) as stop:
-            command(arguments)
-        assert stop.value.code == 1
-        assert "many times larger than its weights; give a config" in capsys.readouterr().err
+    for command, more in ((test_command.main, []), (files.export, ["--out", "x.onnx"]), (train.main, [])):
+        assert "many times larger than its weights; give a config" in refused(command, file, *more)
 
 
 def test_arguments_that_fit_no_constructor(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from checkpoint_cases import NANO, backbone
-from conftest import REPOSITORY
+from conftest import REPOSITORY, lines_logged_by
 from mmdet.registry import MODELS
 from official_layouts import dwnet
 from test_read import remote  # noqa: F401 - a fixture
@@ -53,7 +53,7 @@ def test_lines_are_found_by_what_a_config_says():
     assert official_file(None, {}) is None
 
 
-def test_the_command_lists_them(capsys):
+def test_the_command_lists_them(capsys, refused):
     weights(["dwnet", "TINY"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["DWNet tiny", "DynamicDWNet tiny", "IDynamicDWNet tiny"]
@@ -66,9 +66,7 @@ def test_the_command_lists_them(capsys):
     assert len(listed) == len(official_files())
     assert {one["direct"] for one in listed if one["network"] == "ShuffleTransformer"} == {""}
     assert {one["layout"] for one in listed if one["network"] == "DWNet"} == {"classifier of the authors' code"}
-    with pytest.raises(SystemExit):
-        weights(["resnet"])
-    assert "No network has 'resnet'" in capsys.readouterr().err
+    assert "No network has 'resnet'" in refused(weights, "resnet")
 
 
 @pytest.fixture
@@ -89,8 +87,7 @@ def config(**options):
 
 
 def said(cfg, monkeypatch) -> list[str]:
-    lines = []
-    monkeypatch.setattr(start, "print_log", lambda text, *_: lines.append(text))
+    lines = lines_logged_by(monkeypatch, start)
     check_start(cfg, None)
     return lines
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_cases import CONFIGS, NO_WORKERS, detector, run, saved
+from checkpoint_cases import CONFIGS, detector, run, saved
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -176,7 +176,7 @@ def test_tests_exports_and_trains(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = make_shapes(tmp_path / "shapes", num_train=4, num_val=2, size=64)
     file = published("mask_rcnn_dwnet_nano_shapes", tmp_path)
-    options = ["--cfg-options", f"data_root={root}", *NO_WORKERS]
+    options = ["--cfg-options", f"data_root={root}", "workers=0"]
     test.main([str(file), *options, "visualizer.name=own"])
     assert "\nsegm  " in capsys.readouterr().out
     train.main(

@@ -63,10 +63,9 @@ def test_two_detectors(published, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_refused_before_any_work(published, tmp_path, monkeypatch):
+def test_refused_before_any_work(published, monkeypatch, refused):
     monkeypatch.setattr(Detector, "val", None)
-    with pytest.raises(SystemExit):
-        command([str(published("dwnet")), str(published("dwnet", ("a", "b", "c")))])
+    refused(command, published("dwnet"), published("dwnet", ("a", "b", "c")))
     with pytest.raises(Exception, match=r"know different classes.*compare two that were trained on the same ones"):
         compare(published("dwnet"), published("dwnet", ("a", "b", "c")))
 
@@ -81,10 +80,7 @@ def test_refused_before_any_work(published, tmp_path, monkeypatch):
         (["--device", "gpu"], "--device gpu names no devices"),
     ],
 )
-def test_mistakes(arguments, sentence, tmp_path, capsys):
+def test_mistakes(arguments, sentence, tmp_path, refused):
     weights = tmp_path / "a.pth"
     weights.write_bytes(b"")
-    with pytest.raises(SystemExit):
-        command([str(weights), str(weights), *arguments])
-
-    assert re.search(sentence, capsys.readouterr().err)
+    assert re.search(sentence, refused(command, weights, weights, *arguments))

@@ -30,12 +30,10 @@ def run(command: ModuleType, *arguments: str) -> None:
 
 
 def options(*more: str) -> list[str]:
-    loaders = [f"{split}_dataloader.{key}" for split in ("train", "val", "test")
-               for key in ("num_workers=0", "persistent_workers=False")]  # fmt: skip
     lengths = ["train_cfg.max_epochs=2", "train_cfg.val_interval=1", "param_scheduler.1.end=2"]
     return [
         "--cfg-options",
-        *loaders,
+        "workers=0",
         *lengths,
         "train_dataloader.batch_size=2",
         "default_hooks.logger.interval=1",

@@ -110,7 +110,7 @@ def test_what_a_batch_takes_is_measured(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     shapes = make_shapes(tmp_path / "shapes", num_train=4, num_val=2, size=64)
-    options = ["--workers", "0", "--cfg-options", f"data_root={shapes}", "val_dataloader.persistent_workers=False"]
+    options = ["--workers", "0", "--cfg-options", f"data_root={shapes}"]
     with monkeypatch.context() as patch:
         patch.setattr(train_command, "subprocess", SimpleNamespace(run=in_this_process))
         peak = train_command._peak([NAME, "--batch", "auto", *options], 1)

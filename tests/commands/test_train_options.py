@@ -15,9 +15,6 @@ from localvit_det.errors import ConfigError
 from localvit_det.switches import enable_amp, seed
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
-NO_WORKERS = [
-    f"{split}_dataloader.{key}" for split in ("train", "val") for key in ("num_workers=0", "persistent_workers=False")
-]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +23,7 @@ def shapes(tmp_path_factory) -> Path:
 
 
 def dry_run(capsys, shapes: Path, folder: Path, *arguments: str) -> str:
-    options = [*NO_WORKERS, f"data_root={shapes}", "train_dataloader.batch_size=2"]
+    options = ["workers=0", f"data_root={shapes}", "train_dataloader.batch_size=2"]
     train.main([NAME, "--dry-run", "--work-dir", str(folder / "run"), *arguments, "--cfg-options", *options])
     return capsys.readouterr().out
 

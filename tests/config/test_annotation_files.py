@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from coco_folder import NAMES, annotations, write_coco, write_config
 from conftest import few, lines_logged_by
+from file_counts import parsed_files
 from mmdet.registry import DATASETS
-from parsed_files import parsed_files
 from pycocotools import mask as coco_masks
 
 from localvit_det.config import discovery, load_config

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from coco_folder import NAMES, edited, write_coco, write_config
+from conftest import lines_logged_by
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -95,8 +96,7 @@ def test_names_of_loops_and_annotations_at_the_top_level(tmp_path):
 
 
 def test_names_that_only_the_config_file_uses_are_told(tmp_path, monkeypatch):
-    lines = []
-    monkeypatch.setattr(options, "print_log", lambda message, *_: lines.append(message))
+    lines = lines_logged_by(monkeypatch, options)
     path = write_config(tmp_path, "max_epochs = 12\ntrain_cfg = dict(by_epoch=True, max_epochs=max_epochs)")
     assert load_config(path, {"max_epochs": 3, "train_cfg.val_interval": 3}).train_cfg.max_epochs == 12
     assert lines == [

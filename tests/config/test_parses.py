@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from conftest import REPOSITORY
-from parsed_files import parsed_files
+from file_counts import parsed_files
 
 from localvit_det.config import load_config
 from localvit_det.datasets import annotations

@@ -4,6 +4,7 @@ import copy
 import os
 
 import pytest
+from conftest import lines_logged_by
 
 from localvit_det.config import load_config, run
 from localvit_det.config.run import OF_TESTS, as_table, changes, find_old_run, find_run, remember
@@ -50,8 +51,7 @@ def test_written_and_read_back(started, tmp_path):
 
 
 def test_given_options_count_over_the_runs(started, monkeypatch):
-    lines = []
-    monkeypatch.setattr(run, "print_log", lambda message, *_: lines.append(message))
+    lines = lines_logged_by(monkeypatch, run)
     found = started.over({"train_dataloader.batch_size": 8})
     assert found["train_dataloader.batch_size"] == 8
     assert found["classes"] == "[a b,c]"
@@ -107,8 +107,7 @@ def test_differences_that_have_to_be_named(kind, started, nano):
 
 
 def test_differences_of_a_test_are_shown(started, nano, monkeypatch):
-    lines = []
-    monkeypatch.setattr(run, "print_log", lambda message, *_: lines.append(message))
+    lines = lines_logged_by(monkeypatch, run)
     cfg = copy.deepcopy(nano)
     cfg.merge_from_dict(
         {

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+import coco_folder
 import pytest
-from parsed_files import parsed_files
+from file_counts import parsed_files
 
 from localvit_det.datasets import annotations
 from localvit_det.datasets.annotations import forget_annotations, read_annotations, summarize
@@ -104,3 +105,18 @@ def test_summaries_are_of_the_file_as_it_is(tmp_path, cache):
     assert len(read_annotations(file).images) == 3
     file.write_text(json.dumps({**content_of(), "images": content_of()["images"][:2]}))
     assert len(read_annotations(file).images) == 2
+
+
+PLACES = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("image_id", "category_id")}
+
+
+@pytest.mark.parametrize("value", [[1], {}])
+@pytest.mark.parametrize(("section", "key"), [(section, key) for section, keys in PLACES.items() for key in keys])
+def test_ids_and_names_of_any_type(section, key, value, tmp_path):
+    content = coco_folder.annotations()
+    content[section][0][key] = value
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    for options in ({}, {"order": ("zebra", "cat")}, {"only": ["001.jpg"]}, {"renames": {"001.jpg": "1.jpg"}}):
+        with pytest.raises(DataError) as caught:
+            read_annotations(normalized(tmp_path / "a.json", **options)[0])
+        assert "\n" not in str(caught.value)

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from coco_folder import gray
-from converted import label_of
-from yolo_set import NAMES, H, W, write_yolo
+from yolo_set import NAMES, H, W, label_of, write_yolo
 
 from localvit.commands import files
 from localvit_det.datasets.converters import (

@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pytest
 from coco_folder import NAMES, annotations, write_coco
+from file_counts import counted_files
 from mmdet.registry import DATASETS, TRANSFORMS
-from opened_files import counted_files
 from PIL import Image
 
 from localvit_det.datasets import images, load_image

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import lines_logged_by
-from opened_files import counted_files
+from file_counts import counted_files
 from other_formats import CLASSES, FORMATS, SPLITS, WHOLE, area, png, read
 
 from localvit.commands.files import convert as convert_command

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from coco_folder import annotations
+from file_counts import counted_files
 from forked import Forked, _one_thread_and_no_process_left, wait_for  # noqa: F401 - a fixture
-from opened_files import counted_files
 
 from localvit_det.datasets import verdicts
 from localvit_det.datasets.annotations import _Reader, forget_annotations, read_annotations

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from coco_folder import gray, write_config
-from converted import label_of, objects, same
-from yolo_set import H, W
+from yolo_set import H, W, label_of, objects, same
 
 from localvit_det.config import load_config
 from localvit_det.datasets.converters import convert_dataset, find_converter

@@ -2,8 +2,7 @@
 
 import pytest
 from coco_folder import gray, write_config
-from converted import objects, same
-from yolo_set import NAMES, OWN, YOLO, H, W, write_yolo
+from yolo_set import NAMES, OWN, YOLO, H, W, objects, same, write_yolo
 
 from localvit.commands import files
 from localvit_det.config import load_config

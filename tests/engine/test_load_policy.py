@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import lines_logged_by
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -161,8 +162,7 @@ def test_rows(rows, old, expected):
 
 def load_by_hook(monkeypatch, source, model, config, meta, metainfo, policy, prefix="") -> tuple[dict, list[str]]:
     """Let the hook prepare the checkpoint of a training as a runner does; the weights, and what is logged."""
-    lines: list[str] = []
-    monkeypatch.setattr(load_policy, "print_log", lambda message, *_: lines.append(message))
+    lines = lines_logged_by(monkeypatch, load_policy)
     weights = label({prefix + name: tensor for name, tensor in source.state_dict().items()}, source="x.pth")
     checkpoint = {"state_dict": weights, "meta": meta, "message_hub": {}}
     runner = SimpleNamespace(

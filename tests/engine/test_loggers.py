@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import lines_logged_by
 from mmengine.config import Config
 from mmengine.runner import Runner
 from toy_training import log_of, toy_runner
@@ -118,8 +119,7 @@ class Unreachable:
 
 
 def test_a_lost_server_ends_no_training(tmp_path, monkeypatch):
-    lines = []
-    monkeypatch.setattr(loggers, "print_log", lambda text, *_: lines.append(text))
+    lines = lines_logged_by(monkeypatch, loggers)
     backend = MLflowBackend(str(tmp_path))
     backend._mlflow, backend._env_initialized = Unreachable(), True
     server = backend._mlflow

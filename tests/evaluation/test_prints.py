@@ -1,14 +1,17 @@
-"""What pycocotools prints goes to the log, line by line."""
+"""What pycocotools prints goes to the log, line by line; what the record of an evaluation says of the machine."""
 
 import logging
+import sys
+from pathlib import Path
 
+import pytest
 from made_results import write_shapes
 from mmengine.logging import MMLogger
 from scoring import exact_predictions, scored
 
 from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.engine import ReliableRunner
-from localvit_det.evaluation import ExactCocoMetric, truth
+from localvit_det.evaluation import ExactCocoMetric, record, truth
 from localvit_det.evaluation.truth import prints_logged
 
 FILE = "annotations/instances_val2017.json"
@@ -65,3 +68,17 @@ def test_loading_and_scores(tmp_path, monkeypatch, capsys):
     ReliableRunner.build_dataloader({"dataset": dataset, "batch_size": 1, "sampler": sampler})
     assert lines.count("index created!") == indexed + 1
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_is_the_peak_of_the_process():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    assert record.peak_memory() == pytest.approx(int(line.split()[1]) * 1024, rel=0.05)
+
+
+def test_memory_on_other_systems(monkeypatch):
+    here = record.peak_memory()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert record.peak_memory() is None
+    monkeypatch.setattr(sys, "platform", "darwin")  # in bytes there
+    assert record.peak_memory() == pytest.approx(here / 1024, rel=0.05)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import lines_logged_by
 from forked import _one_thread_and_no_process_left, forked_ranks  # noqa: F401 - a fixture
 from made_results import write_shapes
 from mmdet.evaluation import INSTANCE_OFFSET
@@ -149,8 +150,7 @@ def test_validation_of_a_training(root, tmp_path):
 
 def test_config_that_names_two_files(root, tmp_path, monkeypatch):
     """The evaluator follows its dataset, and says so, in either direction."""
-    said = []
-    monkeypatch.setattr(discovery, "print_log", lambda message, *_: said.append(message))
+    said = lines_logged_by(monkeypatch, discovery)
     for own, others in ((FILE, SMALL), (SMALL, FILE)):
         path = tmp_path / "two.py"
         path.write_text(
@@ -164,8 +164,7 @@ def test_config_that_names_two_files(root, tmp_path, monkeypatch):
 
 def test_option_of_the_evaluator(root, tmp_path, monkeypatch):
     """A file that is given to the evaluator by hand is taken as far as it has the images of the dataset."""
-    said = []
-    monkeypatch.setattr(preflight.data, "print_log", lambda message, *_: said.append(message))
+    said = lines_logged_by(monkeypatch, preflight.data)
     options = {"test_dataloader.dataset.ann_file": SMALL, "test_evaluator.ann_file": str(root / FILE)}
     cfg = run_of(root, tmp_path, options)
     assert Path(cfg.test_evaluator.ann_file) == root / FILE
@@ -184,8 +183,7 @@ def test_option_of_the_evaluator(root, tmp_path, monkeypatch):
 
 def test_file_cut_in_its_images_alone(root, tmp_path, monkeypatch):
     """Annotations of other images are no mistake of a file that is scored, and do not count."""
-    said = []
-    monkeypatch.setattr(preflight.data, "print_log", lambda message, *_: said.append(message))
+    said = lines_logged_by(monkeypatch, preflight.data)
     content = json.loads((root / FILE).read_text())
     (root / "annotations/cut.json").write_text(json.dumps({**content, "images": content["images"][:3]}))
     cfg = run_of(root, tmp_path / "run", {"test_dataloader.dataset.ann_file": "annotations/cut.json"})

@@ -123,10 +123,8 @@ def test_a_report_of_a_file(published_file, tmp_path, monkeypatch, capsys):
         (["--predictions", "found.json"], "holds no predictions in the format of COCO's results"),
     ],
 )
-def test_refusals(tmp_path, monkeypatch, capsys, arguments, words):
+def test_refusals(tmp_path, monkeypatch, refused, arguments, words):
     monkeypatch.chdir(tmp_path)
     write_shapes(tmp_path / "set", train=1, val=1)
     Path("found.json").write_text(json.dumps({"images": [], "annotations": []}))
-    with pytest.raises(SystemExit):
-        test.main([NANO, *arguments, "--cfg-options", "data_root=set"])
-    assert words.format(tmp_path) in capsys.readouterr().err
+    assert words.format(tmp_path) in refused(test.main, NANO, *arguments, "--cfg-options", "data_root=set")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from coco_folder import NAMES, annotations, edited, write_coco
+from file_counts import counted_files
 from mmdet.registry import DATASETS
 from mmengine.model import BaseModel
-from opened_files import counted_files
 from preflight_cases import fails
 
 import localvit_det  # noqa: F401
@@ -206,8 +206,7 @@ def test_files_that_a_start_opens(tmp_path, cache, monkeypatch):
 
     write_coco(tmp_path / "mine", annotations(70), annotations(70))
     monkeypatch.setattr(BaseModel, "train_step", step)
-    options = [f"data_root={tmp_path}/mine", "classes=auto", "batch=2"]
-    options += ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+    options = [f"data_root={tmp_path}/mine", "classes=auto", "batch=2", "workers=0"]
     with counted_files(str(tmp_path / "mine")) as opened, pytest.raises(FirstStepError):
         train.main(["mask_rcnn_shuffle_nano_shapes", "--work-dir", str(tmp_path / "run"), "--cfg-options", *options])
     for split, most in (("train", 50 + 2), ("val", 50)):  # and a batch, of which MMDetection alone would open each

@@ -173,15 +173,8 @@ def test_wrong_channels_and_types(shapes):
 @pytest.mark.slow
 def test_commands_train_and_test(shapes):
     config = str(REPOSITORY / "configs/upernet_shuffle_nano_shapes.py")
-    options = [
-        f"data_root={shapes}",
-        "train_cfg.max_iters=2",
-        "train_cfg.val_interval=2",
-        "val_dataloader.num_workers=0",
-    ]
-    options += ["val_dataloader.persistent_workers=False", "train_dataloader.num_workers=0"]
-    options += ["train_dataloader.persistent_workers=False", "default_hooks.checkpoint.interval=2"]
-    options += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+    options = [f"data_root={shapes}", "train_cfg.max_iters=2", "train_cfg.val_interval=2", "workers=0"]
+    options.append("default_hooks.checkpoint.interval=2")
     work_dir = shapes / "run"
     train.main([config, "--work-dir", str(work_dir), "--cfg-options", *options])
     assert (work_dir / "curves.png").is_file()

@@ -30,16 +30,13 @@ NANO = REPOSITORY / "configs/mask_rcnn_shuffle_nano_shapes.py"
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_checked_before_the_work(tool, arguments, option, tmp_path, capsys):
+def test_checked_before_the_work(tool, arguments, option, tmp_path, refused):
     """Each would end in another sentence as soon as the work began."""
     (tmp_path / "FILE").touch()
     (tmp_path / "BAD.pth").write_bytes(b"no checkpoint")
     main = runpy.run_path(str(REPOSITORY / f"tools/{tool}.py"))["main"]
     arguments = [str(a).replace("FILE", f"{tmp_path}/FILE").replace("BAD", f"{tmp_path}/BAD") for a in arguments]
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 1
-    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    sentence = refused(main, *arguments).strip().splitlines()[-1]
     assert option in sentence
     assert sentence.endswith("(Not a directory): name another place.")
 
