@@ -225,9 +225,11 @@ def fuse_mask_head(head: FCNMaskHead) -> nn.Module:
     return FusedMaskHead(head) if ends_usually(head) else head
 
 
-@register_fused(StandardRoIHead)
-class FusedStandardRoIHead(Variant, StandardRoIHead):
-    """A :class:`StandardRoIHead` that computes only the masks of the classes that were found."""
+class _MasksOfFound(Variant):
+    """Computes only the masks of the classes that were found, on a CPU by fused heads and extractors.
+
+    The stages of a cascade read the same boxes' features, which are extracted once; its masks are the mean of theirs.
+    """
 
     def predict_mask(
         self,
@@ -236,36 +238,13 @@ class FusedStandardRoIHead(Variant, StandardRoIHead):
         results_list: list[InstanceData],
         rescale: bool = False,
     ) -> list[InstanceData]:
-        """Add masks to what the box head has found."""
-        if not _fits(self, x, results_list, [self.mask_head], [self.mask_roi_extractor]):
-            return super().predict_mask(x, batch_img_metas, results_list, rescale)
-        rois, labels, counts = _found(results_list)
-        features = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois)
-        masks = self.mask_head.masks_of(features, labels)
-        return self.mask_head.predict_by_feat(
-            mask_preds=masks[:, None].split(counts),
-            results_list=results_list,
-            batch_img_metas=batch_img_metas,
-            rcnn_test_cfg=self.test_cfg,
-            rescale=rescale,
-        )
-
-
-@register_fused(CascadeRoIHead)
-class FusedCascadeRoIHead(Variant, CascadeRoIHead):
-    """A :class:`CascadeRoIHead`; its stages read the same boxes' features, which are extracted once."""
-
-    def predict_mask(
-        self,
-        x: tuple[Tensor, ...],
-        batch_img_metas: list[dict],
-        results_list: list[InstanceData],
-        rescale: bool = False,
-    ) -> list[InstanceData]:
-        """Add masks, the mean of all stages', to what the box heads have found."""
-        heads, extractors = list(self.mask_head), list(self.mask_roi_extractor)
-        if not _fits(self, x, results_list, heads, extractors):
-            return super().predict_mask(x, batch_img_metas, results_list, rescale)
+        """Add masks to what the box heads have found."""
+        single = not isinstance(self.mask_head, nn.ModuleList)
+        heads, extractors = ([part] if single else list(part) for part in (self.mask_head, self.mask_roi_extractor))
+        known = all(isinstance(head, FusedMaskHead) for head in heads)
+        known &= all(isinstance(extractor, FusedRoIExtractor) for extractor in extractors)
+        if not (known and cpu_inference(x[0]) and not self.with_shared_head and any(map(len, results_list))):
+            return super().predict_mask(x, batch_img_metas, results_list, rescale)  # type: ignore[misc]
         rois, labels, counts = _found(results_list)
         features, total = None, None
         for stage, (head, extractor) in enumerate(zip(heads, extractors, strict=True)):
@@ -283,18 +262,14 @@ class FusedCascadeRoIHead(Variant, CascadeRoIHead):
         )
 
 
-def _fits(
-    head: nn.Module,
-    x: tuple[Tensor, ...],
-    results_list: list[InstanceData],
-    heads: list[nn.Module],
-    extractors: list[nn.Module],
-) -> bool:
-    """Whether only the masks that are asked for can be computed: on a CPU, by fused heads and extractors."""
-    known = all(isinstance(h, FusedMaskHead) for h in heads) and all(
-        isinstance(e, FusedRoIExtractor) for e in extractors
-    )
-    return known and cpu_inference(x[0]) and not head.with_shared_head and any(len(r) for r in results_list)
+@register_fused(StandardRoIHead)
+class FusedStandardRoIHead(_MasksOfFound, StandardRoIHead):
+    """A :class:`StandardRoIHead` that computes only the masks of the classes that were found."""
+
+
+@register_fused(CascadeRoIHead)
+class FusedCascadeRoIHead(_MasksOfFound, CascadeRoIHead):
+    """A :class:`CascadeRoIHead` that computes only the masks of the classes that were found."""
 
 
 def _found(results_list: list[InstanceData]) -> tuple[Tensor, Tensor, list[int]]:
