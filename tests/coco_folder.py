@@ -2,6 +2,8 @@
 
 import copy
 import json
+import struct
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +52,17 @@ def gray(width: int, height: int) -> bytes:
     return cv2.imencode(".jpg", np.full((max(height, 1), max(width, 1), 3), 114, np.uint8))[1].tobytes()
 
 
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size; its pixels are missing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1_000_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
 def edited(change) -> dict:
     """A good annotation dict after `change(dict)`."""
     content = copy.deepcopy(annotations())
@@ -63,6 +76,14 @@ def write_config(folder: Path, body: str = "", model: str = "mask-rcnn_r50_fpn")
     (folder / "parent.py").write_text(_parent(model))
     path.write_text(f"_base_ = './parent.py'\n{body}\n")
     return path
+
+
+def dataset_config(root: Path, split: str = "train2017", **more: object) -> dict:
+    """The config of a dataset in COCO's layout with boxes and masks."""
+    load = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
+    files = {"ann_file": f"annotations/instances_{split}.json", "data_prefix": {"img": f"{split}/"}}
+    rest = {"metainfo": {"classes": NAMES}, "pipeline": [*load, {"type": "PackDetInputs"}], **more}
+    return {"type": "CocoDataset", "data_root": f"{root}/", **files, **rest}
 
 
 @cache

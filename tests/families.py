@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from mmdet.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from localvit_det.backbones import LocalViT, MSGTransformer
 from localvit_det.layers.messenger import join_windows
@@ -17,6 +17,15 @@ FEW = [
     pytest.param(name, marks=() if name in ("MSGTransformer", "ShuffleTransformer") else pytest.mark.slow)
     for name in FAMILIES
 ]
+
+
+class Detector(nn.Module):
+    """A backbone and something behind it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(2, 2)
 
 
 def build(family: str, **options) -> LocalViT:

@@ -110,6 +110,17 @@ def build_detector(model: str | dict, surer: tuple[str, ...] = SURER, factor: fl
     return model
 
 
+def step_and_predict(model: nn.Module, data: dict) -> list:
+    """Return predictions, after a step whose losses are finite and give each parameter of the backbone a gradient."""
+    losses = model.train()(**model.data_preprocessor(data, training=True), mode="loss")
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    total.backward()
+    assert not [name for name, p in model.backbone.named_parameters() if p.grad is None]
+    with torch.no_grad():
+        return model.eval()(**model.data_preprocessor(data, training=False), mode="predict")
+
+
 def training_sample(size: int) -> DetDataSample:
     """Two objects with masks in an image of this size, which is at least 64."""
     shape = (size, size)

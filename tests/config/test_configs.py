@@ -14,13 +14,13 @@ from mmengine.registry import init_default_scope
 
 from localvit_det.backbones import LocalViT
 from localvit_det.config import load_config
+from localvit_det.preflight.classes import check_num_classes
 
 # Other heads have their recipes from MMDetection: test_heads.py.
-CONFIGS = [
-    path
-    for path in sorted((REPOSITORY / "configs").glob("*.py"))
-    if path.stem.startswith(("mask_rcnn", "cascade", "retinanet", "faster_rcnn"))
-]
+RECIPES = ("mask_rcnn", "cascade", "retinanet", "faster_rcnn")
+CONFIGS = [path for path in sorted((REPOSITORY / "configs").glob("*.py")) if path.stem.startswith(RECIPES)]
+OTHERS = ("rtmdet_ins_*_t_coco", "dino_*_t_coco", "mask2former_*_t_coco*", "panoptic_fpn_*_t_coco")
+OTHERS = sorted(path for name in OTHERS for path in (REPOSITORY / "configs").glob(f"{name}.py"))
 QUICK = ("mask_rcnn_shuffle_nano", "mask_rcnn_msg_nano")
 
 
@@ -78,21 +78,26 @@ def test_one_step(path):
     loss_step(load_config(path))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*CONFIGS, *OTHERS], ids=lambda p: p.stem)
 def test_config_is_whole(path):
     cfg = load_config(path)
     init_default_scope(cfg.default_scope)  # as the runner does; nested transforms are looked up by it
     for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.val_dataloader.dataset.pipeline):
         for transform in pipeline:
             TRANSFORMS.build(transform)
-    epochs = cfg.train_cfg.max_epochs
-    assert epochs == (36 if "_3x" in path.stem else 8 if "nano" in path.stem else 12)
-    assert cfg.param_scheduler[-1].end == epochs
+    if path in CONFIGS:
+        epochs = cfg.train_cfg.max_epochs
+        assert epochs == (36 if "_3x" in path.stem else 8 if "nano" in path.stem else 12)
+        assert cfg.param_scheduler[-1].end == epochs
+    assert cfg.runner_type == "ReliableRunner"
+    assert "FusedEvaluationHook" in [hook.type for hook in cfg.custom_hooks]
+    check_num_classes(cfg, "train")
     assert cfg.sync_bn == "torch"
     assert cfg.optim_wrapper.optimizer.type == "AdamW"
     backbone = MODELS.get(cfg.model.backbone.type)
     if issubclass(backbone, LocalViT):
-        assert cfg.model.neck.in_channels == list(backbone.out_channels_of(cfg.model.backbone))
+        part = cfg.model.neck if "neck" in cfg.model else cfg.model.panoptic_head
+        assert part.in_channels == list(backbone.out_channels_of(cfg.model.backbone))
         assert f"_{backbone.short_name}_" in path.stem
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from families import Detector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -92,15 +93,6 @@ def test_numbers(name):
         assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", recipe.lr, recipe.weight_decay), path
         assert cfg.auto_scale_lr.base_batch_size == recipe.batch, path
         assert (clip and clip["max_norm"]) == recipe.clip, path
-
-
-class Detector(nn.Module):
-    """A backbone and something behind it."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(2, 2)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+from coco_folder import dataset_config
 from mmdet.registry import DATASETS
 
 from localvit_det.datasets import annotations
@@ -50,16 +51,8 @@ def test_faults_are_what_the_loader_drops(summary, tmp_path):
     rows += [{"bbox": [*corner, 7, 7]} for corner in edges] + [{"area": area} for area in (-1, 0, 0.5, 1)]
     rows += [{"ignore": value} for value in (0, 1, True, None)] + [{"category_id": 2}, {"category_id": 4}]
     found = summary(rows)
-    dataset = DATASETS.build(
-        {
-            "type": "CocoDataset",
-            "ann_file": str(tmp_path / "file.json"),
-            "data_prefix": {"img": ""},
-            "metainfo": {"classes": ("cat", "dog")},
-            "pipeline": [],
-            "serialize_data": False,
-        }
-    )
+    own = {"ann_file": "file.json", "metainfo": {"classes": ("cat", "dog")}, "pipeline": [], "serialize_data": False}
+    dataset = DATASETS.build(dataset_config(tmp_path, **own))
     kept = [instance["bbox"] for info in dataset.data_list for instance in info["instances"]]
     assert len(rows) - found.faults.count() == len(kept)
     dropped = {number for numbers in found.faults.values() for number in numbers}

@@ -5,6 +5,7 @@ import pickle
 import mmcv
 import numpy as np
 import pytest
+from coco_folder import dataset_config
 from conftest import REPOSITORY
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, TRANSFORMS
@@ -114,15 +115,8 @@ def test_real_pictures_through_whole_pipelines(coco_root):
         found = []
         for kind in ("LoadAnnotations", "LoadCompactAnnotations"):
             steps = [{"type": "LoadImageFromFile"}, {"type": kind, "with_bbox": True, "with_mask": True}]
-            dataset = DATASETS.build(
-                {
-                    "type": "CocoDataset",
-                    "data_root": str(coco_root),
-                    "ann_file": "annotations/instances_val2017.json",
-                    "data_prefix": {"img": "val2017/"},
-                    "pipeline": [*steps, *augmentation[name], {"type": "PackDetInputs"}],
-                }
-            )
+            pipeline = [*steps, *augmentation[name], {"type": "PackDetInputs"}]
+            dataset = DATASETS.build(dataset_config(coco_root, "val2017", metainfo={}, pipeline=pipeline))
             samples = []
             for index in range(0, 48, 16):
                 np.random.seed(index)

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from coco_folder import NAMES, annotations, write_coco
+from coco_folder import annotations, dataset_config, write_coco
 from file_counts import counted_files
 from mmdet.registry import DATASETS, TRANSFORMS
 from PIL import Image
@@ -86,18 +86,7 @@ def test_boxes_align_through_mmdetections_pipeline(tmp_path, stored):
     file.write_bytes(photo(6))
     assert header_fault(str(file), size, 10**8) == (None, False)
     assert pixel_fault(str(file), size, 10**8) is None
-    steps = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
-    dataset = DATASETS.build(
-        {
-            "type": "CocoDataset",
-            "data_root": f"{tmp_path}/",
-            "ann_file": "annotations/instances_train2017.json",
-            "data_prefix": {"img": "train2017/"},
-            "metainfo": {"classes": NAMES},
-            "pipeline": [*steps, {"type": "PackDetInputs"}],
-        }
-    )
-    sample = dataset[0]
+    sample = DATASETS.build(dataset_config(tmp_path))[0]
     found = bright_box(sample["inputs"].numpy().transpose(1, 2, 0))
     [boxes, *_] = sample["data_samples"].gt_instances.bboxes.tensor.tolist()
     assert np.abs(np.subtract(found, boxes)).max() <= 1

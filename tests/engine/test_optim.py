@@ -1,7 +1,7 @@
 """Learning rates by layer in every family."""
 
 import pytest
-from families import FAMILIES, build
+from families import FAMILIES, Detector, build
 from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -10,15 +10,6 @@ from localvit_det.errors import ConfigError
 
 DECAY = 0.5
 BASE = 1.0
-
-
-class Detector(nn.Module):
-    """A backbone and something behind it."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(2, 2)
 
 
 def rates(model: nn.Module, **paramwise) -> dict[int, float]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from predict_cases import NAME, picture, write_image
+from predict_cases import NAME, picture
 
 from localvit_det import Detector
 from localvit_det.datasets.synthetic_shapes import CLASSES
-from localvit_det.errors import CheckpointError, ConfigError, DataError, UserError
+from localvit_det.errors import CheckpointError, ConfigError, DataError
 from localvit_det.predict.sources import Sources
 
 
@@ -189,9 +189,3 @@ def test_threads_with_scores_of_their_own(brief):
     assert all(expected[bound] == count for bound, count in found)
     assert all(settings["score_thr"] == bound for settings, bound in brief._bounds)
     assert len(copy.deepcopy(brief)(image, 0.0)) == 5  # has a lock of its own
-
-
-def test_errors_are_the_users(brief, tmp_path):
-    write_image(tmp_path / "a.jpg")
-    with pytest.raises(UserError):
-        list(brief.predict([str(tmp_path / "a.jpg"), str(tmp_path / "typo.jpg")]))

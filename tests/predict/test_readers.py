@@ -3,12 +3,12 @@
 import io
 import struct
 import time
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from coco_folder import png_of
 from PIL import Image, ImageFile
 
 from localvit_det.datasets.images import BrokenImageError
@@ -22,14 +22,6 @@ SIDE = 16_000  # 256 million pixels, as many as FFmpeg decodes
 def gif(width: int, height: int) -> bytes:
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     return head + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00;"
-
-
-def png(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
 def webp(width: int, height: int) -> bytes:
@@ -53,7 +45,7 @@ def hdr(width: int, height: int) -> bytes:
     return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (height, width) + bytes(1000)
 
 
-CASES = {"huge.png": png, "huge.webp": webp, "huge.tif": tiff, "hdr.jpg": hdr, "huge.gif": gif, "gif.mp4": gif}
+CASES = {"huge.png": png_of, "huge.webp": webp, "huge.tif": tiff, "hdr.jpg": hdr, "huge.gif": gif, "gif.mp4": gif}
 
 
 @pytest.mark.parametrize("name", CASES)

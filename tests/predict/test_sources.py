@@ -86,19 +86,6 @@ def test_mistakes(tmp_path):
             Sources(source)
 
 
-def test_broken_files(images, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"no image")
-    (tmp_path / "whole.jpg").write_bytes(next(images.glob("*.jpg")).read_bytes())
-    sources = Sources(tmp_path)
-    assert [frame.name for frame in sources] == ["whole.jpg"]
-    assert list(sources.left_out) == ["broken.jpg"]
-    with pytest.raises(DataError, match=r"broken.jpg cannot be decoded"):
-        list(Sources(tmp_path / "broken.jpg"))
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with pytest.raises(DataError, match=r"broken.mp4 cannot be opened"):
-        list(Sources(tmp_path / "broken.mp4"))
-
-
 def test_pixels_that_the_config_allows(published_file, images):
     path = next(images.glob("*.jpg"))
     detector = Detector(published_file, options={"max_pixels": 50})

@@ -8,16 +8,14 @@ import json
 import logging
 import resource
 import shutil
-import struct
 import traceback
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from coco_folder import NAMES, annotations, write_coco
+from coco_folder import NAMES, annotations, dataset_config, png_of, write_coco
 from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -31,18 +29,8 @@ from localvit_det.preflight.data import find_problems
 
 NAN, INF = float("nan"), float("inf")
 GOOD = [60, 40, 90, 40, 90, 60]
+FILTER = {"filter_empty_gt": True}
 MEMORY = 2_000_000_000  # bytes that the whole table may take on top of the imports
-
-
-def png_of(width: int, height: int) -> bytes:
-    """A PNG that claims a size; its pixels are missing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1_000_000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def encoded(kind: str, width: int = 100, height: int = 80) -> bytes:
@@ -252,27 +240,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def config(root: Path) -> Config:
-    pipeline = [
-        {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
-        {"type": "PackDetInputs"},
-    ]
-    dataset = {
-        "type": "CocoDataset",
-        "data_root": f"{root}/",
-        "ann_file": "annotations/instances_train2017.json",
-        "data_prefix": {"img": "train2017/"},
-        "metainfo": {"classes": NAMES},
-        "filter_cfg": {"filter_empty_gt": True},
-        "pipeline": pipeline,
-    }
-    return Config({"train_dataloader": {"dataset": dataset}})
-
-
 def scored(root: Path) -> dict:
     """Sentences of the checks of a scored split, and where there is none what a whole evaluation of it gives."""
-    dataset = {**config(root).train_dataloader.dataset, "test_mode": True}
+    dataset = dataset_config(root, test_mode=True, filter_cfg=FILTER)
     file = str(root / "annotations/instances_train2017.json")
     evaluator = {"type": "CocoMetric", "ann_file": file, "metric": ["bbox", "segm"]}
     cfg = Config({"val_dataloader": {"dataset": dataset}, "val_evaluator": evaluator})
@@ -297,7 +267,7 @@ def outcome(change: Callable[[Path], object], root: Path) -> dict:
     try:
         write_coco(root)
         change(root)
-        cfg = config(root)
+        cfg = Config({"train_dataloader": {"dataset": dataset_config(root, filter_cfg=FILTER)}})
         sentences = [str(mistake) for mistake in find_problems(cfg, "train")]
         loaded = 0
         if not sentences:
@@ -324,7 +294,7 @@ def write_outcomes(folder: Path) -> None:
     torch.set_num_threads(1)  # those of OpenMP do not survive a fork
     init_default_scope("mmdet")
     write_coco(folder / "good")
-    DATASETS.build(config(folder / "good").train_dataloader.dataset)[0]  # imports what is imported late
+    DATASETS.build(dataset_config(folder / "good"))[0]  # imports what is imported late
     if Path("/proc/self/statm").exists():
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 from families import FAMILIES
 from mmdet.registry import MODELS as DETECTION_MODELS
 from numbered_gpu import numbered_gpu
+from small_detectors import step_and_predict
 
 from localvit.commands import test, train
 from localvit_det.checkpoint.read import load_weights_only
@@ -43,13 +44,7 @@ def test_a_loss_step_and_a_prediction(head, net):
         sample.gt_sem_seg = mmengine_pixels(labels)
         samples.append(sample)
     data = {"inputs": [torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)] * 2, "data_samples": samples}
-    losses = model.train()(**model.data_preprocessor(data, training=True), mode="loss")
-    total, _ = model.parse_losses(losses)
-    assert torch.isfinite(total)
-    total.backward()
-    assert not [name for name, p in model.backbone.named_parameters() if p.grad is None]
-    with torch.no_grad():
-        found = model.eval()(**model.data_preprocessor(data, training=False), mode="predict")
+    found = step_and_predict(model, data)
     assert [sample.pred_sem_seg.data.shape for sample in found] == [(1, 96, 128)] * 2
 
 
