@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from localvit_det.analysis.compare import count_macs
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.family import SWIN_SIZES
-from localvit_det.checkpoint.identify import families
+from localvit_det.checkpoint.networks import families
 from localvit_det.cli import handle_user_errors
 from localvit_det.errors import ConfigError, UserError, did_you_mean
 

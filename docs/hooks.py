@@ -14,14 +14,14 @@ OUTSIDE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTIN
 
 
 def public_packages() -> list[str]:
-    """Return the subpackages that say by `__all__` what is public."""
-    found = []
-    for file in sorted((ROOT / "localvit_det").glob("*/__init__.py")):
+    """Return the subpackages and modules that say by `__all__` what is public."""
+    package, found = ROOT / "localvit_det", []
+    for file in (*package.glob("*/__init__.py"), *package.glob("[a-z]*.py")):
         statements = ast.parse(file.read_text(encoding="utf-8")).body
         names = [ast.unparse(s.targets[0]) for s in statements if isinstance(s, ast.Assign)]
         if "__all__" in names:
-            found.append(file.parent.name)
-    return found
+            found.append(file.parent.name if file.parent != package else file.stem)
+    return sorted(found)
 
 
 def on_config(config: MkDocsConfig) -> None:

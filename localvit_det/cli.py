@@ -29,9 +29,7 @@ LEFT_OUT = 3  # the exit code where some of the items that were given are left o
 class Parser(argparse.ArgumentParser):
     """A parser that takes options by their whole names only, and offers the nearest for one that it does not know.
 
-    Args:
-        description: What the command does; it is printed as it is.
-        settings: Of the base class.
+    The description is printed as it is.
     """
 
     def __init__(self, description: str | None = None, **settings: Any) -> None:
@@ -94,11 +92,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def use_devices(args: argparse.Namespace) -> None:
-    """Let PyTorch see only the devices of `--device`; it has to be called before PyTorch looks for them.
-
-    Raises:
-        ConfigError: The option names none.
-    """
+    """Let PyTorch see only the devices of `--device`, before it looks; raise ConfigError where it names none."""
     if args.device is None:
         return
     numbers = [] if args.device == "cpu" else args.device.removeprefix("cuda:").split(",")
@@ -108,11 +102,7 @@ def use_devices(args: argparse.Namespace) -> None:
 
 
 def check_devices(args: argparse.Namespace) -> None:
-    """Check that what `--device` names is there.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Raise ConfigError where PyTorch does not find what `--device` names."""
     import torch
 
     device = getattr(args, "device", None)
@@ -156,12 +146,9 @@ def config_from(args: argparse.Namespace, run: Run | None = None) -> Config:
 
 
 def check_given(argument: str, path: str | None) -> None:
-    """Check at once that the file or folder of an argument is there: what reads it is imported in seconds.
+    """Raise DataError at once where the file or folder of an argument is missing: what reads it is imported in seconds.
 
     Addresses are for the work itself, as is what stands behind a `#`.
-
-    Raises:
-        DataError: It is missing.
     """
     if not path or "://" in path or Path(path).expanduser().exists() or Path(path.rpartition("#")[0] or path).exists():
         return
@@ -226,11 +213,9 @@ def handle_user_errors(main: Callable[[Sequence[str] | None], Any]) -> Callable[
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
     """Return rows of a table as lines; the columns `right` end flush."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        (cell.rjust(width) if index in right else cell.ljust(width) for index, (cell, width) in enumerate(cells))
-        for cells in (zip(row, widths, strict=True) for row in rows)
-    )
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    signs = [">" if index in right else "<" for index in range(len(widths))]
+    form = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
+    return "\n".join(form.format(*row).rstrip() for row in rows)
 
 
 def _exit(*sentences: str) -> NoReturn:

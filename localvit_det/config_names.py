@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,8 @@ def config_names() -> list[str]:
 def find_config(path: str | Path) -> Path:
     """Return the file that is meant: an existing path, or the name of a config that comes with the package.
 
-    Args:
-        path: A path; or a name like `mask_rcnn_shuffle_t_coco` or `pretrain/gg_t_in1k`, with or without `.py` and
-            `localvit_det::`.
-
-    Returns:
-        A path, which may not exist.
+    Such a name is like `mask_rcnn_shuffle_t_coco` or `pretrain/gg_t_in1k`, with or without `.py` and `localvit_det::`.
+    What is returned may not exist.
     """
     name = str(path)
     if not name.startswith(PREFIX) and Path(path).exists():
@@ -52,10 +48,7 @@ def split_key(path: str | os.PathLike) -> tuple[str, str]:
 
 
 def existing_config(path: str | Path) -> Path:
-    """Return the file or the work dir that is meant.
-
-    Args:
-        path: As of `find_config`, or a checkpoint.
+    """Return the file or the work dir that is meant by what `find_config` knows, or by the path of a checkpoint.
 
     Raises:
         ConfigError: There is none, or it is something else.
@@ -89,12 +82,10 @@ def _what_else(path: Path) -> str | None:
 
 
 def type_name(part: Any) -> str:
-    """Return the bare name behind `type`, which may be a class or have a scope before it; empty where there is none.
+    """Return the bare name behind the `type` of a config, or behind its value; empty where there is none.
 
-    To exchange a part use `config.utils.registered`: a class of another package may have the same name.
-
-    Args:
-        part: A config, or the value of its `type`.
+    It may be a class or have a scope before it. To exchange a part use `config.utils.registered`: a class of another
+    package may have the same name.
     """
     kind = part.get("type") if hasattr(part, "get") else part
     return str(getattr(kind, "__name__", kind or "")).rpartition(".")[2]
@@ -112,18 +103,10 @@ class Typed(str):
 
 
 class OptionsAction(argparse.Action):
-    """Collect `KEY=VALUE` in a dict, over one or several uses of the option.
-
-    Raises:
-        ConfigError: One has no `=`, or no key.
-    """
+    """Collect `KEY=VALUE` in a dict, over all uses of the option; raise ConfigError where `=` or the key is missing."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         """Add what one use of the option gives."""
         options = dict(getattr(namespace, self.dest, None) or {})

@@ -13,18 +13,8 @@ from collections.abc import Callable
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib import request as web
 from urllib.parse import unquote, urlsplit
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-    UnknownHandler,
-)
 
 # A stand-in where it is not installed; not in what torch declares to export.
 from torch.hub import tqdm  # type: ignore[attr-defined]
@@ -72,7 +62,7 @@ def download(
     end = time.monotonic() + limit_seconds
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        request = Request(address, headers={"User-Agent": "localvit_det"})
+        request = web.Request(address, headers={"User-Agent": "localvit_det"})
         answer = _until(end, lambda: _opener(error).open(request, timeout=_SILENCE))
         with answer, atomic_file(path) as file:
             found = _fill(file, answer, address, end, limit_bytes, error)
@@ -125,38 +115,27 @@ def _check_scheme(address: str, error: type[UserError]) -> None:
         raise error(f"{address} is not opened, because it is not encrypted: give https addresses or local files only.")
 
 
-def _opener(error: type[UserError]) -> OpenerDirector:
+def _opener(error: type[UserError]) -> web.OpenerDirector:
     """Return an opener of http and https alone: Python's own reads ftp and files, too."""
 
-    class Redirects(HTTPRedirectHandler):
+    class Redirects(web.HTTPRedirectHandler):
         def redirect_request(
-            self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-        ) -> Request | None:
+            self, req: web.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+        ) -> web.Request | None:
             if not newurl.startswith("https://") and req.type == "https":
                 raise error(f"{req.full_url} leads to {newurl}, which is not encrypted: give another address.")
             _check_scheme(newurl, error)
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-    opener = OpenerDirector()
-    for handler in (
-        ProxyHandler,
-        UnknownHandler,
-        HTTPHandler,
-        HTTPSHandler,
-        HTTPDefaultErrorHandler,
-        Redirects,
-        HTTPErrorProcessor,
-    ):
+    opener = web.OpenerDirector()
+    general = (web.ProxyHandler, web.UnknownHandler, web.HTTPDefaultErrorHandler, web.HTTPErrorProcessor)
+    for handler in (*general, web.HTTPHandler, web.HTTPSHandler, Redirects):
         opener.add_handler(handler())
     return opener
 
 
 def _until(end: float, call: Callable[[], _T]) -> _T:
-    """Return what `call` does, which may wait for a network without an end of its own, before the time `end`.
-
-    Raises:
-        TimeoutError: It takes longer; it is then left to itself.
-    """
+    """Return what `call` returns; TimeoutError, and `call` is left to itself, where it waits beyond the time `end`."""
     done: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     def run() -> None:

@@ -57,8 +57,7 @@ def atomic_file(path: str | os.PathLike, flush: bool = True) -> Iterator[BinaryI
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Make a folder that gets the name `path` in one step when the block ends without an error.
 
-    Raises:
-        OSError: It cannot be written, or there is something at `path` that is not an empty folder.
+    Raises OSError where it cannot be written, or something is at `path` that is not an empty folder.
     """
     path = Path(os.path.realpath(path))
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -97,8 +96,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def sha256(file: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -116,11 +115,7 @@ def holds(path: Path, texts: Collection[bytes]) -> bool:
 
 
 def remove_drafts(folder: str | os.PathLike) -> list[str]:
-    """Remove what killed processes left behind; call it only while no other process writes there.
-
-    Returns:
-        The names of the removed files.
-    """
+    """Remove what killed processes left, and return the names; call it only while no other process writes there."""
     drafts = [path for path in Path(folder).glob(".*.tmp") if _DRAFT.fullmatch(path.name)]
     for path in drafts:
         path.unlink(missing_ok=True)
@@ -138,10 +133,9 @@ def what_is_there(path: Path) -> str:
 
 
 def check_writable(path: str | os.PathLike, option: str) -> None:
-    """Check that a file can be written at `path`, which need not exist; its folders are made.
+    """Check that an output can be written at `path`, which need not exist; its folders are made.
 
     Args:
-        path: The file of an output.
         option: Where the user named it, for the sentence.
 
     Raises:
@@ -154,15 +148,7 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
 
 
 def check_writable_folder(path: str | os.PathLike, option: str) -> None:
-    """Check that files can be written into a folder, which is made.
-
-    Args:
-        path: The folder of an output.
-        option: Where the user named it, for the sentence.
-
-    Raises:
-        OutputError: They cannot.
-    """
+    """Check the same of a folder, for any file in it."""
     path = Path(os.path.realpath(path))
     if reason := _obstacle(path):
         raise OutputError(f"Nothing can be written into {option} {path} ({reason}): name another place.")
@@ -205,10 +191,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 def safe_name(text: str, default: str = "_") -> str:
     """Return a text as the name of one file: no separators, no control characters, nothing that a system reserves.
 
-    Names that all systems take stay as they are.
-
-    Args:
-        default: Where nothing is left of the text.
+    Names that all systems take stay as they are; `default` stands where nothing is left of the text.
     """
     text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     text = "".join("_" if char in '<>:"/\\|?*' or not char.isprintable() else char for char in text)
@@ -251,17 +234,15 @@ class UniqueNames:
         return [names[index] for index in range(len(wanted))]
 
     def name(self, wanted: str, suffix: str | None = None) -> str:
-        """Return a name below the folder that no call has returned yet, as near to a relative path as can be.
-
-        Args:
-            suffix: In the place of the path's own.
-        """
+        """Return a name that no call has returned yet, as near to a relative path (with another suffix) as can be."""
         *folders, last = _parts(wanted)
         stem, own = os.path.splitext(last)
         suffix = own if suffix is None else suffix
         while _keys_of_folders([*folders, last]) & self._files:
             folders[0] += "_"  # a file has the name of a folder
-        names = ("/".join((*folders, f"{stem}{middle}{suffix}")) for middle in _middles("" if own == suffix else own))
+        former = [f"_{own[1:]}"] if own not in ("", suffix) else []  # the suffix that it had, before numbers
+        middles = itertools.chain([""], former, (f"_{number}" for number in itertools.count(2)))
+        names = ("/".join((*folders, f"{stem}{middle}{suffix}")) for middle in middles)
         name = next(name for name in names if _key(name) not in self._files and _key(name) not in self._folders)
         self._files.add(_key(name))
         self._folders |= _keys_of_folders([*folders, last])
@@ -271,12 +252,9 @@ class UniqueNames:
 class OutputFolder(UniqueNames):
     """A folder that one run writes into, and never over one of its inputs.
 
-    An index in the folder, `.localvit_outputs`, lists what was written, so that a later run does not take it for
-    images of the user: see `without_outputs`.
-
-    Args:
-        folder: Is made with the first file.
-        inputs: Files that are never written over.
+    The folder is made with the first file, and `inputs` are what is never written over. An index in it,
+    `.localvit_outputs`, lists what was written, so that a later run does not take it for images of the user: see
+    `without_outputs`.
     """
 
     def __init__(self, folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
@@ -286,11 +264,7 @@ class OutputFolder(UniqueNames):
         self._listed: set[str] | None = None  # in the index
 
     def plan(self, wanted: Sequence[tuple[str, str]]) -> list[str]:
-        """Return names as `UniqueNames.plan` does.
-
-        Raises:
-            OutputError: One of them is an input.
-        """
+        """Return names as `UniqueNames.plan` does; raise OutputError where one of them is an input."""
         names = super().plan(wanted)
         for name in names:
             self._check(name)
@@ -365,14 +339,6 @@ def _key(name: str) -> str:
 
 def _keys_of_folders(parts: Sequence[str]) -> set[str]:
     return {_key("/".join(parts[:count])) for count in range(1, len(parts))}
-
-
-def _middles(own: str) -> Iterator[str]:
-    """Yield what may stand between a stem and its suffix: nothing, then the suffix that it had, then numbers."""
-    yield ""
-    if own:
-        yield f"_{own[1:]}"
-    yield from (f"_{number}" for number in itertools.count(2))
 
 
 def _identity(path: str | os.PathLike) -> tuple[int, int] | None:

@@ -52,23 +52,14 @@ def register_reader(kind: type) -> Callable[[Reader], Reader]:
 
 @dataclass
 class HubFiles:
-    """What is written about a model.
-
-    Attributes:
-        weights: Tensors by name.
-        config: Goes into `config.json`.
-        title: Of the card.
-        about: Its text.
-        task: As the Hub calls it.
-        metadata: Of the file of weights.
-    """
+    """What is written about a model."""
 
     weights: Mapping[str, Tensor]
-    config: dict[str, Any]
-    title: str
-    about: str
-    task: str
-    metadata: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any]  # goes into `config.json`
+    title: str  # of the card
+    about: str  # its text
+    task: str  # as the Hub calls it
+    metadata: dict[str, str] = field(default_factory=dict)  # of the file of weights
 
 
 class HubModel:

@@ -30,38 +30,23 @@ Replacement = tuple[Any, str, Any]  # an object or a mapping, the name in it, an
 
 @dataclass(frozen=True)
 class Patch:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: What the environment variable calls it.
-        what: What is changed.
-        why: The fault without it.
-        source: The issue or the source of the fault.
-        versions: Where the fault was seen; others that this package supports are not excluded.
-        until: When the row can go.
-        replacements: Yields what takes the place of what.
-        needs_mmdetection: Whether it concerns MMDetection or MMCV, which may not be installed.
-    """
-
-    name: str
-    what: str
-    why: str
-    source: str
-    versions: str
-    until: str
-    replacements: Callable[[], Iterable[Replacement]]
-    needs_mmdetection: bool = True
+    name: str  # what the environment variable calls it
+    what: str  # is changed
+    why: str  # the fault without it
+    source: str  # the issue or the source of the fault
+    versions: str  # where it was seen; others that this package supports are not excluded
+    until: str  # when the row can go
+    replacements: Callable[[], Iterable[Replacement]]  # what takes the place of what
+    needs_mmdetection: bool = True  # or MMCV, which may not be installed
 
 
 _applied: dict[str, list[Replacement]] = {}  # by the names of rows, what was there before
 
 
 def apply() -> None:
-    """Apply every row that the environment does not leave out; doing so again changes nothing.
-
-    Raises:
-        RequirementError: The environment names a row that there is not.
-    """
+    """Apply all rows that the environment does not leave out (RequirementError: no such row); twice changes nothing."""
     left_out = _left_out()
     installed = has_mmdetection()
     for patch in PATCHES:
@@ -71,11 +56,7 @@ def apply() -> None:
 
 @contextmanager
 def without(name: str) -> Iterator[None]:
-    """Take a row back, to see what it is for.
-
-    Args:
-        name: Of an applied row.
-    """
+    """Take an applied row back, to see what it is for."""
     for owner, key, before in reversed(_applied.pop(name)):
         _put(owner, key, before)
     try:

@@ -37,11 +37,7 @@ class ShapesClassDataset(BaseDataset):
 
     @classmethod
     def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
-        """Make the dataset as `ShapesDataset` does.
-
-        Raises:
-            DataError: Likewise.
-        """
+        """Make the dataset as `ShapesDataset` does."""
         return ShapesDataset.prepare(data_root, consent)
 
     def load_data_list(self) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
-from types import ModuleType
 
 from packaging.version import Version
 
@@ -59,7 +58,7 @@ ONEDL = (
 
 
 def is_onedl() -> bool:
-    """Return whether the installed MMDetection is the fork."""
+    """Whether the installed MMDetection is the fork."""
     return bool(list(importlib.metadata.Distribution.discover(name="onedl-mmdetection")))
 
 
@@ -69,13 +68,10 @@ def requirements() -> tuple[Requirement, ...]:
 
 
 def check_requirements() -> None:
-    """Check every package that `localvit_det` depends on.
+    """Check every package that `localvit_det` depends on; a RequirementError names the command to run.
 
     torchvision is needed only where mmcv has no compiled operators: MMEngine, mmcv and MMDetection import it in rare
     cases only.
-
-    Raises:
-        RequirementError: A package is missing or does not fit; the message names the command to run.
     """
     for requirement in requirements():
         _check(requirement)
@@ -84,37 +80,25 @@ def check_requirements() -> None:
 
 
 def check_networks() -> None:
-    """Check the two packages that the networks alone depend on.
-
-    Raises:
-        RequirementError: PyTorch or MMEngine does not fit.
-    """
+    """Check the two packages that the networks alone depend on, PyTorch and MMEngine, in the same way."""
     for requirement in requirements():
         if requirement.module in ("torch", "mmengine"):
             _check(requirement)
 
 
 def check_installed() -> None:
-    """Check that every package is there, without importing one, which takes seconds.
-
-    Raises:
-        RequirementError: One is missing.
-    """
+    """Raise RequirementError where a package is missing, without importing one, which takes seconds."""
     for requirement in requirements():
         if importlib.util.find_spec(requirement.module) is None:
             raise RequirementError(f"{requirement.module} is not installed: run `{requirement.install}`.")
 
 
 def require_package(module: str, purpose: str, package: str = "") -> None:
-    """Check that what is needed for one thing only is there, without importing it.
+    """Raise RequirementError where a module that is needed for one thing only is missing, without importing it.
 
     Args:
-        module: Its name in Python.
         purpose: What needs it, for the sentence.
         package: What pip installs, if that has another name.
-
-    Raises:
-        RequirementError: It is missing.
     """
     if importlib.util.find_spec(module) is None:
         package = package or module
@@ -122,11 +106,7 @@ def require_package(module: str, purpose: str, package: str = "") -> None:
 
 
 def has_compiled_operators() -> bool:
-    """Return whether mmcv brings its own compiled operators; `ops.mmcv_ops` does not count.
-
-    Raises:
-        RequirementError: They are there but do not load, because they were built for another PyTorch.
-    """
+    """Whether mmcv has compiled operators (not `ops.mmcv_ops`); RequirementError if they are for another PyTorch."""
     spec = importlib.util.find_spec("mmcv._ext")
     if spec is None or spec.loader is None:
         return False
@@ -143,28 +123,23 @@ def has_compiled_operators() -> bool:
 
 
 def _check(requirement: Requirement) -> None:
-    module = _import(requirement)
-    version = Version(module.__version__)
-    # Release numbers only, so that a vendor's "2.6.0a0+local" counts as 2.6.0.
-    too_old = version.release < Version(requirement.at_least).release
-    too_new = requirement.below is not None and version.release >= Version(requirement.below).release
-    if too_old or too_new:
-        raise RequirementError(
-            f"{requirement.module} {version} is too {'old' if too_old else 'new'} (localvit_det needs "
-            f"{requirement.module}{requirement.versions}): run `{requirement.replace}`."
-        )
-
-
-def _import(requirement: Requirement) -> ModuleType:
     name = requirement.module
     try:
-        return importlib.import_module(name)
+        version = Version(importlib.import_module(name).__version__)
     except (ImportError, AssertionError, OSError, RuntimeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             raise RequirementError(f"{name} is not installed: run `{requirement.install}`.") from error
         raise RequirementError(
             f"{name} is installed but cannot be imported ({first_line(error)}): run `{requirement.replace}`."
         ) from error
+    # Release numbers only, so that a vendor's "2.6.0a0+local" counts as 2.6.0.
+    too_old = version.release < Version(requirement.at_least).release
+    too_new = requirement.below is not None and version.release >= Version(requirement.below).release
+    if too_old or too_new:
+        raise RequirementError(
+            f"{name} {version} is too {'old' if too_old else 'new'} (localvit_det needs {name}{requirement.versions}): "
+            f"run `{requirement.replace}`."
+        )
 
 
 def _check_torchvision() -> None:
@@ -207,40 +182,28 @@ def distribution(module: str) -> tuple[str, str]:
 
 
 def require(module: str) -> None:
-    """Import an optional library.
-
-    Args:
-        module: Key of `EXTRAS`.
-
-    Raises:
-        RequirementError: It or something that it needs is missing, or does not fit what is installed.
-    """
+    """Import an optional library, a key of `EXTRAS`; raise RequirementError where it is missing or does not fit."""
     package, extra = distribution(module)
     command = f"run `pip install '.[{extra}]'` in the folder of localvit_det"
     try:
         importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name == module:
-            raise RequirementError(f"{package} is not installed, and needed here: {command}.") from error
-        raise RequirementError(
-            f"{package} is installed, but {error.name}, which it needs, is not: run `pip install {error.name}`, or "
-            f"{command}."
-        ) from error
     except (ImportError, AssertionError) as error:
-        raise RequirementError(f"{package} cannot be imported ({first_line(error)}): {command}.") from error
+        what = f"cannot be imported ({first_line(error)})"
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            what = "is not installed, and needed here"
+        elif isinstance(error, ModuleNotFoundError):
+            what = f"is installed, but {error.name}, which it needs, is not"
+            command = f"run `pip install {error.name}`, or {command}"
+        raise RequirementError(f"{package} {what}: {command}.") from error
 
 
 def require_named(message: str) -> None:
-    """Import the optional library that MMEngine's message names as not installed; do nothing where it names none.
-
-    Raises:
-        RequirementError: As of :func:`require`.
-    """
+    """Import the optional library that MMEngine's message names as not installed, as :func:`require` does, if any."""
     for module, (package, _) in EXTRAS.items():
         if message.startswith(f"{package} is not installed"):
             require(module)
 
 
 def has_mmdetection() -> bool:
-    """Return whether MMDetection and mmcv are installed, in whatever version."""
+    """Whether MMDetection and mmcv are installed, in whatever version."""
     return all(importlib.util.find_spec(name) is not None for name in ("mmdet", "mmcv"))

@@ -32,11 +32,7 @@ class ShapesSegDataset(BaseSegDataset):
 
     @classmethod
     def prepare(cls, data_root: str | Path, consent: bool = False) -> Path:
-        """Make the dataset, and its semantic maps.
-
-        Raises:
-            DataError: As of `ShapesDataset.prepare`.
-        """
+        """Make the dataset as `ShapesDataset` does, and its semantic maps."""
         root = ShapesDataset.prepare(data_root, consent)
         make_semantic_maps(root)
         return root

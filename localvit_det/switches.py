@@ -25,21 +25,13 @@ LOGGERS = {
     "wandb": ("WandbBackend", "wandb"),
     "mlflow": ("MLflowBackend", "mlflow"),
 }
-_MODULES = {
-    **dict(LOGGERS.values()),
-    "WandbVisBackend": "wandb",
-    "MLflowVisBackend": "mlflow",
-}
+_MODULES = {**dict(LOGGERS.values()), "WandbVisBackend": "wandb", "MLflowVisBackend": "mlflow"}
 EMA_MOMENTUM = 2e-4
 PATIENCE = 5
 
 
 def enable_amp(cfg: Config) -> None:
-    """`--amp`: switch mixed precision on: float16 on a GPU, bfloat16 on a CPU.
-
-    Raises:
-        ConfigError: The config has an optimizer's wrapper of its own.
-    """
+    """`--amp`: mixed precision: float16 on a GPU, bfloat16 on a CPU; raise ConfigError for the config's own wrapper."""
     kind = type_name(cfg.optim_wrapper)
     if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "CpuBf16OptimWrapper"):
         raise ConfigError(f"--amp would replace the optim_wrapper of type {kind}: leave one of the two out.")
@@ -54,27 +46,21 @@ def enable_amp(cfg: Config) -> None:
         cfg.optim_wrapper.pop(key, None)
 
 
-def seed(cfg: Config, number: int | None, deterministic: bool) -> None:
-    """`--seed`, `--deterministic`: fix the random numbers, and if wanted the ways to compute.
-
-    Args:
-        number: The seed; None keeps the config's, or MMEngine's random one.
-        deterministic: Take the same way through every operator each time; some are slower, a few refuse.
-    """
+def seed(cfg: Config, number: int) -> None:
+    """`--seed`: fix the random numbers."""
     cfg.setdefault("randomness", {})
-    if number is not None:
-        cfg.randomness.seed = number
-    if deterministic:
-        cfg.randomness.deterministic = True
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    cfg.randomness.seed = number
+
+
+def compute_alike(cfg: Config) -> None:
+    """`--deterministic`: take the same way through every operator each time; some are slower, a few refuse."""
+    cfg.setdefault("randomness", {})
+    cfg.randomness.deterministic = True
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
 
 
 def scale_rate(cfg: Config) -> None:
-    """`--auto-scale-lr`: scale the learning rate with the batch size.
-
-    Raises:
-        ConfigError: The config does not say for which batch size its rate is.
-    """
+    """`--auto-scale-lr`: scale the learning rate with the batch size; ConfigError where it is for an unknown one."""
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
         raise ConfigError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.")
     cfg.auto_scale_lr.enable = True
@@ -107,10 +93,7 @@ def average_weights(cfg: Config, momentum: float) -> None:
 
 
 def stop_early(cfg: Config, patience: int) -> None:
-    """`--early-stop`: end the training when validations bring nothing better any more.
-
-    Args:
-        patience: Validations without a new best one.
+    """`--early-stop`: end the training after so many validations (`patience`) without a new best one.
 
     Raises:
         ConfigError: There are no validations, or the patience is no count.
@@ -124,11 +107,7 @@ def stop_early(cfg: Config, patience: int) -> None:
 
 
 def log_to(cfg: Config, names: Sequence[str]) -> None:
-    """`--log`: send losses, metrics and the config to these loggers, too.
-
-    Args:
-        names: Keys of `LOGGERS`.
-    """
+    """`--log`: send losses, metrics and the config to these loggers, too, keys of `LOGGERS`."""
     visualizer = cfg.setdefault("visualizer", {"type": "DetLocalVisualizer", "name": "visualizer"})
     backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
     there = set(map(type_name, backends))
@@ -141,25 +120,16 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
 
 
 def check_loggers(cfg: Config) -> None:
-    """Check that what the config logs to is installed.
-
-    Raises:
-        RequirementError: It is not.
-    """
+    """Raise RequirementError where something that the config logs to is not installed."""
     from .config.utils import walk
 
     for _, backend in walk((cfg.get("visualizer") or {}).get("vis_backends")):
-        kind = type_name(backend)
-        module = _MODULES.get(kind)
-        if module is not None:
-            require_package(module, kind)
+        if (kind := type_name(backend)) in _MODULES:
+            require_package(_MODULES[kind], kind)
 
 
 def freeze(cfg: Config, stages: int) -> None:
-    """`--freeze`: leave the stem and the first stages of the backbone as they are.
-
-    Args:
-        stages: How many; 0 for the stem alone.
+    """`--freeze`: leave the stem and the first stages (0: none) of the backbone as they are.
 
     Raises:
         ConfigError: The backbone has not so many, cannot do it, or would keep random weights.
@@ -188,13 +158,9 @@ def freeze(cfg: Config, stages: int) -> None:
 
 
 def decay_layers(cfg: Config, rate: float) -> None:
-    """`--layer-decay`: let learning rates fall from the heads down to the stem.
+    """`--layer-decay`: let learning rates fall from the heads down to the stem, by `rate` from layer to layer.
 
-    Args:
-        rate: From each layer to the one below it.
-
-    Raises:
-        ConfigError: It is no such number, or the config has an optimizer's constructor of its own.
+    Raises ConfigError where it is no such number, or the config has an optimizer's constructor of its own.
     """
     if not 0 < rate <= 1:
         raise ConfigError(f"--layer-decay {rate:g} is no rate: give a number above 0 and up to 1, for example 0.9.")
@@ -222,12 +188,7 @@ def _stages(cls: type, backbone: dict) -> int:
 
 
 class Switch(NamedTuple):
-    """A switch of `localvit train`.
-
-    Attributes:
-        apply: Changes a config by the value that was given.
-        argument: Of `add_argument`.
-    """
+    """A switch of `localvit train`: what changes a config by the value that was given; arguments of `add_argument`."""
 
     apply: Callable[[Config, Any], None]
     argument: dict[str, Any]
@@ -237,50 +198,32 @@ def _on(help: str) -> dict[str, Any]:
     return {"action": "store_const", "const": True, "help": help}
 
 
+def _takes(kind: type, metavar: str, help: str, alone: float | None = None) -> dict[str, Any]:
+    """Return the arguments of an option with a value; `alone` is what the option means without one."""
+    given = {"type": kind, "metavar": metavar, "help": help}
+    return given if alone is None else {**given, "nargs": "?", "const": alone}
+
+
 # In this order they are applied; `amp` is `--amp` and so on.
 SWITCHES = {
     "amp": Switch(lambda cfg, _: enable_amp(cfg), _on("mixed precision: float16 on GPUs, bfloat16 on CPUs")),
     "auto_scale_lr": Switch(lambda cfg, _: scale_rate(cfg), _on("scale the learning rate with the batch size")),
-    "seed": Switch(
-        lambda cfg, number: seed(cfg, number, deterministic=False),
-        {"type": int, "metavar": "N", "help": "the same random numbers in each run"},
-    ),
-    "deterministic": Switch(
-        lambda cfg, _: seed(cfg, None, deterministic=True), _on("the same sums in each run on a GPU, too: slower")
-    ),
+    "seed": Switch(seed, _takes(int, "N", "the same random numbers in each run")),
+    "deterministic": Switch(lambda cfg, _: compute_alike(cfg), _on("the same sums in each run on a GPU, too: slower")),
     "ema": Switch(
         average_weights,
-        {
-            "nargs": "?",
-            "type": float,
-            "const": EMA_MOMENTUM,
-            "metavar": "MOMENTUM",
-            "help": "validate, save and publish a moving average of the weights",
-        },
+        _takes(float, "MOMENTUM", "validate, save and publish a moving average of the weights", EMA_MOMENTUM),
     ),
     "early_stop": Switch(
         stop_early,
-        {
-            "nargs": "?",
-            "type": int,
-            "const": PATIENCE,
-            "metavar": "PATIENCE",
-            "help": f"stop after so many validations without a new best one (default {PATIENCE})",
-        },
+        _takes(
+            int, "PATIENCE", f"stop after so many validations without a new best one (default {PATIENCE})", PATIENCE
+        ),
     ),
     "log": Switch(
         log_to,
-        {
-            "nargs": "+",
-            "choices": list(LOGGERS),
-            "metavar": "LOGGER",
-            "help": f"log there, too: {', '.join(LOGGERS)}",
-        },
+        {"nargs": "+", "choices": [*LOGGERS], "metavar": "LOGGER", "help": f"log there, too: {', '.join(LOGGERS)}"},
     ),
-    "freeze": Switch(
-        freeze, {"type": int, "metavar": "N", "help": "leave the backbone's stem and first N stages as they are"}
-    ),
-    "layer_decay": Switch(
-        decay_layers, {"type": float, "metavar": "RATE", "help": "let learning rates fall by layer, for example 0.9"}
-    ),
+    "freeze": Switch(freeze, _takes(int, "N", "leave the backbone's stem and first N stages as they are")),
+    "layer_decay": Switch(decay_layers, _takes(float, "RATE", "let learning rates fall by layer, for example 0.9")),
 }

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbones.base import LocalViT
-from .checkpoint.identify import families
-from .checkpoint.official import official_file
+from .checkpoint.networks import families, official_file
 from .errors import CheckpointError
 from .layers import Stage, build_norm, built_on
 from .requirements import require
@@ -32,14 +31,11 @@ class Classifier(nn.Module):
     """A backbone with the norm, pooling and linear layer of its published classifier, under timm's names.
 
     Args:
-        family: The backbone's class.
-        arch: Its size.
+        family: The backbone's class, and `arch` its size.
         num_classes: Of the head; 0 for none, which leaves pooled features.
-        in_chans: Channels of the images.
         img_size: Side, or height and width, that timm's data pipelines resize to; the network takes any.
         global_pool: Kind of pooling; '' leaves the feature map.
-        drop_rate: Dropout before the linear layer.
-        proj_drop_rate: Dropout inside the backbone.
+        drop_rate: Dropout before the linear layer; `proj_drop_rate` is that inside the backbone.
         device: Where modules are built; None for the current default.
         settings: Other arguments of the backbone.
     """
@@ -95,11 +91,9 @@ class Classifier(nn.Module):
         """(B, 3, H, W) -> feature maps (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉), and what `forward_features` returns.
 
         Args:
-            x: Images.
             indices: Stages; the last n for a number n, all for None.
             norm: Apply the classifier's norm to the last stage's.
             stop_early: Without effect: what is not computed is what `prune_intermediate_layers` has taken away.
-            output_fmt: 'NCHW'.
             intermediates_only: Leave the features out.
         """
         if output_fmt != "NCHW":
@@ -153,27 +147,25 @@ class Classifier(nn.Module):
         return {"stem": r"^backbone\.stem", "blocks": blocks}
 
 
-def _first_conv(family: type[LocalViT]) -> str:
-    with torch.device("meta"):
-        stem = family(depths=(1, 1, 1, 1)).stem
-    return "backbone.stem." + next(name for name, module in stem.named_modules() if isinstance(module, nn.Conv2d))
-
-
 def _pretrained_cfg(family: type[LocalViT]) -> dict[str, Any]:
     """Return how images are prepared, as the official codes do, and the names of the first and the last layer."""
+    with torch.device("meta"):
+        stem = family(depths=(1, 1, 1, 1)).stem
+    first = next(name for name, module in stem.named_modules() if isinstance(module, nn.Conv2d))
     common = {"crop_pct": 0.9, "interpolation": "bicubic", "pool_size": (7, 7), "classifier": "head.fc"}
-    return {**common, "first_conv": _first_conv(family), "paper_name": family.paper[0], "origin_url": family.paper[1]}
+    names = {"first_conv": f"backbone.stem.{first}", "paper_name": family.paper[0], "origin_url": family.paper[1]}
+    return {**common, **names}
 
 
 def _register(name: str, family: type[LocalViT], arch: str) -> None:
     def create(pretrained: bool = False, **options: Any) -> nn.Module:
         if pretrained:
             line = official_file(family, {"arch": arch})
-            advice = line.direct or line.address if line else ""
+            address = line.direct or line.address if line else ""
+            which = f"the official ones ({address})" if address else "your own, since its authors released none,"
             raise CheckpointError(
-                f"timm has no weights of {name}: build it without pretrained=True, and load "
-                + (f"the official ones ({advice})" if advice else "your own, since its authors released none,")
-                + " by localvit_det.checkpoint.loading.load_backbone(model.backbone, FILE)."
+                f"timm has no weights of {name}: build it without pretrained=True, and load {which} by "
+                "localvit_det.checkpoint.loading.load_backbone(model.backbone, FILE)."
             )
         # What timm's data pipelines prepare; the networks themselves take any size.
         size = options.get("in_chans", 3), *to_2tuple(options.get("img_size", 224))

@@ -1,6 +1,6 @@
 """What users add from outside of the package: a family, a head, augmentations, a switch of `localvit train`.
 
-A data format from outside is in datasets/test_converters.py, a layout of checkpoints in checkpoint/test_identify.py;
+A data format from outside is in datasets/test_converters.py, a layout of checkpoints in checkpoint/test_networks.py;
 options of other commands are arguments of their own files, and cannot be added from outside.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from localvit.commands import train
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.family import SWIN_SKELETON, Release, WarmStart
-from localvit_det.checkpoint.identify import families_from
-from localvit_det.checkpoint.official import official_address, official_files, warm_start
+from localvit_det.checkpoint.matching import warm_start
+from localvit_det.checkpoint.networks import families_from, official_address, official_files
 from localvit_det.checkpoint.safe_config import take
 from localvit_det.config import load_config
 from localvit_det.errors import ConfigError

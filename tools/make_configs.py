@@ -16,8 +16,7 @@ from pathlib import Path
 from localvit.commands.listings import WEIGHTS_FILE as WEIGHTS
 from localvit_det.backbones import LocalViT
 from localvit_det.backbones.family import SWIN_SIZES, stage_widths
-from localvit_det.checkpoint.identify import families
-from localvit_det.checkpoint.official import official_files
+from localvit_det.checkpoint.networks import families, official_files
 from localvit_det.files import write_text
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"

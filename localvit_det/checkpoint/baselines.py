@@ -19,9 +19,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, shortened
-from .layouts import describe_choice, official_swin, plain_names, resize_position_bias, weights_in
+from .layouts import below, describe_choice, official_swin, plain_names, resize_position_bias, weights_in
 from .loading import label_of
-from .matching import LoadReport, compare, no_weights
+from .matching import LoadReport, compare, tensors_in
 
 # What a classifier lacks, or has beyond a backbone.
 _OPTIONAL = re.compile(r"^norm\d\.|^layers\.\d\.2\.|attn_mask$|^(head|norm|cls_token|mask_token)(\.|$)")
@@ -63,7 +63,6 @@ def fit_published(backbone: nn.Module, content: Mapping[str, Any], source: str) 
     """Bring a published file into the layout of a Swin or PVT of MMDetection, which stays as it is.
 
     Args:
-        backbone: The backbone.
         content: What the file holds: weights in the official layout, timm's or MMDetection's, alone or in a detector.
         source: The file's name.
 
@@ -73,18 +72,13 @@ def fit_published(backbone: nn.Module, content: Mapping[str, Any], source: str) 
     Raises:
         CheckpointError: The file has no weights, or they do not fit.
     """
-    weights = weights_in(content)
-    if weights is None:
-        raise CheckpointError(no_weights(source, type(backbone).__name__, content))
-    weights = plain_names({n: t for n, t in weights.items() if isinstance(t, Tensor)}, backbone_alone=True)
-    inside = {name.removeprefix("backbone."): t for name, t in weights.items() if name.startswith("backbone.")}
-    weights = inside or weights
+    weights = plain_names(tensors_in(content, source, type(backbone).__name__), backbone_alone=True)
+    weights = below(weights, "backbone") or weights
     state = {name: t for name, t in _mmdetection_names(backbone, weights).items() if not name.endswith(_INDEX)}
-    target = backbone.state_dict()
     resized: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.endswith(_BIAS) and name in target and tensor.shape != target[name].shape:
-            table = resize_position_bias(tensor, target[name].shape)
+    for name, wanted in backbone.state_dict().items():
+        if name.endswith(_BIAS) and name in state and state[name].shape != wanted.shape:
+            table = resize_position_bias(state[name], wanted.shape)
             resized |= {} if table is None else {name: table}
     report, state = compare(backbone, state | resized, source)
     report.parts, report.choice = (), describe_choice(content)

@@ -58,11 +58,7 @@ def parse(text: object) -> dict[str, Any]:
 
 
 def as_text(values: Mapping[str, Any]) -> str:
-    """Write values as assignments which `parse`, and MMEngine as well, reads back.
-
-    Raises:
-        NotPlain: A value is none of those that `parse` gives.
-    """
+    """Write values as assignments that `parse` and MMEngine read back; raise NotPlain for others than `parse` gives."""
     for name in values:
         if not _is_name(name):
             raise NotPlain(f"{name!r} cannot be a name at the top of a config")

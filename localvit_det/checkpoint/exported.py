@@ -30,33 +30,20 @@ _LONGEST = 4_000_000  # bytes of a note
 
 @dataclass(frozen=True)
 class Info:
-    """The note in an exported model's file.
+    """The note in an exported model's file."""
 
-    Attributes:
-        classes: Their names, in the order of the labels.
-        config: Of the detector, as text; its test pipeline says how an image is read and resized.
-        size: Height and width of the images that the model takes; None where it takes any multiple of `divisor`.
-        divisor: Of both sides of an image.
-        score: Objects never have lower scores.
-        mask_threshold: From which probability on a pixel belongs to a mask.
-        normalization: What the model does with the bytes of an image by itself, for those who read the note.
-        int8: Whether products are of integers.
-        outputs: Names of what the model returns, in that order; a detector without masks may lack the last.
-        align_corners: How logits of a segmentor are resized.
-        versions: Of what wrote the file.
-    """
-
-    classes: tuple[str, ...]
-    config: str
-    size: tuple[int, int] | None
-    divisor: int
-    score: float
-    mask_threshold: float = 0.5
+    classes: tuple[str, ...]  # in the order of the labels
+    config: str  # of the detector, as text; its test pipeline says how an image is read and resized
+    size: tuple[int, int] | None  # height and width of the images; None where any multiple of `divisor` is taken
+    divisor: int  # of both sides of an image
+    score: float  # objects never have lower scores
+    mask_threshold: float = 0.5  # from which probability on a pixel belongs to a mask
+    # What the model does with the bytes of an image by itself, for those who read the note.
     normalization: Mapping[str, Any] = field(default_factory=dict)
-    int8: bool = False
-    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "masks")
-    align_corners: bool = False
-    versions: Mapping[str, str] = field(default_factory=dict)
+    int8: bool = False  # products are of integers
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "masks")  # in order; without masks the last may be absent
+    align_corners: bool = False  # how logits of a segmentor are resized
+    versions: Mapping[str, str] = field(default_factory=dict)  # of what wrote the file
 
     @property
     def is_segmentor(self) -> bool:
@@ -66,8 +53,7 @@ class Info:
     def input_of(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return an image (3, H, W), uint8, as the model takes it: padded, (1, 3, H', W'), and H and W, (2,).
 
-        Raises:
-            ConfigError: It is too large.
+        Raises ConfigError where it is too large.
         """
         height, width = image.shape[1:]
         wanted = self.size or tuple(-(-side // self.divisor) * self.divisor for side in (height, width))
@@ -97,11 +83,7 @@ def is_exported(path: str | os.PathLike) -> bool:
 
 
 def check_trusted(path: str | os.PathLike) -> None:
-    """Check that a file without trust is of a format that cannot do more than compute.
-
-    Raises:
-        CheckpointError: It is a program.
-    """
+    """Raise CheckpointError for a file without trust of a format that can do more than compute."""
     if kind := _PROGRAMS.get(Path(path).suffix):
         raise CheckpointError(
             f"{path} is a program of {kind}, which may do anything when it is opened: pass --trust-file if you know "
@@ -110,26 +92,19 @@ def check_trusted(path: str | os.PathLike) -> None:
 
 
 def read_info(path: str | os.PathLike) -> Info:
-    """Read the note of a file.
-
-    Raises:
-        CheckpointError: The file is missing or damaged, or has none of a detector.
-        RequirementError: The package that reads such files is not installed.
-    """
+    """Read the note of a file; CheckpointError where it has none of a detector, RequirementError without its reader."""
     text = _read_note(Path(path))
     try:
         values = json.loads(text)
-        return Info(
-            **{
-                **values,
-                "classes": tuple(map(str, values["classes"])),
-                "size": values["size"] and tuple(map(int, values["size"])),
-                "divisor": max(1, int(values["divisor"])),
-                "score": float(values["score"]),
-                "mask_threshold": float(values["mask_threshold"]),
-                **({"outputs": tuple(map(str, values["outputs"]))} if "outputs" in values else {}),
-            }
-        )
+        values |= {
+            "classes": tuple(map(str, values["classes"])),
+            "size": values["size"] and tuple(map(int, values["size"])),
+            "divisor": max(1, int(values["divisor"])),
+            "score": float(values["score"]),
+            "mask_threshold": float(values["mask_threshold"]),
+            "outputs": tuple(map(str, values.get("outputs", Info.outputs))),
+        }
+        return Info(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is no exported detector of this package: export one by `localvit export MODEL --out FILE`."

@@ -37,10 +37,9 @@ _COUNTERS = ("steps", "n_averaged")  # next to the weights of MMEngine's and PyT
 
 
 def weight_sets(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
-    """Find all state dicts in a checkpoint by their keys, such as `model` or `ema.module`.
+    """Find all state dicts in a checkpoint by their keys, such as `model` or `ema.module`; first the one by default.
 
-    Returns:
-        The one that is taken by default comes first. The key is '' where the checkpoint is a state dict itself.
+    The key is '' where the checkpoint is a state dict itself.
     """
     found = dict(_nested_sets(checkpoint, depth=2))
     rank = {key: position for position, key in enumerate(_KEYS)}
@@ -71,10 +70,8 @@ def weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
 def choose_weights(checkpoint: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
     """Return a checkpoint whose only weights are those under a key, where :func:`weights_in` finds them.
 
-    The key may also be what names of the usual weights begin with, such as `backbone` or `teacher`.
-
-    Raises:
-        CheckpointError: It has none there; the sentence names the keys that it has.
+    The key may also be what names of the usual weights begin with, such as `backbone`. A CheckpointError names the keys
+    that there are, where it is none of them.
     """
     sets = weight_sets(checkpoint)
     chosen = sets.get(key) or below(next(iter(sets.values()), {}), key)
@@ -97,15 +94,7 @@ def describe_choice(checkpoint: Mapping[str, Any]) -> str:
 
 
 def rename_key(name: str, rules: Sequence[Rename]) -> str | None:
-    """Rename one tensor.
-
-    Args:
-        name: Its name.
-        rules: Regular expression and replacement (None: drop the tensor), applied in turn.
-
-    Returns:
-        The new name, None where a rule drops the tensor.
-    """
+    """Return the new name of a tensor after all rules in turn; None where one drops it."""
     for pattern, replacement in rules:
         if replacement is not None:
             name = re.sub(pattern, replacement, name)
@@ -115,15 +104,7 @@ def rename_key(name: str, rules: Sequence[Rename]) -> str | None:
 
 
 def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[str, Tensor]:
-    """Rename the tensors of a state dict.
-
-    Args:
-        state: Tensors by name.
-        rules: As :func:`rename_key` takes them.
-
-    Returns:
-        The tensors under their new names, in the same order, without those that a rule drops.
-    """
+    """Return tensors under their new names, as :func:`rename_key` gives them, in the same order."""
     renamed = {rename_key(key, rules): tensor for key, tensor in state.items()}
     return {name: tensor for name, tensor in renamed.items() if name is not None}
 
@@ -131,12 +112,7 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rename]) -> dict[st
 def split_joint(state: Mapping[str, Tensor], splits: Sequence[WeightSplit]) -> dict[str, Tensor]:
     """Split tensors that other layouts keep as one, such as the projections to queries, keys and values.
 
-    Args:
-        state: Tensors by name.
-        splits: Regular expression, and the parts: a replacement of the name and its shares of the rows.
-
-    Returns:
-        The tensors with the parts in place of what they were; one that cannot be cut into equal shares stays whole.
+    One that cannot be cut into equal shares stays whole.
     """
     result = {}
     for name, tensor in state.items():
@@ -154,7 +130,6 @@ def plain_names(state: Mapping[str, Tensor], backbone_alone: bool, parts: Collec
     """Return tensors by names without what wrappers add to them, and without the prefix of a model around a backbone.
 
     Args:
-        state: Tensors by name.
         backbone_alone: Whether a backbone is wanted. Classifiers keep theirs under `backbone.`, with nothing but a
             head; whole detectors have more parts and stay as they are.
         parts: Names of the model's own parts, which are no wrapper's.
@@ -256,14 +231,9 @@ def fit_shape(tensor: Tensor, target: Tensor) -> Tensor:
 
 
 def resize_position_bias(table: Tensor, shape: Size) -> Tensor | None:
-    """Interpolate a relative position bias table (bicubic), as Swin's loader does.
+    """Interpolate a relative position bias table, ((2·ws-1)², heads), for another ws (bicubic), as Swin's loader does.
 
-    Args:
-        table: Of shape ((2·ws-1)², heads).
-        shape: The wanted one, for another ws.
-
-    Returns:
-        The new table, None where the heads differ or a side is no whole number.
+    None where the heads differ or a side is no whole number.
     """
     if table.ndim != 2 or len(shape) != 2 or table.shape[1] != shape[1]:
         return None
@@ -276,16 +246,12 @@ def resize_position_bias(table: Tensor, shape: Size) -> Tensor | None:
 
 
 def resize_kernel(kernel: Tensor, shape: Size) -> Tensor | None:
-    """Surround a depth-wise kernel with zeros, which computes the same, or keep its middle.
+    """Surround a depth-wise kernel, (channels, 1, k, k), with zeros, which computes the same, or keep its middle.
 
     Its places are distances in tokens, so stretching it, as one stretches a table, would move what it looks at.
 
-    Args:
-        kernel: Of shape (channels, 1, k, k), k odd.
-        shape: The wanted one, for another k.
-
     Returns:
-        The new kernel, None where more than k differs.
+        None where more than k differs.
     """
     if kernel.ndim != 4 or kernel.shape[:2] != shape[:2]:
         return None

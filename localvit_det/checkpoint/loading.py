@@ -1,4 +1,4 @@
-"""Load weights: by MMEngine's addresses, by an `init_cfg`, by `load_from`; all pass :func:`load_weights`.
+"""Load weights: by MMEngine's addresses, by an `init_cfg`, by `load_from`; all pass :func:`load_state_dict`.
 
 Since PyTorch 2.6 MMEngine's own `torch.load`, one for each kind of address, cannot read its own checkpoints, and with
 TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD set it runs whatever a pickle says; its `load_state_dict` only warns where names or
@@ -27,10 +27,9 @@ from ..config_names import split_key
 from ..errors import CheckpointError, did_you_mean, first_line
 from ..hub import CONFIG, WEIGHTS, register_reader
 from .config_text import parse
-from .identify import Origin, backbones_in, families
 from .layouts import below, describe_choice, plain_names, weights_in
-from .matching import LoadReport, Policy, compare, prepare
-from .official import OFFICIAL, official_address
+from .matching import LoadReport, Policy, compare, prepare, warm_start
+from .networks import OFFICIAL, Origin, backbones_in, families, official_address
 from .read import BuildLimit, check_is_checkpoint, download, load_weights_only
 from .safe_config import defuse, vet
 from .safe_pickle import MapLocation, TooLarge
@@ -51,17 +50,13 @@ _mmengine_load_state_dict = mmengine_checkpoint.load_state_dict
 
 
 def load_backbone(backbone: LocalViT, source: str | os.PathLike, prefix: str = "backbone.") -> LoadReport:
-    """Load a file into a backbone.
+    """Load a file into a backbone, and return what happened to every tensor; print it.
 
     Args:
-        backbone: The backbone.
         source: Path or https address of official weights as they are, of a backbone's state dict, or of a detector,
             whose backbone is taken. `FILE#model_ema` takes the weights under that key of the file; 'official'
             downloads what the backbone's authors published.
         prefix: Of the backbone's names in a detector.
-
-    Returns:
-        What happened to every tensor; print it.
 
     Raises:
         CheckpointError: The file cannot be read, or its weights do not fit.
@@ -81,7 +76,6 @@ def read_hub_folder(cls: type[LocalViT], folder: Path, **options: Any) -> LocalV
 
     Args:
         cls: The backbone's class, or `LocalViT` for whichever it is.
-        folder: The folder.
         options: Arguments that differ from those in the folder.
 
     Raises:
@@ -110,54 +104,28 @@ def read_hub_folder(cls: type[LocalViT], folder: Path, **options: Any) -> LocalV
 
 
 def load_file(module: nn.Module, file: str | os.PathLike, logger: Any = None) -> dict[str, Any]:
-    """Load a file into a model.
+    """Load a checkpoint into a model as :func:`load_state_dict` does, and return what the file holds.
 
     Args:
-        module: The model.
-        file: Path or https address of a checkpoint.
-        logger: Where the report goes; the current logger of MMEngine by default.
-
-    Returns:
-        What the file holds.
+        file: Path or https address.
 
     Raises:
         CheckpointError: The file cannot be read, or does not fit.
     """
     content = load_weights_only(file)
-    weights = weights_in(content)
-    choice = describe_choice(content)
-    load_weights(module, content if weights is None else weights, os.fspath(file), choice=choice, logger=logger)
+    weights = label(weights_in(content) or content, source=os.fspath(file), choice=describe_choice(content))
+    load_state_dict(module, weights, logger=logger)
     return content
 
 
 def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None) -> None:
-    """Load weights as :func:`load_weights` does, with MMEngine's signature; what they are is read off their label."""
-    facts = label_of(state_dict)
-    policy = cast(Policy, facts.get("policy", "strict"))
-    load_weights(
-        module, state_dict, facts.get("source", "a state dict"), policy, facts.get("choice", ""), strict, logger
-    )
-
-
-def load_weights(
-    module: nn.Module,
-    weights: Mapping[str, Any],
-    source: str,
-    policy: Policy = "strict",
-    choice: str = "",
-    strict: bool = False,
-    logger: Any = None,
-) -> None:
     """Convert weights, report, refuse what does not fit, and load the rest: the one function that all weights pass.
 
-    Models without a backbone of this package load as ever, with the report in addition.
+    What the weights are, and what of them may fail to fit, is read off their label. Models without a backbone of this
+    package load as ever, with the report in addition.
 
     Args:
-        module: The model.
-        weights: Tensors by name in any known layout, or a checkpoint with such a dict in it.
-        source: The file's name.
-        policy: What may fail to fit.
-        choice: Which of the file's weights these are, where that is not clear by itself.
+        state_dict: Tensors by name in any known layout, or a checkpoint with such a dict in it.
         strict: Whether models of others must fit, too.
         logger: Where the report goes; the current logger of MMEngine by default.
 
@@ -166,15 +134,16 @@ def load_weights(
     """
     if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         module = module.get_submodule("module")
-    ours, logger = bool(backbones_in(module)), logger or "current"
+    ours, logger, facts = bool(backbones_in(module)), logger or "current", label_of(state_dict)
+    source = facts.get("source", "a state dict")
     state: Mapping[str, Any]
     if ours:
-        state, report = prepare(module, weights, policy, source)
+        state, report = prepare(module, state_dict, cast(Policy, facts.get("policy", "strict")), source)
     else:
-        plain = plain_names(weights, backbone_alone=False, parts=[name for name, _ in module.named_children()])
-        state = plain if plain.keys() != weights.keys() else weights  # which may have metadata
+        plain = plain_names(state_dict, backbone_alone=False, parts=[name for name, _ in module.named_children()])
+        state = plain if plain.keys() != state_dict.keys() else state_dict  # which may have metadata
         report = compare(module, state, source)[0]
-    report.choice = choice
+    report.choice = facts.get("choice", "")
     print_log(str(report), logger, logging.WARNING if report.problems or report.choice else logging.INFO)
     if ours:
         module.load_state_dict(state, strict=False)
@@ -202,41 +171,26 @@ class PretrainedInit(MMEnginePretrainedInit):
         warm_start: str | None = None,
     ) -> None:
         super().__init__(checkpoint, prefix, map_location)
-        self.partial = partial
-        self.warm_start = warm_start
+        self.partial, self.warm_start = partial, warm_start
 
     def __call__(self, module: nn.Module) -> None:
-        """Load the file into ``module``.
-
-        Raises:
-            CheckpointError: It has no tensor under the prefix, or does not fit.
-        """
+        """Load the file into ``module``; raise CheckpointError where it has no such prefix, or does not fit."""
         content = mmengine_checkpoint.CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
-        state = weights_in(content)
-        if state is None:
-            state = content
+        state = weights_in(content) or content
         facts = {"source": self.checkpoint, **label_of(state)}
-        source = facts["source"]
         if self.prefix:
-            state = under_prefix(state, self.prefix, source)
+            state = under_prefix(state, self.prefix, facts["source"])
         if self.warm_start:
-            from .official import warm_start
-
             state = plain_names(state, backbone_alone=True)
-            print_log(str(warm_start(module, state, self.warm_start, source)), "current")
+            print_log(str(warm_start(module, state, self.warm_start, facts["source"])), "current")
         else:
-            policy: Policy = "partial" if self.partial else "strict"
-            load_weights(module, state, source, policy, facts.get("choice", ""))
+            load_state_dict(module, label(state, **{**facts, "policy": "partial" if self.partial else "strict"}))
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
 
 
 def under_prefix(state: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:
-    """Return the tensors under the prefix of an `init_cfg`, without it.
-
-    Raises:
-        CheckpointError: There are none.
-    """
+    """Return the tensors under the prefix of an `init_cfg`, without it; raise CheckpointError where there are none."""
     if inside := below(state, prefix):
         return inside
     raise CheckpointError(
@@ -263,7 +217,12 @@ def load_from_local(filename: str | os.PathLike, map_location: MapLocation | Non
     """Read a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
     checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
     defuse(checkpoint, filename)  # MMEngine runs config texts where it resumes and where it infers
-    return with_label(checkpoint, os.fspath(filename))
+    weights, source = weights_in(checkpoint), os.fspath(filename)
+    if weights is None or weights is checkpoint:  # a bare state dict stays one
+        return label(checkpoint, source=source)
+    # Where MMEngine expects them.
+    checkpoint["state_dict"] = label(weights, source=source, choice=describe_choice(checkpoint))
+    return checkpoint
 
 
 def load_from_remote(filename: str, map_location: MapLocation | None = None) -> dict:
@@ -293,26 +252,12 @@ def load_from_alias(filename: str, map_location: MapLocation | None = None) -> d
 # ---- what a state dict says about itself on its way
 
 
-def with_label(checkpoint: dict[str, Any], source: str) -> dict[str, Any]:
-    """Give a checkpoint the form that MMEngine expects, with the weights under `state_dict`, and label them.
-
-    Args:
-        checkpoint: What a file holds; a bare state dict stays one.
-        source: The file's name.
-    """
-    weights = weights_in(checkpoint)
-    if weights is checkpoint or weights is None:
-        return label(checkpoint, source=source)
-    checkpoint["state_dict"] = label(weights, source=source, choice=describe_choice(checkpoint))
-    return checkpoint
-
-
 def label(state: Mapping[str, Any], **facts: str) -> OrderedDict[str, Any]:
     """Return a copy of a state dict that carries facts about itself, such as its file (`source`)."""
     metadata = getattr(state, "_metadata", {})
-    labelled = OrderedDict(state)
+    labelled: Any = OrderedDict(state)
     # Where PyTorch's own state dicts have the versions of their modules.
-    setattr(labelled, "_metadata", OrderedDict(metadata) | {_LABEL: {**metadata.get(_LABEL, {}), **facts}})  # noqa: B010
+    labelled._metadata = OrderedDict(metadata) | {_LABEL: {**metadata.get(_LABEL, {}), **facts}}
     return labelled
 
 

@@ -1,4 +1,8 @@
-"""Bring weights and a model together: convert, compare, report, and refuse what does not fit, with the reason."""
+"""Bring weights and a model together: convert, compare, report, and refuse what does not fit, with the reason.
+
+In a warm start, which is asked for by name, a backbone takes from another network's weights whatever means the same in
+both (`warm_starts` of its class).
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,25 @@ import torch
 from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
-from ..errors import CheckpointError, shortened
-from .identify import Origin, backbones_in, common_class_counts, families_from, find_origin
+from ..errors import CheckpointError, did_you_mean, shortened
 from .layouts import (
     RESIZERS,
     describe_choice,
     fit_shape,
     is_swin,
+    official_swin,
     plain_names,
     rename_key,
     several_models,
     split_joint,
     weights_in,
 )
+from .networks import Origin, backbones_in, common_class_counts, families_from, find_origin
 
 # strict: everything must fit; finetune: heads for other classes start new; partial: whatever fits is taken.
 Policy = Literal["strict", "finetune", "partial"]
 POLICIES: tuple[str, ...] = get_args(Policy)
-COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mismatched")
+_COLUMNS = ("found", "converted", "resized", "new", "missing", "unexpected", "mismatched")
 
 
 @dataclass
@@ -38,48 +43,33 @@ class LoadReport:
 
     A name stands in one of found, new, zeroed, missing, mismatched and encoded (all tensors of the model) or in
     unexpected.
-
-    Args:
-        source: The file.
-        target: What was loaded into.
-        found: Taken from the file.
-        converted: Those found under another name or in another form.
-        resized: Those found that were made for another window size.
-        zeroed: Set to zero by a warm start.
-        new: Left as initialised, because they depend on the number of classes.
-        missing: Not in the file.
-        unexpected: In the file only, under the file's names.
-        mismatched: Shapes in the file and in the model, where they differ.
-        encoded: Types of tensors that are no plain floats, such as INT8 ones, where the model has floats.
-        allowed: Those missing or unexpected that need not fit.
-        choice: Which of the file's sets of weights was taken, where that is not clear by itself.
     """
 
-    source: str
-    target: str
-    parts: tuple[str, ...]
-    found: set[str] = field(default_factory=set)
-    converted: set[str] = field(default_factory=set)
-    resized: set[str] = field(default_factory=set)
-    new: set[str] = field(default_factory=set)
-    zeroed: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    unexpected: set[str] = field(default_factory=set)
-    mismatched: dict[str, tuple[Size, Size]] = field(default_factory=dict)
-    encoded: dict[str, torch.dtype] = field(default_factory=dict)
-    allowed: set[str] = field(default_factory=set)
-    choice: str = ""
+    source: str  # the file
+    target: str  # what was loaded into
+    parts: tuple[str, ...]  # of the model, a row for each
+    found: set[str] = field(default_factory=set)  # taken from the file
+    converted: set[str] = field(default_factory=set)  # those found under another name or in another form
+    resized: set[str] = field(default_factory=set)  # those found that were made for another window size
+    new: set[str] = field(default_factory=set)  # left as initialised, because they depend on the number of classes
+    zeroed: set[str] = field(default_factory=set)  # set to zero by a warm start
+    missing: set[str] = field(default_factory=set)  # not in the file
+    unexpected: set[str] = field(default_factory=set)  # in the file only, under the file's names
+    mismatched: dict[str, tuple[Size, Size]] = field(default_factory=dict)  # other shapes, in the file and the model
+    encoded: dict[str, torch.dtype] = field(default_factory=dict)  # INT8 and others, where the model has floats
+    allowed: set[str] = field(default_factory=set)  # those missing or unexpected that need not fit
+    choice: str = ""  # which of the file's sets of weights was taken, where that is not clear by itself
 
     @property
     def problems(self) -> list[str]:
         """What must not happen in silence, each as a short phrase; shapes come first, as they say most."""
-        shapes = [
-            f"{name} is {tuple(old)} instead of {tuple(new)}" for name, (old, new) in sorted(self.mismatched.items())
+        shapes = sorted(self.mismatched.items())
+        return [
+            *(f"{name} is {str(kind).removeprefix('torch.')}" for name, kind in sorted(self.encoded.items())),
+            *(f"{name} is {tuple(old)} instead of {tuple(new)}" for name, (old, new) in shapes),
+            *(f"{name} is missing" for name in sorted(self.missing - self.allowed)),
+            *(f"{name} is unexpected" for name in sorted(self.unexpected - self.allowed)),
         ]
-        missing = [f"{name} is missing" for name in sorted(self.missing - self.allowed)]
-        unexpected = [f"{name} is unexpected" for name in sorted(self.unexpected - self.allowed)]
-        encoded = [f"{name} is {str(kind).removeprefix('torch.')}" for name, kind in sorted(self.encoded.items())]
-        return encoded + shapes + missing + unexpected
 
     @property
     def size(self) -> int:
@@ -88,17 +78,16 @@ class LoadReport:
         return sum(map(len, kinds))
 
     def __str__(self) -> str:
-        rows = [("part", *COLUMNS), *self._rows()]
+        rows = [("part", *_COLUMNS), *self._rows()]
         width = max(len(row[0]) for row in rows)
         lines = [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells) for name, *cells in rows]
-        lines += list(self._notes())
-        return "\n  ".join([f"Loading {self.source} into {self.target}:", *lines])
+        return "\n  ".join([f"Loading {self.source} into {self.target}:", *lines, *self._notes()])
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         known = tuple(f"{part}." for part in self.parts)
         for part in (*self.parts, ""):
             counts = []
-            for column in COLUMNS:
+            for column in _COLUMNS:
                 names = getattr(self, column)
                 # The last row is of what belongs to no part, such as whatever else the file holds.
                 counts.append(sum(n.startswith(f"{part}.") if part else not n.startswith(known) for n in names))
@@ -125,7 +114,6 @@ def prepare(
     """Convert weights for a model with a backbone of this package; the model stays as it is.
 
     Args:
-        module: The model.
         content: Tensors by name in any known layout, or a checkpoint with such a dict in it.
         policy: What may fail to fit.
         source: The file's name.
@@ -136,16 +124,11 @@ def prepare(
     Raises:
         CheckpointError: The weights do not fit; the sentence names the likely reason.
     """
-    weights = weights_in(content)
-    if weights is None:
-        raise CheckpointError(no_weights(source, _title(module), content))
-    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    parts = [name for name, _ in module.named_children()]
-    weights = plain_names(weights, "" in backbones_in(module), parts)
+    weights = tensors_in(content, source, _title(module))
+    weights = plain_names(weights, "" in backbones_in(module), [name for name, _ in module.named_children()])
     report, state = compare(module, weights, source)
     report.choice = describe_choice(content)
-    counts = common_class_counts(module, ((name, *shapes) for name, shapes in report.mismatched.items()))
-    if policy == "finetune" and counts:
+    if policy == "finetune" and common_class_counts(module, report.mismatched):
         report.new |= set(report.mismatched)
         report.mismatched = {}
     if report.problems and (policy != "partial" or not report.found):
@@ -157,11 +140,7 @@ def prepare(
 
 
 def compare(module: nn.Module, weights: Mapping[str, Any], source: str) -> tuple[LoadReport, dict[str, Tensor]]:
-    """Bring weights into the model's layout and compare them with it.
-
-    Returns:
-        The report, and the weights under the model's names.
-    """
+    """Bring weights under the model's names and into its shapes, and return the report on them, and the weights."""
     target = module.state_dict()
     report = LoadReport(source, _title(module), tuple(name for name, _ in module.named_children()))
     state = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
@@ -216,12 +195,12 @@ def _convert_backbone(
     result |= others
     report.converted &= set(target)
     for name in result.keys() & target.keys():
-        tensor, wanted = fit_shape(result[name], target[name]), target[name]
+        tensor, shape = fit_shape(result[name], target[name]), target[name].shape
         if tensor is not result[name]:
             report.converted.add(name)
         kinds = [kind for pattern, kind in backbone.resizable_weights if re.search(pattern, name)]
-        resizable = kinds and name.startswith(prefix) and tensor.shape != wanted.shape
-        if resizable and (resized := RESIZERS[kinds[0]](tensor, wanted.shape)) is not None:
+        resizable = kinds and name.startswith(prefix) and tensor.shape != shape
+        if resizable and (resized := RESIZERS[kinds[0]](tensor, shape)) is not None:
             tensor = resized
             report.resized.add(name)
         result[name] = tensor
@@ -229,32 +208,29 @@ def _convert_backbone(
 
 
 def _title(module: nn.Module) -> str:
-    backbones = list(backbones_in(module).items())
     name = type(module).__name__
-    if not backbones:
-        return name
-    prefix, backbone = backbones[0]
-    return f"{name} with {Origin.of(backbone)}" if prefix else str(Origin.of(backbone))
+    for prefix, backbone in backbones_in(module).items():  # the first
+        return f"{name} with {Origin.of(backbone)}" if prefix else str(Origin.of(backbone))
+    return name
 
 
 # ---- why it does not fit, in the words of someone who knows what to do about it
 
 
-def no_weights(source: str, target: str, content: Mapping[str, Any]) -> str:
-    """Return the sentence for a file without tensors."""
+def tensors_in(content: Mapping[str, Any], source: str, target: str) -> dict[str, Tensor]:
+    """Return the tensors in a checkpoint by name; raise CheckpointError, which names source and target, without any."""
+    weights = weights_in(content)
+    if weights is not None:
+        return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     keys = shortened([str(key) for key in content if key != "meta"]) or "nothing"
-    if any("optim" in str(key) or key == "param_groups" for key in content):
-        return (
-            f"{source} cannot be loaded into {target}, because it holds only the state of an optimiser ({keys}) and "
-            "no weights: give the checkpoint that was saved with the model."
-        )
     parts = [content, *(value for value in content.values() if isinstance(value, Mapping))]
-    if any(isinstance(value, np.ndarray) for part in parts for value in part.values()):
-        return (
-            f"{source} cannot be loaded into {target}, because it holds NumPy's arrays and no tensors ({keys}): save "
-            "it again after torch.from_numpy."
-        )
-    return f"{source} cannot be loaded into {target}, because it holds no weights ({keys}): give another checkpoint."
+    what, advice = f"no weights ({keys})", "give another checkpoint"
+    if any("optim" in str(key) or key == "param_groups" for key in content):
+        what = f"only the state of an optimiser ({keys}) and no weights"
+        advice = "give the checkpoint that was saved with the model"
+    elif any(isinstance(value, np.ndarray) for part in parts for value in part.values()):
+        what, advice = f"NumPy's arrays and no tensors ({keys})", "save it again after torch.from_numpy"
+    raise CheckpointError(f"{source} cannot be loaded into {target}, because it holds {what}: {advice}.")
 
 
 def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) -> str:
@@ -293,16 +269,68 @@ def _reason(report: LoadReport, module: nn.Module, state: Mapping[str, Tensor]) 
         return f"its backbone is {origin} and the model's is {wanted}; use a config of that family"
     elif (origin.embed_dims, origin.depths) != (wanted.embed_dims, wanted.depths):
         return f"its backbone is {origin} and the model's is {wanted}; use a config of that size"
-    counts = common_class_counts(module, ((name, *shapes) for name, shapes in report.mismatched.items()))
+    counts = common_class_counts(module, report.mismatched)
     if counts and len(report.problems) == len(report.mismatched):
         return (
             f"it was trained for {counts[0]} classes and the model has {counts[1]}; test it with its own classes, or "
             "fine-tune it with new heads by --load-from (in a config: load_policy='finetune')"
         )
-    return (
-        "it was made with other settings; use the config that it was trained with, or take what fits with "
-        "load_policy='partial'"
+    same, partial = (
+        ("use the config that it was trained with", "load_policy='partial'")
         if prefix
-        else "it was made with other settings; give the backbone the same, or take what fits with partial=True in its "
-        "init_cfg"
+        else ("give the backbone the same", "partial=True in its init_cfg")
     )
+    return f"it was made with other settings; {same}, or take what fits with {partial}"
+
+
+# ---- weights of another network, which are asked for by its name
+
+NAMES = ("swin",)  # networks whose layout is known here
+
+
+def warm_start(module: nn.Module, weights: Mapping[str, Tensor], name: str, source: str) -> LoadReport:
+    """Load what fits of another network's weights into a backbone of this package; return what became of every tensor.
+
+    Args:
+        weights: The other backbone's, in its official layout, timm's, Hugging Face's, MMDetection's or
+            MMPretrain's.
+        name: What network that is.
+        source: The file's name.
+
+    Raises:
+        CheckpointError: There is no such warm start, or the weights are of another network or size.
+    """
+    if name not in NAMES:
+        raise CheckpointError(f"There is no warm start '{name}'{did_you_mean(name, NAMES)}: choose from {NAMES}.")
+    recipe = getattr(module, "warm_starts", {}).get(name)
+    if recipe is None:
+        known = ", ".join(cls.__name__ for cls in families_from(name))
+        raise CheckpointError(f"A {type(module).__name__} has no warm start from {name}, only {known}: leave it out.")
+    official = official_swin(weights)
+    if "layers.0.blocks.0.attn.qkv.weight" not in official:
+        first = shortened(sorted(official))
+        raise CheckpointError(f"{source} holds no weights of a Swin ({first}): give Swin's, or leave warm_start out.")
+    official = split_joint(official, recipe.splits)
+    target = module.state_dict()
+    state, left_out = {}, set()
+    for key, tensor in official.items():
+        new = rename_key(key, recipe.rules)
+        if new is None or (new not in target and re.search(recipe.surplus, key)):
+            left_out.add(key)
+        else:
+            state[new] = tensor
+    report, state = compare(module, state, source)
+    report.unexpected |= left_out
+    report.allowed |= left_out | report.missing
+    report.converted = set(report.found)
+    report.zeroed = {key for key in report.missing if re.search(recipe.zeros, key)}
+    report.missing -= report.zeroed
+    if report.problems or not report.found:
+        raise CheckpointError(
+            f"{source} does not fit a warm start of {report.target} from {name} ({shortened(report.problems)}): give "
+            f"the weights of the same size ({recipe.size})."
+        )
+    values = {key: state[key] for key in report.found}
+    values |= {key: torch.zeros_like(target[key]) for key in report.zeroed}
+    module.load_state_dict(values, strict=False)
+    return report

@@ -26,9 +26,9 @@ from ..errors import CheckpointError, OutputError
 from ..files import atomic_file, check_writable, check_writable_folder, sha256, write_bytes
 from ..requirements import require_package
 from .config_text import as_text, to_json
-from .identify import find_origin, official_names
 from .layouts import plain_names, weights_in
-from .matching import LoadReport, no_weights, prepare
+from .matching import LoadReport, prepare, tensors_in
+from .networks import find_origin, official_names
 from .read import load_weights_only
 from .safe_config import metainfo_in, read_config
 from .search import checkpoint_file
@@ -52,9 +52,6 @@ def publish(
         out_dir: Where the file goes; next to ``checkpoint`` by default.
         name: Start of the file's name; the config's name or the checkpoint's by default.
         trusted: Keep the whole config, with its data, hooks, imports and types of others.
-
-    Returns:
-        The file.
 
     Raises:
         CheckpointError: The file cannot be read, has no weights, config or classes, or its config is no plain data.
@@ -95,12 +92,17 @@ def publish(
 def write_hashed(content: Mapping[str, Any], folder: Path, stem: str) -> Path:
     """Save under a name that ends in the first eight digits of the file's SHA-256, as torch.hub checks them."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Into memory, not under a name: a file's name would become part of its content.
+    file = saved(content)
+    path = folder / f"{stem}-{hashlib.sha256(file).hexdigest()[:8]}.pth"
+    write_bytes(path, file)
+    return path
+
+
+def saved(content: Mapping[str, Any]) -> memoryview:
+    """Return what `torch.save` writes, without a file's name, which would become part of it."""
     file = io.BytesIO()
     torch.save(content, file)
-    path = folder / f"{stem}-{hashlib.sha256(file.getbuffer()).hexdigest()[:8]}.pth"
-    write_bytes(path, file.getbuffer())
-    return path
+    return file.getbuffer()
 
 
 def measured_metrics(work_dir: Path, meta: Mapping[str, Any]) -> dict[str, float]:
@@ -133,16 +135,13 @@ def versions() -> dict[str, str]:
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[str, Any] | None = None) -> LoadReport:
-    """Write a checkpoint in our layout, as .pth or .safetensors.
+    """Write a checkpoint in our layout, as .pth or .safetensors, and return what was converted.
 
     Args:
         source: A local file in any known layout; `FILE#model_ema` is its weights under that key.
         target: The file to write. Its metadata has the source's name and SHA-256, the network and, for a
             detector, the class names.
         model: Config of the model that it must fit; not needed for backbones of a published size.
-
-    Returns:
-        What was converted.
 
     Raises:
         CheckpointError: The file does not fit, or needs ``model`` to tell.
@@ -156,26 +155,22 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, model: dict[st
         require_package("safetensors", str(target))
     check_writable(target, "The converted file")
     content = load_weights_only(source)
-    weights = weights_in(content)
-    if weights is None:
-        raise CheckpointError(no_weights(str(source), "any model", content))
+    weights = tensors_in(content, str(source), "any model")
     with torch.device("meta"):  # only names and shapes are needed
         module = MODELS.build(dict(model)) if model else _backbone_for(weights, source)
     state, report = prepare(module, content, source=str(source))
     names = [name for name in module.state_dict() if name in state]  # in the model's order
     facts = {"source": source.name, "source_sha256": sha256(Path(split_key(source)[0])), "network": report.target}
-    classes = (content.get("meta") or {}).get("CLASSES") if content is not weights else None
+    meta = content.get("meta")
+    classes = meta.get("CLASSES") if isinstance(meta, dict) else None
     tensors = {name: state[name].detach().clone().contiguous() for name in names}
     if target.suffix == ".pth":
-        meta = facts | ({"dataset_meta": {"classes": tuple(classes)}} if classes else {})
-        file = io.BytesIO()
-        torch.save({"state_dict": tensors, "meta": meta}, file)
-        write_bytes(target, file.getbuffer())
+        named = {"dataset_meta": {"classes": tuple(classes)}} if classes else {}
+        write_bytes(target, saved({"state_dict": tensors, "meta": facts | named}))
     else:
         from safetensors.torch import save
 
-        metadata = facts | ({"classes": "\n".join(classes)} if classes else {})
-        write_bytes(target, save(tensors, metadata=metadata))
+        write_bytes(target, save(tensors, metadata=facts | ({"classes": "\n".join(classes)} if classes else {})))
     return report
 
 
@@ -196,8 +191,7 @@ def _backbone_for(weights: Mapping[str, Tensor], source: Path) -> nn.Module:
 def put(self: LocalBackend, obj: bytes, filepath: str | os.PathLike) -> None:
     """Write bytes; folders are made.
 
-    Raises:
-        OutputError: A checkpoint cannot be written; an older file of the name is left as it was.
+    Raises OutputError where a checkpoint cannot be written; an older file of the name is left as it was.
     """
     path = Path(filepath)
     is_checkpoint = path.suffix in CHECKPOINT_SUFFIXES

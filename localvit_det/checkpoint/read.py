@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,6 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
     environment variables or `torch.serialization.add_safe_globals` of others say.
 
     Args:
-        path: The file or its address.
         map_location: As in `torch.load`.
         mmap: Leave the tensors on the disk until they are used, as far as the format allows it.
 
@@ -68,12 +66,12 @@ def load_weights_only(path: str | os.PathLike, map_location: MapLocation = "cpu"
 
 
 def saved_classes(path: str | os.PathLike) -> tuple[str, ...] | None:
-    """Return the names of the classes that a training's checkpoint is of; None where it does not say."""
+    """Return what `classes_in` finds in a file."""
     return classes_in(load_weights_only(path, mmap=True))
 
 
 def classes_in(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the same of what a file holds."""
+    """Return the names of the classes that a training's checkpoint is of; None where it does not say."""
     return metainfo_in(checkpoint).get("classes")
 
 
@@ -139,9 +137,7 @@ def _check_archive(file: Path) -> None:
     except TooLarge as error:
         raise error.of(file) from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({first_line(error)}): save or download the checkpoint again."
-        ) from error
+        raise CheckpointError(f"{file} is damaged ({first_line(error)}): save or download it again.") from error
     if "constants.pkl" in members:
         raise CheckpointError(f"{file} is a TorchScript program, not a checkpoint: save its state_dict() instead.")
     if "data.pkl" not in members:
@@ -168,8 +164,7 @@ def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
         map_location = "cpu"  # the caller's mapping is for files that remember their devices
     try:
         with file.open("rb") as stream:
-            start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0  # of the header, which is read whole
+            length = int.from_bytes(stream.read(8), "little")  # of the header, which is read whole
         if length > min(_MAX_HEADER, file.stat().st_size):
             raise TooLarge(f"announces a header of {length:,} bytes")
         weights = safetensors.torch.load_file(file, device=str(map_location))
@@ -186,11 +181,7 @@ def _load_safetensors(file: Path, map_location: MapLocation) -> dict:
 
 
 class BuildLimit(TorchDispatchMode):
-    """Ends the building of a model that has much larger tensors than its file of `size` bytes: it may say any width.
-
-    Raises:
-        TooLarge: Before the memory is taken.
-    """
+    """Raises TooLarge where a model that is built has much larger tensors than its file of `size` bytes."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -213,12 +204,9 @@ class BuildLimit(TorchDispatchMode):
 
 
 def check_build_size(config: Mapping[str, Any], file: Path) -> None:
-    """Check that the model of a config is not much larger than the weights it came with, before memory is taken for it.
+    """Raise CheckpointError where a config's model is much larger than the weights it came with; no memory is taken.
 
     One that cannot be built is not looked at: what builds it says why.
-
-    Raises:
-        CheckpointError: It is.
     """
     for device in ("meta", "cpu"):  # some parts ask a tensor for its value while they are built
         try:

@@ -123,7 +123,6 @@ _WORD = re.compile(r"(?:[\w +-]|(?<=\d)\.(?=\d))*")  # names no file with an end
 _READS = re.compile(r"(?:\w*_)?(?:file|path|dir|url|root|ckpt|checkpoint|config|teacher)(?:_\w*)?")
 _ELSEWHERE = ("backend_args", "file_client_args")  # where files are read from; they are local here
 _MAX_DEPTH, _MAX_INT = 60, 1_000_001  # no channels, blocks or boxes are more
-_METAINFO = ("classes", "thing_classes", "stuff_classes", "palette")
 _OF_THE_RUN = (
     *("work_dir", "launcher", "load_from", "resume", "load_policy", "pretrained", "runner_type", "compile", "draw"),
     *("strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "experiment_name"),
@@ -131,15 +130,12 @@ _OF_THE_RUN = (
 
 
 def read_config(content: Mapping[str, Any], source: object, trusted: bool = False) -> dict[str, Any]:
-    """Read the config that a checkpoint carries.
+    """Read the config that a checkpoint carries: what `take` takes.
 
     Args:
-        content: The checkpoint.
-        source: Its name for messages.
-        trusted: Take all of it, with data, hooks, imports and types of others; the text is not run for that either.
-
-    Returns:
-        Values by name: what `take` takes, or all without what belongs to the run.
+        source: The checkpoint's name for messages.
+        trusted: Take all but what belongs to the run, with data, hooks, imports and types of others; the text is not
+            run for that either.
 
     Raises:
         CheckpointError: There is none, it is a program, or it asks for more than is allowed.
@@ -197,20 +193,18 @@ def _places(content: Mapping[str, Any]) -> Iterator[tuple[dict, str]]:
 
 def own_types() -> frozenset[str]:
     """Return the backbones and heads that this package registers; what holds for `TYPES` holds for them."""
-    registries = (MODELS, *MODELS.children.values())
-    found = [item for registry in registries for item in registry.module_dict.items()]
+    found = (item for registry in (MODELS, *MODELS.children.values()) for item in registry.module_dict.items())
     return frozenset(name for name, cls in found if cls.__module__.startswith(_OWN))
 
 
 def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, Any]:
-    """Take from a config of plain values the model, the test pipeline, the classes, the scope and the pixels' range.
+    """Take from a config of plain values the model, and as far as it has them scope, pipeline, pixels' range, classes.
 
     Args:
-        values: The config.
         dataset_meta: What the file says about the dataset of its training; the config's own counts where it is none.
 
     Returns:
-        'model', and as far as they are there 'default_scope', 'test_pipeline', 'pixel_range' and 'metainfo'.
+        'model', 'default_scope', 'test_pipeline', 'pixel_range' and 'metainfo'.
 
     Raises:
         ValueError: The model or the pipeline has a type or a value that is not on the list.
@@ -237,32 +231,23 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
 
 
 def vet(model: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return a copy of a model's or a part's config, if its types are on the list and its values are plain.
-
-    Raises:
-        ValueError: One is not; `path` begins its dotted name.
-    """
+    """Return a copy of a model's or a part's config; ValueError names by `path` what is not on the list or plain."""
     return _vetted(without_pretrained(model), _MODEL | own_types(), path, 0)
 
 
 def without_pretrained(node: Any, depth: int = 0) -> Any:
-    """Return a copy of a model's config that starts from no other weights.
-
-    Raises:
-        ValueError: It is nested too deep.
-    """
+    """Return a copy of a model's config that starts from no other weights; ValueError where it is nested too deep."""
     _check_depth(depth, "model")
     if isinstance(node, (list, tuple)):
         return type(node)(without_pretrained(item, depth + 1) for item in node if not is_pretrained(item))
     if not isinstance(node, dict):
         return node
-    # Some backbones know by themselves that the file of their init_cfg holds weights.
-    left = {
-        key
-        for key, item in node.items()
-        if key == "pretrained" or is_pretrained(item) or (key == "init_cfg" and "checkpoint" in (item or ()))
-    }
-    return {key: None if key in left else without_pretrained(item, depth + 1) for key, item in node.items()}
+    copied = {}
+    for key, item in node.items():
+        # Some backbones know by themselves that the file of their init_cfg holds weights.
+        left = key == "pretrained" or is_pretrained(item) or (key == "init_cfg" and "checkpoint" in (item or ()))
+        copied[key] = None if left else without_pretrained(item, depth + 1)
+    return copied
 
 
 def is_pretrained(node: Any) -> bool:
@@ -333,7 +318,8 @@ def _test_dataset(values: Mapping[str, Any]) -> dict:
 def metainfo_in(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the classes and colors that a checkpoint names, as `metainfo_of` does."""
     meta = checkpoint.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
+    if not isinstance(meta, dict):
+        return {}
     # CLASSES are in files of MMDetection 2.
     return metainfo_of(meta.get("dataset_meta")) or metainfo_of({"classes": meta.get("CLASSES")})
 
@@ -344,19 +330,23 @@ def metainfo_of(meta: object) -> dict[str, Any]:
         return {}
     meta = {key.lower(): value for key, value in meta.items() if isinstance(key, str)}
     taken: dict[str, Any] = {}
-    for key in _METAINFO:
-        value = [meta[key]] if isinstance(meta.get(key), str) else meta.get(key)
-        if not isinstance(value, (list, tuple)):
-            continue
-        if key != "palette" and all(
-            isinstance(name, str) or (type(name) is int and abs(name) < _MAX_INT) for name in value
-        ):
-            taken[key] = tuple(map(str, value))  # some number them
-        elif key == "palette" and all(isinstance(one, (list, tuple)) and len(one) == 3 for one in value):
-            colors = [tuple(color) for color in value]
-            if all(type(part) is int and 0 <= part < 256 for color in colors for part in color):
-                taken[key] = colors
+    for key in ("classes", "thing_classes", "stuff_classes"):
+        names = [meta[key]] if isinstance(meta.get(key), str) else meta.get(key)
+        if isinstance(names, (list, tuple)) and all(map(_is_class_name, names)):
+            taken[key] = tuple(map(str, names))
+    colors = meta.get("palette")
+    if isinstance(colors, (list, tuple)) and all(map(_is_color, colors)):
+        taken["palette"] = list(map(tuple, colors))
     return taken if taken.get("classes") else {}
+
+
+def _is_class_name(value: object) -> bool:
+    return isinstance(value, str) or (type(value) is int and abs(value) < _MAX_INT)  # some number them
+
+
+def _is_color(value: object) -> bool:
+    numbers = value if isinstance(value, (list, tuple)) else ()
+    return len(numbers) == 3 and all(type(number) is int and 0 <= number < 256 for number in numbers)
 
 
 def _check_depth(depth: int, path: str) -> None:

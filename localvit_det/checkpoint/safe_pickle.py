@@ -42,12 +42,7 @@ _ALLOW_LIST_LOCK = threading.Lock()
 
 
 def load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
-    """Load what `torch.save` or `pickle` wrote.
-
-    Args:
-        file: The file, in any format of `torch.save`.
-        map_location: As in `torch.load`.
-        mmap: Leave the tensors on the disk until they are used, where the format allows it.
+    """Load what `torch.save` (in any format) or `pickle` wrote; arguments are those of `read.load_weights_only`.
 
     Raises:
         CheckpointError: It names what is not on the allow-list, is damaged, or would build much more than it holds.
@@ -64,21 +59,18 @@ def load_pickle(file: Path, map_location: MapLocation, mmap: bool) -> Any:
     except TooLarge as error:
         raise error.of(file) from error
     except Exception as error:  # a damaged or hostile pickle can raise anything
-        if re.search(r"\b(DTensor|ShardedTensor)", str(error)):
-            raise CheckpointError(
-                f"{file} is one process's part of a sharded model: save its whole state dict, in "
-                "torch.distributed.checkpoint with StateDictOptions(full_state_dict=True)."
-            ) from error
-        if refused := _refused_global(file, error):
-            raise CheckpointError(
-                f"{file} is refused, because it could run code when loaded (it names {printable(refused)[:200]}): use "
-                "a checkpoint that holds only weights."
-            ) from error
         reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # without torch's advice to load unsafely
-        raise CheckpointError(
-            f"{file} cannot be read as a checkpoint ({first_line(reason[1] if reason else error)}): save or download "
-            "it again."
-        ) from error
+        what = f"cannot be read as a checkpoint ({first_line(reason[1] if reason else error)})"
+        advice = "save or download it again"
+        if re.search(r"\b(DTensor|ShardedTensor)", str(error)):
+            what = "is one process's part of a sharded model"
+            advice = (
+                "save its whole state dict, in torch.distributed.checkpoint with StateDictOptions(full_state_dict=True)"
+            )
+        elif refused := _refused_global(file, error):
+            what = f"is refused, because it could run code when loaded (it names {printable(refused)[:200]})"
+            advice = "use a checkpoint that holds only weights"
+        raise CheckpointError(f"{file} {what}: {advice}.") from error
 
 
 def is_archive(file: Path) -> bool:
@@ -152,11 +144,7 @@ class TooLarge(ValueError):
 
 
 def check_total(total: int, size: int, what: str) -> None:
-    """Check that bytes in memory are in proportion to the `size` of a file.
-
-    Raises:
-        TooLarge: They are not.
-    """
+    """Raise TooLarge where bytes in memory are out of proportion to the `size` of a file."""
     if total > _TIMES * size + _SLACK:
         raise TooLarge(f"{what} {total:,} bytes, and has {size:,}")
 
@@ -211,11 +199,7 @@ def _check_tuples(stream: IO[bytes]) -> None:
 
 
 def _check_tensors(content: Any, size: int) -> None:
-    """Check the tensors of a file of `size` bytes: views may repeat a few numbers without end.
-
-    Raises:
-        TooLarge: A copy of them would take much more than the file.
-    """
+    """Raise TooLarge where tensors take much more than their file of `size` bytes: views may repeat a few numbers."""
     total = 0
     left, seen = [content], set()
     while left:  # every tensor as often as it is named; containers once
@@ -230,7 +214,7 @@ def _check_tensors(content: Any, size: int) -> None:
     check_total(total, size, "holds tensors of")
 
 
-# ---- records: inert objects that stand for the allowed globals
+# ---- records: inert objects that stand for the allowed globals; `restore` returns what they stand for
 
 
 class DtypeRecord:
@@ -246,7 +230,6 @@ class DtypeRecord:
         self.dtype = self.dtype.newbyteorder(state[1])
 
     def restore(self) -> np.dtype:
-        """Return the NumPy type."""
         return self.dtype
 
 
@@ -256,8 +239,7 @@ class ArrayRecord:
     def __setstate__(self, state: tuple) -> None:
         _version, self.shape, self.dtype, self.fortran, self.data = state
 
-    def restore(self) -> np.ndarray:
-        """Return the array, with memory of its own."""
+    def restore(self) -> np.ndarray:  # with memory of its own
         return np.ndarray(self.shape, self.dtype.restore(), self.data, order="F" if self.fortran else "C").copy()
 
 
@@ -268,7 +250,7 @@ class HistoryBufferRecord:
         self.state = state
 
     def restore(self) -> HistoryBuffer:
-        """Return the buffer; its table of statistics comes from the class, never from the file."""
+        # Its table of statistics comes from the class, never from the file.
         histories = (self.state[key].restore() for key in ("_log_history", "_count_history"))
         return HistoryBuffer(*histories, self.state["max_length"])
 

@@ -20,11 +20,12 @@ from .read import load_weights_only
 
 POINTER = "last_checkpoint"  # MMEngine's file with the path of the latest checkpoint
 BEST = "best_"  # how the names of MMEngine's best checkpoints begin; they have no optimizer
-# Of a zip archive: the header of its first member (mark, compression, lengths of name and extra field), and its end.
-_BEGINNING, _END = struct.Struct("<4s4xH16xHH"), struct.Struct("<4s18x")
+# Of a zip archive: header of its first member (mark, compression, lengths of name and extra field), bytes of its end.
+_BEGINNING, _END = struct.Struct("<4s4xH16xHH"), 22
 _MEMBER_MARK, _END_MARK = b"PK\x03\x04", b"PK\x05\x06"
 _BLOCK, _LONGEST = 1 << 20, 64 << 20  # bytes of a pickle
 _OPCODES = 64  # among which epoch and iteration are
+_TO_RESUME = {"state_dict", "message_hub", "optimizer"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Found:
 
     @property
     def place(self) -> str:
-        """Return where in its training it is, for a sentence."""
+        """Where in its training it is."""
         return f"epoch {self.epoch}, iteration {self.iteration}"
 
 
@@ -59,15 +60,14 @@ class Search:
             whole: Compare its tensors with their checksums, too.
         """
         while candidate := next((one for one in self.found if one.resumable or not resumable), None):
-            self.found.remove(candidate)
-            if not candidate.read:  # what it is by itself may put it elsewhere
-                self.add(candidate.path)
-            elif whole and (reason := _damage(candidate.path)):
-                self.damaged[candidate.path] = reason
-            else:
-                self.found.append(candidate)
-                self.sort()
+            reason = _damage(candidate.path) if candidate.read and whole else None
+            if candidate.read and not reason:
                 return candidate
+            self.found.remove(candidate)
+            if reason:
+                self.damaged[candidate.path] = reason
+            else:  # what it is by itself may put it elsewhere
+                self.add(candidate.path)
         return None
 
     def add(self, path: Path) -> None:
@@ -93,11 +93,7 @@ class Search:
 
 
 def check_saves_locally(hook: Mapping[str, Any]) -> None:
-    """Check that a `CheckpointHook` with these settings saves into a folder of this machine, where `search` looks.
-
-    Raises:
-        ConfigError: It does not.
-    """
+    """Raise ConfigError where a `CheckpointHook` with these settings saves where `search` does not look."""
     backend = (hook.get("backend_args") or hook.get("file_client_args") or {}).get("backend", "local")
     if "://" in str(hook.get("out_dir")) or backend not in ("local", "disk"):
         place = hook.get("out_dir") or f"the backend {backend!r}"
@@ -133,7 +129,7 @@ def _peek(path: Path) -> Found | None:
     """
     try:
         with path.open("rb") as stream:
-            stream.seek(-_END.size, os.SEEK_END)
+            stream.seek(-_END, os.SEEK_END)
             if stream.read(4) != _END_MARK:
                 return None
             stream.seek(0)
@@ -149,8 +145,7 @@ def _peek(path: Path) -> Found | None:
     numbers = _first_numbers(content)
     if numbers is None:
         return None
-    keys = (b"state_dict", b"message_hub", b"optimizer")
-    resumable = all(b"X" + struct.pack("<I", len(key)) + key in content for key in keys)
+    resumable = all(b"X" + struct.pack("<I", len(key)) + key.encode() in content for key in _TO_RESUME)
     return Found(path, *numbers, resumable, read=False)
 
 
@@ -174,15 +169,13 @@ def _first_numbers(content: bytes) -> tuple[int, int] | None:
 def describe(path: Path) -> Found | None:
     """Read where in its training a checkpoint is; None for a file of weights that is no training's.
 
-    Raises:
-        CheckpointError: It cannot be read.
+    Raises CheckpointError where it cannot be read.
     """
     content = load_weights_only(path, mmap=True)
     meta = content.get("meta")
     if not isinstance(meta, dict) or not isinstance(meta.get("iter"), int) or not isinstance(meta.get("epoch"), int):
         return None
-    resumable = {"state_dict", "message_hub", "optimizer"} <= content.keys()
-    return Found(path, meta["epoch"], meta["iter"], resumable)
+    return Found(path, meta["epoch"], meta["iter"], content.keys() >= _TO_RESUME)
 
 
 def newest_for_test(folder: str | os.PathLike) -> Path:
@@ -197,8 +190,7 @@ def newest_for_test(folder: str | os.PathLike) -> Path:
         if ignored := found.complaints():
             print_log(f"Taking {newest.path}; {ignored}.", "current", logging.WARNING)
         return newest.path
-    elsewhere = _pointed_elsewhere(found.folder)
-    reasons = ", ".join(filter(None, (found.complaints(), elsewhere)))
+    reasons = ", ".join(filter(None, (found.complaints(), _pointed_elsewhere(found.folder))))
     raise CheckpointError(
         f"The work dir {folder} holds no checkpoint{f' that can be read ({reasons})' if reasons else ''}: "
         "name a file, or train first."
@@ -211,11 +203,7 @@ def checkpoint_file(source: str | os.PathLike) -> str:
 
 
 def file_to_resume(source: str | os.PathLike) -> str:
-    """Return the file that a training goes on from: of a work dir, the newest that has an optimizer.
-
-    Raises:
-        CheckpointError: The work dir holds none.
-    """
+    """Return the file to go on from: of a work dir, the newest with an optimizer; raise CheckpointError without one."""
     if not os.path.isdir(source):
         return os.fspath(source)
     found = search(source)

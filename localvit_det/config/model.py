@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..checkpoint.official import OFFICIAL, official_address
+from ..checkpoint.networks import OFFICIAL, official_address
 from ..config_names import type_name
 from ..datasets.annotations import read_annotations
 from ..errors import ConfigError

@@ -21,7 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checkpoint.identify import backbones_in
+from ..checkpoint.networks import backbones_in
 from ..checkpoint.search import nothing_to_resume, search
 from ..config.run import as_table, changes, run_config
 from ..errors import CheckpointError, ConfigError, UserError

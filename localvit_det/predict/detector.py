@@ -170,11 +170,7 @@ class Detector(Workflows, HubModel):
         )
 
     def __call__(self, source: Source, score: float = SCORE) -> Result:
-        """Return the result of a single image.
-
-        Raises:
-            DataError: There is none.
-        """
+        """Return the result of a single image; raise DataError where there is none."""
         result = next(self.predict(source, score, batch_size=1), None)
         if result is None:
             raise DataError("There is no image to look at: give one.")
@@ -321,11 +317,7 @@ def _described_by(file: object, part: str) -> Iterator[None]:
 
 
 def _build_model(cfg: Config, file: str | os.PathLike | None, device: torch.device) -> tuple[BaseModel, dict[str, Any]]:
-    """Return the model with its weights, in eval mode, and what the checkpoint says about itself.
-
-    Args:
-        file: The checkpoint; None for random weights.
-    """
+    """Return the model in eval mode, with a checkpoint's weights or random ones, and what the file says of itself."""
     cfg.model = without_pretrained(cfg.model)  # the checkpoint has the weights: nothing else is read or downloaded
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if not hasattr(model, "test_step"):

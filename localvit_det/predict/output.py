@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,14 +24,10 @@ from .result import Result, categories
 
 
 class DatasetIds:
-    """The ids that images and classes have in a dataset.
-
-    Args:
-        file: Its annotations.
-        classes: Names of all classes; objects of those that the dataset lacks are left out, which is said.
+    """The ids that images and classes have in a dataset; objects of classes that it lacks are left out, which is said.
 
     Raises:
-        DataError: The file is not in COCO's format, or has none of the classes.
+        DataError: The file of its annotations is not in COCO's format, or has none of the classes.
     """
 
     def __init__(self, file: str | os.PathLike, classes: Sequence[str]) -> None:
@@ -69,8 +65,6 @@ class CocoFile:
     A run that is killed loses nothing: the next one with the same file makes `recovered_1.json` of the lines.
 
     Args:
-        path: The file.
-        classes: Names of all classes.
         annotations: A dataset in COCO's format: the file becomes a list of COCO's results, with the dataset's ids.
 
     Raises:
@@ -95,42 +89,28 @@ class CocoFile:
         self._write({"categories": categories(classes), "results": annotations is not None})
 
     def add(self, result: Result) -> None:
-        """Write one result.
-
-        Raises:
-            OSError: It is not written, and nothing half of it.
-        """
+        """Write one result; after an OSError nothing of it is there."""
         if self._ids is not None:
             ids = self._ids.categories
-            found = [
-                {**one, "category_id": ids[one["category_id"] - 1]} for one in result.to_coco(self._ids.image(result))
-            ]
+            found = result.to_coco(self._ids.image(result))
+            found = [{**one, "category_id": ids[one["category_id"] - 1]} for one in found]
             self._write({"annotations": [one for one in found if one["category_id"] is not None]})
             return
-        height, width = result.image.shape[:2]
-        image = {
-            "id": self._images + 1,
-            "file_name": Path(result.frame.name).as_posix(),
-            "width": width,
-            "height": height,
-        }
-        if result.frame.rate is not None:
-            image["frame"] = result.frame.index
+        frame, (height, width), number = result.frame, result.image.shape[:2], self._images + 1
+        image = {"id": number, "file_name": Path(frame.name).as_posix(), "width": width, "height": height}
+        if frame.rate is not None:
+            image["frame"] = frame.index
         objects = []
-        for index, one in enumerate(result.to_coco(self._images + 1)):
+        for index, one in enumerate(result.to_coco(number)):
             area = result.masks[index].sum() if result.masks is not None else one["bbox"][2] * one["bbox"][3]
             identity = self._objects + index + 1
             objects.append({"id": identity, **one, "area": round(float(area), 2), "iscrowd": 0})
         self._write({"image": image, "annotations": objects})
-        self._images += 1
+        self._images = number
         self._objects += len(objects)
 
     def close(self) -> None:
-        """Make the file of the lines.
-
-        Raises:
-            OutputError: There is no room; the lines stay.
-        """
+        """Make the file of the lines; where there is no space (OutputError), the lines stay."""
         self._stream.close()
         try:
             assemble(self.partial, self.path)
@@ -160,12 +140,7 @@ def partial_of(path: str | os.PathLike) -> Path:
 
 
 def assemble(partial: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Make a file in COCO's format of the lines of a run; what a kill has cut off at their end is left out.
-
-    Raises:
-        DataError: They are no such lines.
-        OSError: The file cannot be written.
-    """
+    """Make a file in COCO's format of a run's lines, without what a kill has cut off; DataError for other lines."""
     head = next(_read_lines(partial), None)
     if head is None or "categories" not in head:
         raise DataError(f"{partial} is not what `localvit predict --json` writes: remove it.")
@@ -222,14 +197,13 @@ class Output(AbstractContextManager):
         inputs = list(inputs)
         self.folder = OutputFolder(folder, inputs) if folder else None
         self.crops = OutputFolder(crops, inputs) if crops else None
-        self._drawn = _planned(
-            self.folder, [(name, name, ".mp4" if video else drawn_suffix(name)) for name, video in names]
-        )
-        self._stem_names, flat = UniqueNames(), [(name, "_".join(PurePath(name).parts), "") for name, _ in names]
-        self._stems = _planned(self._stem_names, flat)
-        folders = [(label, re.sub(r"[^\w -]", "_", label).strip(), "") for label in classes]
-        self._class_folders = _planned(UniqueNames(), folders)
         self.labels = OutputFolder(labels, inputs) if labels else None
+        drawn = {name: (name, ".mp4" if video else drawn_suffix(name)) for name, video in names}
+        self._drawn = _planned(self.folder, drawn) if self.folder else {}
+        self._stem_names = UniqueNames()
+        self._stems = _planned(self._stem_names, {name: (_flat(name), "") for name, _ in names})
+        folders = {label: (re.sub(r"[^\w -]", "_", label).strip(), "") for label in classes}
+        self._class_folders = _planned(UniqueNames(), folders)
         for place in (folder, crops, labels):
             if place:
                 check_writable_folder(place, "the output folder")
@@ -302,7 +276,7 @@ class Output(AbstractContextManager):
         """Return a name that no other image, and no other frame of a video, has."""
         name = result.frame.name
         if name not in self._stems:
-            self._stems[name] = self._stem_names.name("_".join(PurePath(name).parts), "")
+            self._stems[name] = self._stem_names.name(_flat(name), "")
         return self._stems[name] + ("" if result.frame.rate is None else f"_{result.frame.index:06d}")
 
 
@@ -332,12 +306,13 @@ class _VideoFile:
         os.replace(self._draft, self.path)
 
 
-def _planned(names: UniqueNames | None, wanted: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-    """Return the names that keys get, of (key, name, suffix); none where there is no place for them."""
-    if names is None:
-        return {}
-    planned = names.plan([(name, suffix) for _, name, suffix in wanted])
-    return dict(zip((key for key, *_ in wanted), planned, strict=True))
+def _flat(name: str) -> str:
+    return "_".join(PurePath(name).parts)
+
+
+def _planned(names: UniqueNames, wanted: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Return the names that keys get, each of a name and its suffix."""
+    return dict(zip(wanted, names.plan(list(wanted.values())), strict=True))
 
 
 def _encoded(image: np.ndarray, suffix: str) -> bytes:

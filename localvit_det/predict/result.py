@@ -13,26 +13,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..visualization.draw import Objects, draw_readable
+from ..visualization import Objects, draw_readable
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """An image on its way to the detector.
+    """An image on its way to the detector."""
 
-    Attributes:
-        image: H×W×3, uint8, BGR.
-        source: The file or address; empty for an array.
-        name: A relative path that no other source of the run has.
-        index: Its number in its video, 0 for an image.
-        rate: Frames a second of its video; None for an image.
-    """
-
-    image: np.ndarray
-    source: str
-    name: str
-    index: int = 0
-    rate: float | None = None
+    image: np.ndarray  # H×W×3, uint8, BGR
+    source: str  # the file or address; empty for an array
+    name: str  # a relative path that no other source of the run has
+    index: int = 0  # in its video
+    rate: float | None = None  # frames a second of its video; None for an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +67,7 @@ class Result:
         return [self.classes[label] for label in self.labels]
 
     def keep(self, labels: Sequence[int] | None = None, count: int | None = None) -> Result:
-        """Return the result with the first objects of some classes only.
-
-        Args:
-            labels: Of the classes; None for all.
-            count: Objects at most; None for all.
-        """
+        """Return the result with the first `count` objects of some classes only; None for all."""
         chosen = np.flatnonzero(np.isin(self.labels, labels) if labels is not None else self.labels >= 0)[:count]
         masks = None if self.masks is None else self.masks[chosen]
         return replace(
@@ -121,13 +108,12 @@ class Result:
         return found
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Return the objects as in COCO's results: boxes as x, y, width, height, masks as RLE.
+        """Return a dict for each object as in COCO's results: boxes as x, y, width, height, masks as RLE.
+
+        The `category_id` is the label plus 1, as in `categories`.
 
         Args:
             image_id: The id of the image in your dataset.
-
-        Returns:
-            One dict an object; `category_id` is the label plus 1, as in `categories`.
         """
         from pycocotools import mask as coco_masks
 
@@ -165,12 +151,7 @@ _PART = 0.5  # share of the smaller box from which it is a part of the other's o
 
 @dataclass(frozen=True, eq=False)
 class Tile(Frame):
-    """A part of an image.
-
-    Attributes:
-        left: Its first column in the image.
-        top: Its first row.
-    """
+    """A part of an image: its first column and row there."""
 
     left: int = 0
     top: int = 0
@@ -206,10 +187,6 @@ def join(frame: Frame, results: Sequence[Result]) -> Result:
     By descending score each object takes over those of its class that other tiles have found at its place: one that
     overlaps with it as a whole is the same object and goes, as in NMS; one that lies mostly inside of it, or the other
     way round, is a part of it, and both become one box and one mask.
-
-    Args:
-        frame: The image.
-        results: Of its tiles.
     """
     owners = np.repeat(np.arange(len(results)), [len(one) for one in results])
     inner = np.concatenate([np.arange(len(one)) for one in results])

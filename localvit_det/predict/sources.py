@@ -48,23 +48,16 @@ _Item = str | int | np.ndarray | Image.Image  # a file or address, a camera, an 
 class Sources:
     """All images of some sources, in order.
 
-    Args:
-        given: As `Detector.predict` takes them.
-        every: Of videos, take each so-manieth frame.
-        limit: Of each video or webcam, take at most so many frames.
-        without: Folders of outputs: files in them are not taken where they lie below a source.
-        max_pixels: An image with more is not decoded; by default the detector's config says it.
-        pixel_range: Values of images with more than 8 bits that are black and white, as of the config's setting.
-
     Raises:
         DataError: One of them is missing or empty, or none that is known.
     """
 
-    given: Source | Iterable[Source]
-    every: int = 1
-    limit: int | None = None
-    without: Iterable[str | os.PathLike] = ()
-    max_pixels: float | None = None
+    given: Source | Iterable[Source]  # as `Detector.predict` takes them
+    every: int = 1  # of videos, take each so-manieth frame
+    limit: int | None = None  # of each video or webcam, take at most so many frames
+    without: Iterable[str | os.PathLike] = ()  # folders of outputs: files in them are not taken below a source
+    max_pixels: float | None = None  # an image with more is not decoded; by default the detector's config says it
+    # Values of images with more than 8 bits that are black and white, as of the config's setting.
     pixel_range: float | tuple[float, float] | None = None
     left_out: dict[str, str] = field(default_factory=dict, init=False)  # what, and why
     _items: list[tuple[_Item, str]] = field(default_factory=list, init=False)
@@ -73,11 +66,9 @@ class Sources:
 
     def __post_init__(self) -> None:
         """Look at all sources, so that a mistake is reported before any work; an iterator is taken as it comes."""
-        several = isinstance(self.given, Iterable) and not isinstance(
-            self.given, (str, bytes, Mapping, os.PathLike, np.ndarray, Image.Image, IOBase)
-        )
+        single = (str, bytes, Mapping, os.PathLike, np.ndarray, Image.Image, IOBase)
         # A tensor can be iterated over, too, and is refused as what it is.
-        several = several and type(self.given).__module__.partition(".")[0] != "torch"
+        several = isinstance(self.given, Iterable) and not isinstance(self.given, single) and not _is_tensor(self.given)
         sources = cast("Iterable[Source]", self.given if several else [self.given])
         self._stream = sources if isinstance(sources, Iterator) else None
         if self._stream is None:
@@ -85,11 +76,7 @@ class Sources:
                 self._items += [(item, self._unique(name)) for item, name in self._expand(one)]
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read one image after the other; in a row of several a broken one is named and left out.
-
-        Raises:
-            DataError: The only image or video cannot be read.
-        """
+        """Read all images; a broken one of several is named and left out, the only one raises DataError."""
         for item, name in self._all_items():
             shown, given = str(item) if isinstance(item, (str, int)) else name, 0
             try:
@@ -103,23 +90,13 @@ class Sources:
                 self.leave_out(name, _what_is_wrong(shown, error), "the rest" if given else "it")
 
     def leave_out(self, name: str, why: str, what: str = "it") -> None:
-        """Note and log that a source cannot be used.
-
-        Args:
-            name: As its frames have it.
-            why: Begins with what the user gave.
-            what: Of the source is left out.
-        """
+        """Note and log that a source (by the name that its frames have) cannot be used, or what of it is left out."""
         if name not in self.left_out:
             print_log(printable(f"{why}; {what} is left out."), "current", logging.WARNING)
         self.left_out.setdefault(name, why)
 
     def cannot_process(self, frame: Frame, error: Exception, doing: str) -> None:
-        """Leave a frame out that was read, and could not be used.
-
-        Raises:
-            DataError: There is no other.
-        """
+        """Leave a frame out that was read, and could not be used; raise DataError where there is no other."""
         height, width = frame.image.shape[:2]
         shown = f"{frame.source or frame.name} ({width} x {height} pixels)"
         if self.single and frame.rate is None:
@@ -206,11 +183,7 @@ class Sources:
             self._depths_left = 0 if much else self._depths_left - 1
 
     def _expand(self, source: Source) -> Iterator[tuple[_Item, str]]:
-        """Yield single images and videos of a source, each with a name for what is written of it.
-
-        Raises:
-            DataError: There is none.
-        """
+        """Yield the images and videos of a source, with names for what is written of them; DataError for none."""
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
                 raise DataError(
@@ -227,21 +200,19 @@ class Sources:
         elif isinstance(source, (str, bytes, os.PathLike)):
             yield from self._expand_path(os.fsdecode(source))
         else:
-            hint = ""
-            if type(source).__module__.partition(".")[0] == "torch":
-                hint = " (of a tensor (3, H, W) in RGB: tensor.flip(0).permute(1, 2, 0).numpy())"
+            tensor = " (of a tensor (3, H, W) in RGB: tensor.flip(0).permute(1, 2, 0).numpy())"
+            hint = tensor if _is_tensor(source) else ""
             raise DataError(f"{type(source).__name__} is no source of images: {_TAKEN}{hint}.")
 
     def _expand_path(self, text: str) -> Iterator[tuple[str, str]]:
+        path = Path(text).expanduser()
         if _is_address(text):
             yield text, file_name(text, "download.jpg")
-            return
-        if "://" in text:
+        elif "://" in text:
             raise DataError(f"{text} is not read: give a file, a folder, or an https address.")
-        path = Path(text).expanduser()
-        if not text or "\0" in text:
+        elif not text or "\0" in text:
             raise DataError(f"{text!r} is no path: {_TAKEN}.")
-        if path.is_file():
+        elif path.is_file():
             yield str(path), path.name
         elif path.is_dir():
             yield from self._files(path / "**" / "*", path, text)
@@ -254,7 +225,7 @@ class Sources:
 
     def _files(self, pattern: Path, root: Path | None, asked: str) -> Iterator[tuple[str, str]]:
         """Yield the files of a pattern; in a folder those that look like images and videos."""
-        found = find_files(pattern, IMAGES + VIDEOS if root else None)
+        found = find_files(pattern, IMAGES + VIDEOS if root else ("",))
         for folder, error in found.unreadable.items():
             self.leave_out(folder, _what_is_wrong(folder, error))
         files = found.files
@@ -281,33 +252,23 @@ class Sources:
 
 @dataclass
 class Found:
-    """What `find_files` has found.
+    """What `find_files` has found."""
 
-    Attributes:
-        files: In the order of their paths.
-        hidden: How many hidden files were passed over that end like the others.
-        unreadable: Folders that could not be listed, and links that lead nowhere, and why.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    hidden: int = 0
-    unreadable: dict[str, OSError] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)  # in the order of their paths
+    hidden: int = 0  # files that were passed over, and end like the others
+    unreadable: dict[str, OSError] = field(default_factory=dict)  # folders, and links that lead nowhere, and why
 
 
-def find_files(pattern: Path, suffixes: Sequence[str] | None = None) -> Found:
-    """Return the files that a pattern of `glob` names; `**` stands for folders at any depth.
+def find_files(pattern: Path, suffixes: tuple[str, ...]) -> Found:
+    """Return the files that a pattern of `glob` names, with suffixes (in lower case); `**` is folders at any depth.
 
     Unlike those of `glob` and `pathlib`, the search ends where links form circles or many ways to one folder: each
     folder is listed once. It also says what it passed over.
-
-    Args:
-        suffixes: In lower case; others are passed over.
     """
-    found, seen = Found(), set[tuple]()
-    start = Path(pattern.anchor)
+    found, start = Found(), Path(pattern.anchor)
     parts = pattern.relative_to(start).parts
     parts += ("*",) if parts[-1] == "**" else ()
-    _search(start, parts, tuple(suffixes or ("",)), found, seen)
+    _search(start, parts, suffixes, found, set())
     found.files.sort()
     return found
 
@@ -378,13 +339,15 @@ def _is_number(source: object) -> TypeGuard[str | int]:
     return isinstance(source, (int, np.integer)) and not isinstance(source, bool) and bool(source >= 0)
 
 
+def _is_tensor(source: object) -> bool:
+    return type(source).__module__.partition(".")[0] == "torch"
+
+
 def _is_address(item: object) -> TypeGuard[str]:
     return isinstance(item, str) and item.startswith(("https://", "http://"))
 
 
 def _is_video(item: object) -> TypeGuard[str | int]:
-    if isinstance(item, int):
-        return True
-    if not isinstance(item, str):
-        return False
-    return item.partition("?")[0].lower().endswith(VIDEOS) if _is_address(item) else item.lower().endswith(VIDEOS)
+    if isinstance(item, str):
+        return (item.partition("?")[0] if _is_address(item) else item).lower().endswith(VIDEOS)
+    return isinstance(item, int)

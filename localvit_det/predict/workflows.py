@@ -29,19 +29,12 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Training:
-    """What a training has left; in a notebook it shows its curves.
+    """What a training has left; in a notebook it shows its curves."""
 
-    Attributes:
-        folder: The work dir.
-        metrics: Of the last validation, such as `coco/bbox_mAP`.
-        checkpoint: The best one where validations chose it, else the last.
-        curves: Losses of each iteration and metrics of each validation, by names such as `train/loss`; of a resumed
-            training since it was resumed.
-    """
-
-    folder: Path
-    metrics: Mapping[str, Any]
-    checkpoint: Path
+    folder: Path  # the work dir
+    metrics: Mapping[str, Any]  # of the last validation, such as `coco/bbox_mAP`
+    checkpoint: Path  # the best one where validations chose it, else the last
+    # Losses of each iteration and metrics of each validation, by names such as `train/loss`, since the last start.
     curves: Mapping[str, np.ndarray]
 
     def _repr_png_(self) -> bytes | None:
@@ -127,11 +120,7 @@ def _arguments(given: Sequence[str], settings: Mapping[str, Any], options: Mappi
 
 
 def _run(command: str, argv: Sequence[str]) -> Any:
-    """Run a command in this process, and return what it returns.
-
-    Raises:
-        ConfigError: It does not know an option.
-    """
+    """Run a command in this process, return what it returns; raise ConfigError for an unknown option."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

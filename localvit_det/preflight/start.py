@@ -15,11 +15,10 @@ from mmengine.logging import print_log
 
 from ..backbones import LocalViT
 from ..checkpoint.baselines import KINDS, fit_published
-from ..checkpoint.identify import backbones_in
 from ..checkpoint.layouts import describe_choice, plain_names, weights_in
 from ..checkpoint.loading import under_prefix
 from ..checkpoint.matching import LoadReport, Policy, compare, prepare
-from ..checkpoint.official import official_file
+from ..checkpoint.networks import backbones_in, official_file
 from ..checkpoint.read import classes_in, download, load_weights_only
 from ..config.utils import find_datasets, registered
 from ..config_names import split_key, type_name

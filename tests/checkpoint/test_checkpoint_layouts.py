@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 import localvit_det  # noqa: F401
-from localvit_det.checkpoint.identify import families
 from localvit_det.checkpoint.layouts import (
     RESIZERS,
     describe_choice,
@@ -15,6 +14,7 @@ from localvit_det.checkpoint.layouts import (
     weight_sets,
     weights_in,
 )
+from localvit_det.checkpoint.networks import families
 
 RAW, AVERAGE = {"a.weight": torch.zeros(2)}, {"a.weight": torch.ones(2)}
 ADAM = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]}

@@ -6,7 +6,7 @@ from families import build
 from mmdet.registry import MODELS
 from official_layouts import hugging_face_swin
 
-from localvit_det.checkpoint.official import NAMES, warm_start
+from localvit_det.checkpoint.matching import NAMES, warm_start
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError
 

@@ -12,7 +12,7 @@ from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.engine.loggers import ScreenFilter
 from localvit_det.errors import ConfigError
-from localvit_det.switches import enable_amp, seed
+from localvit_det.switches import compute_alike, enable_amp, seed
 
 NAME = "mask_rcnn_shuffle_nano_shapes"
 
@@ -63,9 +63,9 @@ def test_mixed_precision_on_a_cpu(capsys, shapes, tmp_path):
 
 def test_seed_and_determinism():
     cfg = Config({"randomness": {"seed": 0}})
-    seed(cfg, None, True)
+    compute_alike(cfg)
     assert cfg.randomness == {"seed": 0, "deterministic": True}
-    seed(cfg, 3, False)
+    seed(cfg, 3)
     assert cfg.randomness.seed == 3
 
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from localvit_det.visualization import Objects, class_color, draw_pair, draw_readable
-from localvit_det.visualization.draw import _free_place
+from localvit_det.visualization import Objects, _free_place, class_color, draw_pair, draw_readable
 
 BOX = np.array([[10, 20, 40, 50]], np.float32)
 

@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 from predict_cases import files_in, write_image
 
+from localvit_det import visualization
 from localvit_det.errors import OutputError
-from localvit_det.visualization import DrawingHook, PairVisualizer, class_color, draw_predictions, hooks
-from localvit_det.visualization.hooks import _objects
+from localvit_det.visualization import DrawingHook, PairVisualizer, _objects, class_color, draw_predictions
 
 NAMES = ("a/1.jpg", "b/1.jpg", "b/2.jpg", "c/A.png", "c/a.jpg")
 
@@ -132,7 +132,7 @@ def test_pairs_are_drawn_of_objects_on_both_sides(instances, monkeypatch, option
     if options.pop("stuff", False):
         sample.pred_sem_seg = PixelData(sem_seg=torch.zeros(1, 9, 9))
     drawn, handed_on = [], []
-    monkeypatch.setattr(hooks, "draw_pair", lambda image, *sides: drawn.append((image, *sides)) or image)
+    monkeypatch.setattr(visualization, "draw_pair", lambda image, *sides: drawn.append((image, *sides)) or image)
     monkeypatch.setattr(DetLocalVisualizer, "add_datasample", lambda self, *args, **settings: handed_on.append(args))
     visualizer = PairVisualizer(name="pairs")
     visualizer.dataset_meta = {"classes": ("cat", "dog")}
