@@ -54,11 +54,9 @@ class Images(torch.utils.data.Dataset):
         self.count, self.image = count, torch.rand(3, 8, 8)
 
     def __len__(self) -> int:
-        """Return their number."""
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return an image."""
         return {"inputs": self.image}
 
 
@@ -72,7 +70,6 @@ class Clock(Hook):
         self.last, self.longest = (0.0, 0.0), (0.0, 0.0)  # of the processor, with all threads, and of the clock
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Look at both clocks."""
         if not self.runs:
             return
         now = time.process_time(), time.perf_counter()

@@ -29,22 +29,8 @@ from .run import begin, make_parser
 LIMIT = torch.finfo(torch.float16).max  # 65504
 # Those that leave numbers as they are; and parts of norms and sums that autocast keeps in fp32.
 _MOVES = (
-    "_unsafe_view",
-    "empty",
-    "new_",
-    "zeros",
-    "ones",
-    "view",
-    "reshape",
-    "permute",
-    "transpose",
-    "expand",
-    "slice",
-    "select",
-    "clone",
-    "copy",
-    "detach",
-    "alias",
+    *("_unsafe_view", "view", "reshape", "permute", "transpose", "expand", "slice", "select", "clone", "copy"),
+    *("empty", "new_", "zeros", "ones", "detach", "alias"),
 )
 _IN_FP32 = ("native_layer_norm", "native_batch_norm", "pow", "sum", "var", "_log_softmax", "nll_loss", "_foreach")
 
@@ -57,7 +43,6 @@ class Ranges(TorchDispatchMode):
         self.largest: dict[str, float] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Keep one operator's."""
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
         leaf = next((x for x in tree_leaves(out) if isinstance(x, Tensor)), None)  # the first: others are statistics

@@ -44,7 +44,6 @@ class Traffic(TorchDispatchMode):
         self.bytes: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one operator."""
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
         if "convolution" in name:

@@ -41,11 +41,9 @@ class FirstAgain:
         self.dataset = dataset
 
     def __len__(self) -> int:
-        """Return their number."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Return one of the first."""
         return self.dataset[index % _FEW]
 
 

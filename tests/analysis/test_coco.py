@@ -98,14 +98,6 @@ def test_nothing_found(results, tmp_path):
     assert best_score(found.tasks["bbox"], 0) is None
 
 
-def test_perfect_predictions_are_worth_one(results, tmp_path):
-    annotations = results / "annotations/instances_val2017.json"
-    truth = json.loads(annotations.read_text())["annotations"]
-    content = [{key: one[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9} for one in truth]
-    found = evaluate(annotations, write_predictions(tmp_path, content))
-    assert average_precision(found.tasks["bbox"]) == 1
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

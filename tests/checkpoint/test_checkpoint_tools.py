@@ -79,15 +79,11 @@ def test_other_class_count(ends, tmp_path):
 
 @pytest.mark.slow
 def test_files_that_are_no_checkpoints(ends, tmp_path):
-    cut, page, marker = (tmp_path / name for name in ("cut.pth", "page.pth", "was-run"))
-    cut.write_bytes(saved(tmp_path / "whole.pth", detector()).read_bytes()[:-500])
-    page.write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
+    marker = tmp_path / "was-run"
     evil = saved(tmp_path / "evil.pth", {"state_dict": Runs(os.system, f"touch {marker}")})
-    assert f"{cut} is cut off" in ends("train", "dwnet", "--pretrained", cut)
-    assert f"{cut} is cut off" in ends("test", "dwnet", cut)
-    assert f"{page} does not begin like a checkpoint" in ends("train", "dwnet", "--load-from", page)
     assert f"{evil} is refused" in ends("train", "dwnet", "--pretrained", evil)
     assert f"{evil} is refused" in ends("train", "dwnet", "--load-from", evil)
+    assert f"{evil} is refused" in ends("test", "dwnet", evil)
     assert not marker.exists()
     (tmp_path / "empty").mkdir()  # what names a work dir takes its newest checkpoint
     for option in ("--pretrained", "--load-from"):

@@ -2,13 +2,12 @@
 
 import copy
 import json
-import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from coco_folder import NAMES, annotations, write_coco, write_config
+from coco_folder import NAMES, annotations, write_config
 from conftest import few, lines_logged_by
 from file_counts import parsed_files
 from mmdet.registry import DATASETS
@@ -182,20 +181,6 @@ def test_good_files_are_not_copied_and_read_once(tmp_path, cache, monkeypatch):
     assert "recognized" not in cfg
 
 
-def test_unicode_forms_are_named(tmp_path, reported):
-    root = write_coco(tmp_path / "mine", train=annotations())
-    file = root / "annotations/instances_train2017.json"
-    content = json.loads(file.read_text())
-    for image in content["images"]:
-        name = image["file_name"]
-        (root / "train2017" / name).rename(root / "train2017" / unicodedata.normalize("NFD", f"é{name}"))
-        image["file_name"] = f"é{name}"
-    file.write_text(json.dumps(content))
-    cfg = load_config(write_config(tmp_path), {"data_root": str(root), "classes": "auto"})
-    assert "4 file names corrected, 4 of them in Unicode form" in reported[0]
-    assert len(loaded(cfg, "train")) == 4
-
-
 def test_two_cameras_of_which_one_is_there(tmp_path):
     """MMDetection's labels of 40 names on 20 files gave AP 0.222 instead of 0.683."""
     content = annotations(4)
@@ -280,21 +265,6 @@ class TestCrowds:
         cfg = load_config(write_config(tmp_path, body), {"data_root": str(root), "classes": "auto"})
         with pytest.raises(DataError, match=r"6 of the 8 annotations .* RLE .*pipeline.1.poly2mask=True"):
             check_config(cfg)
-
-
-def test_a_split_without_objects_of_a_class(tmp_path, reported):
-    content = annotations(10)
-    rare = content["annotations"][0]
-    for annotation in content["annotations"][1:]:
-        annotation["category_id"] = 10
-    rare["category_id"] = 30
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/labels.json").write_text(json.dumps(content))
-    for image in content["images"]:
-        (tmp_path / "mine" / image["file_name"]).write_bytes(cv2.imencode(".jpg", np.zeros((80, 100, 3)))[1].tobytes())
-    load_config(write_config(tmp_path), {"data_root": str(tmp_path / "mine"), "classes": "auto", "val_split": 0.1})
-    warning = "val_split leaves 1 of 2 classes without an object to validate on: zebra; "
-    assert reported[0].startswith(warning)
 
 
 def test_paths_are_those_of_the_dataset(tmp_path):

@@ -12,7 +12,6 @@ from toy_training import toy_runner
 
 import chaos
 from localvit_det import files
-from localvit_det.errors import UserError
 from reliability.checks import differences, drafts, newest, problems, stamp, torn
 from reliability.faults import DAMAGES, KILLS, MOMENTS, damage, draw_kills
 from reliability.training import Task
@@ -118,20 +117,3 @@ def test_damage_is_done(kind, tmp_path):
     assert all(torn(tmp_path / name) for name in names)
     assert (content is None) == (kind != "newest cut off")
     assert bool(drafts(tmp_path)) == (kind == "left draft")
-
-
-def test_undisturbed_training_that_fails_is_told(tmp_path):
-    class Ends:
-        started = 0.0
-
-        def until(self, condition) -> bool:
-            return False
-
-        def done(self) -> int:
-            return 0
-
-        def wait(self) -> int:
-            return 1
-
-    with pytest.raises(UserError, match="ended with exit code 1"):
-        chaos.measure(Ends())

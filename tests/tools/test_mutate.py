@@ -49,11 +49,3 @@ def test_places_and_changes(changes):
         (10, "x if x else 4 -> 4 if x else x"),
         (10, "4 -> 5"),
     }
-
-
-def test_each_changes_one_line(changes):
-    original = ast.unparse(ast.parse(SOURCE)).split("\n")
-    for _, source, text in changes:
-        lines = source.split("\n")
-        assert len(lines) == len(original)
-        assert sum(a != b for a, b in zip(lines, original, strict=True)) == 1, text
