@@ -1,7 +1,8 @@
 """What users add from outside of the package: a family, a head, augmentations, a switch of `localvit train`.
 
-A data format from outside is in datasets/test_converters.py, a layout of checkpoints in checkpoint/test_networks.py;
-options of other commands are arguments of their own files, and cannot be added from outside.
+A data format from outside is in datasets/test_converters.py, a layout of checkpoints in
+checkpoint/test_known_networks.py; options of other commands are arguments of their own files,
+and cannot be added from outside.
 """
 
 from typing import Any, ClassVar
