@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -28,11 +28,8 @@ from ..layers import (
 )
 from ..ops import channels_last, recompute_activations
 from .family import (
+    Declarations,
     FeatureInfo,
-    Release,
-    Rename,
-    WarmStart,
-    WeightSplit,
     check_stages,
     drop_path_ramp,
     for_each_stage,
@@ -41,7 +38,7 @@ from .family import (
 )
 
 
-class LocalViT(HubModel, BaseModule):
+class LocalViT(HubModel, Declarations, BaseModule):
     """Base of the backbones: a hierarchical network whose blocks mix tokens locally.
 
     Feature maps are N×C×H×W in shape and channels-last in memory from the stem to the pyramid, at any H×W. The layers
@@ -75,26 +72,6 @@ class LocalViT(HubModel, BaseModule):
     Raises:
         ValueError: If ``arch`` is unknown, or ``out_indices``, ``frozen_stages`` or what stands per stage does not fit.
     """
-
-    title: ClassVar[str] = ""  # as the paper calls the family
-    short_name: ClassVar[str] = ""  # in names of configs and in tables
-    paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
-    # By size: embed_dims, depths and drop_path_rate; optional mlp_ratio; and what a family reads by `setting`, such as
-    # num_heads.
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    releases: ClassVar[Mapping[str, Release]] = {}  # of the authors, by size; a subclass has its own
-    official_layout: ClassVar[Sequence[Rename]] = ()  # of their files; applied in turn
-    joint_weights: ClassVar[Sequence[WeightSplit]] = ()  # split before that
-    optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
-    # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
-    resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
-    warm_starts: ClassVar[Mapping[str, WarmStart]] = {}  # by the name of the other network
-    # Parts of names of parameters without weight decay, in addition to norms'; as the official recipes have it.
-    no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
-    has_windows: ClassVar[bool] = False  # or kernels, of `window_size`; a family says so if it has
-    classifier_norm: ClassVar[bool] = True  # whether the paper's classifier has a norm before its pooling
-    default_norm_cfg: ClassVar[dict] = {"type": "BN"}
-    default_act_cfg: ClassVar[dict] = {"type": "GELU"}
 
     def __init__(
         self,
@@ -161,15 +138,6 @@ class LocalViT(HubModel, BaseModule):
             common = inspect.signature(super(cls, cls).__init__).parameters
             rest = [p.replace(kind=p.KEYWORD_ONLY) for name, p in common.items() if name not in own]
             init.__signature__ = inspect.Signature([*(p for p in own.values() if p.kind is not p.VAR_KEYWORD), *rest])
-
-    @classmethod
-    def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
-        """Look up a size by its name; raise a ValueError that names all sizes if the family has no such one."""
-        if isinstance(arch, dict):
-            return dict(arch)
-        if arch not in cls.arch_settings:
-            raise ValueError(f"{cls.__name__} has no arch '{arch}'; choose from {sorted(cls.arch_settings)}.")
-        return cls.arch_settings[arch]
 
     def setting(self, name: str, value: Any) -> Any:
         """Return ``value`` if one was given, else what ``arch`` says; raise a ValueError if neither says anything."""
@@ -396,3 +364,33 @@ class LocalViT(HubModel, BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+
+class AttentionViT(LocalViT):
+    """Base of the backbones whose mixers are attention with several heads.
+
+    Takes all arguments of :class:`LocalViT`, and those below.
+
+    Args:
+        num_heads: Heads per stage. Default: as ``arch`` says.
+        qkv_bias: Whether query, key and value have a bias.
+        attn_drop_rate: Dropout on the attention weights.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        num_heads: Sequence[int] | None = None,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(arch, **common)
+        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
+        self.qkv_bias = qkv_bias
+        self.attn_drop_rate = attn_drop_rate
+
+    @property
+    def attention(self) -> dict[str, Any]:
+        """What all attention layers are given."""
+        return {"qkv_bias": self.qkv_bias, "attn_drop_rate": self.attn_drop_rate, "drop_rate": self.drop_rate}

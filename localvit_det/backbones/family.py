@@ -7,9 +7,9 @@ which learn without decay. `checkpoint` and `engine` do the work.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -154,6 +154,39 @@ SWIN_SKELETON: Sequence[Rename] = (
     (r"^layers\.(\d)\.", r"stages.\1."),
     (r"^norm(\d)\.", r"out_norms.\1."),
 )
+
+
+class Declarations:
+    """What a family says of itself, as attributes of its class."""
+
+    title: ClassVar[str] = ""  # as the paper calls the family
+    short_name: ClassVar[str] = ""  # in names of configs and in tables
+    paper: ClassVar[tuple[str, str]] = ("", "")  # title, address
+    # By size: embed_dims, depths and drop_path_rate; optional mlp_ratio; and what a family reads by `setting`, such as
+    # num_heads.
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    releases: ClassVar[Mapping[str, Release]] = {}  # of the authors, by size; a subclass has its own
+    official_layout: ClassVar[Sequence[Rename]] = ()  # of their files; applied in turn
+    joint_weights: ClassVar[Sequence[WeightSplit]] = ()  # split before that
+    optional_weights: ClassVar[str] = r"^out_norms\."  # that a pretrained backbone may lack or have left over
+    # That fit another window size once resized: names, and which of checkpoint.layouts.RESIZERS does it.
+    resizable_weights: ClassVar[Sequence[tuple[str, str]]] = ((r"\.relative_position_bias_table$", "position_bias"),)
+    warm_starts: ClassVar[Mapping[str, WarmStart]] = {}  # by the name of the other network
+    # Parts of names of parameters without weight decay, in addition to norms'; as the official recipes have it.
+    no_weight_decay_keywords: ClassVar[tuple[str, ...]] = ("relative_position_bias_table",)
+    has_windows: ClassVar[bool] = False  # or kernels, of `window_size`; a family says so if it has
+    classifier_norm: ClassVar[bool] = True  # whether the paper's classifier has a norm before its pooling
+    default_norm_cfg: ClassVar[dict] = {"type": "BN"}
+    default_act_cfg: ClassVar[dict] = {"type": "GELU"}
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict) -> dict[str, Any]:
+        """Look up a size by its name; raise a ValueError that names all sizes if the family has no such one."""
+        if isinstance(arch, dict):
+            return dict(arch)
+        if arch not in cls.arch_settings:
+            raise ValueError(f"{cls.__name__} has no arch '{arch}'; choose from {sorted(cls.arch_settings)}.")
+        return cls.arch_settings[arch]
 
 
 def parameters_without_decay(network: nn.Module, keywords: Sequence[str]) -> set[str]:

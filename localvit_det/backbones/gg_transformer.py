@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..layers import WindowAttention, crop
 from ..ops import DepthwiseConv2d
-from .base import LocalViT
+from .base import AttentionViT
 from .family import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart, check_odd, for_each_stage, swin_sizes
 
 
@@ -45,21 +45,18 @@ class GlanceGazeAttention(WindowAttention):
 
 
 @MODELS.register_module()
-class GGTransformer(LocalViT):
+class GGTransformer(AttentionViT):
     """Swin's skeleton with Glance-and-Gaze attention in every block.
 
-    Takes all arguments of :class:`LocalViT`, and those below.
+    Takes all arguments of :class:`AttentionViT`, and those below.
 
     Args:
         arch: 'tiny', 'small', 'base' or a dict with embed_dims, depths, num_heads and drop_path_rate. The base
             size is our reading: the paper has T and S; B takes Swin-B's widths and depths.
-        num_heads: Heads per stage. Default: as ``arch`` says.
         gaze_kernels: Side of the Gaze kernel per stage, in tokens, or one for all. The default is the paper's
             adaptive setting, about the dilation of the Glance branch at 224 pixels; 3 is its fixed one.
         position_bias: Whether the Glance branch adds Swin's learned bias by relative position to its logits. None is
             our reading: the paper names no position encoding. An implementation by others, derived from Swin, has it.
-        qkv_bias: Whether query, key and value have a bias.
-        attn_drop_rate: Dropout on the attention weights.
 
     Raises:
         ValueError: If a Gaze kernel is even, or there is not one per stage.
@@ -82,20 +79,15 @@ class GGTransformer(LocalViT):
     def __init__(
         self,
         arch: str | dict = "tiny",
-        num_heads: Sequence[int] | None = None,
+        *,
         gaze_kernels: Sequence[int] | int = (9, 5, 3, 3),
         position_bias: bool = False,
-        qkv_bias: bool = True,
-        attn_drop_rate: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(arch, **common)
-        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.gaze_kernels = for_each_stage("gaze_kernels", gaze_kernels, len(self.depths))
         check_odd("gaze_kernels", self.gaze_kernels)
         self.position_bias = position_bias
-        self.qkv_bias = qkv_bias
-        self.attn_drop_rate = attn_drop_rate
         self.build()
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
@@ -106,7 +98,5 @@ class GGTransformer(LocalViT):
             self.window_size,
             self.gaze_kernels[stage],
             position_bias=self.position_bias,
-            qkv_bias=self.qkv_bias,
-            attn_drop_rate=self.attn_drop_rate,
-            drop_rate=self.drop_rate,
+            **self.attention,
         )

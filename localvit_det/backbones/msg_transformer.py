@@ -36,7 +36,7 @@ from ..layers.messenger import (
     tile_messengers,
 )
 from ..ops import attention, channels_last, recomputed
-from .base import LocalViT
+from .base import AttentionViT
 from .family import SWIN_RELEASES, SWIN_SKELETON, Release, WarmStart
 
 
@@ -156,11 +156,11 @@ class MessengerBlock(Block):
 
 
 @MODELS.register_module()
-class MSGTransformer(LocalViT):
+class MSGTransformer(AttentionViT):
     """Local windows, each with a messenger; the messengers of a region of windows exchange channels in every block.
 
     What its stages carry is a feature map and its messengers; only the feature map is returned. Takes all arguments of
-    :class:`LocalViT`, and those below.
+    :class:`AttentionViT`, and those below.
 
     Deviations from the official code: feature maps of any size (it needs sides of whole regions in all stages,
     multiples of 224 pixels), with padding masked out and regions that hang over the border exchanging among their real
@@ -169,10 +169,7 @@ class MSGTransformer(LocalViT):
 
     Args:
         arch: 'tiny', 'small', 'base' or a dict with embed_dims, depths, num_heads and drop_path_rate.
-        num_heads: Heads per stage. Default: as ``arch`` says.
         shuffle_size: Windows per side of a region, by stage.
-        qkv_bias: Whether query, key and value have a bias.
-        attn_drop_rate: Dropout on the attention weights.
 
     Raises:
         ValueError: If there is not one region size per stage, or a stage has channels that cannot be cut into one
@@ -209,20 +206,9 @@ class MSGTransformer(LocalViT):
     }
     default_norm_cfg: ClassVar = {"type": "LN2d"}
 
-    def __init__(
-        self,
-        arch: str | dict = "tiny",
-        num_heads: Sequence[int] | None = None,
-        shuffle_size: Sequence[int] = (4, 4, 2, 1),
-        qkv_bias: bool = True,
-        attn_drop_rate: float = 0.0,
-        **common: Any,
-    ) -> None:
+    def __init__(self, arch: str | dict = "tiny", *, shuffle_size: Sequence[int] = (4, 4, 2, 1), **common: Any) -> None:
         super().__init__(arch, **common)
-        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.shuffle_size = tuple(shuffle_size)
-        self.qkv_bias = qkv_bias
-        self.attn_drop_rate = attn_drop_rate
         if len(self.shuffle_size) != len(self.depths) or min(self.shuffle_size) < 1:
             raise ValueError(f"shuffle_size={self.shuffle_size} must be {len(self.depths)} numbers of windows.")
         for side, channels in zip(self.shuffle_size, self.channels, strict=True):
@@ -247,14 +233,7 @@ class MSGTransformer(LocalViT):
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Make attention in windows of neighbours with their messenger."""
-        return MessengerAttention(
-            channels,
-            self.num_heads[stage],
-            self.window_size,
-            qkv_bias=self.qkv_bias,
-            attn_drop_rate=self.attn_drop_rate,
-            drop_rate=self.drop_rate,
-        )
+        return MessengerAttention(channels, self.num_heads[stage], self.window_size, **self.attention)
 
     def end_stage(self, x: WithMessengers, stage: int) -> tuple[WithMessengers, Tensor]:
         """Pass messengers on with their feature map, and return only that."""

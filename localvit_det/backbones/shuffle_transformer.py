@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from mmengine.registry import MODELS
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ..layers import Block, ConvDownsample, ConvStem, WindowAttention, add, build_norm, init_trunc_normal
 from ..ops import DepthwiseConv2d, recomputed
-from .base import LocalViT
+from .base import AttentionViT
 from .family import Release, check_odd, drop_path_ramp, swin_sizes
 
 _FOLDERS = "https://drive.google.com/drive/folders"
@@ -36,11 +35,11 @@ class ShuffleBlock(Block):
 
 
 @MODELS.register_module()
-class ShuffleTransformer(LocalViT):
+class ShuffleTransformer(AttentionViT):
     """Windows of neighbours and windows spread over the feature map, in turn.
 
     Every even block attends among neighbours, every odd one among tokens shuffled over the whole feature
-    map. Takes all arguments of :class:`LocalViT`, and those below.
+    map. Takes all arguments of :class:`AttentionViT`, and those below.
 
     Deviations from the official code: feature maps of any size (it needs multiples of 32·``window_size``), padded
     tokens masked out; ``attn_drop_rate`` is applied (it is ignored there); output norms, which its classifier lacks
@@ -48,10 +47,8 @@ class ShuffleTransformer(LocalViT):
 
     Args:
         arch: 'tiny', 'small', 'base' or a dict with embed_dims, depths, num_heads and drop_path_rate.
-        num_heads: Heads per stage. Default: as ``arch`` says.
         qkv_bias: Whether query, key and value have a bias. (The official code has a switch of that name which only
             gives the depth-wise convolution its bias; the published models have that bias, and so have ours.)
-        attn_drop_rate: Dropout on the attention weights.
     """
 
     title: ClassVar = "Shuffle Transformer"
@@ -82,24 +79,14 @@ class ShuffleTransformer(LocalViT):
         (r"\.attn\.to_qkv\.", ".mixer.qkv."),
         (r"\.attn\.", ".mixer."),
     )
-    resizable_weights: ClassVar = (*LocalViT.resizable_weights, (r"\.local\.weight$", "kernel"))
+    resizable_weights: ClassVar = (*AttentionViT.resizable_weights, (r"\.local\.weight$", "kernel"))
     classifier_norm: ClassVar = False
     default_act_cfg: ClassVar = {"type": "ReLU6"}
     stem_channels: ClassVar = 32  # also in the base size
 
-    def __init__(
-        self,
-        arch: str | dict = "tiny",
-        num_heads: Sequence[int] | None = None,
-        qkv_bias: bool = False,
-        attn_drop_rate: float = 0.0,
-        **common: Any,
-    ) -> None:
-        super().__init__(arch, **common)
+    def __init__(self, arch: str | dict = "tiny", *, qkv_bias: bool = False, **common: Any) -> None:
+        super().__init__(arch, qkv_bias=qkv_bias, **common)
         check_odd("window_size", self.window_size)
-        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
-        self.qkv_bias = qkv_bias
-        self.attn_drop_rate = attn_drop_rate
         self.build()
 
     def reset_parameters(self) -> None:
@@ -132,7 +119,5 @@ class ShuffleTransformer(LocalViT):
             self.num_heads[stage],
             self.window_size,
             split="dilated" if index % 2 else "local",
-            qkv_bias=self.qkv_bias,
-            attn_drop_rate=self.attn_drop_rate,
-            drop_rate=self.drop_rate,
+            **self.attention,
         )

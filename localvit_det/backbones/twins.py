@@ -19,7 +19,7 @@ from ..layers import (
     split_heads,
 )
 from ..ops import DepthwiseConv2d, kernel_attention, recomputed
-from .base import LocalViT
+from .base import AttentionViT
 from .family import Release, for_each_stage
 
 _DRIVE = "https://drive.google.com/file/d"
@@ -113,18 +113,15 @@ class PositionBlock(Block):
         return x + self.position(x)
 
 
-class Twins(LocalViT):
+class Twins(AttentionViT):
     """What both kinds of Twins share, which end their constructors with :meth:`build`.
 
-    Takes all arguments of :class:`LocalViT`, and those below.
+    Takes all arguments of :class:`AttentionViT`, and those below.
 
     Args:
         arch: 'small', 'base', 'large' or a dict with embed_dims, depths, num_heads and drop_path_rate. Its rates are
             those of the classifiers; the official detectors have 0.2 in all sizes, and so have the configs here.
-        num_heads: Heads per stage. Default: as ``arch`` says.
         sr_ratios: Tokens per side that become one in the feature map that tokens attend to, per stage.
-        qkv_bias: Whether query, key and value have a bias.
-        attn_drop_rate: Dropout on the attention weights.
     """
 
     title: ClassVar = "Twins"
@@ -161,17 +158,12 @@ class Twins(LocalViT):
     def __init__(
         self,
         arch: str | dict = "small",
-        num_heads: Sequence[int] | None = None,
+        *,
         sr_ratios: Sequence[int] | int = (8, 4, 2, 1),
-        qkv_bias: bool = True,
-        attn_drop_rate: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(arch, **common)
-        self.num_heads: tuple[int, ...] = tuple(self.setting("num_heads", num_heads))
         self.sr_ratios = for_each_stage("sr_ratios", sr_ratios, len(self.depths))
-        self.qkv_bias = qkv_bias
-        self.attn_drop_rate = attn_drop_rate
 
     def reset_parameters(self) -> None:
         """Initialise convolutions over neighbours by their fan-out, as the official code does."""
@@ -195,14 +187,7 @@ class Twins(LocalViT):
 
     def make_mixer(self, channels: int, stage: int, index: int) -> nn.Module:
         """Make attention to the subsampled feature map: (B, C, H, W) -> (B, C, H, W)."""
-        return SubsampledAttention(
-            channels,
-            self.num_heads[stage],
-            self.sr_ratios[stage],
-            qkv_bias=self.qkv_bias,
-            attn_drop_rate=self.attn_drop_rate,
-            drop_rate=self.drop_rate,
-        )
+        return SubsampledAttention(channels, self.num_heads[stage], self.sr_ratios[stage], **self.attention)
 
 
 @MODELS.register_module()
@@ -288,9 +273,7 @@ class TwinsSVT(Twins):
             self.num_heads[stage],
             self.window_size,
             split="local",
-            qkv_bias=self.qkv_bias,
             position_bias=False,
             mask_padding=self.mask_padding,
-            attn_drop_rate=self.attn_drop_rate,
-            drop_rate=self.drop_rate,
+            **self.attention,
         )
