@@ -19,16 +19,14 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 from pycocotools import mask as coco_masks
 
-from ...errors import DataError, OutputError, UserError, printable, shortened
+from ...errors import DataError, OutputError, printable, shortened
 from ...files import atomic_folder, write_text
 from ..annotations import COPY_OF, write_annotations
 from ..images import BrokenImageError, read_header
 from ..layouts import IMAGE_SUFFIXES, WHOLE, walk_folders
 from ..verdicts import cache_folder, locked
-from .base import WITHOUT_SPLIT, Converter, Label
-from .cvat import Cvat
-from .labelme import Labelme
-from .via import Via
+from .annotation_tools import Cvat, Labelme, Via
+from .base import WITHOUT_SPLIT, Converter, Label, broken_labels
 from .voc import Voc
 from .yolo import Yolo
 
@@ -49,17 +47,11 @@ _VERSION = 1  # raise it with every change of what converted files are like
 
 
 class Converted(NamedTuple):
-    """A dataset of another format, as files in COCO's in the cache; images stay where they are.
+    """A dataset of another format, as files in COCO's in the cache; images stay where they are."""
 
-    Attributes:
-        name: Of the format.
-        files: For each split its annotation file, whose images have names below the root.
-        notes: What is left out, and how unlabelled images are taken; a sentence each.
-    """
-
-    name: str
-    files: dict[str, str]
-    notes: list[str]
+    name: str  # of the format
+    files: dict[str, str]  # for each split its annotation file, whose images have names below the root
+    notes: list[str]  # what is left out, and how unlabelled images are taken; a sentence each
 
 
 def find_converter(root: Path) -> type[Converter] | None:
@@ -289,7 +281,9 @@ def _read_split(
             _link(image, target / name, converter.root / name)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         counts[_UNLABELLED] += not file.is_file()
-        for label in _labels(converter, file, (width, height), image):
+        with broken_labels(file):
+            labels = list(converter.read_labels(file, (width, height), image)) if file.is_file() else []
+        for label in labels:
             if label.name not in classes:
                 classes.append(label.name)
             counts[_KEYPOINTS] += label.keypoints_left_out
@@ -307,22 +301,6 @@ def _read_split(
                 }
             )
     return {"images": images, "annotations": annotations}, counts
-
-
-def _labels(converter: Converter, file: Path, size: tuple[int, int], image: Path) -> list[Label]:
-    """Return all objects of an image; none where the file of its labels is not there.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        return list(converter.read_labels(file, size, image)) if file.is_file() else []
-    except UserError:
-        raise
-    except Exception as error:  # whatever the readers raise of a broken file
-        raise DataError(
-            f"The labels {file} cannot be read ({' '.join(str(error).split())[:200]}): correct them."
-        ) from error
 
 
 def _names(images: list[Path], root: Path, split: str) -> list[str]:

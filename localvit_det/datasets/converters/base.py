@@ -5,11 +5,12 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from ...errors import DataError, RequirementError, shortened
+from ...errors import DataError, RequirementError, UserError, shortened
 from ..layouts import IMAGE_SUFFIXES, split_of, walk_folders
 
 SMALLEST_POLYGON = 6  # numbers
@@ -19,48 +20,29 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class Label(NamedTuple):
-    """An object of an image.
+    """An object of an image."""
 
-    Attributes:
-        name: Of its class.
-        box: x1, y1, x2, y2 in pixels.
-        polygons: x and y in turns, likewise.
-        keypoints_left_out: Whether the file has keypoints of it.
-        rle: A mask in COCO's run lengths, in the place of polygons.
-    """
-
-    name: str
-    box: tuple[float, float, float, float]
-    polygons: Sequence[list[float]] = ()
-    keypoints_left_out: bool = False
-    rle: dict[str, Any] | None = None
+    name: str  # of its class
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+    polygons: Sequence[list[float]] = ()  # x and y in turns, likewise
+    keypoints_left_out: bool = False  # whether the file has keypoints of it
+    rle: dict[str, Any] | None = None  # a mask in COCO's run lengths, in the place of polygons
 
 
 class Converter(ABC):
-    """A dataset in a format of others; a subclass for each format, listed in `CONVERTERS`.
+    """A dataset in a format of others; a subclass for each format, listed in `CONVERTERS`."""
 
-    Attributes:
-        name: Of the format.
-        signs: What it is recognized by, for messages.
-        suffixes: Endings of the files that it reads, but for images; all files by default.
-        classes: Names by number, once the images are listed; empty where labels have names.
-        left_out: How many shapes that enclose nothing labels have, by their kinds.
-        notes: What is left out, a sentence each.
-        named: The file that was given in the place of its folder.
-        places: Files and folders that it looked for because a file names them, wherever they are.
-    """
-
-    name: ClassVar[str]
-    signs: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]] = ("",)
+    name: ClassVar[str]  # of the format
+    signs: ClassVar[str]  # what it is recognized by, for messages
+    suffixes: ClassVar[tuple[str, ...]] = ("",)  # of the files that it reads, but for images; all files by default
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.classes: list[str] = []
-        self.left_out: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.named: Path | None = None
-        self.places: list[Path] = []
+        self.classes: list[str] = []  # names by number, once the images are listed; empty where labels have names
+        self.left_out: Counter[str] = Counter()  # how many shapes that enclose nothing labels have, by their kinds
+        self.notes: list[str] = []  # what is left out, a sentence each
+        self.named: Path | None = None  # the file that was given in the place of its folder
+        self.places: list[Path] = []  # that it looked for because a file names them, wherever they are
 
     @classmethod
     @abstractmethod
@@ -157,6 +139,23 @@ def read_text(file: Path, limit: int = _LIMIT, errors: str = "strict") -> str:
         return file.read_text(encoding="utf-8", errors=errors)
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8.") from error
+
+
+@contextmanager
+def broken_labels(file: Path) -> Iterator[None]:
+    """Say of a file of labels, which somebody may have edited, that it cannot be read, whatever is raised of it.
+
+    Raises:
+        DataError: For each error that does not say so itself.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"The labels {file} cannot be read ({kind}{reason}): correct them.") from error
 
 
 def needed(module: str) -> ModuleType:
