@@ -6,7 +6,8 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 import cv2
@@ -51,17 +52,11 @@ def pixel_range_of(value: Any) -> PixelRange | None:
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded.
+    """What is known of an image before it is decoded."""
 
-    Attributes:
-        upright: Width and height in pixels, as EXIF turns them.
-        stored: Width and height as the pixels are stored.
-        wide: Whether it may have more than 8 bits, as `is_wide` says.
-    """
-
-    upright: tuple[int, int]
-    stored: tuple[int, int]
-    wide: bool
+    upright: tuple[int, int]  # width and height in pixels, as EXIF turns them
+    stored: tuple[int, int]  # as the pixels are stored
+    wide: bool  # whether it may have more than 8 bits, as `is_wide` says
 
 
 def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> Header | None:
@@ -72,19 +67,27 @@ def read_header(file: str | os.PathLike | bytes, limit: float = MAX_PIXELS) -> H
     """
     if isinstance(file, bytes):
         return _read_header(io.BytesIO(file), limit)
-    try:
-        if not stat.S_ISREG((found := os.stat(file)).st_mode):
-            raise BrokenImageError("is no file")  # reading a pipe may never end
-        if not found.st_size:
+    with _opened(file) as (stream, size):
+        if not size:
             raise BrokenImageError("is empty")
-        with open(file, "rb") as source:
-            return _read_header(source, limit)
+        return _read_header(stream, limit)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a file, and say how many bytes it has.
+
+    Raises:
+        BrokenImageError: It cannot be read, or is no file: reading a pipe may never end.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise BrokenImageError("is no file")
+        with open(path, "rb") as stream:
+            yield stream, found.st_size
     except (OSError, ValueError) as error:
-        raise _unreadable(error) from error
-
-
-def _unreadable(error: OSError | ValueError) -> BrokenImageError:
-    return BrokenImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})")
+        raise BrokenImageError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _read_header(source: IO[bytes], limit: float) -> Header | None:
@@ -92,8 +95,8 @@ def _read_header(source: IO[bytes], limit: float) -> Header | None:
     source.seek(0)
     try:
         # PIL takes the memory of a WebP when it opens it.
-        if (stored := _webp_size(source)) and stored[0] * stored[1] > limit:
-            raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {over(limit)}")
+        if stored := _webp_size(source):
+            _check_pixels(stored, limit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of large images; the limit is ours
             with Image.open(source) as image:
@@ -115,9 +118,13 @@ def _read_header(source: IO[bytes], limit: float) -> Header | None:
     # PIL raises much on files that are made to break it.
     except Exception as error:
         raise BrokenImageError(f"cannot be read ({type(error).__name__}: {error})") from error
-    if stored[0] * stored[1] > limit:
-        raise BrokenImageError(f"has {stored[0]} x {stored[1]} pixels, {over(limit)}")
+    _check_pixels(stored, limit)
     return Header(stored[::-1] if orientation in (5, 6, 7, 8) else stored, stored, wide)
+
+
+def _check_pixels(size: tuple[int, int], limit: float) -> None:
+    if size[0] * size[1] > limit:
+        raise BrokenImageError(f"has {size[0]} x {size[1]} pixels, {over(limit)}")
 
 
 def _webp_size(stream: IO[bytes]) -> tuple[int, int] | None:
@@ -150,19 +157,12 @@ def read_file(path: str | os.PathLike, limit: float = MAX_PIXELS) -> bytes:
     """Return the content of an image file.
 
     Raises:
-        BrokenImageError: It cannot be read, is empty, or larger than any image of `limit` pixels.
+        BrokenImageError: It cannot be read, or is larger than any image of `limit` pixels.
     """
-    try:
-        found = os.stat(path)
-        size = found.st_size
-        if not stat.S_ISREG(found.st_mode):
-            raise BrokenImageError("is no file")
+    with _opened(path) as (stream, size):
         if size > _BYTES_PER_PIXEL * limit:
             raise BrokenImageError(f"has {size:,} bytes, more than any image with as many pixels: {over(limit)}")
-        with open(path, "rb") as stream:
-            return stream.read()
-    except (OSError, ValueError) as error:
-        raise _unreadable(error) from error
+        return stream.read()
 
 
 def decode(
@@ -281,9 +281,9 @@ def to_8_bits(image: np.ndarray, pixel_range: PixelRange | None) -> np.ndarray:
     """
     if image.dtype == np.uint8:
         return image
-    if pixel_range is None and image.dtype == np.uint16:
-        return (image >> 8).astype(np.uint8)
     if pixel_range is None:
+        if image.dtype == np.uint16:
+            return (image >> 8).astype(np.uint8)
         low, high = _range_of(image)
         if image.dtype.kind in "iu" and low >= 0 and high <= 255:
             return image.astype(np.uint8)

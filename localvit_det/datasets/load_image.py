@@ -35,22 +35,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     In training such an image is skipped for another one; in an evaluation a gray one stands for it, in which nothing
     is to be found. Each is named once. `BrokenImagesHook` sets the attributes.
-
-    Attributes:
-        on_broken: One of `ON_BROKEN`.
-        max_broken: Broken images after which a process stops.
-        max_pixels: Of an image that is decoded.
-        pixel_range: As of `decode`.
-        evaluates: Whether it is not in a training.
-        unusable: Where the numbers of unusable images are marked.
     """
 
-    on_broken = "skip"
-    max_broken = MAX_BROKEN
-    max_pixels: float = MAX_PIXELS
-    pixel_range: PixelRange | None = None
-    evaluates = False
-    unusable: Tensor | None = None
+    on_broken = "skip"  # one of `ON_BROKEN`
+    max_broken = MAX_BROKEN  # images after which a process stops
+    max_pixels: float = MAX_PIXELS  # of an image that is decoded
+    pixel_range: PixelRange | None = None  # as of `decode`
+    evaluates = False  # whether it is not in a training
+    unusable: Tensor | None = None  # where the numbers of unusable images are marked
     _broken: frozenset[str] = frozenset()  # what was named
 
     def transform(self, results: dict) -> dict | None:
@@ -101,7 +93,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if self.backend_args is None and os.path.exists(path):
             content = read_file(path, self.max_pixels)
         else:
-            content = self._fetched(path)
+            try:
+                content = fileio.get(path, backend_args=self.backend_args)
+            except OSError as error:
+                raise BrokenImageError(f"cannot be read ({error.strerror or error})") from error
         size = (results["width"], results["height"]) if {"width", "height"} <= results.keys() else None
         if self.imdecode_backend == "cv2":
             return decode(
@@ -112,12 +107,6 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         except Exception as error:  # each decoder has its own
             raise BrokenImageError(f"cannot be decoded ({type(error).__name__})") from error
-
-    def _fetched(self, path: str) -> bytes:
-        try:
-            return fileio.get(path, backend_args=self.backend_args)
-        except OSError as error:
-            raise BrokenImageError(f"cannot be read ({error.strerror or error})") from error
 
     def _report(self, path: str, reason: str) -> None:
         """Name an image once in each process."""
@@ -176,27 +165,25 @@ class BrokenImagesHook(Hook):
                     self._unusable.setdefault(name, []).append(transform.unusable)
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
-        """Refuse a validation without an image."""
-        self._refuse_no_image(runner.val_loop, "_val_loop")
-
-    def after_test_epoch(self, runner: Runner, metrics: Any = None) -> None:
-        """Refuse a test without an image."""
-        self._refuse_no_image(runner.test_loop, "_test_loop")
-
-    def _refuse_no_image(self, loop: BaseLoop, name: str) -> None:
-        """Check that there was an image which could be used.
+        """Refuse a validation of which no image could be used.
 
         Raises:
             DataError: There was none.
         """
+        self._refuse_no_image(runner.val_loop, "_val_loop")
+
+    def after_test_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        """Refuse a test likewise."""
+        self._refuse_no_image(runner.test_loop, "_test_loop")
+
+    def _refuse_no_image(self, loop: BaseLoop, name: str) -> None:
         marked = self._unusable.get(name)
         if not marked:
             return
         together = torch.stack(marked).int()
         dist.all_reduce(together, "max")  # image by image: to have equal shares, processes repeat some
-        count = together.sum()
         total = len(loop.dataloader.dataset)
-        if total and int(count) >= total:
+        if total and int(together.sum()) >= total:
             raise DataError(
                 f"None of the {total} images could be used, so that the numbers mean nothing: the log says why for "
                 "each (`localvit check CONFIG --images` looks at all of them)."
