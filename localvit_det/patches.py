@@ -138,12 +138,14 @@ def _coordinates() -> Iterator[Replacement]:
 
 
 def _checkpoint_files() -> Iterator[Replacement]:
+    from mmengine.infer import infer
     from mmengine.runner.checkpoint import CheckpointLoader
 
-    from .checkpoint.loading import loaders
+    from .checkpoint.loading import load_for_inference, loaders
 
     schemes = {**CheckpointLoader._schemes, **loaders()}
     yield CheckpointLoader, "_schemes", OrderedDict(sorted(schemes.items(), reverse=True))  # longer prefixes first
+    yield infer, "_load_checkpoint", load_for_inference
 
 
 def _checkpoint_fit() -> Iterator[Replacement]:
@@ -234,7 +236,8 @@ PATCHES = (
     ),
     Patch(
         "checkpoint_files",
-        "`CheckpointLoader`: all addresses load through our reader, which runs nothing",
+        "`CheckpointLoader`: all addresses but `pavi://` load through our reader, which runs nothing, `http://` from "
+        "this machine alone; MMEngine's inferencers take from the config in a checkpoint what is plain data",
         "PyTorch 2.6 and later refuse MMEngine's own checkpoints; with `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD` a file runs "
         "code",
         "[mmengine#1655](https://github.com/open-mmlab/mmengine/issues/1655)",

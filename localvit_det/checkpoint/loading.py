@@ -12,10 +12,12 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
 from mmengine import dist
+from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, update_init_info
 from mmengine.model import PretrainedInit as MMEnginePretrainedInit
@@ -24,6 +26,7 @@ from torch import nn
 
 from ..backbones.base import LocalViT
 from ..config_names import split_key
+from ..download import file_name
 from ..errors import CheckpointError, did_you_mean, first_line
 from ..hub import CONFIG, WEIGHTS, register_reader
 from .config_text import parse
@@ -113,7 +116,8 @@ def load_file(module: nn.Module, file: str | os.PathLike, logger: Any = None) ->
         CheckpointError: The file cannot be read, or does not fit.
     """
     content = load_weights_only(file)
-    weights = label(weights_in(content) or content, source=os.fspath(file), choice=describe_choice(content))
+    facts = {"source": os.fspath(file), "choice": describe_choice(content), "policy": "strict"}
+    weights = label(weights_in(content) or content, **facts)
     load_state_dict(module, weights, logger=logger)
     return content
 
@@ -138,7 +142,13 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Any], strict: bo
     source = facts.get("source", "a state dict")
     state: Mapping[str, Any]
     if ours:
-        state, report = prepare(module, state_dict, cast(Policy, facts.get("policy", "strict")), source)
+        try:
+            state, report = prepare(module, state_dict, cast(Policy, facts.get("policy", "strict")), source)
+        except CheckpointError as error:
+            if "policy" in facts or "load_policy" not in str(error):
+                raise
+            hint = f"{str(error).rstrip('.')}, and custom_hooks=[dict(type='LoadPolicyHook')], which applies it."
+            raise CheckpointError(hint) from error
     else:
         plain = plain_names(state_dict, backbone_alone=False, parts=[name for name, _ in module.named_children()])
         state = plain if plain.keys() != state_dict.keys() else state_dict  # which may have metadata
@@ -204,10 +214,10 @@ def under_prefix(state: Mapping[str, Any], prefix: str, source: str) -> dict[str
 
 def loaders() -> dict[str, Callable[..., dict]]:
     """Return what loads each kind of address that MMEngine knows, by patterns of its beginning."""
-    remote = ("http://", "https://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
     return {
         "": load_from_local,
-        **dict.fromkeys(remote, load_from_remote),
+        **dict.fromkeys(("http://", "https://"), load_from_remote),
+        **dict.fromkeys((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), load_from_storage),
         **dict.fromkeys((f"{alias}://" for alias in _ALIASES), load_from_alias),
     }
 
@@ -216,13 +226,30 @@ def loaders() -> dict[str, Callable[..., dict]]:
 def load_from_local(filename: str | os.PathLike, map_location: MapLocation | None = None) -> dict:
     """Read a file; without a `map_location` to the CPU, so that a GPU's checkpoint loads anywhere."""
     checkpoint = load_weights_only(filename, "cpu" if map_location is None else map_location)
-    defuse(checkpoint, filename)  # MMEngine runs config texts where it resumes and where it infers
+    defuse(checkpoint, filename, ("config",))  # which MMEngine runs where it resumes
     weights, source = weights_in(checkpoint), os.fspath(filename)
     if weights is None or weights is checkpoint:  # a bare state dict stays one
         return label(checkpoint, source=source)
     # Where MMEngine expects them.
     checkpoint["state_dict"] = label(weights, source=source, choice=describe_choice(checkpoint))
     return checkpoint
+
+
+def load_for_inference(filename: str, map_location: MapLocation | None = None, logger: Any = None) -> dict:
+    """Load a checkpoint for MMEngine's inferencers, which run the text of its config."""
+    checkpoint = mmengine_checkpoint._load_checkpoint(filename, map_location, logger)
+    defuse(checkpoint, filename, ("cfg",), "give the inferencer a config of your own, too: model='CONFIG.py'")
+    return checkpoint
+
+
+def load_from_storage(filename: str, map_location: MapLocation | None = None) -> dict:
+    """Fetch a checkpoint by MMEngine's file backend of the user, and read it."""
+    address, key = split_key(filename)
+    content = get_file_backend(address, backend_args={"backend": "petrel"}).get(address)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, file_name(address))
+        path.write_bytes(content)
+        return load_from_local(f"{path}#{key}" if key else path, map_location)
 
 
 def load_from_remote(filename: str, map_location: MapLocation | None = None) -> dict:

@@ -8,10 +8,10 @@ types are taken from `TYPES` alone, and values are numbers and words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TASK_UTILS, TRANSFORMS
 
 from ..config_names import type_name
 from ..errors import CheckpointError
@@ -154,13 +154,25 @@ def read_config(content: Mapping[str, Any], source: object, trusted: bool = Fals
         ) from error
 
 
-def defuse(content: Mapping[str, Any], source: object) -> None:
-    """Replace config texts in a checkpoint, which MMEngine may run, by what is taken from them, or by their refusal."""
+def defuse(content: Mapping[str, Any], source: object, keys: Collection[str], advice: str = TRUST) -> None:
+    """Replace config texts in a checkpoint, which MMEngine may run, by what is taken from them, or by their refusal.
+
+    What code of the user has registered in this process may be in them, too.
+
+    Args:
+        content: The checkpoint.
+        source: Its name for messages.
+        keys: Of the texts that are to be replaced.
+        advice: What to do about a refusal.
+    """
     for texts, key in _places(content):
+        if key not in keys:
+            continue
         try:
-            taken = take(parse(texts[key]), metainfo_in(content))
+            taken = take(parse(texts[key]), metainfo_in(content), _types_of_others())
         except ValueError as error:
-            texts[key] = f"raise RuntimeError({f'The config in {source} is refused: {error}.'!r})\n"
+            reason = str(error).replace(TRUST, advice)
+            texts[key] = f"raise RuntimeError({f'The config in {source} is refused: {reason}.'!r})\n"
             continue
         # As MMDetection's own inference expects them.
         dataset = {"type": "CocoDataset", "metainfo": taken.pop("metainfo", None)}
@@ -197,11 +209,19 @@ def own_types() -> frozenset[str]:
     return frozenset(name for name, cls in found if cls.__module__.startswith(_OWN))
 
 
-def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, Any]:
+def _types_of_others() -> frozenset[str]:
+    """Return the parts of models and the transforms that neither OpenMMLab's libraries nor this one have registered."""
+    roots = (MODELS, TASK_UTILS, TRANSFORMS)
+    found = [item for root in roots for one in (root, *root.children.values()) for item in one.module_dict.items()]
+    return frozenset(name for name, cls in found if str(cls.__module__).partition(".")[0] not in _PACKAGES)
+
+
+def take(values: Mapping[str, Any], dataset_meta: object = None, more: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Take from a config of plain values the model, and as far as it has them scope, pipeline, pixels' range, classes.
 
     Args:
         dataset_meta: What the file says about the dataset of its training; the config's own counts where it is none.
+        more: Types that may be in it besides those on the list.
 
     Returns:
         'model', 'default_scope', 'test_pipeline', 'pixel_range' and 'metainfo'.
@@ -217,11 +237,11 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
         raise ValueError("it has no model")
     if "data_preprocessor" in values:  # of MMSegmentation and MMPretrain, whose runner puts it there
         model = {"data_preprocessor": values["data_preprocessor"], **model}
-    taken["model"] = vet(model, "model")
+    taken["model"] = vet(model, "model", more)
     dataset = _test_dataset(values)
     steps = dataset.get("pipeline") or values.get("test_pipeline")
     if steps:
-        taken["test_pipeline"] = _vetted(list(steps), _TRANSFORMS, "test_pipeline", 0)
+        taken["test_pipeline"] = _vetted(list(steps), _TRANSFORMS | more, "test_pipeline", 0)
     if values.get("pixel_range") is not None:  # how the images were read, without which they look otherwise
         taken["pixel_range"] = _vetted(values["pixel_range"], frozenset(), "pixel_range", 0)
     for meta in (dataset_meta, values.get("metainfo"), dataset.get("metainfo"), {"classes": values.get("classes")}):
@@ -230,9 +250,9 @@ def take(values: Mapping[str, Any], dataset_meta: object = None) -> dict[str, An
     return taken
 
 
-def vet(model: Mapping[str, Any], path: str) -> dict[str, Any]:
+def vet(model: Mapping[str, Any], path: str, more: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return a copy of a model's or a part's config; ValueError names by `path` what is not on the list or plain."""
-    return _vetted(without_pretrained(model), _MODEL | own_types(), path, 0)
+    return _vetted(without_pretrained(model), _MODEL | own_types() | more, path, 0)
 
 
 def without_pretrained(node: Any, depth: int = 0) -> Any:
@@ -293,7 +313,7 @@ def _type(name: object, types: frozenset[str], path: str) -> str:
             return name
         if parts[-1] in types and parts[0] in _PACKAGES and all(map(str.isidentifier, parts)):
             return parts[-1]
-    what = "transforms" if types is _TRANSFORMS else "networks, heads, losses and their parts"
+    what = "transforms" if types >= _TRANSFORMS else "networks, heads, losses and their parts"
     raise ValueError(f"{path}={_short(name)} is not on the list of {what} that a file may name: {TRUST}")
 
 

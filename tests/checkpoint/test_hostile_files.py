@@ -12,6 +12,9 @@ from checkpoint_cases import Runs, with_config
 from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.fileio import load
+from mmengine.infer import infer
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from test_safe_config import MODEL, config, with_dataset
 
 from localvit.commands import files, predict, train
@@ -19,7 +22,6 @@ from localvit.commands import test as test_command
 from localvit_det import Detector
 from localvit_det.checkpoint.config_text import as_text
 from localvit_det.checkpoint.loading import load_from_local
-from localvit_det.checkpoint.safe_config import defuse
 from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, DataError
 
@@ -79,18 +81,34 @@ def test_tools_run_nothing(tmp_path, refused, tool, hostile):
 
 
 def test_inference_and_resuming_run_nothing(tmp_path):
-    marker = tmp_path / "was-run"
+    marker, file = tmp_path / "was-run", str(tmp_path / "file.pth")
     program = TEXT + "x_ = " + RUN.format(str(marker))
     content = {"meta": {"cfg": program, "config": program}, "message_hub": {"runtime_info": {"cfg": program}}}
-    torch.save({"state_dict": {}, **content}, tmp_path / "file.pth")
-    loaded = load_from_local(tmp_path / "file.pth")
-    for text in (loaded["meta"]["cfg"], loaded["meta"]["config"], loaded["message_hub"]["runtime_info"]["cfg"]):
+    torch.save({"state_dict": {}, **content}, file)
+    resumed, inferred = load_from_local(file), infer._load_checkpoint(file, map_location="cpu")
+    for text in (resumed["meta"]["config"], inferred["meta"]["cfg"], inferred["message_hub"]["runtime_info"]["cfg"]):
         with pytest.raises(Exception, match=r"The config in .*file.pth is refused: line 2 has a call"):
             Config.fromstring(text, ".py")
     assert not marker.exists()
-    good = {"meta": {"cfg": TEXT}}
-    defuse(good, "file.pth")
-    assert Config.fromstring(good["meta"]["cfg"], ".py").model.backbone.type == "DWNet"
+    assert resumed["message_hub"] == content["message_hub"]  # what goes on from it saves it again
+
+
+def test_inference_takes_what_the_user_has_registered(tmp_path):
+    @MODELS.register_module()
+    class NetworkOfMine(BaseModule):
+        pass
+
+    def loaded(*names: str) -> Config:
+        parts = ", ".join(f"dict(type='{name}')" for name in names)
+        torch.save({"meta": {"cfg": f"model = dict(type='RetinaNet', parts=[{parts}])\n"}}, tmp_path / "file.pth")
+        return Config.fromstring(infer._load_checkpoint(str(tmp_path / "file.pth"))["meta"]["cfg"], ".py")
+
+    try:
+        assert [part.type for part in loaded("NetworkOfMine", "DWNet").model.parts] == ["NetworkOfMine", "DWNet"]
+        with pytest.raises(Exception, match=r"'NetworkOfOthers' is not on the list .*: give the inferencer a config"):
+            loaded("NetworkOfMine", "NetworkOfOthers")
+    finally:
+        del MODELS.module_dict["NetworkOfMine"]
 
 
 def test_pickled_annotations_are_refused(marker, tmp_path):

@@ -6,10 +6,15 @@ import os
 import re
 import sys
 import types
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_cases import OFFICIAL, Runs, backbone, from_file, refusal, saved
+from mmengine.fileio import BaseStorageBackend
+from mmengine.fileio import io as file_io
+from mmengine.fileio.backends import registry_utils
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from official_layouts import PAIRS, dwnet
@@ -191,3 +196,36 @@ def test_aliases(tmp_path, remote, monkeypatch):  # noqa: F811
     # Its content is not AlexNet: what matters is the address and the one loader behind it.
     assert "weight" in CheckpointLoader.load_checkpoint("torchvision://alexnet")
     assert "did you mean 'torchvision://alexnet'" in refusal(CheckpointLoader.load_checkpoint, "torchvision://alexnett")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/net.pth", "mine:petrel://bucket/net.pth"])
+def test_storage_of_the_user_is_read_by_its_backend_and_runs_nothing(tmp_path, monkeypatch, address):
+    files = {
+        "net.pth": saved(tmp_path / "net.pth", {"weight": torch.ones(2)}),
+        "bad.pth": saved(tmp_path / "bad.pth", {"a": Runs(os.system, f"touch {tmp_path / 'touched'}")}),
+    }
+    asked = []
+
+    class Storage(BaseStorageBackend):
+        def get(self, filepath: str) -> bytes:
+            asked.append(filepath)
+            return Path(files[filepath.rpartition("/")[2]]).read_bytes()
+
+        def get_text(self, filepath: str, encoding: str = "utf-8") -> str:
+            raise NotImplementedError
+
+    monkeypatch.setitem(registry_utils.backends, "petrel", Storage)
+    monkeypatch.setattr(file_io, "backend_instances", {})
+    assert CheckpointLoader.load_checkpoint(address)["weight"].tolist() == [1, 1]
+    assert asked == [address]
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert "system" in refusal(CheckpointLoader.load_checkpoint, address.replace("net", "bad"))
+    assert not (tmp_path / "touched").exists()
+
+
+def test_where_no_hook_applies_the_policy_the_advice_says_so(tmp_path):
+    """As under MMDetection's own scripts, where a line `load_policy='finetune'` alone would change nothing."""
+    model = nn.Sequential(OrderedDict(backbone=backbone("DWNet"), head=nn.Linear(4, 3)))
+    file = saved(tmp_path / "net.pth", {"state_dict": {**model.state_dict(), "head.weight": torch.zeros(5, 4)}})
+    sentence = refusal(load_checkpoint, model, str(file))
+    assert "load_policy='partial', and custom_hooks=[dict(type='LoadPolicyHook')], which applies it" in sentence
