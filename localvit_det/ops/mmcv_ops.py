@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import RequirementError
@@ -267,21 +266,9 @@ def ms_deform_attn_forward(
     Returns:
         (B, queries, heads·d).
     """
-    batch, _, heads, width = value.shape
-    queries, levels, points = attention_weights.shape[1], *attention_weights.shape[3:]
-    sizes = [(height, width) for height, width in spatial_shapes.tolist()]
-    maps = value.split([height * width for height, width in sizes], dim=1)
-    grids = 2 * sampling_locations - 1
-    sampled = []
-    for level, (height_of_map, width_of_map) in enumerate(sizes):
-        # B, keys, heads, d -> B·heads, d, H, W
-        image = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, width, height_of_map, width_of_map)
-        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # B·heads, queries, points, 2
-        sampled.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    # B, queries, heads, levels, points -> B·heads, 1, queries, levels·points
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
-    mixed = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # B·heads, d, queries
-    return mixed.view(batch, heads * width, queries).transpose(1, 2).contiguous()
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch as attend
+
+    return attend(value, spatial_shapes.tolist(), sampling_locations, attention_weights)
 
 
 def ms_deform_attn_backward(
