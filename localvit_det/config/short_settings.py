@@ -19,6 +19,7 @@ from .utils import SPLITS
 
 _WARM_UP_LIMIT = 1 / 3  # of a training: recipes for COCO warm up for a hundredth of it, the demo's for an eighth
 _SHORT_WARM_UP = 1 / 10
+_RATE = "optim_wrapper.optimizer.lr"
 _SHORTEST_WARM_UP = 2  # iterations: MMEngine's LinearLR never leaves its first value where it ends after one
 
 
@@ -154,7 +155,8 @@ def expand_short(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with what short settings stand for in their place; the log says what that is.
 
     What a setting itself stands for takes its place among the options, of which later ones count. What follows from it
-    (schedules of another length, a rate for another batch) leaves alone what is set by its own name.
+    (schedules of another length, a rate for another batch) leaves alone what is set by its own name. A rate that is
+    set so means what it means in MMEngine: `auto_scale_lr` stays as the config has it.
 
     Args:
         cfg: The config without the options.
@@ -171,16 +173,14 @@ def expand_short(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
             expanded[name] = value
             continue
         own, follows = SHORT[name](cfg, value)
+        if name == "batch" and options.keys() & {"lr", _RATE}:  # the rate has been chosen
+            follows = {}
         expanded |= own
         following |= follows
         set_now = ", ".join(f"{key}={new}" for key, new in {**own, **follows}.items() if key not in options)
         said.append(f"{name}={value}: {set_now}")
     if said:
         print_log(f"{'; '.join(said)}.", "current")
-    if {"lr", "optim_wrapper.optimizer.lr"} & options.keys():
-        following["auto_scale_lr.enable"] = False  # the rate is for the batch that it was given with
-    if "auto_scale_lr" not in cfg:
-        following.pop("auto_scale_lr.enable", None)
     return {**{key: value for key, value in following.items() if key not in expanded}, **expanded}
 
 
@@ -209,12 +209,14 @@ def _rate(cfg: Config, value: object) -> tuple[_Settings, _Settings]:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigError(f"lr={value} is no learning rate: give a number above 0, for example 1e-4.")
     old = cfg.get("optim_wrapper", {}).get("optimizer", {}).get("lr")
-    follows = {  # the rate at which a schedule ends hangs on the one at which it begins
+    follows: _Settings = {  # the rate at which a schedule ends hangs on the one at which it begins
         f"param_scheduler.{index}.eta_min": one["eta_min"] * value / old
         for index, one in enumerate(cfg.get("param_scheduler") or [])
         if old and one.get("eta_min")
     }
-    return {"optim_wrapper.optimizer.lr": float(value)}, follows
+    if cfg.get("auto_scale_lr"):
+        follows["auto_scale_lr.enable"] = False  # the rate is for the batch that it was given with
+    return {_RATE: float(value)}, follows
 
 
 def _workers(cfg: Config, value: object) -> tuple[_Settings, _Settings]:
@@ -248,7 +250,7 @@ SHORT: dict[str, Callable[[Config, Any], tuple[_Settings, _Settings]]] = {
 SHORTER = {
     "train_cfg.max_epochs": "epochs",
     "train_dataloader.batch_size": "batch",
-    "optim_wrapper.optimizer.lr": "lr",
+    _RATE: "lr",
     "image_size": "imgsz",
     "train_dataloader.num_workers": "workers",
 }

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from conftest import lines_logged_by
 
-from localvit_det.config import load_config
+from localvit_det.config import load_config, short_settings
 from localvit_det.config.load import read_config_file
 from localvit_det.config.short_settings import SHORT, SHORTER, expand_short
 from localvit_det.errors import ConfigError
@@ -32,8 +33,13 @@ def recipes():
         # A rate that is given is for the batch that it is given with.
         (SHUFFLE, {"batch": 4, "lr": 1e-3}, {"train_dataloader.batch_size": 4, "optim_wrapper.optimizer.lr": 1e-3,
                                              "auto_scale_lr.enable": False}),
+        (SHUFFLE, {"lr": 1e-3, "auto_scale_lr.enable": True}, {"optim_wrapper.optimizer.lr": 1e-3,
+                                                               "auto_scale_lr.enable": True}),
+        # By its own name it means what it means in MMEngine, whatever the config scales; and the batch scales no rate
+        # that has been chosen.
+        (SHUFFLE, {"optim_wrapper.optimizer.lr": 1e-3}, {"optim_wrapper.optimizer.lr": 1e-3}),
         (SHUFFLE, {"optim_wrapper.optimizer.lr": 1e-3, "batch": 4}, {"train_dataloader.batch_size": 4,
-                   "optim_wrapper.optimizer.lr": 1e-3, "auto_scale_lr.enable": False}),
+                                                                     "optim_wrapper.optimizer.lr": 1e-3}),
         (SHUFFLE, {"imgsz": "640x480"}, {"image_size": "640x480"}),
         # What is set by its own name stays.
         (SHUFFLE, {"epochs": 24, "param_scheduler.1.milestones": [20]}, {"train_cfg.max_epochs": 24,
@@ -51,6 +57,19 @@ def test_the_last_rate_of_a_schedule_follows_the_first(recipes):
     cfg = recipes[SHUFFLE].copy()
     cfg.param_scheduler = [{"type": "CosineAnnealingLR", "T_max": 12, "eta_min": 1e-6}]
     assert expand_short(cfg, {"lr": 1e-3})["param_scheduler.0.eta_min"] == pytest.approx(1e-5)
+
+
+def test_who_turns_the_scaling_of_the_rate_off(tmp_path, monkeypatch):
+    """The short setting, and it says so; by its own name MMEngine's meaning stays."""
+    lines = lines_logged_by(monkeypatch, short_settings)
+    path = tmp_path / "scaled.py"
+    path.write_text(f"_base_ = 'localvit_det::{NANO}.py'\nauto_scale_lr = dict(enable=True, base_batch_size=16)\n")
+    assert load_config(path, {"optim_wrapper.optimizer.lr": 0.01}, data=False).auto_scale_lr.enable
+    assert load_config(path, {"optim_wrapper.optimizer.lr": 0.01, "batch": 2}, data=False).auto_scale_lr.enable
+    assert "auto_scale_lr" not in "".join(lines)
+    assert not load_config(path, {"lr": 0.01, "batch": 2}, data=False).auto_scale_lr.enable
+    assert "lr=0.01: optim_wrapper.optimizer.lr=0.01, auto_scale_lr.enable=False" in lines[-1]
+    assert "auto_scale_lr.enable=True" not in lines[-1]
 
 
 @pytest.mark.parametrize(
