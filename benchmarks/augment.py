@@ -15,6 +15,8 @@ from pathlib import Path
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.predict import Detector
 
+from .results import markdown_table
+
 CONFIG = "mask_rcnn_shuffle_nano_shapes"
 COLUMNS = ("coco/bbox_mAP", "coco/segm_mAP")
 
@@ -28,28 +30,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=120, help="that are trained on; half as many are validated on")
     parser.add_argument("--size", type=int, default=96, help="of the images, in pixels")
     args = parser.parse_args(argv)
-    rows = ["| recipe | bbox mAP | segm mAP |", "|---|---:|---:|"]
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = make_shapes(Path(folder, "shapes"), num_train=args.images, num_val=args.images // 2, size=args.size)
         for name in args.names:
             found: dict[str, list[float]] = {column: [] for column in COLUMNS}
             for seed in range(args.seeds):
                 settings = {"train_cfg.val_interval": args.epochs, "image_size": args.size}
-                run = Detector(CONFIG).train(
-                    data=root,
-                    epochs=args.epochs,
-                    seed=seed,
-                    augment=name,
-                    workers=0,
-                    work_dir=str(Path(folder, f"{name}-{seed}")),
-                    options=settings,
-                )
+                own = {"seed": seed, "augment": name, "work_dir": str(Path(folder, f"{name}-{seed}"))}
+                run = Detector(CONFIG).train(data=root, epochs=args.epochs, workers=0, options=settings, **own)
                 for column, values in found.items():
                     values.append(float(run.metrics[column]))
                 sys.stderr.write(f"{name}, seed {seed}: {[values[-1] for values in found.values()]}\n")
             cells = (f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}" for values in found.values())
-            rows.append(f"| `{name}` | {' | '.join(cells)} |")
-    print("\n".join(rows))
+            rows.append([f"`{name}`", *cells])
+    print(markdown_table(("recipe", "bbox mAP", "segm mAP"), rows))
 
 
 if __name__ == "__main__":
