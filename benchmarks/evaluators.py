@@ -19,7 +19,7 @@ from mmdet.datasets.api_wrappers import COCO
 from pycocotools import mask as coco_masks
 from pycocotools.cocoeval import COCOeval
 
-from localvit_det.evaluation.evaluators import fast_evaluator
+from localvit_det.evaluation.coco import fast_evaluator
 
 SIDE = 128  # pixels of an image
 LIMITS = ([100, 300, 1000], [1, 10, 100], [1, 3, 10])

@@ -18,7 +18,7 @@ from localvit_det.analysis.coco import Evaluation
 from localvit_det.analysis.page import render
 from localvit_det.analysis.results import result_sections
 from localvit_det.cli import handle_user_errors
-from localvit_det.evaluation.truth import GroundTruth
+from localvit_det.evaluation.coco import GroundTruth
 
 _SIDE = 640  # pixels of an image
 

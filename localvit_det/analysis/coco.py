@@ -22,8 +22,7 @@ from ..datasets.annotations import read_annotations
 from ..datasets.images import BrokenImageError, PixelRange, decode, pixel_range_of, read_file
 from ..datasets.json_stream import read_content
 from ..errors import DataError
-from ..evaluation.evaluators import Detections, coco_evaluator, detections_of
-from ..evaluation.truth import GroundTruth, prints_logged
+from ..evaluation.coco import Detections, GroundTruth, coco_evaluator, detections_of, prints_logged
 from ..visualization import Objects
 
 TASKS = {"bbox": "boxes", "segm": "masks"}
@@ -90,7 +89,7 @@ def evaluate(
         images: The folder of the images.
         image_ids: Ids of the images that were evaluated; by default all of the file.
         pixel_range: As of the config's setting.
-        by_image: Keep what was found image by image, for `evaluation.evaluators.resampled_ap`.
+        by_image: Keep what was found image by image, for `evaluation.coco.resampled_ap`.
 
     Raises:
         ConfigError: `pixel_range` is none.

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..checkpoint.search import checkpoint_file
 from ..config.utils import dataset_paths, find_datasets
 from ..errors import ConfigError, shortened
-from ..evaluation.evaluators import draw_images, resampled_ap
+from ..evaluation.coco import draw_images, resampled_ap
 from ..evaluation.record import EvaluationRecord, read_record
 from ..fused import fuse_detector
 from ..predict import Detector

@@ -21,7 +21,7 @@ from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.json_stream import read_content
 from ..engine.data_loader import seed_generators
 from ..errors import DataError, shortened
-from ..evaluation.truth import prints_logged
+from ..evaluation.coco import prints_logged
 from ..preflight.classes import dataset_classes
 from ..visualization import Objects, draw_readable
 from . import charts

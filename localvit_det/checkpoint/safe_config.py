@@ -113,7 +113,7 @@ OPERATORS = frozenset(
         *("ModulatedDeformRoIPoolPack", "SimpleRoIAlign", "conv", "last_conv", "interpolation_conv"),
     )
 )
-_OWN = ("localvit_det.backbones.", "localvit_det.heads.")  # others read files: the detector of an exported model
+_OWN = ("localvit_det.backbones.", "localvit_det.heads")  # others read files: the detector of an exported model
 _TRANSFORMS = TYPES["transforms"]
 _MODEL = frozenset().union(*TYPES.values(), OPERATORS) - _TRANSFORMS
 

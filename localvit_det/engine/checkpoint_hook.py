@@ -243,30 +243,22 @@ def gather_gradients(runner: Runner) -> list[dict[str, torch.Tensor]] | None:
     All processes call it together; between two steps it sends gradients, else nothing.
     """
     own = {name: p.grad.detach().cpu() for name, p in unwrapped(runner.model).named_parameters() if p.grad is not None}
-    if not own:
-        return None
-    return dist.all_gather_object(own)
+    return dist.all_gather_object(own) if own else None
 
 
 def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], counts: int) -> None:
-    """Put back what `gather_gradients` returned.
-
-    Args:
-        counts: Over how many iterations they were accumulated.
-    """
-    now = accumulative_counts(runner.optim_wrapper)
+    """Put back what `gather_gradients` returned, which was accumulated over so many iterations."""
+    now, processes = accumulative_counts(runner.optim_wrapper), dist.get_world_size()
     if counts != now:
         runner.logger.warning(
             f"Gradients were accumulated over {counts} iterations, and are over {now} now: those that "
             "wait in the checkpoint are dropped."
         )
         return
-    if len(gradients) != dist.get_world_size():
+    if len(gradients) != processes:
         runner.logger.warning(
-            "The checkpoint was saved between two steps of the optimizer by %d processes, now there are %d: what had "
-            "been accumulated is dropped.",
-            len(gradients),
-            dist.get_world_size(),
+            f"The checkpoint was saved between two steps of the optimizer by {len(gradients)} processes, now there are "
+            f"{processes}: what had been accumulated is dropped."
         )
         return
     own = gradients[dist.get_rank()]
@@ -298,15 +290,11 @@ class BackboneFileHook(Hook):
 def write_backbone(checkpoint: str | Path, target: str | Path) -> Path:
     """Write the backbone's weights alone, without the norm that a classifier has after its last stage only.
 
-    Args:
-        checkpoint: What MMEngine saved in a training of a model with a part called `backbone`.
-        target: The file to write.
-
     Returns:
         The file.
 
     Raises:
-        CheckpointError: The checkpoint has no such part.
+        CheckpointError: The checkpoint is not of a model with a part called `backbone`.
         OutputError: The file cannot be written.
     """
     content = load_weights_only(checkpoint)

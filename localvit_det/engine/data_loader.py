@@ -91,11 +91,7 @@ class SeededFetch:
 
 
 class ResumableBatchSampler:
-    """Yield another batch sampler's batches, from any one on.
-
-    Args:
-        inner: The batch sampler; its order may depend on nothing but seed and epoch.
-    """
+    """Yield another batch sampler's batches, whose order may depend on nothing but seed and epoch, from any one on."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -173,12 +169,7 @@ def guard_workers(loader: DataLoader) -> DataLoader:
 
 
 def close_workers(loader: DataLoader, iterator: Any = None) -> None:
-    """End workers now, not when Python's garbage collector comes by; the next pass starts new ones.
-
-    Args:
-        loader: Its persistent workers end.
-        iterator: One of the loader, where the workers live only as long as that.
-    """
+    """End workers, of the loader or of this iterator, now and not when Python's garbage collector comes by."""
     iterator = iterator or getattr(loader, "_iterator", None)
     if iterator is not None:
         loader._iterator = None
@@ -186,12 +177,7 @@ def close_workers(loader: DataLoader, iterator: Any = None) -> None:
 
 
 def explain_lost_workers(iterator: Any, error: Exception) -> str | None:
-    """Return why a loader has no next batch, None if all of its workers live.
-
-    Args:
-        iterator: The loader's, whose `next` has raised.
-        error: What it has raised.
-    """
+    """Return why a loader's iterator has raised an error instead of a batch, None if all of its workers live."""
     workers = {worker.sentinel: worker for worker in getattr(iterator, "_workers", ())}
     # A process that ends closes its connections first, and is gone a moment later.
     broken = isinstance(error, (OSError, EOFError))
@@ -216,13 +202,10 @@ class WorkerGuard:
     PyTorch's own watch over the parent comes too late where a worker waits for a full pipe: such a worker outlives a
     killed training. And a signal to all processes of a job (Ctrl-C, SLURM, a shutdown) must not end the workers
     before the training has finished its iteration.
-
-    Args:
-        then: The `worker_init_fn` that the loader had.
     """
 
     def __init__(self, then: Callable[[int], None] | None) -> None:
-        self.then = then
+        self.then = then  # the `worker_init_fn` that the loader had
         self.parent = os.getpid()
 
     def __call__(self, worker_id: int) -> None:
@@ -249,7 +232,7 @@ def end_with_parent(parent: int) -> None:
         return  # the parent is the server, which ends by itself
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    elif hasattr(os, "getppid"):
+    else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it has ended already
         os._exit(1)

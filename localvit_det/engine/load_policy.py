@@ -6,7 +6,6 @@ MMEngine takes rows by their index, whatever the classes are, and only logs what
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ import torch
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmengine.runner import BaseLoop, Runner
 from torch import Size, Tensor, nn
@@ -64,69 +62,48 @@ class LoadPolicyHook(Hook):
                 self._match_classes(runner, checkpoint, policy)
 
     def _match_classes(self, runner: Runner, checkpoint: dict[str, Any], policy: str) -> None:
-        wanted = _trained_classes(runner)
-        if wanted is None or not isinstance(runner.cfg.get("model"), dict):
-            return
+        metainfo = getattr(runner.train_dataloader.dataset, "metainfo", {})
+        classes: str | Sequence[str] = metainfo.get("classes") or ()
+        wanted = (classes,) if isinstance(classes, str) else tuple(map(str, classes))
         weights, saved = checkpoint["state_dict"], classes_in(checkpoint)
-        source = label_of(weights).get("source", "The checkpoint")
-        if saved == wanted:
+        if not wanted or saved == wanted or not isinstance(runner.cfg.get("model"), dict):
             return
-        model = unwrapped(runner.model)
-        # Things and stuff have rows in orders of their own.
-        stuff = "thing_classes" in runner.train_dataloader.dataset.metainfo
+        source, model = label_of(weights).get("source", "The checkpoint"), unwrapped(runner.model)
+        stuff = "thing_classes" in metainfo  # things and stuff have rows in orders of their own
         rows = class_rows(model, runner.cfg.model, stuff)
         if saved is None:
             shapes = model.state_dict()
             if any(name in weights and weights[name].shape == shapes[name].shape for name in rows):
-                print_log(
+                runner.logger.warning(
                     f"{source} does not name its classes: the rows of its heads are taken for {', '.join(wanted[:10])}"
-                    f"{', …' if len(wanted) > 10 else ''}, in this order.",
-                    "current",
-                    logging.WARNING,
+                    f"{', …' if len(wanted) > 10 else ''}, in this order."
                 )
-            return
-        if policy == "strict" and (stuff or {*saved} != {*wanted}):
-            if len(saved) != len(wanted):
-                return  # the loading says so
-            raise CheckpointError(
-                f"{source} was trained on the classes {', '.join(saved)}, and the data have {', '.join(wanted)}: "
-                "fine-tune it by --load-from (in a config: load_policy='finetune'), which keeps the rows of classes of "
-                "the same names."
-            )
-        if stuff:
+        elif policy == "strict" and (stuff or {*saved} != {*wanted}):
+            if len(saved) == len(wanted):  # of another number the loading says so
+                raise CheckpointError(
+                    f"{source} was trained on the classes {', '.join(saved)}, and the data have {', '.join(wanted)}: "
+                    "fine-tune it by --load-from (in a config: load_policy='finetune'), which keeps the rows of classes"
+                    " of the same names."
+                )
+        elif stuff:
             anew = exchange_rows(weights, model, rows, (), wanted).anew
-            print_log(
+            runner.logger.warning(
                 f"{source} has other classes, or in another order, and rows of panoptic heads are not mapped by name: "
-                f"tensors that start as initialised: {len(anew)} ({shortened(anew, 10)}).",
-                "current",
-                logging.WARNING,
+                f"tensors that start as initialised: {len(anew)} ({shortened(anew, 10)})."
             )
-            return
-        print_log(f"{source}: {exchange_rows(weights, model, rows, saved, wanted)}", "current")
-
-
-def _trained_classes(runner: Runner) -> tuple[str, ...] | None:
-    """Return the classes that the heads of a model are trained on, in order; None where they are not known."""
-    names = getattr(runner.train_dataloader.dataset, "metainfo", {})
-    classes: str | Sequence[str] | None = names.get("classes")
-    if not classes:
-        return None
-    return (classes,) if isinstance(classes, str) else tuple(map(str, classes))
+        else:
+            runner.logger.info(f"{source}: {exchange_rows(weights, model, rows, saved, wanted)}")
 
 
 # ---- rows of heads by class
 
 
 class Rows(NamedTuple):
-    """The first dimension of a tensor: `outer` times all classes and others, each `inner` rows.
-
-    Attributes:
-        others: Such as the background, behind the classes.
-    """
+    """The first dimension of a tensor: `outer` times all classes and others, each `inner` rows."""
 
     outer: int
     inner: int
-    others: int
+    others: int  # such as the background, behind the classes
 
     def count(self, classes: int) -> int:
         """Return the number of rows for so many classes."""
@@ -135,21 +112,13 @@ class Rows(NamedTuple):
 
 @dataclass
 class Exchange:
-    """The result of `exchange_rows`.
+    """The result of `exchange_rows`."""
 
-    Attributes:
-        kept: Classes whose rows were taken from the checkpoint.
-        new: Classes that start as initialised.
-        unused: Classes of the checkpoint alone.
-        tensors: Names of those whose rows were exchanged.
-        anew: Names of tensors whose rows mean nothing that is known, which start as initialised.
-    """
-
-    kept: list[str]
-    new: list[str]
-    unused: list[str]
-    tensors: list[str] = field(default_factory=list)
-    anew: list[str] = field(default_factory=list)
+    kept: list[str]  # classes whose rows were taken from the checkpoint
+    new: list[str]  # classes that start as initialised
+    unused: list[str]  # classes of the checkpoint alone
+    tensors: list[str] = field(default_factory=list)  # names of those whose rows were exchanged
+    anew: list[str] = field(default_factory=list)  # tensors whose rows mean nothing known, which start as initialised
 
     def __str__(self) -> str:
         lists = {
@@ -159,7 +128,7 @@ class Exchange:
             "tensors that start as initialised": self.anew,
         }
         parts = [
-            f"{what}: {len(names)}" + (f" ({shortened(names, 10)})" if names else "")
+            f"{what}: {len(names)} ({shortened(names, 10)})" if names else f"{what}: 0"
             for what, names in lists.items()
             if names or names is self.kept
         ]
@@ -170,12 +139,7 @@ def class_rows(model: nn.Module, config: Mapping[str, Any], stuff: bool = False)
     """Find the tensors of a model that depend on the number of classes.
 
     The model is built with one class more, on the meta device, where nothing is allocated: what has another shape then
-    depends on the classes, whatever the head.
-
-    Args:
-        model: The model.
-        config: What it was built from.
-        stuff: Find those that depend on the number of stuff classes as well.
+    depends on the classes, whatever the head; with `stuff` also what depends on the number of stuff classes.
 
     Returns:
         The layout of rows of each such tensor, by name; None where it is not known.
@@ -234,16 +198,9 @@ def exchange_rows(
     saved: Sequence[str],
     wanted: Sequence[str],
 ) -> Exchange:
-    """Bring the rows of a checkpoint's heads into the order of the model's classes.
+    """Bring the rows of a checkpoint's heads, in place, from the order of its classes into that of the model's.
 
     Rows of classes that the checkpoint does not have stay as they are in the model.
-
-    Args:
-        weights: Of the checkpoint, by name; changed in place.
-        model: The model, initialised.
-        rows: As `class_rows` gives them.
-        saved: Classes of the checkpoint, in the order of its rows.
-        wanted: Classes of the model.
     """
     place = {name: index for index, name in enumerate(saved)}
     result = Exchange(

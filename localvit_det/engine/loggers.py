@@ -1,4 +1,4 @@
-"""What is shown while a training runs, and where else it is logged: the screen, a progress bar, W&B, MLflow.
+"""What is shown while a training runs, and where else it is logged: the screen, a progress bar, histories, W&B, MLflow.
 
 The backends are MMEngine's without what surprises: uploads of code, a folder of files that MLflow 3 refuses, servers
 whose loss ends a training. MMEngine has no bar; its log alone would leave a CPU's user waiting for the first line.
@@ -13,27 +13,31 @@ import os
 import re
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmdet.registry import HOOKS, VISBACKENDS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.logging import print_log
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import Runner
 from mmengine.visualization import MLflowVisBackend, WandbVisBackend
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..config.utils import walk
 from ..errors import ConfigError, first_line
 
 PROJECT = "localvit_det"
 _GIVEN_UP = 3  # failures in a row after which nothing more is sent
 _LOGGED_STEPS = (1, 2, 10)
+_FIRST_PLACES = 64  # of a history
 _NOISE = (
     "paramwise_options --",  # a line for each parameter
     "Hooks will be executed in the following order",
@@ -43,7 +47,8 @@ _NOISE = (
     '"HardDiskBackend" is the alias',
     "Distributed training is not used, all SyncBatchNorm",
     # what is said in other words: the table of a checkpoint, `Training:` and `Saved:`
-    *("Load checkpoint from", "Loads checkpoint by"),
+    "Load checkpoint from",
+    "Loads checkpoint by",
     "Learning rates are scaled by",
     "Checkpoints will be saved to",
     "Exp name:",
@@ -68,10 +73,7 @@ class ScreenFilter(logging.Filter):
     """Keep off the screen what only the log file needs to have, which has all.
 
     Left out are MMEngine's long lists (settings of each parameter, hooks, config, build flags), and what it and
-    pycocotools say of each step.
-
-    Args:
-        reported: Whether `TrainingReportHook` shows the results, so that other lines with them are left out, too.
+    pycocotools say of each step; also other lines with results where `TrainingReportHook` has `reported` them.
     """
 
     def __init__(self, reported: bool) -> None:
@@ -79,7 +81,6 @@ class ScreenFilter(logging.Filter):
         self._reported = reported
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is shown."""
         message = record.getMessage()
         if message.startswith(_NOISE) or "\nSystem environment:" in message:
             return False
@@ -92,6 +93,43 @@ def quiet_screen(logger: logging.Logger, reported: bool) -> None:
         on_screen = type(handler) is logging.StreamHandler
         if on_screen and not any(isinstance(one, ScreenFilter) for one in handler.filters):
             handler.addFilter(ScreenFilter(reported))
+
+
+class GrowingHistory(HistoryBuffer):
+    """MMEngine's history of one number, whose arrays double where they are full; copied or pickled it is MMEngine's.
+
+    That one copies all that it has at each new number: after 90,000 iterations this takes longer than everything else
+    between two iterations. What `data` has returned once stays as it is: nothing is written over.
+    """
+
+    def __init__(self, history: HistoryBuffer) -> None:
+        self.max_length = history.max_length
+        self._set_default_statistics()
+        self._places = np.array(history.data, float)  # 2×N: numbers and counts
+        self._log_history, self._count_history = self._places
+        self._end = len(self._log_history)
+
+    def update(self, log_val: int | float, count: int = 1) -> None:
+        """Add a number; of more than `max_length` the oldest is left out."""
+        if self._end == self._places.shape[1]:
+            kept = np.stack(self.data)
+            self._end = kept.shape[1]
+            self._places = np.empty((2, max(_FIRST_PLACES, 2 * self._end)))
+            self._places[:, : self._end] = kept
+        self._places[:, self._end] = log_val, count
+        self._end += 1
+        begin = self._end - min(len(self._log_history) + 1, self.max_length)
+        self._log_history, self._count_history = self._places[:, begin : self._end]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HistoryBuffer, (*self.data, self.max_length)
+
+
+class Histories(OrderedDict[str, HistoryBuffer]):
+    """All numbers of a run by name, in the place of the dictionary in MMEngine's `MessageHub`."""
+
+    def __setitem__(self, name: str, history: HistoryBuffer) -> None:
+        super().__setitem__(name, GrowingHistory(history))
 
 
 @HOOKS.register_module()
@@ -114,7 +152,6 @@ class ProgressBarHook(Hook):
             self._redirection.enter_context(logging_redirect_tqdm(loggers=[runner.logger]))
 
     def after_run(self, runner: Runner) -> None:
-        """Take everything back."""
         self._close()
         self._redirection.close()
 
@@ -136,19 +173,15 @@ class ProgressBarHook(Hook):
             self._log_step(runner, "train", runner.max_iters - runner.iter - 1)
 
     def before_train(self, runner: Runner) -> None:
-        """Count from here."""
         self._steps = 0
 
     def after_train(self, runner: Runner) -> None:
-        """Remove the bar."""
         self._close()
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Replace the bar of the training."""
         self._open("val", len(runner.val_dataloader))
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Show the bar of the test."""
         self._steps, self._started = 0, time.perf_counter()
         self._open("test", len(runner.test_dataloader))
 
@@ -199,11 +232,7 @@ class WandbBackend(WandbVisBackend):
     """Log to W&B: losses, metrics and the config. MMEngine's uploads the source code of the present folder, too.
 
     W&B's own environment variables decide what is not given: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY.
-
-    Args:
-        save_dir: Where W&B keeps its files.
-        run_name: Name of the run.
-        init_kwargs: More arguments of `wandb.init`.
+    `init_kwargs` are more arguments of `wandb.init`.
     """
 
     def __init__(self, save_dir: str, run_name: str | None = None, init_kwargs: dict | None = None) -> None:
@@ -225,7 +254,6 @@ class WandbBackend(WandbVisBackend):
         self.experiment.config.update(config.to_dict(), allow_val_change=True)
 
     def close(self) -> None:
-        """End the run."""
         if hasattr(self, "_wandb"):
             self._wandb.finish()
 
@@ -235,12 +263,8 @@ class MLflowBackend(MLflowVisBackend):
     """Log to MLflow: losses, metrics, the settings that decide, the config, and at the end curves and the log.
 
     It goes where MLflow itself puts it: to the server that MLFLOW_TRACKING_URI names, else into `mlflow.db` in the
-    present folder. MMEngine's backend insists on a folder of files, which MLflow 3 refuses.
-
-    Args:
-        save_dir: The run's folder of logs.
-        run_name: Name of the run.
-        experiment: Name of the experiment; MLFLOW_EXPERIMENT_NAME or `localvit_det` if none is given.
+    present folder. MMEngine's backend insists on a folder of files, which MLflow 3 refuses. Without `experiment` it is
+    called as MLFLOW_EXPERIMENT_NAME says, or `localvit_det`.
     """
 
     def __init__(self, save_dir: str, run_name: str | None = None, experiment: str | None = None) -> None:
@@ -307,11 +331,6 @@ def _compared_settings(config: Config) -> dict[str, Any]:
         "epochs": "train_cfg.max_epochs",
         "seed": "randomness.seed",
     }
-    found = {}
-    for name, path in values.items():
-        value: Any = config
-        for key in path.split("."):
-            value = value.get(key) if hasattr(value, "get") else None
-        if value is not None:
-            found[name] = value
-    return found
+    nodes = walk(config.to_dict())
+    given = {f"{path}.{key}".lstrip("."): value for path, node in nodes for key, value in node.items()}
+    return {name: given[path] for name, path in values.items() if given.get(path) is not None}

@@ -115,9 +115,9 @@ class ResumableLoop(BaseLoop):
         broadcast_buffers(self.runner)
         try:
             metrics = self.runner.val_loop.run()
-        except StopValidation:
+        except StopValidation as stop:
             self._leave_validation()
-            self.runner.stop()
+            self.runner.stop(stop.args[0])
         except RuntimeError as error:
             lost = explain_lost_evaluation(error)
             if lost is None:
@@ -147,7 +147,6 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
     """MMEngine's `EpochBasedTrainLoop`; arguments as there."""
 
     def run(self) -> Any:
-        """Train."""
         self.runner.call_hook("before_train")
         self._catch_up()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -159,7 +158,6 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train an epoch, or what is left of it."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         for data_batch in self._batches_left():
@@ -191,7 +189,6 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         self.dataloader_iterator = None  # it has begun before it is known where
 
     def run(self) -> Any:
-        """Train."""
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self._catch_up()

@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import ConfigError, NonFiniteError
+from ..errors import ConfigError, NonFiniteError, shortened
 from .data_loader import batch_size_of, seed_iteration
 from .optim import optim_wrappers
 from .processes import all_reduce_max, unwrapped
@@ -33,7 +33,7 @@ class Rollback(Exception):
 
 
 class StopValidation(Exception):
-    """A signal has come while the training was being validated."""
+    """A signal, whose number is the argument, has come while the training was being validated."""
 
 
 class _BadGradients(Exception):
@@ -176,7 +176,7 @@ class FiniteGuard:
                 "in a row)."
             )
             return
-        times = f", for the {_ordinal(self._in_row)} time in a row" if self._in_row > 1 else ""
+        times = f", {self._in_row} times in a row" if self._in_row > 1 else ""
         text = f"Iteration {iteration}: {cause}{times}"
         self._in_row = 0
         if self.action == "go_back":
@@ -212,7 +212,7 @@ class FiniteGuard:
             else:
                 layer = layer or "every layer's output is finite: the loss itself is not"
         images = images_of(data_batch)
-        details = list(filter(None, [f"images {', '.join(images)}" if images else "", layer]))
+        details = list(filter(None, [f"images {shortened(images, _MOST_IMAGES)}" if images else "", layer]))
         return f"{cause} ({'; '.join(details)})" if details else cause
 
     # ---- going back
@@ -251,7 +251,6 @@ class GuardHook(Hook):
             runner.guard.remember()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Report losses that are not finite."""
         runner.guard.report(data_batch, outputs)
 
     def after_train(self, runner: Any) -> None:
@@ -267,8 +266,8 @@ class GuardHook(Hook):
         loader = runner.val_dataloader
         if batch_idx >= len(loader.dataset) // (batch_size_of(loader) * runner.world_size):
             return
-        if all_reduce_max(signals.received)[0]:
-            raise StopValidation
+        if received := all_reduce_max(signals.received)[0]:
+            raise StopValidation(received)
 
 
 def scale_learning_rates(runner: Any, factor: float) -> None:
@@ -357,14 +356,10 @@ def first_layer(runner: Any, data_batch: Any) -> str:
 def images_of(data_batch: Any) -> list[str]:
     """Return the paths of the images of a batch, as far as the samples know them."""
     samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
-    paths = []
-    for sample in samples if isinstance(samples, (list, tuple)) else ():
-        info = sample if isinstance(sample, dict) else getattr(sample, "metainfo", {})
-        if (path := info.get("img_path") or info.get("img_id")) is not None:
-            paths.append(str(path))
-    if len(paths) > _MOST_IMAGES:
-        paths[_MOST_IMAGES:] = [f"and {len(paths) - _MOST_IMAGES} more"]
-    return paths
+    samples = samples if isinstance(samples, (list, tuple)) else ()
+    infos = [sample if isinstance(sample, dict) else getattr(sample, "metainfo", {}) for sample in samples]
+    paths = [info.get("img_path") or info.get("img_id") for info in infos]
+    return [str(path) for path in paths if path is not None]
 
 
 def _check_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -382,8 +377,3 @@ def _running_statistics(model: nn.Module) -> Iterator[Tensor]:
 
 def _format_value(value: float) -> str:
     return "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.4g}"
-
-
-def _ordinal(number: int) -> str:
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"

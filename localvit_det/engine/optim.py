@@ -39,7 +39,6 @@ class CpuBf16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Cast under autocast, after what the parent does for accumulation."""
         with super().optim_context(model), torch.autocast("cpu", dtype=torch.bfloat16):
             yield
 
@@ -60,10 +59,7 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
     """Leave without weight decay what a backbone says by `no_weight_decay()`: a recipe needs no list of names.
 
     A backbone of MMDetection has no such method: its norms, and what Swin's official code leaves out.
-
-    Args:
-        optim_wrapper_cfg: As of MMEngine's constructor.
-        paramwise_cfg: Likewise, and `exempt`: False lets the decay hold for everything.
+    `paramwise_cfg` is that of MMEngine's constructor, and `exempt`: False lets the decay hold for everything.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -99,7 +95,6 @@ class LayerDecayConstructor(BackboneConstructor):
         optim_wrapper = dict(constructor="LayerDecayConstructor", paramwise_cfg=dict(layer_decay=0.9))
 
     Args:
-        optim_wrapper_cfg: As of MMEngine's constructor.
         paramwise_cfg: As of `BackboneConstructor`, and `layer_decay`, in (0, 1], or `backbone_rate`, the rate of a
             whole backbone with its output norms over that of the heads, in (0, 1]; or both.
 
@@ -158,7 +153,6 @@ def layers_of(names: Iterable[str], downsample_first: bool = True) -> tuple[dict
     """Count the layer of each of a backbone's parameters.
 
     Args:
-        names: Of parameters inside the backbone.
         downsample_first: A stage begins with its downsampling; in MMDetection's Swin it ends with the next one's.
 
     Returns:

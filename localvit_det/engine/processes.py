@@ -152,7 +152,6 @@ class FreeMemoryHook(Hook):
         self._trimmed_at = time.monotonic()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Hand memory back where it is time."""
         if self._trim is not None and time.monotonic() - self._trimmed_at > _PAUSE:
             self._trim(0)
             self._trimmed_at = time.monotonic()
@@ -261,9 +260,8 @@ def _who_has_ended() -> str:
 
 
 def _ended(ranks: list[int]) -> str:
-    if len(ranks) == 1:
-        return f"Process {ranks[0]} of {dist.get_world_size()} has ended"
-    return f"Processes {', '.join(map(str, ranks))} of {dist.get_world_size()} have ended"
+    which = f"Process {ranks[0]}" if len(ranks) == 1 else f"Processes {', '.join(map(str, ranks))}"
+    return f"{which} of {dist.get_world_size()} {'has' if len(ranks) == 1 else 'have'} ended"
 
 
 def _is_alive(rank: int) -> bool | None:

@@ -111,7 +111,6 @@ class TrainingReportHook(Hook):
                 runner.logger.info("%s: %s", self._evaluated.capitalize(), "; ".join(numbers))
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Keep the results."""
         self._metrics, self._evaluated = metrics or {}, "test"
 
     def after_run(self, runner: Runner) -> None:
@@ -177,20 +176,15 @@ def _lr_range(rates: list[float]) -> str:
 def _files(runner: Runner) -> dict[str, str]:
     """Return what a training has left behind; only what is really there."""
     info = runner.message_hub.runtime_info
-    log = Path(runner.log_dir)
-    files = {"work dir": runner.work_dir}
+    best = {key: path for key, path in info.items() if key.startswith("best_ckpt")}  # by metric, if there are several
     candidates = {
+        "work dir": runner.work_dir,
         "last checkpoint": info.get("last_ckpt"),
-        # One entry, or one per metric where save_best lists several.
-        **{
-            key.replace("best_ckpt", "best checkpoint"): path
-            for key, path in info.items()
-            if key.startswith("best_ckpt")
-        },
-        "curves": Path(runner.work_dir) / CURVES_FILE,
-        "log": log / f"{runner.timestamp}.log",
+        **{key.replace("best_ckpt", "best checkpoint"): path for key, path in best.items()},
+        "curves": Path(runner.work_dir, CURVES_FILE),
+        "log": Path(runner.log_dir, f"{runner.timestamp}.log"),
     }
-    return files | {name: str(path) for name, path in candidates.items() if path and Path(path).exists()}
+    return {name: str(path) for name, path in candidates.items() if path and Path(path).exists()}
 
 
 # ---- a test that has found nothing
@@ -248,9 +242,6 @@ class CurvesHook(Hook):
 
     Drawn after each validation, every `interval` iterations, at the end and when the program stops
     early. A resumed training continues its curves, a new one in the same folder starts new ones.
-
-    Args:
-        interval: Iterations between two drawings.
     """
 
     priority = "VERY_LOW"  # after MMEngine has recorded losses and metrics
@@ -288,7 +279,6 @@ class CurvesHook(Hook):
         self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Draw the final curves."""
         self._draw(runner)
         self._training = False
         atexit.unregister(self._draw)

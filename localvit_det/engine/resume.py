@@ -83,23 +83,13 @@ class ConfiguredState:
         for name, (wrapper, schedules) in _optimizers(runner).items():
             groups = [{key: value for key, value in one.items() if key != "params"} for one in wrapper.param_groups]
             scaler = wrapper.loss_scaler.state_dict() if hasattr(wrapper, "loss_scaler") else {}
-            self._parts[name] = copy.deepcopy(
-                (
-                    groups,
-                    [one.state_dict() for one in schedules],
-                    {key: value for key, value in scaler.items() if key in _OF_THE_SCALER},
-                )
-            )
+            scaler = {key: value for key, value in scaler.items() if key in _OF_THE_SCALER}
+            self._parts[name] = copy.deepcopy((groups, [one.state_dict() for one in schedules], scaler))
         self._shown = False
         self._anew = False  # whether schedules have to be run to the present step
 
     def compare(self, runner: Any, checkpoint: Mapping[str, Any], file: str) -> None:
-        """Compare with a checkpoint that is about to be loaded, and show what differs.
-
-        Args:
-            runner: The runner.
-            checkpoint: Its content.
-            file: Where it is.
+        """Compare with the content of a checkpoint file that is about to be loaded, and show what differs.
 
         Raises:
             ConfigError: A setting differs with which the training cannot be resumed.

@@ -24,13 +24,12 @@ from ..checkpoint.read import load_weights_only
 from ..config.short_settings import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
-from ..evaluation.truth import prints_logged
+from ..evaluation.coco import prints_logged
 from ..files import DISK_ERRORS, write_text
 from ..memory import without_collecting_old
 from .checkpoint_hook import SafeCheckpointHook
 from .data_loader import batch_size_of, close_workers, guard_workers
-from .history import Histories
-from .loggers import ProgressBarHook, quiet_screen
+from .loggers import Histories, ProgressBarHook, quiet_screen
 from .loops import ResumableEpochLoop, ResumableLoop, resumable
 from .non_finite import FiniteGuard, GuardHook, Rollback, scale_learning_rates
 from .optim import accumulative_counts, optim_wrappers
@@ -190,27 +189,20 @@ class ReliableRunner(DistributedRunner):
             Stopped: A signal has asked for it, in any process.
         """
         hook = self.checkpoint_hook
-        received, due = all_reduce_max(self._received(), int(hook is not None and hook.is_due()))
+        own = self._signals.received if self._signals else 0
+        received, due = all_reduce_max(own, int(hook is not None and hook.is_due()))
         if received:
             self.stop(received)
         if due and hook is not None:
             path = hook.save_interim(self)
             self.logger.info("Saved %s: %g minutes have passed.", path.name, hook.every_minutes)
 
-    def _received(self) -> int:
-        return self._signals.received if self._signals else 0
-
-    def stop(self, received: int | None = None) -> None:
-        """Save what there is and end; all processes call it together.
-
-        Args:
-            received: The signal, if the processes have agreed on it.
+    def stop(self, received: int) -> NoReturn:
+        """Save what there is and end, because of a signal; all processes call it together.
 
         Raises:
             Stopped: Always.
         """
-        if received is None:
-            received = all_reduce_max(self._received())[0]
         saved = self._save_interim()
         # A signal to torchrun ends all processes as soon as one has: none may go while the first one still saves.
         dist.barrier()

@@ -39,10 +39,10 @@ def begin_validations(runner: Runner) -> list[Point]:
     file = Path(runner.work_dir, VALIDATIONS)
     if dist.is_main_process() and file.is_file():
         if runner.iter:
-            points = [_read(file, runner)]
-        write_text(file, json.dumps([point for point in points[0] if point["iteration"] <= runner.iter]))
+            points = [[point for point in _read(file, runner) if point["iteration"] <= runner.iter]]
+        write_text(file, json.dumps(points[0]))
     dist.broadcast_object_list(points)
-    return [point for point in points[0] if point["iteration"] <= runner.iter]
+    return points[0]
 
 
 def with_validation(
@@ -51,8 +51,6 @@ def with_validation(
     """Add the present validation, also to the file; a repeated one takes the place of the first.
 
     Args:
-        runner: The runner.
-        points: Those so far.
         metrics: Those that are no numbers are left out.
         complete: Whether nothing of it is left to do.
     """
@@ -126,11 +124,7 @@ class EarlyStopHook(Hook):
         runner.logger.info(
             "Stopping early after iteration %d: %s has not improved in %d validations (its best is %.4g, after "
             "iteration %d).",
-            runner.iter,
-            metric,
-            self.patience,
-            best,
-            at,
+            *(runner.iter, metric, self.patience, best, at),
         )
 
     def after_train(self, runner: Runner) -> None:
@@ -166,11 +160,9 @@ class FusedEvaluationHook(Hook):
     """Ask for evaluation on a fused copy: `ReliableRunner` then builds the loops of this file instead of MMEngine's."""
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Report a loop that does not fuse."""
         _report_unfused(runner, runner.val_loop)
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Report a loop that does not fuse."""
         _report_unfused(runner, runner.test_loop)
 
 
@@ -185,14 +177,12 @@ class _OnFusedCopy(BaseLoop):
     evaluated: nn.Module | None = None
 
     def run(self) -> dict:
-        """Evaluate, and return the metrics."""
         try:
             return super().run()
         finally:
             self.evaluated = None
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        """Evaluate one batch."""
         if self.evaluated is None:
             self.evaluated = _to_evaluate(self.runner)
         model, self.runner.model = self.runner.model, self.evaluated

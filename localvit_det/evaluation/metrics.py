@@ -5,7 +5,6 @@ faster-coco-eval (C++) computes the same numbers in pycocotools' place, where it
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -27,8 +26,7 @@ from mmengine.logging import MMLogger
 from ..config.utils import is_coco_metric, registered, walk
 from ..config_names import type_name
 from ..errors import ConfigError, DataError
-from .evaluators import check_fast_eval, coco_evaluator
-from .truth import GroundTruth, prints_logged
+from .coco import GroundTruth, check_fast_eval, coco_evaluator, prints_logged
 
 
 class _ChecksImages(BaseMetric):
@@ -56,7 +54,6 @@ class _ChecksImages(BaseMetric):
         super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Evaluate the predictions of all images."""
         with prints_logged():
             return super().compute_metrics(results)
 
@@ -65,13 +62,7 @@ class _ChecksImages(BaseMetric):
 class ExactCocoMetric(_ChecksImages, CocoMetric):
     """MMDetection's `CocoMetric` on the images that were evaluated and the annotations that pycocotools can score.
 
-    Args:
-        fast: Evaluate with faster-coco-eval: the same numbers; by default where it is installed.
-        settings: Arguments of `CocoMetric`.
-
-    Attributes:
-        detections: Count of the last evaluation.
-        image_ids: Ids of the images that were scored last, None if they are all of the annotation file.
+    With `fast` faster-coco-eval computes: the same numbers; by default where it is installed.
     """
 
     outfile_prefix: str | None  # of `CocoMetric`, like the next
@@ -84,8 +75,8 @@ class ExactCocoMetric(_ChecksImages, CocoMetric):
         self._fast = fast
         self._truths: dict[bool, GroundTruth] = {}
         self._written: dict | None = None
-        self.detections: int | None = None
-        self.image_ids: list | None = None
+        self.detections: int | None = None  # count of the last evaluation
+        self.image_ids: list | None = None  # that were scored last, None if they are all of the annotation file
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate the predictions of all images, each image once."""
@@ -94,9 +85,9 @@ class ExactCocoMetric(_ChecksImages, CocoMetric):
         self.detections = sum(len(prediction["scores"]) for _, prediction in results)
         settings = {key: getattr(self, key) for key in ("metrics", "outfile_prefix", "_coco_api")}
         numbers: dict[str, float] = {}
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-            # CocoMetric takes the evaluator from its module, so it is exchanged there, and only while this one works.
-            stack.enter_context(mock.patch.object(coco_metric, "COCOeval", coco_evaluator(self._fast)))
+        # CocoMetric takes the evaluator from its module, so it is exchanged there, and only while this one works.
+        exchanged = mock.patch.object(coco_metric, "COCOeval", coco_evaluator(self._fast))
+        with tempfile.TemporaryDirectory() as folder, exchanged:
             try:
                 self.outfile_prefix = self.outfile_prefix or f"{folder}/results"
                 content = self._content([truth for truth, _ in results])
@@ -167,14 +158,9 @@ class ExactCocoMetric(_ChecksImages, CocoMetric):
 
 @METRICS.register_module()
 class ExactPanopticMetric(_ChecksImages, CocoPanopticMetric):
-    """MMDetection's `CocoPanopticMetric` on the images that were evaluated.
-
-    Args:
-        settings: Arguments of `CocoPanopticMetric`.
-    """
+    """MMDetection's `CocoPanopticMetric` on the images that were evaluated."""
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Evaluate the predictions of all images."""
         if self._whole is not None and self.tmp_dir is None:  # else each batch is already evaluated by itself
             segments = self._whole.img_ann_map
             self._coco_api = copy.copy(self._whole)
@@ -186,16 +172,11 @@ class ExactPanopticMetric(_ChecksImages, CocoPanopticMetric):
 
 @METRICS.register_module()
 class ExactLVISMetric(_ChecksImages, LVISMetric):
-    """MMDetection's `LVISMetric` on the images that were evaluated; what that one sets is nothing that lvis reads.
-
-    Args:
-        settings: Arguments of `LVISMetric`.
-    """
+    """MMDetection's `LVISMetric` on the images that were evaluated; what that one sets is nothing that lvis reads."""
 
     _api = "_lvis_api"
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Evaluate the predictions of all images."""
         self.img_ids = [truth["img_id"] for truth, _ in results]
         if self._whole is not None:
             self._lvis_api = copy.copy(self._whole)
@@ -206,14 +187,7 @@ class ExactLVISMetric(_ChecksImages, LVISMetric):
 
 @METRICS.register_module()
 class FastCocoMetric(ExactCocoMetric):
-    """`ExactCocoMetric` that needs faster-coco-eval.
-
-    Args:
-        settings: Arguments of `CocoMetric`.
-
-    Raises:
-        RequirementError: It is not installed.
-    """
+    """`ExactCocoMetric` that needs faster-coco-eval: without it there is a RequirementError."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(fast=True, **settings)

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
+from ..checkpoint.publish import versions
 from ..config.utils import dataset_paths, find_datasets, is_coco_metric, walk
 from ..config_names import type_name
 from ..errors import ConfigError, DataError
@@ -28,45 +29,25 @@ _RECORD = "evaluation.json"
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """An evaluation of objects with COCO's metric.
+    """An evaluation of objects with COCO's metric."""
 
-    Attributes:
-        config: Name of the config.
-        checkpoint: The file.
-        predictions: A JSON file in the format of COCO's results.
-        annotations: The ground truth.
-        images: The folder of the images; None where it is not local.
-        classes: In the order of the labels.
-        metrics: What was measured.
-        seconds: Of a batch, the median; loading included.
-        loading_seconds: Of them, waiting for data.
-        batch_size: Images a batch.
-        image_count: Images.
-        image_ids: Their ids, None if they are all of the annotation file.
-        memory: Peak in MiB: PyTorch's on a GPU, else of the process.
-        device: Where the model ran.
-        versions: Of PyTorch and others.
-        start: When, as the folder of its log is called.
-        pixel_range: The config's setting.
-    """
-
-    config: str
+    config: str  # name
     checkpoint: str
-    predictions: str
-    annotations: str
-    images: str | None
-    classes: list[str]
+    predictions: str  # a JSON file in the format of COCO's results
+    annotations: str  # the ground truth
+    images: str | None  # the folder; None where it is not local
+    classes: list[str]  # in the order of the labels
     metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float | None = None
-    loading_seconds: float | None = None
+    seconds: float | None = None  # of a batch, the median; loading included
+    loading_seconds: float | None = None  # of them, waiting for data
     batch_size: int | None = None
     image_count: int | None = None
-    image_ids: list[Any] | None = None
-    memory: float | None = None
-    device: str = ""
+    image_ids: list[Any] | None = None  # None if they are all of the annotation file
+    memory: float | None = None  # peak in MiB: PyTorch's on a GPU, else of the process
+    device: str = ""  # where the model ran
     versions: dict[str, str] = field(default_factory=dict)
-    start: str = ""
-    pixel_range: float | list[float] | None = None
+    start: str = ""  # when, as the folder of its log is called
+    pixel_range: float | list[float] | None = None  # the config's setting
 
 
 def keep_predictions(cfg: Config) -> None:
@@ -131,7 +112,7 @@ def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
         image_ids=next((one.image_ids for one in runner.test_evaluator.metrics if hasattr(one, "image_ids")), None),
         memory=None if (peak := peak_memory()) is None else peak / 2**20,
         device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-        versions=_versions(),
+        versions=versions(),
         start=runner.timestamp,
         pixel_range=cfg.get("pixel_range"),
     )
@@ -164,10 +145,3 @@ def peak_memory() -> int | None:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = {"Python": sys.version.split()[0]}
-    return names | {name: version(name) for name in ("localvit_det", "torch", "mmdet", "mmengine")}

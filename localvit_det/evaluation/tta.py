@@ -30,15 +30,12 @@ class MaskTTAModel(DetTTAModel):
     Boxes are merged as there, by NMS. The mask of a box that is left is a vote of all views' masks whose boxes NMS took
     for the same object, its own among them, each with the weight of its score: the mask voting of arXiv:1512.04412, of
     binary masks.
-
-    Args:
-        settings: As of `DetTTAModel`; `module` is the detector.
     """
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
         views = [sample.pred_instances for sample in data_samples]
-        masks = [unflip(view.pop("masks"), sample) for view, sample in zip(views, data_samples, strict=True)
-                 if "masks" in view]  # fmt: skip
+        pairs = zip(views, data_samples, strict=True)
+        masks = [unflip(view.pop("masks"), sample) for view, sample in pairs if "masks" in view]
         boxes, scores = self.merge_aug_bboxes(
             [view.bboxes for view in views], [view.scores for view in views], [s.metainfo for s in data_samples]
         )
@@ -59,14 +56,9 @@ def unflip(masks: Tensor, sample: DetDataSample) -> Tensor:
 
 
 def vote(masks: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted majority of masks.
+    """Return the majorities (K, H, W) of masks (N, H, W), all bool, with weights (K, N).
 
-    Args:
-        masks: (N, H, W), bool.
-        weights: Of the masks for each result, (K, N).
-
-    Returns:
-        (K, H, W), bool: where masks of at least half of the weight lie; empty where none has any.
+    They are where masks of at least half of the weight lie; empty where none has any.
     """
     result = masks.new_empty(len(weights), *masks.shape[1:])
     having = weights != 0
@@ -101,11 +93,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def augmented(pipeline: list[dict], path: str) -> list[dict]:
-    """Return a test pipeline with a `TestTimeAug` in the place of all from its `Resize` on.
-
-    Args:
-        pipeline: Transforms.
-        path: Where in the config it stands.
+    """Return the test pipeline at a path of a config with a `TestTimeAug` in the place of all from its `Resize` on.
 
     Raises:
         ConfigError: It has no `Resize` with a scale.
@@ -115,7 +103,7 @@ def augmented(pipeline: list[dict], path: str) -> list[dict]:
         raise ConfigError(f"--tta finds no Resize with a scale in {path}.pipeline: give the config a tta_pipeline.")
     resize, rest = pipeline[at], pipeline[at + 1 :]
     sizes = [{**resize, "scale": _scaled(resize["scale"], factor)} for factor in SCALES]
-    flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
+    flips = [{"type": "RandomFlip", "prob": prob} for prob in (0.0, 1.0)]
     transforms = [sizes, flips, *([_for_all_views(step)] for step in rest)]
     return [*pipeline[:at], {"type": "TestTimeAug", "transforms": transforms}]
 

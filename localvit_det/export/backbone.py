@@ -21,15 +21,10 @@ TOLERANCE = 1e-4  # of the norm of a feature map
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an exported model is from the network at one size.
+    """How far an exported model is from the network at one size."""
 
-    Attributes:
-        size: Height and width of the image, in pixels.
-        error: The norm of the difference over that of the network's own feature map; of all of them the largest.
-    """
-
-    size: tuple[int, int]
-    error: float
+    size: tuple[int, int]  # height and width of the image, in pixels
+    error: float  # the norm of the difference over that of the network's own feature map; of all of them the largest
 
 
 def export_backbone(

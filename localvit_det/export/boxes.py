@@ -8,7 +8,8 @@ length of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -19,12 +20,27 @@ from torch import Tensor, nn
 NONE = -1.0  # the score of a row that is no object
 
 
-class Anchors(nn.Module):
-    """The anchors of all cells of each feature map, in the order of MMDetection: by row, by column, by shape.
+def grid_of(x: Tensor, y: Tensor) -> Tensor:
+    """Return the points (H·W, 2) of all combinations of x (W,) and y (H,), row by row."""
+    xs, ys = x[None, :] + torch.zeros_like(y)[:, None], y[:, None] + torch.zeros_like(x)[None, :]  # both H, W
+    return torch.stack((xs, ys), -1).reshape(-1, 2)
 
-    Args:
-        generator: MMDetection's, with their shapes and strides.
-    """
+
+def corners_of_cells(features: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Return the points x, y (H·W, 2) where the cells of a feature map (1, C, H, W) begin, in pixels of the image."""
+    height, width = features.shape[2:]
+    x = torch.arange(width, device=features.device) * stride[0]
+    y = torch.arange(height, device=features.device) * stride[1]
+    return grid_of(x, y).float()
+
+
+def clip(boxes: Tensor, size: Tensor) -> Tensor:
+    """Return the parts of boxes (N, 4) that lie inside an image of `size` (height, width)."""
+    return torch.minimum(boxes.clamp(min=0), size[[1, 0, 1, 0]].to(boxes.dtype))
+
+
+class Anchors(nn.Module):
+    """The anchors of all cells of each feature map, in the order of MMDetection: by row, by column, by shape."""
 
     def __init__(self, generator: AnchorGenerator) -> None:
         super().__init__()
@@ -36,22 +52,14 @@ class Anchors(nn.Module):
         """Return boxes (H_i·W_i·A, 4) for feature maps (1, C, H_i, W_i), of which only height and width count."""
         found = []
         for level, (grid, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            base = getattr(self, f"base{level}")  # A,4
-            height, width = grid.shape[2:]
-            x = torch.arange(width, device=grid.device) * stride[0]
-            y = torch.arange(height, device=grid.device) * stride[1]
-            xs, ys = x[None, :] + torch.zeros_like(y)[:, None], y[:, None] + torch.zeros_like(x)[None, :]  # both H, W
-            shifts = torch.stack((xs, ys, xs, ys), -1).reshape(-1, 1, 4).to(base.dtype)  # H,W,4 -> H·W,1,4
-            found.append((base[None] + shifts).reshape(-1, 4))  # H·W,A,4 -> H·W·A,4
+            corners = corners_of_cells(grid, stride)
+            shifts = torch.cat((corners, corners), 1)[:, None]  # H·W,1,4
+            found.append((getattr(self, f"base{level}") + shifts).reshape(-1, 4))  # A,4 -> H·W,A,4 -> H·W·A,4
         return found
 
 
 class RoIAligner:
-    """RoIAlign of a pyramid, each box on the feature map that fits its size.
-
-    Args:
-        extractor: MMDetection's, with the settings.
-    """
+    """RoIAlign of a pyramid, each box on the feature map that fits its size, with the settings of MMDetection's."""
 
     def __init__(self, extractor: SingleRoIExtractor) -> None:
         layer = extractor.roi_layers[0]
@@ -90,8 +98,7 @@ def of_priors(values: Tensor, count: int) -> Tensor:
 def candidates(logits: Tensor, classes: int, count: int, score: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the `count` best scores in logits (1, A·classes, H, W), and the prior and the label of each.
 
-    Args:
-        score: Those that are not larger become NONE.
+    Those that are not above `score` become NONE.
     """
     scores = of_priors(logits, 1)[:, 0].sigmoid()  # A·classes,H,W -> H·W·A·classes
     if score is not None:
@@ -108,24 +115,20 @@ def decode(coder: DeltaXYWHBBoxCoder, priors: Tensor, deltas: Tensor, size: Tens
     half = extents * deltas[:, 2:].clamp(-limit, limit).exp() * 0.5
     centers = centers + extents * deltas[:, :2]
     boxes = torch.cat((centers - half, centers + half), 1)
-    if not coder.clip_border:
-        return boxes
-    height, width = size.to(boxes.dtype).unbind()
-    return torch.minimum(boxes.clamp(min=0), torch.stack((width, height, width, height)))
+    return clip(boxes, size) if coder.clip_border else boxes
 
 
-def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, count: int) -> tuple[Tensor, Tensor]:
-    """Suppress non-maxima inside each group.
+def without_small(boxes: Tensor, scores: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Return the scores (N,) of boxes (N, 4), NONE for those that a `test_cfg` takes for too small."""
+    least = settings.get("min_bbox_size", -1)
+    return torch.where((boxes[:, 2:] - boxes[:, :2] > least).all(1), scores, NONE) if least >= 0 else scores
 
-    Args:
-        boxes: (N, 4).
-        scores: (N,), NONE for rows that are no objects.
-        groups: Classes or levels, (N,).
-        threshold: Boxes that overlap more than that are the same object.
-        count: How many remain at most.
+
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Suppress non-maxima of boxes (N, 4) with scores (N,) inside each group (N,), a class or level, by a `test_cfg`.
 
     Returns:
-        Scores and indices of the best, (count,); NONE in rows at the end that are no objects.
+        Scores and indices of the best, (max_per_img,); NONE in rows at the end that are no objects.
     """
     # A last row that is no object keeps every tensor from being empty, which not all runtimes can bear.
     boxes = torch.cat((boxes, boxes.new_zeros(1, 4)))
@@ -135,10 +138,10 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, co
     candidates, ranks = boxes[taken], scores[taken]
     # As in MMCV, with its rounding: groups are moved apart, and overlaps compared in float32.
     offsets = groups[taken].to(boxes.dtype) * (candidates.amax() + 1)
-    bound = float(torch.tensor(threshold, dtype=torch.float32))
+    bound = float(torch.tensor(settings["nms"]["iou_threshold"], dtype=torch.float32))
     kept = taken[torch.ops.torchvision.nms(candidates + offsets[:, None], ranks, bound)]
     survivors = torch.full_like(scores, NONE).scatter(0, kept, scores[kept])
-    return best(survivors, count)
+    return best(survivors, settings["max_per_img"])
 
 
 def and_one_more(scores: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,26 +37,16 @@ _HALF, _HALF_MISMATCHES = 20, 0.1  # in fp16: so many times as much, and this sh
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the objects in an image are from those of the detector itself.
+    """How far the objects in an image are from those of the detector itself."""
 
-    Attributes:
-        size: Height and width of the image, in pixels.
-        objects: That the detector found.
-        mismatches: Of these, without an equal one; or of the exported model's, where they are more.
-        box: The largest difference of the others' corners, in pixels.
-        score: That of their scores.
-        mask: The part of their masks' pixels whose probabilities differ; 0 where there are no masks.
-    """
-
-    size: tuple[int, int]
-    objects: int
-    mismatches: int
-    box: float
-    score: float
-    mask: float
+    size: tuple[int, int]  # height and width of the image, in pixels
+    objects: int  # that the detector found
+    mismatches: int  # of these, without an equal one; or of the exported model's, where they are more
+    box: float  # the largest difference of the others' corners, in pixels
+    score: float  # that of their scores
+    mask: float  # the part of their masks' pixels whose probabilities differ; 0 where there are no masks
 
     def __str__(self) -> str:
-        """Return a line for people."""
         same = self.objects - self.mismatches
         return (
             f"{self.size[0]}×{self.size[1]}: {same} of {self.objects} objects the same, corners within {self.box:.0e} "  # noqa: RUF001
@@ -66,20 +56,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class PixelAgreement:
-    """How far the classes of an image's pixels are from those of the segmentor itself.
+    """How far the classes of an image's pixels are from those of the segmentor itself."""
 
-    Attributes:
-        size: Height and width of the image, in pixels.
-        mismatches: The part of its pixels that have another class.
-        error: The norm of the difference of the logits over that of the segmentor's own.
-    """
-
-    size: tuple[int, int]
-    mismatches: float
-    error: float
+    size: tuple[int, int]  # height and width of the image, in pixels
+    mismatches: float  # the part of its pixels that have another class
+    error: float  # the norm of the difference of the logits over that of the segmentor's own
 
     def __str__(self) -> str:
-        """Return a line for people."""
         return (
             f"{self.size[0]}×{self.size[1]}: {1 - self.mismatches:.3%} of the pixels have the same class, logits "  # noqa: RUF001
             f"differ by {self.error:.0e} of their norm"
@@ -89,10 +72,7 @@ class PixelAgreement:
 def compare_on(
     model: nn.Module, exported: ExportedDetector, prepared: Sequence[dict[str, Any]], half: bool = False
 ) -> list[Agreement] | list[PixelAgreement]:
-    """Run a model and its exported one on images as `prepare` gives them.
-
-    Args:
-        half: Whether layers of the exported model compute in fp16.
+    """Run a model and its exported one, of which layers may compute in fp16, on images as `prepare` gives them.
 
     Raises:
         ExportError: It does not run on an image, or finds something else; or there is nothing to compare.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from mmdet.models.detectors import DINO, CascadeRCNN, FasterRCNN, Mask2Former, MaskRCNN, RetinaNet, RTMDet
+from torch import nn
 
 from ..checkpoint.config_text import as_text, to_json
 from ..checkpoint.exported import Info
@@ -16,18 +18,29 @@ from ..checkpoint.publish import versions
 from ..checkpoint.safe_config import take
 from ..config.pipelines import image_pipeline, prepare
 from ..datasets.synthetic_shapes import CLASSES, draw_image
-from ..errors import ExportError
+from ..errors import ConfigError, ExportError
 from ..files import check_writable
 from ..fused import fused_copy
 from .comparison import Agreement, PixelAgreement, compare_on
-from .exportable import exportable
+from .dense import ExportableRTMDet, OneStage, TwoStage
 from .formats import ExportSpec, export_to, find_format
-from .module import INPUTS, OBJECTS, ExportableModel
+from .module import INPUTS, OBJECTS, ExportableModel, kind_of
+from .queries import ExportableDINO, ExportableMask2Former
 from .runtime import ExportedDetector
+from .segmentor import Segmentor
 
 if TYPE_CHECKING:
     from ..predict.detector import Detector
 
+_FORMS: dict[type, type[ExportableModel]] = {
+    RetinaNet: OneStage,
+    FasterRCNN: TwoStage,
+    MaskRCNN: TwoStage,
+    CascadeRCNN: TwoStage,
+    DINO: ExportableDINO,
+    RTMDet: ExportableRTMDet,
+    Mask2Former: ExportableMask2Former,
+}
 # Heights and widths of the synthetic images for the comparison, and of that which exporters follow.
 _SHAPES, _EXAMPLE = ((240, 320), (320, 200), (320, 320)), (250, 320)
 
@@ -66,13 +79,13 @@ def export_detector(
     info = _info(detector, module, size)
     pipeline = image_pipeline(detector.config, size)
     example = info.input_of(prepare(pipeline, synthetic_image(_EXAMPLE, seed=0))["inputs"])
-    inputs = dict(zip(INPUTS, (*example, torch.tensor(info.score)), strict=True))
+    inputs = (*example, torch.tensor(info.score))  # a segmentor does not take the score
     axes = {INPUTS[0]: {2: "height", 3: "width"}, **module.outputs}
     if size:  # only the number of objects is free
         axes = {name: {axis: what for axis, what in free.items() if what == OBJECTS} for name, free in axes.items()}
     spec = ExportSpec(
         module=module,
-        inputs={name: inputs[name] for name in module.inputs},
+        inputs=dict(zip(module.inputs, inputs, strict=False)),
         outputs=list(module.outputs),
         dynamic=axes,
         note=info.to_text(),
@@ -81,6 +94,31 @@ def export_detector(
     prepared = [prepare(pipeline, image) for image in images]
     with export_to(spec, path, kind) as run:
         return compare_on(detector.model, ExportedDetector(run, info), prepared, half)
+
+
+def exportable(model: nn.Module) -> ExportableModel:
+    """Return the traceable form of a model, whose layers it shares.
+
+    Raises:
+        ConfigError: There is none, since a part of it is unknown.
+    """
+    kind, instead = kind_of(model), "export its backbone alone with --backbone"
+    if kind == "PanopticFPN":
+        raise ConfigError(
+            "A PanopticFPN cannot be exported: it finds regions without objects as well, which an exported model has "
+            f"no output for; {instead}."
+        )
+    form = _FORMS.get(type(model))
+    if kind == "EncoderDecoder" and type(model).__module__.startswith("mmseg."):  # which may not be installed
+        form = Segmentor
+    lacking = (what for fits, what in form.requirements(model) if not fits) if form else iter([f"the type {kind}"])
+    wrong = next(lacking, "")
+    if form is None or wrong:
+        raise ConfigError(
+            f"A model with {wrong} cannot be exported: those of the configs here can, with the parts that they have; "
+            f"{instead}."
+        )
+    return form(model).eval()
 
 
 def synthetic_image(size: tuple[int, int], seed: int) -> np.ndarray:

@@ -35,40 +35,25 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """What is to be exported.
+    """What is to be exported."""
 
-    Attributes:
-        module: In eval mode; takes and returns tensors, in the order of the names.
-        inputs: An example of each input, by its name; the module runs on them once.
-        outputs: Names of the outputs.
-        dynamic: Axes of inputs and outputs that may have other lengths than in the example, with a name for each.
-        note: A text that the file carries, for `checkpoint.exported` to read.
-    """
-
-    module: nn.Module
-    inputs: Mapping[str, Tensor]
-    outputs: Sequence[str]
+    module: nn.Module  # in eval mode; takes and returns tensors, in the order of the names
+    inputs: Mapping[str, Tensor]  # an example of each by its name; the module runs on them once
+    outputs: Sequence[str]  # names
+    # Axes of inputs and outputs that may have other lengths than in the example, with a name for each.
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    note: str = ""
+    note: str = ""  # a text that the file carries, for `checkpoint.exported` to read
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A kind of file."""
 
-    Attributes:
-        title: As its makers call it.
-        suffix: Of its name.
-        needs: Packages that write and run it.
-        write: Writes an exported model to a path.
-        open: Returns a function that runs the model in a file on a CPU.
-    """
-
-    title: str
-    suffix: str
-    needs: tuple[str, ...]
+    title: str  # as its makers call it
+    suffix: str  # of the file's name
+    needs: tuple[str, ...]  # packages that write and run it
     write: Callable[[ExportSpec, Path], None]
-    open: Callable[[Path], Run]
+    open: Callable[[Path], Run]  # returns a function that runs the exported model on a CPU
 
 
 def _write_onnx(spec: ExportSpec, path: Path) -> None:

@@ -21,27 +21,18 @@ OBJECTS = "objects"
 BOXES: Axes = {name: {0: OBJECTS} for name in ("boxes", "scores", "labels")}
 MASKS: Axes = {**BOXES, "masks": {0: OBJECTS}}
 IMAGE_MASKS: Axes = {**BOXES, "mask_logits": {0: OBJECTS, 1: "mask_height", 2: "mask_width"}}
-Requirements = Iterator[tuple[bool, str]]
+Requirement = tuple[bool, str]  # whether it holds, and what the model has instead
+Requirements = Iterator[Requirement]
 
 
 class ExportableModel(nn.Module):
-    """A model from an image to what it finds.
+    """A model from an image to what it finds, which shares its layers."""
 
-    Args:
-        model: Its layers are shared.
-
-    Attributes:
-        inputs: Names of what `forward` takes.
-        outputs: Names of what `forward` returns, with the axes whose lengths may differ and a name for each.
-        settings: The `test_cfg` of what finds objects in the end.
-        parts: Names of the attributes that are layers, and not what lies between them.
-        divisor: Of both sides of an image.
-    """
-
-    inputs: Sequence[str] = INPUTS
-    outputs: Axes
-    settings: Mapping[str, Any]
-    parts: ClassVar[tuple[str, ...]] = ("backbone", "neck")
+    inputs: Sequence[str] = INPUTS  # names of what `forward` takes
+    outputs: Axes  # names of what it returns, with the axes whose lengths may differ and a name for each
+    settings: Mapping[str, Any]  # the `test_cfg` of what finds objects in the end
+    parts: ClassVar[tuple[str, ...]] = ("backbone", "neck")  # attributes that are layers, not what lies between them
+    divisor: int  # of both sides of an image
     mean: Tensor | None
     std: Tensor | None
 
@@ -60,8 +51,9 @@ class ExportableModel(nn.Module):
 
     @classmethod
     def requirements(cls, model: nn.Module) -> Requirements:
-        """Yield what has to hold for a model, each with what it has instead."""
-        raise NotImplementedError
+        """Yield what has to hold for a model; here what has to for all detectors of MMDetection."""
+        yield getattr(model, "neck", None) is not None, "no neck"
+        yield plain(model.data_preprocessor, DetDataPreprocessor)
 
     def forward(self, image: Tensor, size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
         """Find objects in one image.
@@ -111,26 +103,15 @@ def fill_of(preprocessor: Any) -> float:
     return float(preprocessor.pad_value if hasattr(preprocessor, "pad_value") else preprocessor.pad_val)
 
 
-def is_plain(module: object, *kinds: type) -> bool:
-    """Whether a module is of one of MMDetection's classes, plain or in a fused variant of ours.
+def plain(part: object, *kinds: type) -> Requirement:
+    """Require that a part is of one of MMDetection's classes, plain or in a fused variant of ours.
 
     Other subclasses of MMDetection's may compute something else.
     """
-    return next((base for base in type(module).__mro__ if base.__module__.startswith("mmdet.")), None) in kinds
+    known = (base for base in type(part).__mro__ if base.__module__.startswith("mmdet."))
+    return next(known, None) in kinds, f"a {kind_of(part)}"
 
 
 def kind_of(module: object) -> str:
     """Return the name of a module's type."""
     return type(module).__name__
-
-
-def of_detectors(model: nn.Module) -> Requirements:
-    """Yield what has to hold for all detectors of MMDetection."""
-    yield getattr(model, "neck", None) is not None, "no neck"
-    yield is_plain(model.data_preprocessor, DetDataPreprocessor), f"a {kind_of(model.data_preprocessor)}"
-
-
-def nms_is_plain(settings: Mapping[str, Any]) -> bool:
-    """Whether a `test_cfg` asks for the NMS that is exported."""
-    nms = settings.get("nms") or {}
-    return nms.get("type", "nms") == "nms" and nms.keys() <= {"type", "iou_threshold", "split_thr"}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +18,13 @@ from torchvision.ops import box_iou
 
 from ..checkpoint.exported import NOTE, read_info
 from ..config.pipelines import SCORE, image_pipeline, prepare
-from ..errors import ConfigError, DataError, ExportError, RequirementError, first_line
+from ..errors import ConfigError, DataError, ExportError
 from ..files import check_writable, move_with_parts
+from ..requirements import require_package
 from .comparison import find
-from .detector import export_detector
-from .exportable import exportable
+from .dense import AnchorDetector
+from .detector import export_detector, exportable
 from .formats import find_format
-from .rcnn import AnchorDetector
 from .runtime import ExportedDetector
 
 if TYPE_CHECKING:
@@ -51,17 +50,11 @@ _OF_INHOMOGENEOUS = r"^/?backbone/stages\.\d+/blocks\.\d+/(conv/(Mul|Add|MatMul|
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was found in INT8.
+    """What was found in INT8."""
 
-    Attributes:
-        images: That the exported model was calibrated on.
-        objects: That the detector found in some of these, with scores that count.
-        again: Of these, found by the exported model: the same class, boxes that overlap by half.
-    """
-
-    images: int
-    objects: int
-    again: int
+    images: int  # that the exported model was calibrated on
+    objects: int  # that the detector found in some of these, with scores that count
+    again: int  # of these, found by the exported model: the same class, boxes that overlap by half
 
 
 def quantize(
@@ -84,7 +77,7 @@ def quantize(
         DataError: None of the images can be read.
         ExportError: As of `export_detector`; or the exported model loses half of what the detector finds.
     """
-    _nncf()
+    require_package("nncf", "--int8")
     import openvino
 
     if not isinstance(exportable(detector.model), AnchorDetector):  # refused before images are read
@@ -129,11 +122,7 @@ def _outside(model: openvino.Model) -> str:
 
 
 def check_found_again(objects: int, again: int) -> None:
-    """Refuse an exported model that loses too much in INT8.
-
-    Args:
-        objects: That the detector is sure of.
-        again: Of these, found by the exported model.
+    """Refuse an exported model that finds too few of the objects again that the detector is sure of.
 
     Raises:
         ExportError: Half of them are lost, or there are none.
@@ -175,26 +164,12 @@ def to_int8(
     """Return a model of OpenVINO with its products in INT8.
 
     Args:
-        model: In fp32.
-        items: Examples of what it will see.
-        inputs: Makes the model's inputs of one; by default it is what they are.
+        items: Examples of what it will see, of which `inputs` makes the model's inputs; by default they are that.
         outside: A pattern of names of operators that stay as they are.
-
-    Raises:
-        RequirementError: NNCF is missing.
     """
-    nncf = _nncf()
+    import nncf
+
     nncf.set_log_level(logging.ERROR)
     ignored = nncf.IgnoredScope(patterns=[outside], validate=False) if outside else None
     data = nncf.Dataset(items, inputs) if inputs else nncf.Dataset(items)
     return nncf.quantize(model, data, subset_size=len(items), ignored_scope=ignored)
-
-
-def _nncf() -> ModuleType:
-    try:
-        import nncf
-    except ImportError as error:
-        raise RequirementError(
-            f"--int8 needs the package nncf ({first_line(error)}): run `pip install nncf`."
-        ) from error
-    return nncf

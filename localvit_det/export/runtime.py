@@ -98,25 +98,14 @@ class ExportedDetector(nn.Module):
         return found
 
     def logits(self, image: Tensor, sample: BaseDataElement) -> Tensor:
-        """Return logits (classes, H, W) of each pixel of an image at its original size, as a segmentor does.
-
-        Args:
-            image: As of `find`.
-            sample: As of `find`.
-        """
+        """Return logits (classes, H, W) of each pixel of an image, given as to `find`, at its original size."""
         padded, size = self.info.input_of(image)
         logits = dict(zip(self.info.outputs, self.run(padded, size), strict=True))["logits"]
         whole = self._resized(logits, padded.shape[2:])[:, : size[0], : size[1]]
         return self._resized(whole, sample.ori_shape[:2])
 
     def _image_masks(self, logits: Tensor, padded: Sequence[int], sample: DetDataSample) -> Tensor:
-        """Return masks (N, H, W), bool, of an image at its original size.
-
-        Args:
-            logits: (N, h, w), stretched over the padded image.
-            padded: Its height and width.
-            sample: As of `find`.
-        """
+        """Return masks (N, H, W), bool, of an image at its original size, from logits (N, h, w) of the padded one."""
         height, width = sample.ori_shape[:2]
         if not len(logits):
             return torch.zeros(0, height, width, dtype=torch.bool)
@@ -132,10 +121,7 @@ class ExportedDetector(nn.Module):
 
         Args:
             found: With scores of the classes alone.
-            logits: (N, h, w), stretched over the padded image.
-            padded: Its height and width.
-            size: Height and width of its part without padding.
-            sample: As of `find`.
+            logits: (N, h, w), stretched over the padded image, whose part without padding has `size`.
         """
         whole = torch.zeros(0, *sample.ori_shape[:2])
         if len(logits):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from ..fused import fused_copy
 from .module import INPUTS, ExportableModel, Requirements, kind_of
 
-LOGITS = "logits"
 _HEADS = ("UPerHead", "FPNHead")
 
 
@@ -20,7 +20,7 @@ class Segmentor(ExportableModel):
 
     inputs = INPUTS[:2]
     outputs = {  # noqa: RUF012 - read-only
-        LOGITS: {1: "logits_height", 2: "logits_width"},
+        "logits": {1: "logits_height", 2: "logits_width"},
         "classes": {0: "height", 1: "width"},
     }
     parts = ("backbone", "neck", "decode_head")
@@ -34,7 +34,6 @@ class Segmentor(ExportableModel):
 
     @classmethod
     def requirements(cls, model: Any) -> Requirements:
-        """Yield what has to hold."""
         head, given = model.decode_head, model.data_preprocessor
         yield kind_of(given) == "SegDataPreProcessor" and not given.test_cfg, f"test_cfg of its {kind_of(given)}"
         yield model.test_cfg.get("mode", "whole") == "whole", f"test_cfg.mode={model.test_cfg.get('mode')!r}"
@@ -42,11 +41,7 @@ class Segmentor(ExportableModel):
         yield model.out_channels > 1, "a single channel for its classes"
 
     def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Find the class of each pixel.
-
-        Args:
-            image: As of detectors.
-            size: As of detectors.
+        """Find the class of each pixel of an image as of detectors.
 
         Returns:
             Logits (classes, h, w) as the head makes them, on a grid stretched over ``image``; and the class of each
@@ -58,15 +53,11 @@ class Segmentor(ExportableModel):
 
 
 class AveragePooling(nn.Module):
-    """Adaptive average pooling as products with constants: ONNX has none for images of any size.
-
-    Args:
-        size: Height and width of the result.
-    """
+    """Adaptive average pooling to `size` as products with constants: ONNX has none for images of any size."""
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         super().__init__()
-        self.size = (size, size) if isinstance(size, int) else size
+        self.size = _pair(size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the means (B, C, h, w) of the cells of a feature map (B, C, H, W)."""
@@ -83,12 +74,7 @@ class AveragePooling(nn.Module):
 
 
 class Doubling(nn.Module):
-    """Upsampling to twice the size, which MMSegmentation's own writes as numbers into a trace.
-
-    Args:
-        mode: As of `interpolate`.
-        align_corners: As of `interpolate`.
-    """
+    """Upsampling to twice the size, which MMSegmentation's own writes as numbers into a trace."""
 
     def __init__(self, mode: str, align_corners: bool | None) -> None:
         super().__init__()

@@ -16,8 +16,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..heads import MemoryEfficientFCNMaskHead
-from ..heads.mask_head import ends_usually, merge_cells, upsample_matrix
+from ..heads import MemoryEfficientFCNMaskHead, ends_usually, merge_cells, upsample_matrix
 from ..layers import register_fused
 from ..ops import cpu_inference
 from ..ops.roi_align import roi_align_levels

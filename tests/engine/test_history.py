@@ -11,7 +11,7 @@ from mmengine.logging import HistoryBuffer
 from toy_training import final, toy_runner
 
 from localvit_det.checkpoint.read import load_weights_only
-from localvit_det.engine.history import GrowingHistory, Histories
+from localvit_det.engine.loggers import GrowingHistory, Histories
 
 
 @pytest.mark.parametrize(("before", "longest"), [(0, 1000), (1, 1000), (70, 100), (90, 100), (100, 100)])
@@ -71,4 +71,4 @@ def test_a_training_has_them_its_checkpoints_have_those_of_mmengine(tmp_path):
     assert saved["train/loss"].data[0].tolist() == resumed.message_hub.log_scalars["train/loss"].data[0].tolist()
     with zipfile.ZipFile(final(tmp_path)) as file:
         content = next(file.read(name) for name in file.namelist() if name.endswith("/data.pkl"))
-    assert b"engine.history" not in content
+    assert b"GrowingHistory" not in content

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import lines_logged_by
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -21,7 +20,6 @@ from localvit_det.checkpoint.loading import label
 from localvit_det.checkpoint.matching import prepare
 from localvit_det.config import load_config
 from localvit_det.config.model import heads_with_classes
-from localvit_det.engine import load_policy
 from localvit_det.engine.load_policy import LoadPolicyHook, Rows, class_rows, exchange_rows
 from localvit_det.errors import CheckpointError
 
@@ -160,9 +158,9 @@ def test_rows(rows, old, expected):
     assert (result.kept, result.new, result.unused) == (["b"], ["c"], ["a"])
 
 
-def load_by_hook(monkeypatch, source, model, config, meta, metainfo, policy, prefix="") -> tuple[dict, list[str]]:
+def load_by_hook(source, model, config, meta, metainfo, policy, prefix="") -> tuple[dict, list[str]]:
     """Let the hook prepare the checkpoint of a training as a runner does; the weights, and what is logged."""
-    lines = lines_logged_by(monkeypatch, load_policy)
+    lines: list[str] = []
     weights = label({prefix + name: tensor for name, tensor in source.state_dict().items()}, source="x.pth")
     checkpoint = {"state_dict": weights, "meta": meta, "message_hub": {}}
     runner = SimpleNamespace(
@@ -171,6 +169,7 @@ def load_by_hook(monkeypatch, source, model, config, meta, metainfo, policy, pre
         train_dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=metainfo)),
         model=model,
         cfg=Config({"model": config, "load_policy": policy}),
+        logger=SimpleNamespace(info=lines.append, warning=lines.append),
     )
     LoadPolicyHook().after_load_checkpoint(runner, checkpoint)
     return checkpoint["state_dict"], lines
@@ -178,7 +177,7 @@ def load_by_hook(monkeypatch, source, model, config, meta, metainfo, policy, pre
 
 class TestLoading:
     @pytest.fixture
-    def load(self, monkeypatch):
+    def load(self):
         """Loads a checkpoint of three classes into a model of others; the model before and after, and the lines."""
         config = model_of("mask_rcnn_shuffle_nano_shapes")
 
@@ -189,7 +188,7 @@ class TestLoading:
             before = copy.deepcopy(model.state_dict())
             key = "CLASSES" if old else "dataset_meta"
             meta = {} if saved is None else {key: saved if old else {"classes": saved}}
-            weights, lines = load_by_hook(monkeypatch, source, model, own, meta, {"classes": wanted}, policy, prefix)
+            weights, lines = load_by_hook(source, model, own, meta, {"classes": wanted}, policy, prefix)
             state, report = prepare(model, weights, policy)
             model.load_state_dict(state, strict=False)
             return source.state_dict(), before, model.state_dict(), lines, report
@@ -210,14 +209,14 @@ class TestLoading:
         assert "classes that start as initialised: 2 (cup, tree)" in line
         assert "classes of the checkpoint alone: 1 (dog)" in line
 
-    def test_heads_of_things_and_stuff_start_new(self, monkeypatch):
+    def test_heads_of_things_and_stuff_start_new(self):
         """Their rows are in orders of their own; left alone they would be taken for other classes."""
         config = model_of("panoptic_fpn_shuffle_nano_shapes")
         source, model = built(config, 0), built(config, 1)
         before = copy.deepcopy(model.state_dict())
         classes = {"classes": ("cat", "dog", "bus", "sky"), "thing_classes": ("cat", "dog", "bus")}
         meta = {"dataset_meta": {"classes": ("dog", "cat", "bus", "sky")}}
-        loaded, lines = load_by_hook(monkeypatch, source, model, config, meta, classes, "finetune")
+        loaded, lines = load_by_hook(source, model, config, meta, classes, "finetune")
         for name in ("roi_head.bbox_head.fc_cls.weight", "semantic_head.conv_logits.weight"):
             assert torch.equal(loaded[name], before[name])
             assert not torch.equal(loaded[name], source.state_dict()[name])

@@ -9,7 +9,7 @@ from made_results import make_predictions, write_shapes
 
 from localvit_det.analysis.coco import average_precision, evaluate
 from localvit_det.analysis.compare import difference
-from localvit_det.evaluation.evaluators import draw_images, resampled_ap
+from localvit_det.evaluation.coco import draw_images, resampled_ap
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from localvit.commands import test
 from localvit_det.config import load_config
 from localvit_det.datasets.synthetic_shapes import make_shapes
 from localvit_det.errors import ConfigError, RequirementError
-from localvit_det.evaluation import ExactCocoMetric, FastCocoMetric, evaluators, metrics, use_fast_eval
-from localvit_det.evaluation.evaluators import coco_evaluator, fast_evaluator
+from localvit_det.evaluation import ExactCocoMetric, FastCocoMetric, metrics, use_fast_eval
+from localvit_det.evaluation import coco as coco_module
+from localvit_det.evaluation.coco import coco_evaluator, fast_evaluator
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("faster_coco_eval") is None, reason="faster-coco-eval is not installed"
@@ -114,9 +115,9 @@ def test_taken_by_default():
 def test_another_one_is_reported_once(other, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", other)
     fast_evaluator.cache_clear()
-    evaluators._report_slow.cache_clear()
+    coco_module._report_slow.cache_clear()
     lines = []
-    monkeypatch.setattr(evaluators, "print_log", lambda line, logger: lines.append(line))
+    monkeypatch.setattr(coco_module, "print_log", lambda line, logger: lines.append(line))
     assert coco_evaluator() is coco_evaluator() is COCOeval
     assert len(lines) == 1
     assert "pycocotools evaluates" in lines[0]

@@ -11,8 +11,8 @@ from scoring import exact_predictions, scored
 
 from localvit_det.datasets.synthetic_shapes import CLASSES
 from localvit_det.engine import ReliableRunner
-from localvit_det.evaluation import ExactCocoMetric, record, truth
-from localvit_det.evaluation.truth import prints_logged
+from localvit_det.evaluation import ExactCocoMetric, coco, record
+from localvit_det.evaluation.coco import prints_logged
 
 FILE = "annotations/instances_val2017.json"
 
@@ -31,7 +31,7 @@ class Kept(logging.Handler):
 def kept(monkeypatch, name: str) -> list[str]:
     logger, handler = MMLogger(name), Kept()
     logger.handlers = [handler]
-    monkeypatch.setattr(truth.MMLogger, "get_current_instance", lambda: logger)
+    monkeypatch.setattr(coco.MMLogger, "get_current_instance", lambda: logger)
     return handler.lines
 
 

@@ -26,8 +26,7 @@ from localvit_det.config import load_config
 from localvit_det.errors import CheckpointError, ConfigError, ExportError
 from localvit_det.export import formats
 from localvit_det.export.comparison import Agreement, check_agreement, compare_objects
-from localvit_det.export.detector import export_detector, synthetic_image
-from localvit_det.export.exportable import exportable
+from localvit_det.export.detector import export_detector, exportable, synthetic_image
 from localvit_det.export.formats import FORMATS, ExportSpec, export_to, unlisted_operators
 from localvit_det.export.runtime import ExportedDetector
 from localvit_det.predict.result import Frame

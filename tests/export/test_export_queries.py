@@ -13,11 +13,10 @@ from localvit_det import Detector
 from localvit_det.config import load_config
 from localvit_det.config.pipelines import image_pipeline, prepare
 from localvit_det.errors import ConfigError, ExportError
-from localvit_det.export.attention import DeformableAttention
 from localvit_det.export.comparison import compare_on
-from localvit_det.export.detector import export_detector, synthetic_image
-from localvit_det.export.exportable import exportable
+from localvit_det.export.detector import export_detector, exportable, synthetic_image
 from localvit_det.export.formats import FORMATS, ExportSpec, export_to, unlisted_operators
+from localvit_det.export.queries import DeformableAttention
 from localvit_det.export.runtime import ExportedDetector
 
 NANO = "mask_rcnn_shuffle_nano_shapes"

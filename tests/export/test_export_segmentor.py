@@ -15,8 +15,7 @@ from localvit_det.config import load_config
 from localvit_det.config.pipelines import image_pipeline, prepare
 from localvit_det.errors import ConfigError, ExportError
 from localvit_det.export.comparison import PixelAgreement, check_pixels, compare_on, find
-from localvit_det.export.detector import export_detector, synthetic_image
-from localvit_det.export.exportable import exportable
+from localvit_det.export.detector import export_detector, exportable, synthetic_image
 from localvit_det.export.formats import unlisted_operators
 from localvit_det.export.quantize import quantize
 from localvit_det.export.runtime import ExportedDetector, run_exported

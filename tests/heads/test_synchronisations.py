@@ -25,7 +25,7 @@ from localvit_det.engine.non_finite import first_non_finite
 from localvit_det.fused import fused_copy
 
 SIZE = 64
-CUT = ("heads/mask_head.py", "_cut")
+CUT = ("heads.py", "_cut")
 SAMPLE = ("ops/mmcv_ops.py", "ms_deform_attn_forward")
 
 

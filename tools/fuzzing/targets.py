@@ -31,7 +31,7 @@ from localvit_det.datasets.converters import convert_dataset
 from localvit_det.datasets.images import BrokenImageError, decode, read_depth, read_header
 from localvit_det.datasets.normalize import CACHE, normalized
 from localvit_det.errors import UserError
-from localvit_det.evaluation.truth import GroundTruth
+from localvit_det.evaluation.coco import GroundTruth
 from localvit_det.predict.readers import read_pages
 from localvit_det.preflight.data import find_problems
 

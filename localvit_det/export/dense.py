@@ -1,34 +1,51 @@
-"""Export R-CNNs and RetinaNet: anchors, NMS and RoIAlign between the detector's own layers."""
+"""Export detectors with a dense head: anchors or points, NMS and RoIAlign between the detector's own layers.
+
+They are RetinaNet, the R-CNNs, and RTMDet and RTMDet-Ins, whose masks are convolutions with kernels of each object.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from mmcv.ops import RoIAlign
-from mmdet.models.dense_heads import AnchorHead, RetinaHead, RPNHead
-from mmdet.models.detectors import BaseDetector, FasterRCNN, RetinaNet
+from mmdet.models.dense_heads import (
+    AnchorHead,
+    RetinaHead,
+    RPNHead,
+    RTMDetInsHead,
+    RTMDetInsSepBNHead,
+    RTMDetSepBNHead,
+)
+from mmdet.models.detectors import BaseDetector, FasterRCNN, RetinaNet, RTMDet
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
-from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmdet.models.task_modules.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder, DistancePointBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 from torch import Tensor, nn
 
-from .boxes import NONE, Anchors, RoIAligner, and_one_more, candidates, decode, of_priors, suppress
-from .module import BOXES, MASKS, ExportableModel, Requirements, is_plain, kind_of, nms_is_plain, of_detectors
+from .boxes import (
+    NONE,
+    Anchors,
+    RoIAligner,
+    and_one_more,
+    candidates,
+    clip,
+    corners_of_cells,
+    decode,
+    of_priors,
+    suppress,
+    without_small,
+)
+from .module import BOXES, IMAGE_MASKS, MASKS, ExportableModel, Requirement, Requirements, kind_of, plain
 
 
 class AnchorDetector(ExportableModel):
-    """What detectors with anchors have in common.
-
-    Args:
-        model: As of the base class.
-        dense_head: Its head with the anchors.
-    """
+    """What detectors with anchors have in common."""
 
     outputs = BOXES
     parts = ("backbone", "neck", "dense_head", "box_heads", "mask_heads")
@@ -57,9 +74,7 @@ class AnchorDetector(ExportableModel):
             levels.append((scores, label, group, of_priors(deltas, 4)[prior], priors[prior]))
         scores, labels, groups, deltas, priors = map(torch.cat, zip(*levels, strict=True))
         boxes = decode(head.bbox_coder, priors, deltas, size)
-        if (least := settings.get("min_bbox_size", -1)) >= 0:
-            scores = torch.where((boxes[:, 2:] - boxes[:, :2] > least).all(1), scores, NONE)
-        scores, index = suppress(boxes, scores, groups, settings["nms"]["iou_threshold"], settings["max_per_img"])
+        scores, index = suppress(boxes, without_small(boxes, scores, settings), groups, settings)
         return boxes[index], scores, labels[index]
 
 
@@ -71,10 +86,9 @@ class OneStage(AnchorDetector):
 
     @classmethod
     def requirements(cls, model: RetinaNet) -> Requirements:
-        """Yield what has to hold."""
-        yield from of_detectors(model)
-        yield is_plain(model.bbox_head, RetinaHead), f"a {kind_of(model.bbox_head)}"
-        yield from _dense_requirements(model.bbox_head)
+        yield from super().requirements(model)
+        yield plain(model.bbox_head, RetinaHead)
+        yield from _of_anchors(model.bbox_head)
 
     def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
         """Return what the dense head finds."""
@@ -98,27 +112,26 @@ class TwoStage(AnchorDetector):
 
     @classmethod
     def requirements(cls, model: FasterRCNN) -> Requirements:
-        """Yield what has to hold."""
         rpn, roi = model.rpn_head, model.roi_head
-        yield from of_detectors(model)
-        yield is_plain(rpn, RPNHead), f"a {kind_of(rpn)}"
-        yield from _dense_requirements(rpn)
-        yield is_plain(roi, StandardRoIHead, CascadeRoIHead), f"a {kind_of(roi)}"
+        yield from super().requirements(model)
+        yield plain(rpn, RPNHead)
+        yield from _of_anchors(rpn)
+        yield plain(roi, StandardRoIHead, CascadeRoIHead)
         yield not roi.with_shared_head, "a shared head"
         yield roi.test_cfg.get("max_per_img", -1) > 0, "no max_per_img of its RoI head"
-        yield nms_is_plain(roi.test_cfg), f"nms={dict(roi.test_cfg.nms)}"
+        yield _nms_is_plain(roi.test_cfg)
         for head in _several(roi.bbox_head):
-            yield is_plain(head, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead), f"a {kind_of(head)}"
+            yield plain(head, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
             yield head.with_cls and head.with_reg, f"a {kind_of(head)} without classes or boxes"
             yield not head.custom_cls_channels and not head.custom_activation, f"the loss {kind_of(head.loss_cls)}"
-            yield _coder_is_plain(head.bbox_coder), f"a {kind_of(head.bbox_coder)}"
+            yield _coder_is_plain(head.bbox_coder)
         extractors = [*_several(roi.bbox_roi_extractor), *(_several(roi.mask_roi_extractor) if roi.with_mask else [])]
         for extractor in extractors:
-            yield is_plain(extractor, SingleRoIExtractor), f"a {kind_of(extractor)}"
+            yield plain(extractor, SingleRoIExtractor)
             layer = extractor.roi_layers[0]
             yield isinstance(layer, RoIAlign) and layer.pool_mode == "avg", f"a {kind_of(layer)}"
         for head in _several(roi.mask_head) if roi.with_mask else []:
-            yield is_plain(head, FCNMaskHead), f"a {kind_of(head)}"
+            yield plain(head, FCNMaskHead)
 
     def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
         """Return what the RoI heads find in the proposals."""
@@ -128,8 +141,7 @@ class TwoStage(AnchorDetector):
         labels = torch.arange(classes, device=scores.device).repeat(scores.shape[0])
         boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)  # R·classes,4 and R·classes
         scores = torch.where(scores > score, scores, NONE)
-        threshold, count = self.settings["nms"]["iou_threshold"], self.settings["max_per_img"]
-        scores, index = suppress(boxes, scores, labels, threshold, count)
+        scores, index = suppress(boxes, scores, labels, self.settings)
         if not len(self.mask_heads):
             found = (scores > NONE).nonzero()[:, 0]
             return boxes[index[found]], scores[found], labels[index[found]]
@@ -165,6 +177,73 @@ class TwoStage(AnchorDetector):
         return _mean(votes)
 
 
+class ExportableRTMDet(ExportableModel):
+    """RTMDet, with masks or without."""
+
+    parts = ("backbone", "neck", "dense_head")
+
+    def __init__(self, model: RTMDet) -> None:
+        super().__init__(model)
+        self.dense_head = model.bbox_head
+        self.settings = self.dense_head.test_cfg
+        self.strides = [(int(x), int(y)) for x, y in self.dense_head.prior_generator.strides]
+        self.divisor = max(self.divisor, *map(max, self.strides))  # its neck doubles and halves, and never rounds
+        self.outputs = IMAGE_MASKS if isinstance(self.dense_head, RTMDetInsHead) else BOXES
+
+    @classmethod
+    def requirements(cls, model: RTMDet) -> Requirements:
+        head, priors = model.bbox_head, model.bbox_head.prior_generator
+        yield from super().requirements(model)
+        yield plain(head, RTMDetSepBNHead, RTMDetInsSepBNHead)
+        yield type(priors) is MlvlPointGenerator and priors.offset == 0, f"the points of its {kind_of(priors)}"
+        yield type(head.bbox_coder) is DistancePointBBoxCoder, f"a {kind_of(head.bbox_coder)}"
+        yield from _of_dense(head)
+
+    def detect(self, maps: tuple[Tensor, ...], size: Tensor, score: Tensor) -> tuple[Tensor, ...]:
+        """Return the objects that are left by NMS."""
+        head, settings = self.dense_head, self.settings
+        classes = head.cls_out_channels
+        logits, distances, *others = head(maps)
+        kernels, prototypes = others if others else (distances, None)
+        levels: list[tuple[Tensor, ...]] = []
+        for stride, *found in zip(self.strides, logits, distances, kernels, strict=True):
+            scores, prior, label = candidates(found[0], classes, settings["nms_pre"], score)
+            points = corners_of_cells(found[0], stride)[prior]
+            lengths = of_priors(found[1], 4)[prior]
+            own = of_priors(found[2], found[2].shape[1])[prior]
+            levels.append((scores, label, points, lengths, own, torch.full_like(scores, stride[0])))
+        scores, labels, points, lengths, own, strides = map(torch.cat, zip(*levels, strict=True))
+        boxes = torch.cat((points - lengths[:, :2], points + lengths[:, 2:]), 1)
+        if head.bbox_coder.clip_border:
+            boxes = clip(boxes, size)
+        scores, index = suppress(boxes, without_small(boxes, scores, settings), labels, settings)
+        if prototypes is None:
+            kept = (scores > NONE).nonzero()[:, 0]
+            return boxes[index[kept]], scores[kept], labels[index[kept]]
+        scores, index = and_one_more(scores, index)  # there are always masks
+        masks = self.masks(prototypes, own[index], points[index], strides[index])
+        return boxes[index[:-1]], scores[:-1], labels[index[:-1]], masks[:-1]
+
+    def masks(self, prototypes: Tensor, kernels: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+        """Return logits (N, h, w) on the grid of the prototypes (1, C, h, w).
+
+        Args:
+            kernels: Weights of all layers, then biases of all layers, (N, K).
+            points: Where the objects were found, (N, 2), on feature maps with these strides (N,).
+        """
+        head, (height, width) = self.dense_head, prototypes.shape[2:]
+        places = corners_of_cells(prototypes, self.strides[0])  # P,2
+        relative = (points[:, None] - places[None]).transpose(1, 2) / (strides[:, None, None] * 8)  # N,2,P
+        x = torch.cat((relative, prototypes.flatten(2) + torch.zeros_like(relative[:, :1])), 1)  # N,2+C,P
+        count = len(head.weight_nums)
+        parts = kernels.split([*head.weight_nums, *head.bias_nums], 1)
+        for layer, (weight, bias) in enumerate(zip(parts[:count], parts[count:], strict=True)):
+            x = weight.reshape(-1, bias.shape[1], weight.shape[1] // bias.shape[1]) @ x + bias[:, :, None]
+            if layer < count - 1:
+                x = x.relu()
+        return x.reshape(-1, height, width)
+
+
 def _apply(head: BBoxHead, features: Tensor) -> tuple[Tensor, Tensor, int]:
     """Return logits (R, classes + 1), deltas (R, kinds, 4), and kinds: 1 or the number of classes."""
     logits, deltas = head(features)
@@ -172,17 +251,27 @@ def _apply(head: BBoxHead, features: Tensor) -> tuple[Tensor, Tensor, int]:
     return logits, deltas.reshape(-1, kinds, 4), kinds
 
 
-def _dense_requirements(head: AnchorHead) -> Requirements:
-    yield head.use_sigmoid_cls, "softmax in its dense head"
+def _of_anchors(head: AnchorHead) -> Requirements:
+    yield from _of_dense(head)
     yield type(head.prior_generator) is AnchorGenerator, f"a {kind_of(head.prior_generator)}"
-    yield _coder_is_plain(head.bbox_coder), f"a {kind_of(head.bbox_coder)}"
+    yield _coder_is_plain(head.bbox_coder)
+
+
+def _of_dense(head: AnchorHead) -> Requirements:
+    yield head.use_sigmoid_cls, "softmax in its dense head"
     for key in ("nms_pre", "max_per_img"):
         yield head.test_cfg.get(key, -1) > 0, f"no {key} of its dense head"
-    yield nms_is_plain(head.test_cfg), f"nms={dict(head.test_cfg.nms)}"
+    yield _nms_is_plain(head.test_cfg)
 
 
-def _coder_is_plain(coder: BaseBBoxCoder) -> bool:
-    return type(coder) is DeltaXYWHBBoxCoder and not coder.add_ctr_clamp
+def _coder_is_plain(coder: BaseBBoxCoder) -> Requirement:
+    return type(coder) is DeltaXYWHBBoxCoder and not coder.add_ctr_clamp, f"a {kind_of(coder)}"
+
+
+def _nms_is_plain(settings: Mapping[str, Any]) -> Requirement:
+    nms = settings.get("nms") or {}
+    known = nms.get("type", "nms") == "nms" and nms.keys() <= {"type", "iou_threshold", "split_thr"}
+    return known, f"nms={dict(nms)}"
 
 
 def _several(part: nn.Module) -> list[Any]:

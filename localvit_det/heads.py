@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import is_plain
+from .deprecation import former_names
+from .ops import is_plain
+
+__all__ = ["MemoryEfficientFCNMaskHead"]
+__getattr__ = former_names(__name__, {"LeanFCNMaskHead": "localvit_det.heads:MemoryEfficientFCNMaskHead"})
 
 # RoIs whose upsampled features, 28·28·256 numbers each, are alive at a time, forward and backward.
 _ROIS = 32
@@ -73,22 +77,14 @@ class MemoryEfficientFCNMaskHead(FCNMaskHead):
         if rcnn_train_cfg.get("soft_mask_target") or not all(isinstance(m, BitmapMasks) and len(m) for m in masks):
             return super().get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
         size = _pair(rcnn_train_cfg.mask_size)
-        return torch.cat(
-            [
-                _cut(m, result.pos_priors, result.pos_assigned_gt_inds, size)
-                for m, result in zip(masks, sampling_results, strict=True)
-            ]
-        )
+        found = zip(masks, sampling_results, strict=True)
+        return torch.cat([_cut(m, result.pos_priors, result.pos_assigned_gt_inds, size) for m, result in found])
 
     def _logits(self, x: Tensor, labels: Tensor) -> Tensor:
         """Compute logits of one class each: (R, C', h, w), (R,) -> (R, 1, 2h, 2w)."""
         weight = self.conv_logits.weight.flatten(1)[labels]  # R, C'
-        logits = torch.cat(  # R, h·w·4
-            [
-                checkpoint(self._cells, rois, some, use_reentrant=False)
-                for rois, some in zip(x.split(_ROIS), weight.split(_ROIS), strict=True)
-            ]
-        )
+        few = zip(x.split(_ROIS), weight.split(_ROIS), strict=True)
+        logits = torch.cat([checkpoint(self._cells, *one, use_reentrant=False) for one in few])  # R, h·w·4
         if self.conv_logits.bias is not None:
             logits = logits + self.conv_logits.bias[labels][:, None]
         return merge_cells(logits, *x.shape[2:])[:, None]
