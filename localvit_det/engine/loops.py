@@ -20,7 +20,7 @@ from .data_loader import (
 )
 from .non_finite import StopValidation
 from .processes import broadcast_buffers
-from .validations import Point, begin_validations, with_validation
+from .validations import add_validation, begin_validations
 
 _RESTARTS = 3  # of data workers, without a batch in between
 
@@ -39,7 +39,6 @@ class ResumableLoop(BaseLoop):
         self._pass = 0  # passes over the data that are complete
         self._batch = 0  # batches of the present pass that are done
         self._resumed = False
-        self._validations: list[Point] = []
 
     @property
     def base_seed(self) -> int:
@@ -125,7 +124,7 @@ class ResumableLoop(BaseLoop):
             self._leave_validation()
             self.runner.give_up(lost, error)
         else:
-            self._validations = with_validation(self.runner, self._validations, metrics, complete=True)
+            add_validation(self.runner, metrics, complete=True)
 
     def _leave_validation(self) -> None:
         """Bring back the training's own weights where a validation has averages in their place."""
@@ -135,8 +134,8 @@ class ResumableLoop(BaseLoop):
 
     def _catch_up(self) -> None:
         """Validate what was saved and not validated before the training was stopped."""
-        self._validations = begin_validations(self.runner)
-        done = any(one["complete"] and one["iteration"] == self._iter for one in self._validations)
+        points = begin_validations(self.runner)
+        done = any(one["complete"] and one["iteration"] == self._iter for one in points)
         if self._resumed and not done and self._validation_is_due():
             self.runner.logger.info("The validation after iteration %d was not finished: running it.", self._iter)
             self._validate()

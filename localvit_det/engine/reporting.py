@@ -28,7 +28,7 @@ from ..files import atomic_file
 from .data_loader import batch_size_of
 from .optim import accumulative_counts, optim_wrappers
 from .processes import unwrapped
-from .validations import Point, begin_validations, with_validation
+from .validations import Point, add_validation, begin_validations
 
 CURVES_FILE = "curves.png"
 _MAX_POINTS = 1000  # a line has no more points than the image has pixels
@@ -248,13 +248,12 @@ class CurvesHook(Hook):
 
     def __init__(self, interval: int = 1000) -> None:
         self.interval = interval
-        self._validations: list[Point] = []
         self._training = False
         self._thread: threading.Thread | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Take over the validations up to the iteration at which the training starts."""
-        self._validations = begin_validations(runner)
+        begin_validations(runner)
         if not is_main_process():
             return
         self._training = True
@@ -264,7 +263,7 @@ class CurvesHook(Hook):
         """Draw now and then: an epoch of COCO takes hours. Iterations go on, as it takes as long as many small ones."""
         if self._training and self.every_n_train_iters(runner, self.interval):
             self._wait()
-            self._thread = threading.Thread(target=self._write, args=(runner, _losses(runner), self._validations))
+            self._thread = threading.Thread(target=self._write, args=(runner, _losses(runner), runner.validations))
             self._thread.start()
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -275,7 +274,7 @@ class CurvesHook(Hook):
         """Add a point of mAP, if this validation is part of a training."""
         if not self._training:
             return
-        self._validations = with_validation(runner, self._validations, metrics)
+        add_validation(runner, metrics)
         self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -291,7 +290,7 @@ class CurvesHook(Hook):
     def _draw(self, runner: Runner) -> None:
         self._wait()
         if self._training:
-            self._write(runner, _losses(runner), self._validations)
+            self._write(runner, _losses(runner), runner.validations)
 
     @staticmethod
     def _write(runner: Runner, losses: dict[str, Line], validations: list[Point]) -> None:

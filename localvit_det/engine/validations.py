@@ -33,7 +33,8 @@ Point = dict[str, Any]  # iteration, metrics, and whether the validation was com
 def begin_validations(runner: Runner) -> list[Point]:
     """Return the validations up to the iteration at which a training starts, and forget later ones.
 
-    All processes call it together and get the same. Doing so again changes nothing.
+    From here on they are `runner.validations`. All processes call it together and get the same; doing so again changes
+    nothing.
     """
     points: list[Any] = [[]]
     file = Path(runner.work_dir, VALIDATIONS)
@@ -42,12 +43,11 @@ def begin_validations(runner: Runner) -> list[Point]:
             points = [[point for point in _read(file, runner) if point["iteration"] <= runner.iter]]
         write_text(file, json.dumps(points[0]))
     dist.broadcast_object_list(points)
+    runner.validations = points[0]
     return points[0]
 
 
-def with_validation(
-    runner: Runner, points: Sequence[Point], metrics: Mapping[str, Any] | None, complete: bool = False
-) -> list[Point]:
+def add_validation(runner: Runner, metrics: Mapping[str, Any] | None, complete: bool = False) -> None:
     """Add the present validation, also to the file; a repeated one takes the place of the first.
 
     Args:
@@ -55,11 +55,10 @@ def with_validation(
         complete: Whether nothing of it is left to do.
     """
     numbers = {key: float(value) for key, value in (metrics or {}).items() if _is_number(value)}
-    points = [one for one in points if one["iteration"] < runner.iter]
-    points.append({"iteration": runner.iter, "metrics": numbers, "complete": complete})
+    runner.validations = [one for one in runner.validations if one["iteration"] < runner.iter]
+    runner.validations.append({"iteration": runner.iter, "metrics": numbers, "complete": complete})
     if dist.is_main_process():
-        write_text(Path(runner.work_dir, VALIDATIONS), json.dumps(points))
-    return points
+        write_text(Path(runner.work_dir, VALIDATIONS), json.dumps(runner.validations))
 
 
 def _is_number(value: Any) -> bool:
@@ -92,49 +91,46 @@ class EarlyStopHook(Hook):
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
         self.patience, self.min_delta = patience, min_delta
-        self._points: list[Point] = []
         self._training = False
 
     def before_train(self, runner: Runner) -> None:
         """Take over the validations up to the iteration at which the training starts."""
         self._training = True
-        self._points = begin_validations(runner)
-        metric, sign = _metric_of(runner, self._points[-1]["metrics"] if self._points else {})
-        if self._best(metric, sign)[2] >= self.patience:
+        points = begin_validations(runner)
+        metric, sign = _metric_of(runner, points[-1]["metrics"] if points else {})
+        if self._best(points, metric, sign)[2] >= self.patience:
             runner.train_loop.stop_training = True
             runner.logger.info(
-                "Nothing is left to train: this training has stopped early after iteration %d. More patience than "
-                "%d, or --without early-stop, goes on with it.",
-                self._points[-1]["iteration"],
-                self.patience,
+                "Nothing is left to train: this training has stopped early after iteration "
+                f"{points[-1]['iteration']}. More patience than {self.patience}, or --without early-stop, goes on with "
+                "it."
             )
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Count, and ask the loop to stop."""
         if not self._training:
             return
-        self._points = with_validation(runner, self._points, metrics)
+        add_validation(runner, metrics)
         metric, sign = _metric_of(runner, metrics or {})
-        at, best, since = self._best(metric, sign)
+        at, best, since = self._best(runner.validations, metric, sign)
         if since < self.patience:
             return
         runner.train_loop.stop_training = True
         if checkpoints := _checkpoints(runner):
             checkpoints.save_final(runner)
         runner.logger.info(
-            "Stopping early after iteration %d: %s has not improved in %d validations (its best is %.4g, after "
-            "iteration %d).",
-            *(runner.iter, metric, self.patience, best, at),
+            f"Stopping early after iteration {runner.iter}: {metric} has not improved in {self.patience} validations "
+            f"(its best is {best:.4g}, after iteration {at})."
         )
 
     def after_train(self, runner: Runner) -> None:
         """Leave out later validations, which are no part of the training."""
         self._training = False
 
-    def _best(self, metric: str, sign: int) -> tuple[int, float, int]:
+    def _best(self, points: Sequence[Point], metric: str, sign: int) -> tuple[int, float, int]:
         """Return iteration and value of the best validation, and how many have followed it."""
         at, best, since = 0, -math.inf, 0
-        for index, point in enumerate(self._points):
+        for index, point in enumerate(points):
             value = sign * point["metrics"].get(metric, math.nan)
             since += 1
             if index == 0 or (math.isfinite(value) and value > best + self.min_delta):
