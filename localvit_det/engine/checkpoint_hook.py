@@ -288,10 +288,7 @@ class BackboneFileHook(Hook):
 
 
 def write_backbone(checkpoint: str | Path, target: str | Path) -> Path:
-    """Write the backbone's weights alone, without the norm that a classifier has after its last stage only.
-
-    Returns:
-        The file.
+    """Write a file of the backbone's weights alone, without the norm that a classifier has after its last stage only.
 
     Raises:
         CheckpointError: The checkpoint is not of a model with a part called `backbone`.

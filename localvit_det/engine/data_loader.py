@@ -138,10 +138,9 @@ def batch_size_of(loader: DataLoader) -> int:
 
 
 def make_resumable(loader: DataLoader) -> ResumableBatchSampler | None:
-    """Let a loader yield its batches from any place on; doing so again changes nothing.
+    """Let a loader yield its batches from where `seek` of the result says; doing so again changes nothing.
 
-    Returns:
-        What to call `seek` of, None for a loader without batches of indices (its data cannot be skipped unread).
+    The result is None for a loader without batches of indices, whose data cannot be skipped unread.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return None

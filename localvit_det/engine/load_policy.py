@@ -139,10 +139,8 @@ def class_rows(model: nn.Module, config: Mapping[str, Any], stuff: bool = False)
     """Find the tensors of a model that depend on the number of classes.
 
     The model is built with one class more, on the meta device, where nothing is allocated: what has another shape then
-    depends on the classes, whatever the head; with `stuff` also what depends on the number of stuff classes.
-
-    Returns:
-        The layout of rows of each such tensor, by name; None where it is not known.
+    depends on the classes, whatever the head; with `stuff` also what depends on the number of stuff classes. Returned
+    is the layout of rows of each, None where it is not known.
     """
     larger = copy.deepcopy(config)
     for _, head, key in heads_with_classes({"model": larger}):

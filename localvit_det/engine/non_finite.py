@@ -57,7 +57,6 @@ class FiniteGuard:
     `detect_anomalous_params` looks at the graph, not at numbers.
 
     Args:
-        runner: The runner.
         action: 'stop', or 'go_back' to the last good checkpoint with a lower learning rate.
         patience: Iterations in a row after which that is done; 1 for the first.
         runaway: A loss above this, and above so many times what is usual, counts, too.
@@ -218,10 +217,7 @@ class FiniteGuard:
     # ---- going back
 
     def count_rollback(self, checkpoint: str) -> float:
-        """Count a return to a checkpoint.
-
-        Returns:
-            The factor for the learning rates in it.
+        """Count a return to a checkpoint, and return the factor for the learning rates in it.
 
         Raises:
             NonFiniteError: There have been enough.

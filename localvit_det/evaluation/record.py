@@ -84,11 +84,7 @@ def dump_metric(cfg: Config, file: str) -> DumpResults:
 
 
 def write_record(runner: Runner, metrics: Mapping[str, Any]) -> Path:
-    """Write what a test has done; called in the first process only.
-
-    Returns:
-        The file.
-    """
+    """Write what a test has done, and return the file; called in the first process only."""
     cfg, metric = runner.cfg, _metric(runner.cfg)
     prefix = metric["outfile_prefix"]
     masks = Path(f"{prefix}.segm.json")

@@ -53,7 +53,7 @@ def export_detector(
     images: Sequence[np.ndarray] = (),
     half: bool = False,
 ) -> list[Agreement] | list[PixelAgreement]:
-    """Write a detector to a file of another runtime, run that, and compare what it finds.
+    """Write a detector to a file of another runtime, run that, and return how far from its results those are by image.
 
     Args:
         detector: With its weights; it is left as it is. Its fused form is written.
@@ -62,9 +62,6 @@ def export_detector(
         size: Height and width, in pixels, of the images that the exported model takes; by default it takes any.
         images: To compare on, H×W×3, uint8, BGR; by default three synthetic ones.
         half: Compute layers in fp16, for ONNX; boxes, NMS and RoIAlign stay in fp32. More may differ then.
-
-    Returns:
-        How far the exported model is from the detector, for each image.
 
     Raises:
         ExportError: The detector or the format does not allow it, or the exported model finds something else; no file
@@ -111,8 +108,10 @@ def exportable(model: nn.Module) -> ExportableModel:
     form = _FORMS.get(type(model))
     if kind == "EncoderDecoder" and type(model).__module__.startswith("mmseg."):  # which may not be installed
         form = Segmentor
-    lacking = (what for fits, what in form.requirements(model) if not fits) if form else iter([f"the type {kind}"])
-    wrong = next(lacking, "")
+    if form is None:
+        wrong = f"the type {kind}"
+    else:
+        wrong = next((what for fits, what in form.requirements(model) if not fits), "")
     if form is None or wrong:
         raise ConfigError(
             f"A model with {wrong} cannot be exported: those of the configs here can, with the parts that they have; "

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from toy_training import Scores, different, final, log_of, signal_at, tensors_of
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine import processes, write_backbone
 from localvit_det.engine.processes import FreeMemoryHook, Stopped
+from localvit_det.engine.validations import begin_validations
 from localvit_det.errors import CheckpointError
 
 BEST_IN_THE_SECOND = [0.1, 0.3, 0.2, 0.3, 0.29, 0.5, 0.6, 0.7]
@@ -93,6 +95,16 @@ class TestEarlyStop:
         averaged, last = content[".state_dict.head.weight"], content[".ema_state_dict.module.head.weight"]
         assert torch.equal(last, runner.model.head.weight)
         assert not torch.equal(averaged, last)
+
+
+def test_validations_after_the_checkpoint_are_forgotten(tmp_path):
+    points, file = (
+        [{"iteration": i, "metrics": {"a": 0.5}, "complete": True} for i in (6, 12)],
+        tmp_path / "validations.json",
+    )
+    file.write_text(json.dumps(points))
+    runner = SimpleNamespace(work_dir=tmp_path, iter=6)
+    assert begin_validations(runner) == runner.validations == json.loads(file.read_text()) == points[:1]
 
 
 @pytest.mark.parametrize(("stages", "kept"), [("3", False), ("0123", True)])
