@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.config import config as config_module
 from mmengine.runner import save_checkpoint
+from torch import nn
 from toy_training import Do, Scores, final, log_of, names, toy_runner
 
 from localvit_det import files
@@ -307,3 +308,16 @@ def test_the_text_of_the_config_is_formatted_for_readers_alone(tmp_path, monkeyp
     assert len(names(tmp_path)) == 3 > len(formatted)
     saved = torch.load(tmp_path / "epoch_3.pth", weights_only=False)["meta"]["cfg"]
     assert Config.fromstring(saved, ".py").to_dict() == runner.cfg.to_dict()
+
+
+def test_gradients_of_another_number_of_processes_are_dropped():
+    model, lines = nn.Linear(2, 1), []
+    runner = SimpleNamespace(
+        model=model, optim_wrapper=None, logger=SimpleNamespace(warning=lines.append, info=lines.append)
+    )
+    one = {"weight": torch.ones(1, 2)}
+    checkpoint_hook.restore_gradients(runner, [one, one], 1)
+    assert model.weight.grad is None
+    assert "by 2 processes, now there are 1" in lines[0]
+    checkpoint_hook.restore_gradients(runner, [one], 1)
+    assert torch.equal(model.weight.grad, one["weight"])
