@@ -361,7 +361,7 @@ def metainfo_of(meta: object) -> dict[str, Any]:
 
 
 def _is_class_name(value: object) -> bool:
-    return isinstance(value, str) or (type(value) is int and abs(value) < _MAX_INT)  # some number them
+    return isinstance(value, str) or type(value) is int  # some number them
 
 
 def _is_color(value: object) -> bool:

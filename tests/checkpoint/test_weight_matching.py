@@ -167,8 +167,14 @@ FOR_BACKBONES = {
         ("DWNet", lambda: {"optimizer": {"state": {}, "param_groups": []}, "meta": {}}),
         ("only the state of an optimiser",),
     ),
-    "optimizer alone": (("DWNet", lambda: {"state": {}, "param_groups": []}), ("only the state of an optimiser",)),
-    "arrays": (("DWNet", lambda: {"model": {"a": np.ones(2)}}), ("NumPy's arrays and no tensors",)),
+    "optimizer alone": (
+        ("DWNet", lambda: {"state": {}, "param_groups": []}),
+        ("only the state of an optimiser", ": give the checkpoint that was saved with the model"),
+    ),
+    "arrays": (
+        ("DWNet", lambda: {"model": {"a": np.ones(2)}}),
+        ("NumPy's arrays and no tensors", ": save it again after"),
+    ),
 }
 
 

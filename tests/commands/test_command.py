@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 from localvit.__main__ import COMMANDS, main
 from localvit.commands import module_of, test, train
 from localvit.commands.listings import configs
+from localvit_det.cli import aligned
 from localvit_det.config import load_config
 from localvit_det.config_names import config_names, find_config
 from localvit_det.errors import ConfigError
@@ -99,3 +100,11 @@ def test_all_mistakes_of_a_command_at_once(trains, command, tmp_path, refused):
     said = refused(command.main, NAME, *checkpoint, "--cfg-options", "lr0=0.1", "val_split=7")
     reported = [line for line in said.splitlines() if line.startswith("error: ")]
     assert ["val_split=7" in reported[0], "set lr=0.1" in reported[1], len(reported)] == [True, True, 2]
+
+
+def test_numbers_of_a_table_end_flush():
+    assert aligned([("name", "AP"), ("a", "4.5"), ("longest", "51.0")], right=(1,)).split("\n") == [
+        "name       AP",
+        "a         4.5",
+        "longest  51.0",
+    ]
