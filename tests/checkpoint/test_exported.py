@@ -1,12 +1,14 @@
 """Exported models as files: what takes more than it holds."""
 
+import json
 import os
 import struct
+import zipfile
 
 import pytest
 import torch
 
-from localvit_det.checkpoint.exported import is_exported, read_info
+from localvit_det.checkpoint.exported import NOTE, is_exported, read_info
 from localvit_det.errors import CheckpointError
 
 
@@ -55,3 +57,10 @@ def test_weights_of_openvino_that_are_no_file(tmp_path):
     os.mkfifo(tmp_path / "net.bin")
     with pytest.raises(CheckpointError, match=r"net\.bin for its weights, which is no file"):
         read_info(tmp_path / "net.xml")
+
+
+def test_notes_of_earlier_versions_name_no_outputs(tmp_path):
+    note = {"classes": ["a"], "config": "", "size": None, "divisor": 32, "score": 0.05, "mask_threshold": 0.5}
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
+        archive.writestr(f"net/extra/{NOTE}", json.dumps(note))
+    assert read_info(tmp_path / "net.pt").outputs == ("boxes", "scores", "labels", "masks")
