@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 
+from ..backbones.family import Rename, WeightSplit
 from ..errors import CheckpointError
-
-if TYPE_CHECKING:  # read before there are any operators to import backbones with
-    from ..backbones.family import Rename, WeightSplit
 
 # Where training codes keep weights, in the order in which they are taken: MMEngine and Lightning, the official
 # classification codes, DeepSpeed, others; moving averages last, since nothing says that they are the better ones.
