@@ -222,12 +222,6 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return parts.movedim(-3, -1).transpose(-3, -2).flatten(-3)  # …, dx, dy, C
 
 
-def fit_shape(tensor: Tensor, target: Tensor) -> Tensor:
-    """Return a Linear's weight (out, in) as a 1×1 convolution's weight (out, in, 1, 1) where that is wanted."""
-    is_linear = tensor.ndim == 2 and target.shape == (*tensor.shape, 1, 1)
-    return tensor[..., None, None] if is_linear else tensor
-
-
 def resize_position_bias(table: Tensor, shape: Size) -> Tensor | None:
     """Interpolate a relative position bias table, ((2·ws-1)², heads), for another ws (bicubic), as Swin's loader does.
 

@@ -20,7 +20,6 @@ from ..errors import CheckpointError, did_you_mean, shortened
 from .layouts import (
     RESIZERS,
     describe_choice,
-    fit_shape,
     is_swin,
     official_swin,
     plain_names,
@@ -195,8 +194,9 @@ def _convert_backbone(
     result |= others
     report.converted &= set(target)
     for name in result.keys() & target.keys():
-        tensor, shape = fit_shape(result[name], target[name]), target[name].shape
-        if tensor is not result[name]:
+        tensor, shape = result[name], target[name].shape
+        if tensor.ndim == 2 and shape == (*tensor.shape, 1, 1):  # a Linear's weight for a 1×1 convolution
+            tensor = tensor[..., None, None]
             report.converted.add(name)
         kinds = [kind for pattern, kind in backbone.resizable_weights if re.search(pattern, name)]
         resizable = kinds and name.startswith(prefix) and tensor.shape != shape

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,7 +133,7 @@ def _named_globals(file: Path) -> Iterator[str]:
 # ---- limits: small files can be made to take all memory or time
 
 
-class TooLarge(ValueError):
+class TooLarge(Exception):
     """What a file would take is out of proportion; the message says what."""
 
     def of(self, file: Path) -> CheckpointError:
@@ -157,13 +157,9 @@ def check_tuples(stream: IO[bytes]) -> None:
     Raises:
         TooLarge: A tuple is larger or deeper than any of a checkpoint.
     """
-    try:
+    with suppress(ValueError, IndexError):  # the end, or no pickle: torch says what is wrong with it
         for _ in range(_LEGACY_PICKLES):
             _check_tuples(stream)
-    except TooLarge:
-        raise
-    except (ValueError, IndexError):  # the end, or no pickle: torch says what is wrong with it
-        return
 
 
 def _check_tuples(stream: IO[bytes]) -> None:

@@ -26,7 +26,7 @@ from ..checkpoint.loading import load_file
 from ..checkpoint.read import METADATA, classes_in
 from ..checkpoint.safe_config import take, without_pretrained
 from ..checkpoint.search import checkpoint_file
-from ..config import load_config
+from ..config.load import load_config, one_line
 from ..config.model import heads_with_classes
 from ..config.pipelines import SCORE, image_pipeline, prepare
 from ..config.run import find_run
@@ -310,9 +310,8 @@ def _described_by(file: object, part: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ConfigError(
-            f"The {part} that {file} describes cannot be built ({reason}): give another config."
+            f"The {part} that {file} describes cannot be built ({one_line(error)}): give another config."
         ) from error
 
 
