@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from toy_training import NoisyImages, ToyModel, different, final, log_of, signal
 from localvit_det.backbones import DWNet
 from localvit_det.checkpoint.read import load_weights_only
 from localvit_det.engine.processes import Stopped
+from localvit_det.engine.resume import ConfiguredState
 from localvit_det.errors import CheckpointError, ConfigError, UserError
 
 WARM_UP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 4}
@@ -359,3 +361,26 @@ def test_parameters_in_another_order_are_refused(tmp_path):
     model.conv = model._modules.pop("conv")  # the last one now
     with pytest.raises(ConfigError, match=r"has norm.weight where that of the training to resume has conv.weight"):
         train(tmp_path, resume=True, model=model, **OLD)
+
+
+class Scaler:
+    """A loss scaler as far as its state goes; those of PyTorch scale on GPUs."""
+
+    def __init__(self, **state: float) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, float]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.state = state
+
+
+def test_the_loss_scaler_is_set_up_by_the_config_and_goes_on_with_its_scale():
+    optimizer, scaler = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1), Scaler(scale=8.0, growth_interval=7)
+    wrapper = SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups, loss_scaler=scaler)
+    runner = SimpleNamespace(optim_wrapper=wrapper, param_schedulers=[], guard=SimpleNamespace(lr_factor=1.0))
+    configured = ConfiguredState(runner)
+    scaler.state = {"scale": 2.0, "growth_interval": 2000}  # the checkpoint's
+    configured.apply(runner)
+    assert scaler.state == {"scale": 2.0, "growth_interval": 7}
