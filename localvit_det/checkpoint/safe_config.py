@@ -221,7 +221,7 @@ def take(values: Mapping[str, Any], dataset_meta: object = None, more: frozenset
 
     Args:
         dataset_meta: What the file says about the dataset of its training; the config's own counts where it is none.
-        more: Types that may be in it besides those on the list.
+        more: Types that may be in it next to those on the list.
 
     Returns:
         'model', 'default_scope', 'test_pipeline', 'pixel_range' and 'metainfo'.
