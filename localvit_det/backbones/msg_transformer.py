@@ -20,6 +20,7 @@ from ..layers import (
     add,
     build_norm,
     ceil_div,
+    is_pointwise,
     key_padding_mask,
     pad_to_multiple,
     pointwise,
@@ -134,12 +135,20 @@ class MessengerBlock(Block):
 
     The exchange acts on the residual sums, also where the branch is dropped. A branch is dropped for a whole image,
     feature map and messengers; the official code draws for each region.
+
+    Raises:
+        ValueError: A norm takes more than one position, which would be windows of all images of a batch.
     """
 
     mixer: MessengerAttention
 
     def __init__(self, region: int, **branches: Any) -> None:
         super().__init__(**branches)
+        for norm in (self.norm1, self.norm2):
+            if not is_pointwise(norm):
+                raise ValueError(
+                    f"{type(norm).__name__} would mix the windows of all images of a batch: set norm_cfg to LN2d or BN."
+                )
         self.region = region
 
     def forward(self, x: WithMessengers) -> WithMessengers:  # type: ignore[override]

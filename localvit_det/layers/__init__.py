@@ -4,7 +4,7 @@ from ..deprecation import former_names
 from .attention import WindowAttention, relative_position_index
 from .block import Block, ConvDownsample, ConvMlp, ConvStem, DropPath, PatchEmbed, PatchMerging, Stage, add
 from .fusible import Fused, Fusible, fuse_children, fused, register_fused
-from .norm import LayerNorm2d, build_activation, build_norm, built_on, init_trunc_normal, trunc_normal_
+from .norm import LayerNorm2d, build_activation, build_norm, built_on, init_trunc_normal, is_pointwise, trunc_normal_
 from .window import (
     Split,
     ceil_div,
@@ -41,6 +41,7 @@ __all__ = [
     "fuse_children",
     "fused",
     "init_trunc_normal",
+    "is_pointwise",
     "key_padding_mask",
     "pad_to_multiple",
     "pointwise",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..ops import is_altered
+from .norm import is_pointwise
 
 MakeVariant = TypeVar("MakeVariant", bound=Callable[..., nn.Module])
 
@@ -29,7 +30,8 @@ def register_fused(*kinds: type[nn.Module], convs: Sequence[str] = ()) -> Callab
 
     The variant computes the same in eval mode. It may share parameters with the layer, but leaves it as it is. Where
     there is none for a layer's settings, a function returns the layer. Subclasses do not inherit it: they may compute
-    something else. A layer that somebody listens to, by hooks on it or on its parts, is left alone.
+    something else. A layer that somebody listens to, by hooks on it or on its parts, is left alone, and so is one with
+    a norm that looks at more than one position: variants run over parts of a feature map.
 
     Args:
         kinds: Classes of the layer.
@@ -81,7 +83,9 @@ def fuse_children(module: nn.Module) -> None:
 def _variant(module: nn.Module) -> nn.Module:
     make, convs = _VARIANTS.get(type(module), (None, ()))
     own = all(type(getattr(module, name)) is nn.Conv2d for name in convs)
-    if make is not None and own and not any(map(is_altered, (module, *module.children()))):
+    norms = (child for name, child in module.named_children() if name.startswith("norm"))
+    plain = own and all(map(is_pointwise, norms)) and not any(map(is_altered, (module, *module.children())))
+    if make is not None and plain:
         return make(module)
     fuse_children(module)
     return module

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import RequirementError
 
@@ -57,6 +58,13 @@ class LayerNorm2d(nn.LayerNorm):
         x = x.permute(0, 2, 3, 1)  # B,C,H,W -> B,H,W,C
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)  # B,H,W,C -> B,C,H,W
+
+
+def is_pointwise(norm: nn.Module) -> bool:
+    """Whether a norm computes each position by itself in eval mode; GroupNorm and InstanceNorm take the whole map."""
+    if isinstance(norm, _BatchNorm):
+        return norm.running_mean is not None
+    return isinstance(norm, (nn.Identity, nn.LayerNorm))
 
 
 # By MMCV's names, which is asked for all others: the networks run without it.

@@ -130,6 +130,31 @@ def test_bands_are_small_and_take_every_row_once(channels, side, reach):
     assert 4 * max(rows) * side * channels * 4 < 32 * 2**20  # a hidden layer of four times the channels, in bytes
 
 
+WHOLE = {  # norms that look at more than one position
+    "GN": {"type": "GN", "num_groups": 4},
+    "IN": {"type": "IN", "affine": True},
+    "BN": {"type": "BN", "track_running_stats": False},
+}
+
+
+@pytest.mark.parametrize("norm", WHOLE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_of_whole_maps_are_not_cut_into_bands(family, norm, monkeypatch):
+    if family == "MSGTransformer":
+        with pytest.raises(ValueError, match="would mix the windows of all images of a batch: set norm_cfg"):
+            build(family, norm_cfg=WHOLE[norm])
+        return
+    if (family, norm) == ("DynamicDWNet", "IN"):
+        pytest.skip("its generator has one position, which InstanceNorm refuses")
+    monkeypatch.setattr(blocks, "_BAND_BYTES", 20_000)
+    net = build(family, norm_cfg=WHOLE[norm]).double().eval()
+    x = torch.randn(2, 3, 203, 75, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net(x)
+        for a, b in zip(net.fuse()(x), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fusing_again_changes_nothing(family):
     net = settle(build(family)).fuse()
