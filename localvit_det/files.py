@@ -15,7 +15,7 @@ import tempfile
 import unicodedata
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -23,6 +23,7 @@ from typing import BinaryIO
 from .errors import OutputError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+CACHE = "LOCALVIT_CACHE"  # variable with the folder of copies and verdicts
 _DRAFT = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -112,6 +113,25 @@ def holds(path: Path, texts: Collection[bytes]) -> bool:
             lacking = {text for text in lacking if text not in block}
             end = block[-max(map(len, texts)) :]  # one may begin there
     return not lacking
+
+
+def cache_folder() -> Path:
+    """Return where copies go: `$LOCALVIT_CACHE`, or the user's folder for such files."""
+    own = os.environ.get(CACHE)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "localvit_det"
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Let one process in at a time, where the system can lock files."""
+    with ExitStack() as stack:
+        with suppress(OSError, ImportError):
+            import fcntl
+
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(file.open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def remove_drafts(folder: str | os.PathLike) -> list[str]:

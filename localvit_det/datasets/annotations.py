@@ -26,13 +26,13 @@ from .summary import (
     OUTSIDE,
     Annotations,
     distinct,
+    kept_verdict,
     numbers,
     packed,
     readable_mask,
     repeated,
     unscorable,
 )
-from .verdicts import kept_verdict
 
 _TIMES = 2  # the size of a large file that reading it takes at most; `benchmarks.scale` measures it
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake

@@ -8,12 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, OutputError
-from ..files import write_text
+from ..files import CACHE, cache_folder, write_text
 from .annotations import COPY_OF, read_annotations, summarize, write_annotations
 from .json_stream import Content
 from .layouts import change_of
 from .summary import Annotations
-from .verdicts import CACHE, cache_folder
 
 _VERSION = 2  # raise it with every change of what copies are like
 

@@ -1,17 +1,29 @@
-"""What is known of a COCO-format annotation file: counts, images, which of them have objects, what is scored."""
+"""What is known of a COCO-format annotation file: counts, images, which of them have objects, what is scored.
 
+Of large files it is kept from one start to the next; processes wait for the one that reads.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
+from ..files import atomic_file, cache_folder, locked
 from .segmentations import mask_fault
 
 Stored = tuple[dict[str, Any], dict[str, np.ndarray]]
 
+_VERSION = 1  # raise it with every change of the checks, and of what is kept
+_SMALL = 1_000_000  # bytes of a file that is read again at every start, in a hundredth of a second
+_END = 65536  # bytes at either end that are compared
 _NAMED, _KEPT = 5, 1000  # ids that a sentence names, and that are kept
 _PAIRS = ("annotated", "named")
 
@@ -111,6 +123,60 @@ class Annotations:
             lists = np.split(arrays[kind], arrays[f"{kind}_ends"])
             setattr(found, kind, dict(zip(found.categories, lists, strict=False)))
         return found
+
+
+class Verdict:
+    """What is known of a file, None before it is read."""
+
+    found: Annotations | None = None
+
+
+@contextlib.contextmanager
+def kept_verdict(path: Path) -> Iterator[Verdict]:
+    """Give what was kept of a file, if it is the same, and keep what is found in the block, if nothing was.
+
+    One process at a time: of those that start together the first one reads the file, the others get what it found.
+    """
+    verdict = Verdict()
+    if path.stat().st_size < _SMALL:
+        yield verdict
+        return
+    file = cache_folder() / "verdicts" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.npz"
+    with locked(file.with_suffix(".lock")):
+        state = _state(path)
+        verdict.found = known = _load(file, state)
+        yield verdict
+        if known is None and verdict.found is not None:
+            values, arrays = verdict.found.stored()
+            kept: dict[str, Any] = {**arrays, "text": np.frombuffer(json.dumps([state, values]).encode(), np.uint8)}
+            try:
+                with atomic_file(file, flush=False) as stream:
+                    np.savez(stream, **kept)
+            except OSError as error:
+                place = f"{file.parent} ({error.strerror})"
+                print_log(
+                    f"What was found in {path} cannot be kept in {place}: the next start reads it again.", "current"
+                )
+
+
+def _state(path: Path) -> list:
+    """Return what changes with the file and the checks."""
+    stat = path.stat()
+    with path.open("rb") as file:
+        ends = [file.read(_END)]
+        file.seek(max(0, stat.st_size - _END))
+        ends.append(file.read(_END))
+    return [_VERSION, str(path), stat.st_size, stat.st_mtime_ns, hashlib.sha256(b"".join(ends)).hexdigest()]
+
+
+def _load(file: Path, state: list) -> Annotations | None:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = dict(archive)
+        known, values = json.loads(arrays.pop("text").tobytes())
+        return Annotations.restored((values, arrays)) if known == state else None
+    except Exception:  # there is none, or it is of a broken disk, of which zipfile and others raise much
+        return None
 
 
 NO_EXTENT = "have a box without width or height"

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_masks
 
 from localvit_det.config import discovery, load_config
 from localvit_det.config.utils import dataset_paths, find_datasets
-from localvit_det.datasets import splits, verdicts
+from localvit_det.datasets import splits, summary
 from localvit_det.datasets.normalize import is_copy
 from localvit_det.errors import ConfigError, DataError
 from localvit_det.preflight import check_config, data
@@ -158,7 +158,7 @@ def test_what_a_checkpoint_keeps_is_made_again(tmp_path, cache):
 
 def test_a_second_start_parses_nothing(tmp_path, cache, monkeypatch):
     root = write(tmp_path / "mine", "coco", FAULTS["absolute"][0])
-    monkeypatch.setattr(verdicts, "_SMALL", 0)
+    monkeypatch.setattr(summary, "_SMALL", 0)
     config = write_config(tmp_path)
     starts = []
     for _ in range(2):

@@ -11,16 +11,17 @@ from coco_folder import annotations
 from file_counts import counted_files
 from forked import Forked, _one_thread_and_no_process_left, wait_for  # noqa: F401 - a fixture
 
-from localvit_det.datasets import verdicts
+from localvit_det.datasets import summary
 from localvit_det.datasets.annotations import _Reader, forget_annotations, read_annotations
+from localvit_det.files import CACHE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks of files there")
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv(verdicts.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(verdicts, "_SMALL", 0)
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(summary, "_SMALL", 0)
     forget_annotations()
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(annotations(4)))

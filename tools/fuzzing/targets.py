@@ -29,9 +29,10 @@ from localvit_det.checkpoint.safe_config import read_config
 from localvit_det.datasets.annotations import forget_annotations, read_annotations
 from localvit_det.datasets.converters import convert_dataset
 from localvit_det.datasets.images import BrokenImageError, decode, read_depth, read_header
-from localvit_det.datasets.normalize import CACHE, normalized
+from localvit_det.datasets.normalize import normalized
 from localvit_det.errors import UserError
 from localvit_det.evaluation.coco import GroundTruth
+from localvit_det.files import CACHE
 from localvit_det.predict.readers import read_pages
 from localvit_det.preflight.data import find_problems
 

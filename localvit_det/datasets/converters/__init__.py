@@ -20,11 +20,10 @@ from mmengine.logging import print_log
 from pycocotools import mask as coco_masks
 
 from ...errors import DataError, OutputError, printable, shortened
-from ...files import atomic_folder, write_text
+from ...files import atomic_folder, cache_folder, locked, write_text
 from ..annotations import COPY_OF, write_annotations
 from ..images import BrokenImageError, read_header
 from ..layouts import IMAGE_SUFFIXES, WHOLE, walk_folders
-from ..verdicts import cache_folder, locked
 from .annotation_tools import Cvat, Labelme, Via
 from .base import WITHOUT_SPLIT, Converter, Label, broken_labels
 from .voc import Voc
