@@ -5,10 +5,11 @@ without a word; those of evaluations stand in `scored`.
 """
 
 import contextlib
-import marshal
+import gc
+import json
+import pickle
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,9 @@ import numpy as np
 from ..errors import DataError
 from ..files import what_is_there, write_text
 from ..memory import give_back_memory, memory_left
-from .json_stream import STREAMED, Content, Part, errors_explained, read_parts, text_of
+from .json_stream import STREAMED, Columns, Content, Part, distinct, packed, read_parts, repeated, text_of
 from .segmentations import FAR, PLAIN, mask_fault
-from .summary import (
-    MASKLESS,
-    NO_CATEGORY,
-    NO_IMAGE,
-    OUTSIDE,
-    Annotations,
-    distinct,
-    kept_verdict,
-    numbers,
-    packed,
-    readable_mask,
-    repeated,
-    unscorable,
-)
+from .summary import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, Annotations, kept_verdict, readable_mask, unscorable
 
 _TIMES = 2  # the size of a large file that reading it takes at most; `benchmarks.scale` measures it
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
@@ -92,9 +80,8 @@ def write_annotations(path: Path, values: dict[str, Any]) -> None:
     """Write a file, and keep its summary, so that it need not be parsed."""
     write_text(path, text_of(values))
     # What is wrong with it is said where it is read.
-    with contextlib.suppress(DataError), errors_explained(path), kept_verdict(path) as verdict:
-        order = sorted(values, key=lambda key: key == "annotations")  # last, so that they need not wait
-        verdict.found = _Reader(path).read(Part(key, values[key], True) for key in order)
+    with contextlib.suppress(DataError), _parsing(path), kept_verdict(path) as verdict:
+        verdict.found = _Reader(path).read(Part(key, value, True) for key, value in values.items())
         _kept(path, path.stat().st_mtime_ns, path.stat().st_size)[:] = [verdict.found]
 
 
@@ -117,11 +104,49 @@ def _read(path: Path, content: Content | None) -> Annotations:
             f"more than the {max(left, 0) / 1e9:.1f} GB of memory that are left to this process: split it, or use a "
             "machine or a job with more memory."
         )
-    with errors_explained(path), kept_verdict(path) as verdict:
+    with _parsing(path), kept_verdict(path) as verdict:
         if verdict.found is None:
             whole = content.parts(path) if content else read_parts(path, STREAMED, plain_polygons=True)
             verdict.found = _Reader(path).read(whole)
         return verdict.found
+
+
+@contextlib.contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Let errors of reading a file end in sentences; look for no cycles meanwhile.
+
+    Raises:
+        DataError: For each of them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # among millions of new dicts, which have none, it takes a third of the time
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if start.startswith(b"\xef\xbb\xbf") or json.detect_encoding(start) != "utf-8":
+            kind = "begins with a byte order mark" if start[:1] == b"\xef" else "is written in UTF-16 or UTF-32"
+            raise DataError(
+                f"The annotation file {path} {kind}, which MMDetection cannot read: save it as UTF-8 without a "
+                "byte order mark."
+            )
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The annotation file {path} is not written in UTF-8 (byte {error.start} of it): save it as UTF-8."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"The annotation file {path} is not JSON ({error}): give a COCO-format file.") from error
+    except RecursionError as error:
+        raise DataError(
+            f"The annotation file {path} is nested deeper than any COCO-format file: give another one."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"The annotation file {path} cannot be read ({error.strerror}): check its permissions."
+        ) from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Reader:
@@ -132,13 +157,13 @@ class _Reader:
         self.section = "images"  # what is looked at
         self.item: Any = None
         self.names: dict[Any, str] = {}  # of categories by their ids
-        self._labels: dict[str, int] = {}  # of categories by their names
+        self._labels: dict[str, int] = {}
         self._categories: list = []
         self._used: set = set()  # ids of categories
         self._places: dict[Any, int] = {}  # of images by their ids
         self._seen: set[str] = set()
         self._files: set[str] = set()
-        self._waiting: list[bytes] = []  # annotations: as bytes they take a tenth of the memory
+        self._waiting: list[Columns | bytes] = []
         self._ids: list[np.ndarray | list] = []
         self._codes: dict[str, list[np.ndarray]] = {"annotated": [], "named": []}
 
@@ -183,11 +208,8 @@ class _Reader:
         elif key == "categories":
             self._categories = value
             self._read_categories(value)
-        elif self._seen >= _NEEDED.keys():
-            self._check_waiting()
-            self._check_all(value)
         else:
-            self._waiting.append(marshal.dumps(value))
+            self._read_annotations(value)
 
     def _read_images(self, items: list) -> None:
         found = self.found
@@ -220,6 +242,18 @@ class _Reader:
             self.names[item["id"]] = item["name"]
             self._labels.setdefault(item["name"], len(self._labels))
 
+    def _read_annotations(self, items: list) -> None:
+        columns = Columns.of(items) if items else None
+        if columns is None:
+            for self.item in items:
+                for key in ("id", "image_id", "category_id"):
+                    hash(self.item[key])
+                _, _, _, _ = self.item["bbox"]
+        self._ids.append(packed([item["id"] for item in items]) if columns is None else columns.ids)
+        self._waiting.append(pickle.dumps(items) if columns is None else columns)
+        if self._seen >= _NEEDED.keys():
+            self._check_waiting()
+
     def _check_waiting(self) -> None:
         """Check the annotations that are read, now that all images and categories are."""
         if not self._places:
@@ -227,59 +261,46 @@ class _Reader:
             sizes = [(min(width, _WIDEST), min(height, _WIDEST)) for _, width, height in self.found.images.values()]
             self._sizes = np.array([*sizes, (0, 0)], np.float64)
         while self._waiting:
-            self._check_all(marshal.loads(self._waiting.pop(0)))
+            columns = self._waiting.pop(0)
+            items = pickle.loads(columns) if isinstance(columns, bytes) else columns.items(self._check_good(columns))
+            loose: dict[str, list[int]] = {kind: [] for kind in self._codes}
+            for self.item in items:
+                self._used.add(self.item["category_id"])
+                self._check(self.item, loose)
+            for kind, codes in loose.items():
+                self._codes[kind].append(distinct(np.array(codes, np.int64)))
 
-    def _check_all(self, items: list) -> None:
-        loose: dict[str, list[int]] = {kind: [] for kind in self._codes}
-        good = self._count_good(items)
-        for self.item in compress(items, ~good):
-            for key in ("id", "image_id", "category_id"):
-                hash(self.item[key])
-            self._used.add(self.item["category_id"])
-            self._check(self.item, loose)
-        for kind, codes in loose.items():
-            self._codes[kind].append(distinct(np.array(codes, np.int64)))
-        self._ids.append(packed([item["id"] for item in items]))
-
-    def _count_good(self, items: list) -> np.ndarray:
-        """Count the annotations that have nothing to be noted, all at once; return which they are, bool (N,)."""
+    def _check_good(self, columns: Columns) -> np.ndarray:
+        """Count the annotations that have nothing to be noted, all at once; return the places of the others."""
         found, beyond = self.found, len(self._places)
-        try:
-            boxes = numbers([one["bbox"] for one in items])  # N, 4
-            area = numbers([one.get("area", one["bbox"][2]) for one in items])
-            crowd = numbers([0 if one.get("iscrowd") is None else one["iscrowd"] for one in items])
-            image = np.array([self._places.get(one["image_id"], beyond) for one in items])
-            categories = [one["category_id"] for one in items]
-            label = np.array([self._labels[self.names[one]] if one in self.names else -1 for one in categories])
-            masks = [one.get("segmentation") for one in items]
-            ids = [one["id"] for one in items]
-            if boxes.shape != (len(items), 4) or area.ndim + crowd.ndim > 2:
-                raise ValueError
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            return np.zeros(len(items), bool)  # what is wrong with one of them is found one by one
-        self._used.update(categories)
-        none, plain = np.array([not one for one in masks]), np.array([one == PLAIN for one in masks])
-        (x, y, w, h), (width, height) = boxes.T, self._sizes[image].T
+        listed = [one.tolist() if isinstance(one, np.ndarray) else one for one in (columns.images, columns.categories)]
+        self._used.update(listed[1])
+        image = np.array([self._places.get(one, beyond) for one in listed[0]])
+        label = np.array([self._labels[self.names[one]] if one in self.names else -1 for one in listed[1]])
+        masks = pickle.loads(columns.masks)
+        none, plain = np.array([one is None for one in masks]), np.array([one == PLAIN for one in masks])
+        (x, y, w, h), (width, height) = columns.boxes.T, self._sizes[image].T
+        area = w if columns.areas is None else columns.areas
         right, bottom = width + EDGE_TOLERANCE, height + EDGE_TOLERANCE
         with np.errstate(all="ignore"):
             good = np.isfinite(x + y + w + h + area) & (image < beyond) & (label >= 0) & (none | plain)
-            good &= np.isin(crowd, (0, 1)) & [not one.get("ignore") for one in items]
             good &= (x >= -EDGE_TOLERANCE) & (y >= -EDGE_TOLERANCE) & (x + w <= right) & (y + h <= bottom)
             good &= (w >= 1) & (h >= 1) & (area > 0) & (x < width) & (y < height) & (x + w > 0) & (y + h > 0)
             found.like_fractions += int((good & (x + w <= 1) & (y + h <= 1)).sum())
             found.like_corners += int((good & (x < w) & (w <= right) & (y < h) & (h <= bottom)).sum())
-        maskless, single = good & none, good & (crowd == 0)
-        found.boxes += int(good.sum())
-        found.without_area += sum("area" not in one for one in compress(items, good))
-        found.without_iscrowd += sum(one.get("iscrowd") is None for one in compress(items, good))
+        count, maskless = int(good.sum()), good & none
+        found.boxes += count
+        found.without_area += count * (columns.areas is None)
+        found.without_iscrowd += count * (columns.crowds is None)
         found.without_mask += int(maskless.sum())
         if maskless.any():
-            found.mask_unscored.add(MASKLESS, *compress(ids, maskless))
-        found.crowds += int(good.sum() - single.sum())
+            found.mask_unscored.add(MASKLESS, *np.array(columns.ids, object)[maskless])
+        single = good if columns.crowds is None else good & (columns.crowds == 0)
+        found.crowds += count - int(single.sum())
         codes = label * (beyond + 1) + image
         self._codes["named"].append(distinct(codes[good]))
         self._codes["annotated"].append(distinct(codes[single]))
-        return good
+        return np.flatnonzero(~good)
 
     def _finished(self) -> Annotations:
         for key in ("images", "categories"):
