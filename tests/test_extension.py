@@ -141,3 +141,15 @@ def test_a_switch(monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         train.main([NANO, "--toy-rate", "0.5", "--dry-run", "--work-dir", str(tmp_path / "run")])
     assert seen == {"toy": 0.5}
+
+
+def test_a_switch_that_the_config_imports_is_none_of_its_command(monkeypatch, tmp_path):
+    text = f"custom_imports = dict(imports=['{__name__}_late'])\n"
+    (tmp_path / f"{__name__}_late.py").write_text(
+        "from localvit_det.switches import SWITCHES, Switch\nSWITCHES['late'] = Switch(print, {'help': 'a toy'})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(train, "check_config", lambda cfg, **_: (_ for _ in ()).throw(ConfigError("enough")))
+    with pytest.raises(SystemExit):
+        train.main([str(written(tmp_path, text)), "--dry-run", "--work-dir", str(tmp_path / "run")])
+    assert SWITCHES.pop("late")

@@ -54,14 +54,16 @@ def main(argv: Sequence[str] | None = None) -> Runner | None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else file_to_resume(args.resume)
-    for name, one in SWITCHES.items():
-        if getattr(args, name) is not None:
-            one.apply(cfg, getattr(args, name))
+    # One that the config's custom_imports have added is no argument of this call.
+    switches = {name: getattr(args, name, None) for name in SWITCHES}
+    for name, value in switches.items():
+        if value is not None:
+            SWITCHES[name].apply(cfg, value)
     check_loggers(cfg)
     if run is not None:
         run.check(cfg, options_of(args))
         args.cfg_options = {**(args.cfg_options or {}), **follow_changed_length(cfg, run)}
-    remember(cfg, args.config, options_of(args), {name: getattr(args, name) for name in SWITCHES}, run)
+    remember(cfg, args.config, options_of(args), switches, run)
     if launched_rank() == 0 and not args.dry_run:
         lock_work_dir(cfg.work_dir)  # before anything is written there
     check_config(cfg, train=True, before=args.unread)
@@ -92,7 +94,7 @@ def run_to_resume(args: argparse.Namespace) -> Run | None:
             say_unknown(place)
         return find_old_run(place)
     for name, value in run.switches.items():
-        if name in SWITCHES and getattr(args, name) is None and name.replace("_", "-") not in args.without:
+        if name in SWITCHES and getattr(args, name, None) is None and name.replace("_", "-") not in args.without:
             setattr(args, name, value)
     return run
 
@@ -167,7 +169,8 @@ def try_one_batch(cfg: Config) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cfg.work_dir = folder
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.get("type") != "CurvesHook"]  # it draws at exit
-        cfg.visualizer = {"type": "DetLocalVisualizer", "vis_backends": None, "name": "dry run"}
+        # Of the config's own library; under another name, since there is one of each.
+        cfg.visualizer = {**(cfg.get("visualizer") or {"type": "Visualizer"}), "vis_backends": None, "name": "dry run"}
         runner = RUNNERS.build(cfg)
         runner.register_hook(DryRunHook())
         try:

@@ -54,6 +54,9 @@ def test_a_format_from_outside(tmp_path, monkeypatch, cache):
     monkeypatch.setattr("localvit_det.datasets.converters.CONVERTERS", [*CONVERTERS, Tables])
     assert (first := convert_in_cache(root)).name == "tables"
     assert converted_before(root) == first
+    with monkeypatch.context() as edited:
+        edited.setattr("inspect.getsource", lambda converter: f"class {converter.__name__}: ...")
+        assert converted_before(root) is None
     os.utime(root / "objects.csv", ns=(0, 0))
     assert converted_before(root) is None
     assert convert_dataset(root, tmp_path / "coco").splitlines()[1] == "train: 1 images, 1 objects"

@@ -106,11 +106,13 @@ def test_data_are_checked(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_pretrained_starts_a_detector(root, tmp_path):
+def test_what_is_pretrained_starts_a_detector(root, tmp_path, capsys):
     main = runpy.run_path(str(REPOSITORY / "tools/pretrain.py"))["main"]
     options = [f"data_root={root}", "train_cfg.max_epochs=1", "train_cfg.val_interval=1", "workers=0"]
     options.append("train_dataloader.batch_size=8")
     config = str(REPOSITORY / "configs/pretrain/gg_nano_shapes.py")
+    main([config, "--dry-run", "--work-dir", str(tmp_path / "dry"), "--cfg-options", *options])
+    assert "Everything works: one step" in capsys.readouterr().out
     main([config, "--work-dir", str(tmp_path / "run"), "--cfg-options", *options])
     file = tmp_path / "run/backbone.pth"
     state = load_weights_only(file)["state_dict"]

@@ -166,6 +166,14 @@ def test_wrong_channels_and_types(shapes):
 
 
 @pytest.mark.slow
+def test_dry_run(shapes, capsys):
+    config = str(REPOSITORY / "configs/sem_fpn_shuffle_nano_shapes.py")
+    options = [f"data_root={shapes}", "workers=0"]
+    train.main([config, "--dry-run", "--work-dir", str(shapes / "dry"), "--cfg-options", *options])
+    assert "Everything works: one step" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_commands_train_and_test(shapes):
     config = str(REPOSITORY / "configs/upernet_shuffle_nano_shapes.py")
     options = [f"data_root={shapes}", "train_cfg.max_iters=2", "train_cfg.val_interval=2", "workers=0"]

@@ -6,6 +6,7 @@ splits, and stop at the first broken image.
 
 import filecmp
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -166,7 +167,18 @@ def _index(root: Path, without: Collection[str]) -> Path:
 
 
 def _digest(known_by: object) -> str:
-    return hashlib.sha256(json.dumps([_VERSION, known_by], sort_keys=True).encode()).hexdigest()[:16]
+    parts = [_VERSION, *map(_own_code, CONVERTERS), known_by]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _own_code(converter: type[Converter]) -> str | None:
+    """Return the code of a converter from outside, whose author counts no versions; None for one of this package."""
+    if converter.__module__.startswith(f"{__name__}."):
+        return None
+    try:
+        return inspect.getsource(converter)
+    except (OSError, TypeError):  # typed into an interpreter
+        return converter.name
 
 
 def _states(places: Iterable[str | os.PathLike]) -> dict[str, list[int] | None]:
