@@ -57,7 +57,9 @@ def known(path: Path) -> tuple:
         {"info": {"segmentation": GOOD}},
     ],
 )
-def test_copies_are_as_if_all_was_parsed(tmp_path, cache, monkeypatch, extra):
+@pytest.mark.parametrize("batch", [1, 3, 20_000])
+def test_copies_are_as_if_all_was_parsed(tmp_path, cache, monkeypatch, extra, batch):
+    monkeypatch.setattr(annotations, "_BATCH", batch)
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content_of(extra)))
     content = Content()
