@@ -15,7 +15,17 @@ from ..datasets.normalize import file_names, is_copy, normalized
 from ..datasets.splits import DEFAULT_FILES, counted, find_splits
 from ..datasets.synthetic_shapes import is_synthetic
 from ..errors import ConfigError, DataError, RequirementError
-from .utils import SPLITS, dataset_paths, find_datasets, is_coco, is_coco_metric, parts_of, walk
+from .utils import (
+    SPLITS,
+    dataset_paths,
+    find_datasets,
+    is_coco,
+    is_coco_metric,
+    parents_of,
+    parts_of,
+    value_at,
+    walk,
+)
 
 _DEFAULT_FOLDERS = tuple(f"{split}2017/" for split in ("train", "val", "test"))
 _ORIGINALS = "originals"  # in the config's `recognized`: what datasets were set to before
@@ -281,17 +291,20 @@ def _images(
     return (f"{prefix}/" if prefix and not prefix.endswith("/") else prefix), renames
 
 
-def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
+def evaluators_follow(cfg: Config, typed: Sequence[str], data: bool = True) -> None:
     """Give evaluators the annotation file, and the panoptic maps, of their dataset, but for what is typed.
+
+    Another file that the config itself names, such as corrected ground truth, stays if it has the dataset's images.
 
     Args:
         typed: Dotted keys of the options.
+        data: Look into annotation files; without it, for inference, a file that a config names stays.
     """
     for split in ("val", "test"):
-        leaves = [dataset for _, dataset in find_datasets(cfg, split)]
-        if len(leaves) != 1 or not is_coco(leaves[0]):
+        leaves = list(find_datasets(cfg, split))
+        if len(leaves) != 1 or not is_coco(leaves[0][1]):
             continue
-        dataset = leaves[0]
+        [(place, dataset)] = leaves
         file = dataset_paths(dataset)[0]
         before = dataset_paths({**dataset, **originals(cfg).get(split, {})})[0]
         plain = is_coco(dataset, plain=True)
@@ -304,20 +317,62 @@ def evaluators_follow(cfg: Config, typed: Sequence[str]) -> None:
             as_before = bool(own and before and os.path.abspath(own) == os.path.abspath(before))
             if _sets(f"{path}.ann_file", typed) and not as_before:
                 continue
-            node["ann_file"] = file
-            maps = (dataset.get("data_prefix") or {}).get("seg")
-            if maps and node.get("seg_prefix") and not _sets(f"{path}.seg_prefix", typed):
-                node["seg_prefix"] = os.path.join(dataset.get("data_root") or "", maps)
             chosen = as_before or _sets(f"{split}_dataloader.dataset.ann_file", typed)
             # One that is absent, or an older normalized copy, is no other file.
             other = own and not is_copy(own) and os.path.isfile(own) and os.path.realpath(own) != os.path.realpath(file)
             if other and not chosen:
+                if not data:
+                    continue
+                if plain and _names_its_own(cfg.filename, path, place) and _has_images_of(str(own), file):
+                    print_log(f"{path}: the images of {file} are scored against {own}, as the config says.", "current")
+                    continue
                 print_log(
                     f"{path}.ann_file is {own}, and its dataset reads {file}: the latter is scored; for another one "
                     f"give the option {path}.ann_file=FILE.",
                     "current",
                     logging.WARNING,
                 )
+            node["ann_file"] = file
+            maps = (dataset.get("data_prefix") or {}).get("seg")
+            if maps and node.get("seg_prefix") and not _sets(f"{path}.seg_prefix", typed):
+                node["seg_prefix"] = os.path.join(dataset.get("data_root") or "", maps)
+
+
+def _names_its_own(config: str | Path | None, evaluator: str, dataset: str) -> bool:
+    """Whether a config has another annotation file for an evaluator than for its dataset, and not from a parent alone.
+
+    Where it replaces the file of the dataset, and inherits that of the evaluator, the latter is no choice.
+
+    Args:
+        config: The file; None for one that is whole, as in a checkpoint.
+        evaluator: Dotted key.
+        dataset: Likewise.
+    """
+    if config is None or Path(config).suffix != ".py":
+        return True
+    own, file = _named_files(config, evaluator, dataset)
+    if own == file:
+        return False
+    for parent in parents_of(config):
+        inherited, of_parent = _named_files(parent, evaluator, dataset)
+        if inherited == own:
+            return of_parent == file and _names_its_own(parent, evaluator, dataset)
+    return True
+
+
+def _named_files(config: str | Path, evaluator: str, dataset: str) -> list[str | None]:
+    values = Config.fromfile(config)._cfg_dict
+    parts = [value_at(values, key) for key in (evaluator, dataset)]
+    return [dataset_paths(part)[0] if isinstance(part, dict) else None for part in parts]
+
+
+def _has_images_of(other: str, file: str) -> bool:
+    """Whether an annotation file lists all images of another one, by the same ids and names."""
+    with suppress(DataError):  # preflight reports it
+        images = read_annotations(other).images
+        listed = read_annotations(file).images
+        return all(identity in images and images[identity][0] == name for identity, (name, *_) in listed.items())
+    return False
 
 
 def _sets(key: str, typed: Sequence[str]) -> bool:

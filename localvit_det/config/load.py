@@ -69,7 +69,8 @@ def load_config(
         path: A config file, or a checkpoint that carries its config.
         options: Dotted keys and values, as `--cfg-options` gives them (see `options`).
         trusted: Let the config inside a checkpoint import modules of others, name their types and any address.
-        data: Look into annotation files that are where the config has them; not needed for inference.
+        data: Look into annotation files that are where the config has them; not needed for inference, which names in
+            the config's files that nothing reads do not stop either.
         unread: Gets what is wrong with names that nothing reads, for whoever looks for more mistakes before raising.
 
     Raises:
@@ -84,7 +85,7 @@ def load_config(
 
     follow_own_root(cfg)
     own_root = data_root_of(cfg) if "data_root" in options else None
-    mistakes = unread_names(options, cfg)
+    mistakes = unread_names(options, cfg, data)
     if unread is None:
         raise_all(mistakes)
     else:
@@ -105,7 +106,7 @@ def load_config(
     is_other_data = discover_data(cfg, typed, data)
     if cfg.get("crowds_as_objects"):
         load_bitmaps(cfg)
-    evaluators_follow(cfg, typed)
+    evaluators_follow(cfg, typed, data)
     if cfg.get("augment") is not None:
         set_augmentation(cfg)
     scale_images(cfg, typed, as_in_tests=is_other_data)

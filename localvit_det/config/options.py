@@ -20,6 +20,7 @@ from ..checkpoint.config_text import parse
 from ..config_names import Typed, config_folder
 from ..errors import ConfigError, did_you_mean
 from .short_settings import SHORT, SHORTER
+from .utils import parents_of, value_at
 
 # Last words of keys whose value is a path, whatever it looks like.
 _PATHS = {
@@ -66,7 +67,8 @@ _MEANT = {
     "trainpipeline": "train_dataloader.dataset.pipeline",
     **dict.fromkeys(("testpipeline", "valpipeline"), "val_dataloader.dataset.pipeline"),
 }
-_NO_SETTING = {
+# What to do about names that stand for no single key of a config.
+_ADVICE = {
     **dict.fromkeys(
         ("device", "gpu", "gpus", "gpuids"),
         "give --device cpu, --device 0 or --device 0,1; without it a GPU is taken where there is one",
@@ -87,7 +89,7 @@ def read_options(options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
         ConfigError: A list, tuple or dict is not closed.
     """
     return {
-        key: _read(key, str(value), _present(config, key)) if isinstance(value, Typed) else value
+        key: _read(key, str(value), value_at(config, key)) if isinstance(value, Typed) else value
         for key, value in options.items()
     }
 
@@ -183,19 +185,7 @@ def _split(text: str) -> list[str] | None:
     return None if open_ or quote else [*parts, text[start:]]
 
 
-def _present(config: Any, key: str) -> object:
-    """Return what the config has under a dotted key now; None if nothing."""
-    for part in key.split("."):
-        if isinstance(config, (list, tuple)) and part.isdigit() and int(part) < len(config):
-            config = config[int(part)]
-        elif isinstance(config, Mapping):
-            config = config.get(part)
-        else:
-            return None
-    return config
-
-
-def unread_names(options: Mapping[str, Any], cfg: Config) -> list[ConfigError]:
+def unread_names(options: Mapping[str, Any], cfg: Config, data: bool = True) -> list[ConfigError]:
     """Return what options, and the files of a user's config, set at the top level though nothing reads it.
 
     A name that only the config's own file uses may be set by an option, since a user's code may read it; a warning says
@@ -204,11 +194,15 @@ def unread_names(options: Mapping[str, Any], cfg: Config) -> list[ConfigError]:
     Args:
         options: Dotted keys and values.
         cfg: The config without them; only Python files that came with no package are looked into.
+        data: Without it, for inference, what the files set is no more than a warning.
     """
     found = [mistake for key, value in options.items() if (mistake := _option_mistake(key, value, cfg))]
     file = Path(cfg.filename or "")
     if file.suffix == ".py" and not _is_installed(file):
-        found += _file_mistakes(file, frozenset())
+        in_files = list(_file_mistakes(file, frozenset()))
+        for mistake in () if data else in_files:
+            _warn(str(mistake))
+        found += in_files if data else []
     return found
 
 
@@ -231,6 +225,8 @@ def _option_mistake(key: str, value: object, cfg: Config) -> ConfigError | None:
 def _file_mistakes(path: Path, used_by_children: Set[str]) -> Iterator[ConfigError]:
     """Yield what is wrong with the names that a file and its parents assign, and warn of those that may be meant.
 
+    A name with the value that it has in a parent anyway, as MMDetection's own configs have them, is no mistake.
+
     Args:
         used_by_children: Names that files which build on this one use of it.
     """
@@ -242,13 +238,17 @@ def _file_mistakes(path: Path, used_by_children: Set[str]) -> Iterator[ConfigErr
     of_parents = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     if "_base_" not in _assigned(tree):  # it is whole, perhaps written by a run: leftovers of its parents stand there
         return
-    parents = _parents(tree, path)
-    for name, value in _assigned(tree).items():
-        if name.startswith("_") or name in used | used_by_children or name in _READ - _ONLY_EMBEDDED:
+    parents = parents_of(path)
+    known = used | used_by_children | (_READ - _ONLY_EMBEDDED)
+    unread = {name: value for name, value in _assigned(tree).items() if not name.startswith("_") and name not in known}
+    values, of_bases = (_values(path), list(map(_values, parents))) if unread else ({}, [])
+    for name, value in unread.items():
+        inherited = [base[name] for base in of_bases if name in base]
+        if values.get(name) in inherited:
             continue
         instead = _instead(name, value)
         near = "" if name in _READ else did_you_mean(name, _READ, cutoff=0.85)
-        if instead or near or any(_defines(parent, name) for parent in parents):
+        if instead or near or inherited:
             fix = instead or "correct or remove it" if near or instead else _NOT_INHERITED
             yield ConfigError(f"The config {path} sets {name}, which nothing reads{near}: {fix}.")
         else:
@@ -262,13 +262,6 @@ def _is_installed(path: Path) -> bool:
     """Whether a config came with a package: its authors' names are none of the user's."""
     path = path.resolve()
     return ".mim" in path.parts or path.is_relative_to(config_folder().resolve())
-
-
-def _parents(tree: ast.Module, path: Path) -> list[Path]:
-    """Return the files that a config builds on, those of packages as well."""
-    value = _assigned(tree)["_base_"]
-    names = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [Path(Config._get_cfg_path(name, str(path))[0]) for name in names if isinstance(name, str)]
 
 
 def _assigned(tree: ast.Module) -> dict[str, object]:
@@ -292,12 +285,12 @@ def _assigned(tree: ast.Module) -> dict[str, object]:
     return found
 
 
-def _defines(path: Path, name: str) -> bool:
-    """Whether a config has a name, its own or inherited: one that nothing reads was used there already."""
+def _values(path: Path) -> Mapping[str, Any]:
+    """Return what a config sets, by itself or by its parents; nothing where it cannot be read, as is reported then."""
     try:
-        return name in Config.fromfile(path)
-    except Exception:  # reading the config itself reports it
-        return False
+        return Config.fromfile(path)
+    except Exception:
+        return {}
 
 
 def _warn(sentence: str) -> None:
@@ -310,7 +303,7 @@ def _instead(key: str, value: object, shorter: Mapping[str, str] = {}) -> str | 
         return f"set optim_wrapper.{key}={value}"
     plain = key.replace("_", "").replace("-", "").casefold()
     if plain not in _MEANT:
-        return _NO_SETTING.get(plain)
+        return _ADVICE.get(plain)
     shown = f"={value}" if isinstance(value, (str, int, float)) else ""
     meant = _MEANT[plain]
     return f"set {shorter.get(meant, meant)}{shown}"

@@ -27,7 +27,7 @@ STARTED = "started_with"
 # Options that say where a training begins, and where it writes: what goes on from it has both already.
 _FOR_THE_START = ("pretrained", "warm_start", "load_from", "load_policy", "resume", "work_dir")
 # Names that decide nothing of what is computed.
-_NO_SETTING = {
+_WITHOUT_EFFECT = {
     *_FOR_THE_START,
     *("launcher", "auto_resume", "runner_type", "draw", "experiment_name", "strategy"),
     *("recognized", "verbose", "visualizer", "vis_backends", "log_level", "custom_imports", "augmentation", STARTED),
@@ -240,7 +240,7 @@ def _unnamed(key: str, options: Iterable[str]) -> str | None:
 
 def _leaves(config: Mapping[str, Any], parts: Collection[str]) -> Iterable[tuple[str, Any]]:
     for name, value in config.items():
-        if name in parts if parts else name not in _NO_SETTING and not name.startswith("test_"):
+        if name in parts if parts else name not in _WITHOUT_EFFECT and not name.startswith("test_"):
             yield from _flat(name, value)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmdet.registry import DATASETS
@@ -25,6 +26,24 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
         return
     for key, child in children:
         yield from walk(child, f"{path}.{key}".lstrip("."))
+
+
+def value_at(config: Any, key: str) -> Any:
+    """Return what a config has under a dotted key; None if nothing."""
+    for part in key.split("."):
+        if isinstance(config, (list, tuple)) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        elif isinstance(config, Mapping):
+            config = config.get(part)
+        else:
+            return None
+    return config
+
+
+def parents_of(file: str | os.PathLike) -> list[Path]:
+    """Return the files that the file of a config builds on, those of packages as well."""
+    names = Config._get_base_files(os.fspath(file))
+    return [Path(Config._get_cfg_path(name, os.fspath(file))[0]) for name in names]
 
 
 def parts_of(node: object, *types: str) -> Iterator[dict]:

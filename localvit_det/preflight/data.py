@@ -278,15 +278,19 @@ def _check_keys(path: str, found: Annotations, masks: bool, scored: bool, option
             f"{found.without_mask} of the {found.boxes} annotations in {found.path} have no segmentation, but {path} "
             f"loads or scores masks: {way}, or add polygons."
         )
-    if found.without_area:
-        raise DataError(
-            f'{found.without_area} annotations in {found.path} lack the key area, which MMDetection needs: add "area", '
-            "in pixels, to each."
-        )
+    _check_area(found)
     if scored and found.without_iscrowd:
         raise DataError(
             f"{found.without_iscrowd} annotations in {found.path} lack the key iscrowd, which the COCO "
             'evaluation needs: add "iscrowd": 0 to each.'
+        )
+
+
+def _check_area(found: Annotations) -> None:
+    if found.without_area:
+        raise DataError(
+            f'{found.without_area} annotations in {found.path} lack the key area, which MMDetection needs: add "area", '
+            "in pixels, to each."
         )
 
 
@@ -302,7 +306,10 @@ def _check_evaluator(path: str, evaluator: dict, listed: dict, files: Collection
     _check_exists(path, "annotation file", file)
     if not listed:
         return
-    own = read_annotations(file).images  # read again only if it is another file than the dataset's
+    found = read_annotations(file)  # read again only if it is another file than the dataset's
+    if file not in files:
+        _check_area(found)
+    own = found.images
     place = f"{path}.ann_file {os.path.abspath(file)}"
     if missing := listed.keys() - own.keys():
         raise DataError(

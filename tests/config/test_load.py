@@ -143,6 +143,32 @@ def test_names_in_a_file_that_nothing_reads(tmp_path, body, words, in_parent):
         assert str(path) in sentence
 
 
+def test_names_that_nothing_reads_do_not_stop_inference(tmp_path, monkeypatch):
+    lines = lines_logged_by(monkeypatch, options)
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = 'localvit_det::{PARENT}.py'\nbatch_size = 4\nchannels = 128\n")
+    load_config(path, data=False)
+    assert [line.partition(", which nothing reads")[0] for line in lines] == [
+        f"The config {path} sets {name}" for name in ("batch_size", "channels")
+    ]
+    with pytest.raises(ConfigError, match="sets clases"):  # what somebody asks for and does not get
+        load_config(path, {"clases": "auto"}, data=False)
+
+
+@pytest.mark.parametrize("value", ["{'a': 1, 'b': [dict(type='B')]}", "dict(b=[dict(type='B')])", "dict()"])
+def test_the_value_of_a_parent_once_more(tmp_path, monkeypatch, value):
+    """As `dataset_type` and `test_pipeline` stand in MMDetection's own configs: nothing that differs is lost."""
+    lines = lines_logged_by(monkeypatch, options)
+    (tmp_path / "parent.py").write_text("test_pipeline = dict(a=1, b=[dict(type='B')])\nx = test_pipeline\nlr = 0.1\n")
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = ['parent.py']\ntest_pipeline = {value}\nlr = 0.1\n")
+    load_config(path)
+    assert lines == []
+    path.write_text(f"_base_ = ['parent.py']\ntest_pipeline = {value}\ntest_pipeline['a'] = 2\nlr = 0.2\n")
+    with pytest.raises(ConfigError, match=r"lr, which nothing reads: set optim_wrapper\.optimizer\.lr=0\.2"):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     "body",
     [

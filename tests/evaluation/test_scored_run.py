@@ -148,18 +148,79 @@ def test_validation_of_a_training(root, tmp_path):
 # ---- two files
 
 
-def test_config_that_names_two_files(root, tmp_path, monkeypatch):
-    """The evaluator follows its dataset, and says so, in either direction."""
+def two_files(root: Path, folder: Path, dataset: str, evaluator: str, parent: str = CONFIG) -> Path:
+    """Return a config that has other files than its parent."""
+    path = folder / "two.py"
+    path.write_text(
+        f"_base_ = '{Path(parent).absolute()}'\ntest_dataloader = dict(dataset=dict(ann_file='{dataset}'))\n"
+        f"test_evaluator = dict(ann_file='{root}/{evaluator}')\n"
+    )
+    return path
+
+
+def test_config_whose_evaluator_lacks_images(root, tmp_path, monkeypatch):
+    """The evaluator follows its dataset, and says so; also where the ids are those of other images."""
+    other = json.loads((root / FILE).read_text())
+    other["images"][0]["file_name"] = "other.jpg"
+    (root / "annotations/other.json").write_text(json.dumps(other))
+    (root / "annotations/broken.json").write_text("{")
     said = lines_logged_by(monkeypatch, discovery)
-    for own, others in ((FILE, SMALL), (SMALL, FILE)):
-        path = tmp_path / "two.py"
-        path.write_text(
-            f"_base_ = '{Path(CONFIG).absolute()}'\ntest_dataloader = dict(dataset=dict(ann_file='{own}'))\n"
-            f"test_evaluator = dict(ann_file='{root}/{others}')\n"
-        )
-        cfg = run_of(root, tmp_path / "run", {}, path)
-        assert Path(cfg.test_evaluator.ann_file) == root / own
-        assert f"test_evaluator.ann_file is {root}/{others}, and its dataset reads {root}/{own}" in said.pop()
+    for others in (SMALL, "annotations/other.json", "annotations/broken.json"):
+        cfg = run_of(root, tmp_path / "run", {}, two_files(root, tmp_path, FILE, others))
+        assert Path(cfg.test_evaluator.ann_file) == root / FILE
+        assert f"test_evaluator.ann_file is {root}/{others}, and its dataset reads {root}/{FILE}" in said.pop()
+
+
+CORRECTED = "annotations/corrected.json"
+
+
+@pytest.fixture
+def corrected(root) -> Path:
+    """Ground truth of the same images, without the objects of the first one."""
+    content = json.loads((root / FILE).read_text())
+    first = content["images"][0]["id"]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != first]
+    (root / CORRECTED).write_text(json.dumps(content))
+    return root / CORRECTED
+
+
+@pytest.mark.parametrize("dataset", [FILE, SMALL])
+def test_config_with_ground_truth_of_its_own(root, corrected, tmp_path, monkeypatch, dataset):
+    """Corrected annotations of the same images, or of more, are scored; a line says so. A child changes nothing."""
+    said = lines_logged_by(monkeypatch, discovery)
+    path = two_files(root, tmp_path, dataset, CORRECTED)
+    (tmp_path / "child.py").write_text("_base_ = 'two.py'\n")
+    for config in (path, tmp_path / "child.py"):
+        cfg = run_of(root, tmp_path / "run", {}, config)
+        assert Path(cfg.test_evaluator.ann_file) == corrected
+        line = f"test_evaluator: the images of {root}/{dataset} are scored against {corrected}, as the config says."
+        assert said.pop() == line
+        raise_all(list(find_problems(cfg, "test")))
+    # What is found in the first image counts as wrong.
+    assert 0 < RUNNERS.build(cfg).test()["coco/bbox_mAP"] < 1
+    assert load_config(path, {"data_root": f"{root}/"}, data=False).test_evaluator.ann_file == str(corrected)
+
+
+def test_child_that_replaces_the_file_of_its_dataset_alone(root, corrected, tmp_path, monkeypatch):
+    """Its parent's file is not scored, though it has the same images; nor is that of the parent's parent."""
+    said = lines_logged_by(monkeypatch, discovery)
+    two_files(root, tmp_path, SMALL, FILE)
+    body = f"test_dataloader = dict(dataset=dict(ann_file='{CORRECTED}'))\n"
+    (tmp_path / "child.py").write_text(f"_base_ = 'two.py'\n{body}")
+    (tmp_path / "grandchild.py").write_text("_base_ = ['child.py']\n")
+    for name in ("child.py", "grandchild.py"):
+        cfg = run_of(root, tmp_path / "run", {}, tmp_path / name)
+        assert Path(cfg.test_evaluator.ann_file) == corrected
+        assert f"test_evaluator.ann_file is {root}/{FILE}, and its dataset reads {corrected}" in said.pop()
+
+
+def test_ground_truth_of_its_own_without_areas_stops_before_the_run(root, corrected, tmp_path):
+    content = json.loads(corrected.read_text())
+    del content["annotations"][0]["area"]
+    corrected.write_text(json.dumps(content))
+    cfg = run_of(root, tmp_path / "run", {}, two_files(root, tmp_path, FILE, CORRECTED))
+    with pytest.raises(DataError, match=f"1 annotations in {corrected} lack the key area"):
+        raise_all(list(find_problems(cfg, "test")))
 
 
 def test_option_of_the_evaluator(root, tmp_path, monkeypatch):
