@@ -28,7 +28,7 @@ from .complexity import CLASSIFIER_SIZE, DETECTOR_SIZE, Complexity, Counter
 from .results import ROOT, markdown_table, update_files, with_block
 
 NOTHING = "-"
-SIZES = ("nano", "tiny", "small", "base", "large")
+SIZES = ("tiny", "small", "base", "large")  # of MMDetection's backbones; ours have their `arch_settings`
 COST = ("parameters", "MACs")
 # (height, width) by the beginning of a config's name, else DETECTOR_SIZE: the recipe's test scale, as papers count it.
 IMAGE_SIZES = {"rtmdet_": (640, 640), "sem_fpn_": (512, 2048), "upernet_": (512, 2048)}
@@ -89,6 +89,13 @@ class Entry:
         """Whether the backbone is of this package."""
         return issubclass(self.backbone_class, LocalViT)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where it stands in tables: by type, then by size, the nano ones first."""
+        kind, size = self.net
+        sizes = self.backbone_class.arch_settings if issubclass(self.backbone_class, LocalViT) else SIZES
+        return kind, ("nano", *sizes).index(size)
+
 
 def image_size(name: str) -> tuple[int, int]:
     """Return height and width at which a config's cost is counted."""
@@ -118,7 +125,7 @@ def _costs(complexity: Complexity, digits: int = 2) -> tuple[str, str]:
 def backbone_table(entries: Sequence[Entry]) -> str:
     """Return the table of backbones at 224×224, in Markdown."""
     found = {entry.net: entry for entry in reversed(entries) if "mask_rcnn" in entry.name}
-    ordered = sorted(found.items(), key=lambda item: (item[0][0], SIZES.index(item[0][1])))
+    ordered = sorted(found.items(), key=lambda item: item[1].place)
     papers = published()
     rows = [[*net, *_costs(e.classifier), *papers.get(" ".join(net), (NOTHING,) * 2)[:2]] for net, e in ordered]
     return markdown_table(("backbone", "size", *COST, *PUBLISHED_COST), rows)
@@ -158,7 +165,7 @@ def overview(entries: Sequence[Entry], nets: Sequence[tuple[str, str]] = ()) -> 
     if nets:
         chosen = sorted((e for e in chosen if e.net in nets), key=lambda e: nets.index(e.net))
     else:
-        chosen.sort(key=lambda e: (not e.ours, e.net[0], SIZES.index(e.net[1])))
+        chosen.sort(key=lambda e: (not e.ours, e.place))
     rows = [
         (f"`{e.net[0]}`" + ("" if e.ours else " (MMDetection's)"), e.net[1],
          *_costs(e.backbone, 1), *_costs(e.detector, 1), ", ".join(aps.get(e.net, [NOTHING])))

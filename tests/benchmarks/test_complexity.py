@@ -10,6 +10,7 @@ import yaml
 from conftest import REPOSITORY
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from torch import nn
 
 from benchmarks import complexity, model_zoo
@@ -173,6 +174,29 @@ def test_every_config_is_in_the_table_and_in_a_metafile():
     assert sorted(m["Name"] for m in models) == sorted(CONFIGS)
     index = yaml.safe_load((REPOSITORY / "model-index.yml").read_text())
     assert index["Import"] == sorted(f"configs/metafiles/{path.name}" for path in metafiles)
+
+
+def test_sizes_of_any_name_stand_in_the_order_of_the_class(monkeypatch):
+    cost = complexity.Complexity(10**6, 10**9)
+    sizes = ("s36", "s12", "m48")
+    monkeypatch.setattr(MODELS.get("GGTransformer"), "arch_settings", {size: {} for size in sizes})
+
+    def entry(type: str, **backbone: object) -> model_zoo.Entry:
+        cfg = Config({"model": {"backbone": {"type": type, **backbone}}})
+        return model_zoo.Entry(f"mask_rcnn_{len(backbone)}_coco", cfg, cost, cost, cost)
+
+    entries = [entry("GGTransformer", arch=size) for size in ("m48", "s12", "s36")]
+    entries += [entry("GGTransformer", arch={"depths": [1]}), entry("SwinTransformer"), entry("DWNet", arch="base")]
+    expected = [
+        "DWNet base",
+        "GGTransformer nano",
+        *(f"GGTransformer {size}" for size in sizes),
+        "SwinTransformer tiny",
+    ]
+    rows = [line.split(" | ") for line in model_zoo.backbone_table(entries).splitlines()[2:]]
+    assert [f"{row[0].removeprefix('| ')} {row[1]}" for row in rows] == expected
+    rows = [line.split(" | ") for line in model_zoo.overview(entries).splitlines()[2:]]
+    assert [row[1] for row in rows] == [name.split()[1] for name in expected]
 
 
 @pytest.mark.slow
