@@ -37,6 +37,7 @@ from torch.utils.benchmark import timer
 from localvit.process import keep_memory
 from localvit_det.cli import handle_user_errors
 from localvit_det.config import load_config
+from localvit_det.datasets.load_image import protect_loading
 from localvit_det.errors import ConfigError, did_you_mean
 from localvit_det.fused import fuse_detector
 
@@ -150,6 +151,7 @@ class Evaluation:
         cfg.test_dataloader.update(num_workers=args.workers, persistent_workers=args.workers > 0)
         cfg.test_dataloader.dataset.indices = args.images or None
         self.loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
+        protect_loading(self.loader.dataset, cfg, evaluates=True)
         self.evaluator = Evaluator(cfg.test_evaluator)
         self.evaluator.dataset_meta = self.loader.dataset.metainfo
         self.model.to(args.device).eval()

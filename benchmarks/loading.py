@@ -38,14 +38,17 @@ def pipelines() -> dict[str, Any]:
     from mmengine.dataset import Compose
 
     from localvit_det.datasets import LoadImageFromFile as OurLoad
+    from localvit_det.datasets.load_image import protect_loading
 
     rest = [{"type": "Resize", "scale": (1333, 800), "keep_ratio": True}, {"type": "RandomFlip", "prob": 0.5}]
     rest.append({"type": "PackDetInputs"})
     kinds = {"mmdet": (LoadImageFromFile, "LoadAnnotations"), "ours": (OurLoad, "LoadCompactAnnotations")}
-    return {
+    found = {
         name: Compose([image(), {"type": masks, "with_bbox": True, "with_mask": True}, *rest])
         for name, (image, masks) in kinds.items()
     }
+    protect_loading(found["ours"], {})
+    return found
 
 
 def same(one: Any, other: Any) -> bool:

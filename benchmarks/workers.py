@@ -111,7 +111,7 @@ def run(side: str, file: Path, pictures: Path | None, methods: list[str], counts
     from mmdet.datasets import CocoDataset
     from mmengine.registry import init_default_scope
 
-    import localvit_det  # noqa: F401 - operators that MMDetection needs
+    from localvit_det.datasets.load_image import protect_loading
 
     from .scale import CLASSES
 
@@ -132,6 +132,8 @@ def run(side: str, file: Path, pictures: Path | None, methods: list[str], counts
         data_prefix={"img": str(pictures or file.parent)},
         pipeline=[*load, {"type": "PackDetInputs"}],
     )
+    if side == "ours":
+        protect_loading(dataset, {})
     gc.collect()
     found: dict = {"main": memory(os.getpid())["Private"], "serialized": dataset.data_bytes.nbytes / 2**20}
     for method in methods:

@@ -55,7 +55,7 @@ def _share() -> None:
         for name, cls in {**root.module_dict, **own.module_dict}.items():
             if cls.__module__.startswith(f"{__package__}."):
                 for registry in (root, own):
-                    if name not in registry.module_dict:  # LoadImageFromFile is MMCV's in the root, and ours in theirs
+                    if name not in registry.module_dict:  # in the root LoadImageFromFile stays MMCV's
                         registry.register_module(name=name, module=cls)
 
 

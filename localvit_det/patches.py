@@ -202,6 +202,14 @@ def _config_names() -> Iterator[Replacement]:
             yield MODULE2PACKAGE, module, distribution(module)[0]
 
 
+def _image_files() -> Iterator[Replacement]:
+    from mmdet.registry import TRANSFORMS
+
+    from .datasets.load_image import LoadImageFromFile
+
+    yield TRANSFORMS.module_dict, "LoadImageFromFile", LoadImageFromFile
+
+
 # In the order in which they are applied: the first two before anything imports `mmdet.models`.
 PATCHES = (
     Patch(
@@ -284,6 +292,17 @@ PATCHES = (
         "mmengine 0.10",
         "packages can register their configs",
         _config_names,
+    ),
+    Patch(
+        "image_files",
+        "`LoadImageFromFile` in pipelines of MMDetection: a subclass, which does what MMCV's does until "
+        "`BrokenImagesHook` of our configs lets `broken_images`, `max_pixels` and `pixel_range` hold",
+        "one broken image ends a training, a cut-off one trains with what is missing in gray, and a few kB of a file "
+        "can take all memory",
+        "`mmcv/transforms/loading.py`, `LoadImageFromFile`",
+        "mmcv 2.1",
+        "MMCV's transform can skip and name what it cannot load, and has a limit of pixels",
+        _image_files,
     ),
 )
 

@@ -11,7 +11,6 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 
-from .datasets.load_image import LoadImageFromFile
 from .datasets.synthetic_shapes import CLASSES
 from .datasets.synthetic_shapes_datasets import ShapesDataset
 from .requirements import require
@@ -20,12 +19,15 @@ require("mmpretrain")
 # MMPretrain's ColorJitter makes MMCV warn of an argument that configs do not give, in every data worker.
 warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
 
+import mmdet.registry  # noqa: E402
 import mmpretrain.datasets  # noqa: E402, F401 - registers its own LoadImageFromFile, which ours then replaces
 from mmpretrain.registry import DATASETS, TRANSFORMS  # noqa: E402
 
 __all__ = ["CropObject", "ShapesClassDataset"]
 
-# Broken images are skipped and named here as well. MMPretrain has registered MMCV's under the name.
+# Ours, whose broken images are skipped and named, unless the row `image_files` of `patches` is left out; MMPretrain has
+# registered MMCV's under the name.
+LoadImageFromFile = mmdet.registry.TRANSFORMS.get("LoadImageFromFile")
 TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, force=True)
 
 

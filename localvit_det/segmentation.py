@@ -5,20 +5,20 @@ It has the synthetic shapes with a class at every pixel.
 
 from pathlib import Path
 
-from .datasets.load_image import LoadImageFromFile
 from .datasets.synthetic_shapes import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES
 from .datasets.synthetic_shapes_datasets import ShapesDataset, make_semantic_maps
 from .requirements import require
 
 require("mmseg")
 
+import mmdet.registry  # noqa: E402
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 from mmseg.registry import DATASETS, TRANSFORMS  # noqa: E402
 
 __all__ = ["ShapesSegDataset"]
 
-# Broken images are skipped and named here as well.
-TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile)
+# Ours, whose broken images are skipped and named, unless the row `image_files` of `patches` is left out.
+TRANSFORMS.register_module(name="LoadImageFromFile", module=mmdet.registry.TRANSFORMS.get("LoadImageFromFile"))
 
 
 @DATASETS.register_module()

@@ -9,4 +9,5 @@ custom_hooks = [
     dict(type="ProgressBarHook"),
     dict(type="TrainingReportHook"),
     dict(type="CurvesHook"),
+    dict(type="BrokenImagesHook"),  # applies broken_images, max_pixels and pixel_range, likewise
 ]

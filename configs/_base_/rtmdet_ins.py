@@ -50,4 +50,5 @@ custom_hooks = [
     dict(type="ProgressBarHook"),
     dict(type="TrainingReportHook"),
     dict(type="CurvesHook"),
+    dict(type="BrokenImagesHook"),
 ]

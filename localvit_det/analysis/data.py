@@ -19,6 +19,7 @@ from ..config.utils import dataset_paths, find_datasets, prepare_dataset
 from ..datasets.annotations import read_annotations
 from ..datasets.images import PixelRange, pixel_range_of
 from ..datasets.json_stream import read_content
+from ..datasets.load_image import protect_loading
 from ..engine.data_loader import seed_generators
 from ..errors import DataError, shortened
 from ..evaluation.coco import prints_logged
@@ -95,6 +96,7 @@ def augmented_section(cfg: Config, count: int = 24, seed: int = 0) -> Section:
     The seed decides which of them are chosen, and what is drawn for each.
     """
     dataset: Any = DATASETS.build(cfg.train_dataloader.dataset)
+    protect_loading(dataset, cfg)
     classes, pictures = dataset.metainfo["classes"], []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count].tolist():
         seed_generators(seed, index)

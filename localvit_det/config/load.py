@@ -283,10 +283,10 @@ def add_hooks(cfg: Config) -> None:
     """Let `custom_hooks` of a config that builds on ours add to ours instead of replacing them: lists do not merge.
 
     The top-level `omit_hooks` names those of ours that are not wanted. What applies `load_policy` and `broken_images`
-    is in every config.
+    is added to every other config, too.
 
     Raises:
-        ConfigError: `omit_hooks` names one that does not exist.
+        ConfigError: `omit_hooks` names one that does not exist, or whose settings are there.
     """
     hooks = list(cfg.get("custom_hooks") or [])
     there = {type_name(hook) for hook in hooks}
@@ -299,8 +299,13 @@ def add_hooks(cfg: Config) -> None:
         # Ours behind the config's own, whose numbers options name.
         hooks += [hook for hook in ours if hook.type not in there]
         hooks = [hook for hook in hooks if type_name(hook) not in omitted]
-        there = {type_name(hook) for hook in hooks}
-    hooks += [{"type": name} for name in ("LoadPolicyHook", "BrokenImagesHook") if name not in there]
+        for key in ("broken_images", "max_broken_images", "pixel_range"):
+            if "BrokenImagesHook" in omitted and cfg.get(key) is not None:
+                raise ConfigError(
+                    f"{key} has no effect where omit_hooks leaves out BrokenImagesHook: give one of them."
+                )
+    else:
+        hooks += [{"type": name} for name in ("LoadPolicyHook", "BrokenImagesHook") if name not in there]
     cfg.custom_hooks = hooks
 
 

@@ -3,7 +3,8 @@
 import logging
 import os
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -29,19 +30,26 @@ ON_BROKEN = ("skip", "stop")
 MAX_BROKEN = 100
 
 
-@TRANSFORMS.register_module()
-class LoadImageFromFile(MMCVLoadImageFromFile):
-    """MMCV's transform, which also survives files that are no images, cut off, huge, or of an unexpected size.
+@dataclass(frozen=True)
+class ImagePolicy:
+    """What becomes of images that cannot be used."""
 
-    In training such an image is skipped for another one; in an evaluation a gray one stands for it, in which nothing
-    is to be found. Each is named once. `BrokenImagesHook` sets the attributes.
-    """
-
-    on_broken = "skip"  # one of `ON_BROKEN`
-    max_broken = MAX_BROKEN  # images after which a process stops
+    on_broken: str = "skip"  # one of `ON_BROKEN`
+    max_broken: float = MAX_BROKEN  # images after which a process stops
     max_pixels: float = MAX_PIXELS  # of an image that is decoded
     pixel_range: PixelRange | None = None  # as of `decode`
-    evaluates = False  # whether it is not in a training
+    evaluates: bool = False  # whether it is not in a training
+
+
+class LoadImageFromFile(MMCVLoadImageFromFile):
+    """MMCV's transform, which with a policy survives files that are no images, cut off, huge, or of an unexpected size.
+
+    In training such an image is skipped for another one; in an evaluation a gray one stands for it, in which nothing
+    is to be found. Each is named once. Without a policy it does what MMCV's does: `patches` registers it for
+    everything that MMDetection loads, also for what is not run by us.
+    """
+
+    policy: ImagePolicy | None = None  # set by `BrokenImagesHook`, or by `protect_loading` where there is no runner
     unusable: Tensor | None = None  # where the numbers of unusable images are marked
     _broken: frozenset[str] = frozenset()  # what was named
 
@@ -49,17 +57,20 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         """Load `results['img_path']`.
 
         Returns:
-            The results with img (H×W×C), img_shape and ori_shape; None for an image to skip.
+            The results with img (H×W×C), img_shape and ori_shape; None for an image of a training to skip.
 
         Raises:
             DataError: The image is broken, and is to stop the run or is one too many.
         """
+        policy = self.policy
+        if policy is None:
+            return super().transform(results)
         try:
-            self._check_map(results)
-            image = self._load(results)
+            self._check_map(results, policy)
+            image = self._load(results, policy)
         except BrokenImageError as error:
-            self._report(results["img_path"], str(error))
-            if not self.evaluates:
+            self._report(results["img_path"], str(error), policy)
+            if not policy.evaluates:
                 return None
             if self.unusable is not None and "sample_idx" in results:
                 self.unusable[results["sample_idx"]] = 1
@@ -71,7 +82,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
 
-    def _check_map(self, results: dict) -> None:
+    def _check_map(self, results: dict, policy: ImagePolicy) -> None:
         """Check the size of a map of labels, which MMDetection decodes after the image, whatever it holds.
 
         Raises:
@@ -82,16 +93,16 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if not isinstance(path, str) or not os.path.exists(path):
             return
         try:
-            read_header(path, self.max_pixels)
+            read_header(path, policy.max_pixels)
         except BrokenImageError as error:
-            if self.evaluates:
+            if policy.evaluates:
                 raise DataError(f"The map {path} {error}: correct or remove it.") from error
             raise BrokenImageError(f"has the map {path}, which {error}") from error
 
-    def _load(self, results: dict) -> np.ndarray:
+    def _load(self, results: dict, policy: ImagePolicy) -> np.ndarray:
         path = results["img_path"]
         if self.backend_args is None and os.path.exists(path):
-            content = read_file(path, self.max_pixels)
+            content = read_file(path, policy.max_pixels)
         else:
             try:
                 content = fileio.get(path, backend_args=self.backend_args)
@@ -99,41 +110,40 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                 raise BrokenImageError(f"cannot be read ({error.strerror or error})") from error
         size = (results["width"], results["height"]) if {"width", "height"} <= results.keys() else None
         if self.imdecode_backend == "cv2":
-            return decode(
-                content, size, imread_flags.get(self.color_type, cv2.IMREAD_COLOR), self.max_pixels, self.pixel_range
-            )
-        read_header(content, self.max_pixels)
+            flag = imread_flags.get(self.color_type, cv2.IMREAD_COLOR)
+            return decode(content, size, flag, policy.max_pixels, policy.pixel_range)
+        read_header(content, policy.max_pixels)
         try:
             return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         except Exception as error:  # each decoder has its own
             raise BrokenImageError(f"cannot be decoded ({type(error).__name__})") from error
 
-    def _report(self, path: str, reason: str) -> None:
+    def _report(self, path: str, reason: str, policy: ImagePolicy) -> None:
         """Name an image once in each process."""
-        if self.on_broken == "stop":
+        if policy.on_broken == "stop":
             raise DataError(f"The image {path} {reason}: fix or remove it, or skip such images (broken_images=skip).")
         if path in self._broken:
             return
         self._broken |= {path}
         count = len(self._broken)
-        if count > self.max_broken:
+        if count > policy.max_broken:
             raise DataError(
                 f"{count} images cannot be used, the last one, {path}, because it {reason}: look at all with "
                 "`localvit check CONFIG --images`, or allow more with max_broken_images."
             )
-        what = "counts as one without detections" if self.evaluates else "is skipped"
+        what = "counts as one without detections" if policy.evaluates else "is skipped"
         print_log(f"The image {path} {reason}; it {what} ({count} so far here).", "current", logging.WARNING)
 
 
 @HOOKS.register_module()
 class BrokenImagesHook(Hook):
-    """Apply `broken_images`, `max_broken_images`, `max_pixels` and `pixel_range` of the config; `load_config` adds it.
+    """Apply `broken_images`, `max_broken_images`, `max_pixels` and `pixel_range` of the config.
 
     It acts on the loaded datasets, because the settings are no part of a pipeline: inference builds other transforms
     from that.
     """
 
-    priority = "VERY_HIGH"  # before data workers are started
+    priority = "VERY_HIGH"  # before data workers are started, and before anything is done with numbers of no image
 
     def before_run(self, runner: Runner) -> None:
         """Set what every transform that loads images does.
@@ -141,28 +151,30 @@ class BrokenImagesHook(Hook):
         Raises:
             ConfigError: `pixel_range` has no effect.
         """
-        pixel_range = pixel_range_of(runner.cfg.get("pixel_range"))
         self._unusable: dict[str, list[Tensor]] = {}
         for name in ("_train_loop", "_val_loop", "_test_loop"):
             loop = getattr(runner, name)
             if not isinstance(loop, BaseLoop):
                 continue
-            transforms = list(loading_transforms(loop.dataloader.dataset))
-            if pixel_range and not any(transform.imdecode_backend == "cv2" for transform in transforms):
+            transforms = protect_loading(loop.dataloader.dataset, runner.cfg, evaluates=name != "_train_loop")
+            if runner.cfg.get("pixel_range") and not any(one.imdecode_backend == "cv2" for one in transforms):
                 raise ConfigError(
                     "pixel_range has no effect on images that are not read by LoadImageFromFile of a detector with the "
                     "backend cv2: leave it out."
                 )
+            if name == "_train_loop":
+                started = vars(loop).get("dataloader_iterator")
+                if started is not None and loop.dataloader.num_workers:
+                    # MMEngine's loop of iterations has started workers before any hook: anew, with what is set now.
+                    loop.dataloader._iterator = None
+                    loop.dataloader_iterator = type(started)(loop.dataloader)
+                if not any(isinstance(hook, _SwitchedPipelineHook) for hook in runner.hooks):
+                    runner.register_hook(_SwitchedPipelineHook())
+                continue
             for transform in transforms:
-                transform.on_broken = runner.cfg.get("broken_images") or "skip"
-                transform.max_broken = runner.cfg.get("max_broken_images", MAX_BROKEN)
-                transform.max_pixels = runner.cfg.get("max_pixels", MAX_PIXELS)
-                transform.pixel_range = pixel_range
-                transform.evaluates = name != "_train_loop"
-                if transform.evaluates:
-                    # In shared memory, where data workers mark them.
-                    transform.unusable = torch.zeros(len(loop.dataloader.dataset), dtype=torch.uint8).share_memory_()
-                    self._unusable.setdefault(name, []).append(transform.unusable)
+                # In shared memory, where data workers mark them.
+                transform.unusable = torch.zeros(len(loop.dataloader.dataset), dtype=torch.uint8).share_memory_()
+                self._unusable.setdefault(name, []).append(transform.unusable)
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         """Refuse a validation of which no image could be used.
@@ -188,6 +200,31 @@ class BrokenImagesHook(Hook):
                 f"None of the {total} images could be used, so that the numbers mean nothing: the log says why for "
                 "each (`localvit check CONFIG --images` looks at all of them)."
             )
+
+
+class _SwitchedPipelineHook(Hook):
+    """Protect the pipeline that MMDetection's PipelineSwitchHook has just put in the place of a training's."""
+
+    priority = "LOWEST"
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set it before the workers of the epoch are started."""
+        protect_loading(runner.train_loop.dataloader.dataset, runner.cfg)
+
+
+def protect_loading(dataset: object, cfg: Mapping[str, Any], evaluates: bool = False) -> list[LoadImageFromFile]:
+    """Let a config's settings hold in everything of a dataset that loads images, which is returned."""
+    policy = ImagePolicy(
+        cfg.get("broken_images") or "skip",
+        cfg.get("max_broken_images", MAX_BROKEN),
+        cfg.get("max_pixels", MAX_PIXELS),
+        pixel_range_of(cfg.get("pixel_range")),
+        evaluates,
+    )
+    transforms = list(loading_transforms(dataset))
+    for transform in transforms:
+        transform.policy = policy
+    return transforms
 
 
 def loading_transforms(node: object) -> Iterator[LoadImageFromFile]:

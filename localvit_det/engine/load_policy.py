@@ -29,7 +29,7 @@ from .processes import unwrapped
 
 @HOOKS.register_module()
 class LoadPolicyHook(Hook):
-    """Apply the config's `load_policy` to the checkpoint of `load_from`; `load_config` adds it.
+    """Apply the config's `load_policy` to the checkpoint of `load_from`.
 
     Resuming and testing never start new heads: there 'finetune' counts as 'strict'.
     """

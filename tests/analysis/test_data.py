@@ -6,7 +6,7 @@ import pytest
 from coco_folder import NAMES, annotations, write_coco, write_config
 from pages import check_page
 
-from localvit_det.analysis.data import data_sections, read_splits
+from localvit_det.analysis.data import augmented_section, data_sections, read_splits
 from localvit_det.analysis.page import Picture, Table, render
 from localvit_det.config import load_config
 from localvit_det.errors import DataError
@@ -91,3 +91,9 @@ def test_no_annotation_file(cfg):
         cfg[f"{split}_dataloader"] = None
     with pytest.raises(DataError, match="names no annotation file"):
         read_splits(cfg)
+
+
+def test_augmented_images_leave_out_broken_ones(cfg, tmp_path):
+    next((tmp_path / "train2017").glob("*.jpg")).write_bytes(b"no image")
+    section = augmented_section(cfg, count=4)
+    assert len([part for part in section.parts if isinstance(part, Picture)]) == 4

@@ -99,10 +99,16 @@ class TestHooks:
         with pytest.raises(ConfigError, match="did you mean 'CurvesHook'"):
             self.kinds(config, omit_hooks="CurveHook")
 
+    def test_the_loading_of_images_can_be_mmcvs(self, config):
+        assert self.kinds(config).count("BrokenImagesHook") == 1
+        assert "BrokenImagesHook" not in self.kinds(config, omit_hooks="BrokenImagesHook")
+        with pytest.raises(ConfigError, match="pixel_range has no effect where omit_hooks leaves out BrokenImagesHook"):
+            self.kinds(config, omit_hooks="BrokenImagesHook", pixel_range=4095)
+
     def test_configs_of_others_are_left_alone(self, tmp_path):
         path = tmp_path / "other.py"
         path.write_text("custom_hooks = [dict(type='EMAHook')]\n")
-        assert "CurvesHook" not in self.kinds(path)
+        assert self.kinds(path) == ["EMAHook", "LoadPolicyHook", "BrokenImagesHook"]
 
 
 def shown(text: str, reported: bool = True) -> bool:

@@ -113,7 +113,7 @@ def test_one_setting_for_training_test_predictions_and_analysis(tmp_path, root, 
         loop = BaseLoop.__new__(type("Loop", (BaseLoop,), {"run": None, "__abstractmethods__": frozenset()}))
         loop._dataloader, loop.dataloader = None, SimpleNamespace(dataset=dataset)
         loops = dict.fromkeys(("_train_loop", "_val_loop", "_test_loop")) | {f"_{split}_loop": loop}
-        BrokenImagesHook().before_run(SimpleNamespace(cfg=cfg, **loops))
+        BrokenImagesHook().before_run(SimpleNamespace(cfg=cfg, hooks=[], register_hook=print, **loops))
         assert np.array_equal(dataset[0]["img"], COLOR)
     file = root / "val2017/001.png"
     [frame] = Sources(str(file), pixel_range=cfg.pixel_range)

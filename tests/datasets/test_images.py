@@ -13,7 +13,7 @@ from PIL import Image
 
 from localvit_det.datasets import images, load_image
 from localvit_det.datasets.images import BrokenImageError, decode, read_header
-from localvit_det.datasets.load_image import LoadImageFromFile, loading_transforms
+from localvit_det.datasets.load_image import ImagePolicy, LoadImageFromFile, loading_transforms, protect_loading
 from localvit_det.errors import DataError
 from localvit_det.preflight.images import header_fault, pixel_fault
 
@@ -86,7 +86,9 @@ def test_boxes_align_through_mmdetections_pipeline(tmp_path, stored):
     file.write_bytes(photo(6))
     assert header_fault(str(file), size, 10**8) == (None, False)
     assert pixel_fault(str(file), size, 10**8) is None
-    sample = DATASETS.build(dataset_config(tmp_path))[0]
+    dataset = DATASETS.build(dataset_config(tmp_path))
+    protect_loading(dataset, {})
+    sample = dataset[0]
     found = bright_box(sample["inputs"].numpy().transpose(1, 2, 0))
     [boxes, *_] = sample["data_samples"].gt_instances.bboxes.tensor.tolist()
     assert np.abs(np.subtract(found, boxes)).max() <= 1
@@ -146,6 +148,12 @@ def logged(monkeypatch):
     return lines
 
 
+def protected(policy: ImagePolicy = ImagePolicy(), **arguments: object) -> LoadImageFromFile:  # noqa: B008 - frozen
+    transform = LoadImageFromFile(**arguments)
+    transform.policy = policy
+    return transform
+
+
 @pytest.fixture
 def broken(tmp_path):
     def make(name: str = "broken.jpg") -> dict:
@@ -166,12 +174,12 @@ def test_the_transform_stands_in_every_pipeline(tmp_path):
 def test_a_file_is_opened_once(tmp_path):
     (tmp_path / "good.jpg").write_bytes(photo(1))
     with counted_files(str(tmp_path)) as opened:
-        LoadImageFromFile()({"img_path": str(tmp_path / "good.jpg"), "width": WIDTH, "height": HEIGHT})
+        protected()({"img_path": str(tmp_path / "good.jpg"), "width": WIDTH, "height": HEIGHT})
     assert opened == {str(tmp_path / "good.jpg"): 1}
 
 
 def test_broken_images_are_skipped_and_named_once(broken, logged):
-    transform = LoadImageFromFile()
+    transform = protected()
     assert transform(broken()) is None
     assert transform(broken()) is None
     [(level, line)] = logged
@@ -181,28 +189,25 @@ def test_broken_images_are_skipped_and_named_once(broken, logged):
 
 
 def test_missing_images_are_named_like_broken_ones(logged):
-    assert LoadImageFromFile()({"img_path": "/nowhere/x.jpg"}) is None
+    assert protected()({"img_path": "/nowhere/x.jpg"}) is None
     assert "/nowhere/x.jpg cannot be read (No such file or directory)" in logged[0][1]
 
 
 def test_too_many_broken_images_stop(broken, logged):
-    transform = LoadImageFromFile()
-    transform.max_broken = 2
+    transform = protected(ImagePolicy(max_broken=2))
     assert [transform(broken(f"{i}.jpg")) for i in (1, 2)] == [None, None]
     with pytest.raises(DataError, match=r"^3 images cannot .*3.jpg.*localvit check CONFIG --images"):
         transform(broken("3.jpg"))
 
 
 def test_broken_images_stop_on_demand(broken):
-    transform = LoadImageFromFile()
-    transform.on_broken = "stop"
+    transform = protected(ImagePolicy(on_broken="stop"))
     with pytest.raises(DataError, match=r"broken.jpg is a JPEG that is cut off: fix or remove"):
         transform(broken())
 
 
 def test_an_evaluation_sees_gray(broken, logged):
-    transform = LoadImageFromFile(to_float32=True)
-    transform.evaluates = True
+    transform = protected(ImagePolicy(evaluates=True), to_float32=True)
     image = transform(broken())["img"]
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert image.dtype == np.float32
@@ -213,7 +218,7 @@ def test_an_evaluation_sees_gray(broken, logged):
 @pytest.mark.parametrize("backend", ["pillow", "cv2"])
 def test_backends_of_mmcv(tmp_path, logged, backend):
     (tmp_path / "good.png").write_bytes(photo(1, "PNG"))
-    transform = LoadImageFromFile(imdecode_backend=backend)
+    transform = protected(imdecode_backend=backend)
     assert bright_box(transform({"img_path": str(tmp_path / "good.png")})["img"]) == BOX
     (tmp_path / "bad.png").write_bytes(photo(1, "PNG")[:150])
     assert transform({"img_path": str(tmp_path / "bad.png")}) is None
@@ -222,10 +227,9 @@ def test_backends_of_mmcv(tmp_path, logged, backend):
 def test_all_backends_keep_the_limit_of_pixels(tmp_path, logged):
     (tmp_path / "large.png").write_bytes(photo(1, "PNG"))
     for backend in ("pillow", "cv2"):
-        transform = LoadImageFromFile(imdecode_backend=backend)
-        transform.max_pixels = WIDTH * HEIGHT
+        transform = protected(ImagePolicy(max_pixels=WIDTH * HEIGHT), imdecode_backend=backend)
         assert transform({"img_path": str(tmp_path / "large.png")}) is not None
-        transform.max_pixels = WIDTH * HEIGHT - 1
+        transform.policy = ImagePolicy(max_pixels=WIDTH * HEIGHT - 1)
         assert transform({"img_path": str(tmp_path / "large.png")}) is None
         assert "over the limit" in logged[-1][1]
 
@@ -233,14 +237,13 @@ def test_all_backends_keep_the_limit_of_pixels(tmp_path, logged):
 def test_maps_of_labels_keep_the_limit_of_pixels(tmp_path, logged):
     Image.new("RGB", (10, 10)).save(tmp_path / "good.png")
     Image.new("RGB", (200, 100)).save(tmp_path / "map.png")
-    load = LoadImageFromFile()
-    load.max_pixels = 5000
+    load = protected(ImagePolicy(max_pixels=5000))
     results = {"img_path": str(tmp_path / "good.png"), "seg_map_path": str(tmp_path / "good.png")}
     assert load(dict(results))["img"].shape == (10, 10, 3)
     results["seg_map_path"] = str(tmp_path / "map.png")
     assert load(dict(results)) is None
     assert "map.png, which has 200 x 100 pixels, over the limit of 5,000" in logged[0][1]
-    load.evaluates = True  # where no gray image would keep it from being decoded
+    load.policy = ImagePolicy(max_pixels=5000, evaluates=True)  # where no gray image would keep it from being decoded
     with pytest.raises(DataError, match=r"The map .*map\.png has 200 x 100 pixels, over the limit"):
         load(dict(results))
 
