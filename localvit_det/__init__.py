@@ -31,14 +31,19 @@ def register() -> None:
     """Check the installation, apply `patches`, register everything; doing so again changes nothing.
 
     Raises:
-        RequirementError: A package is missing, too old, too new or built for another PyTorch.
+        RequirementError: A package is missing, too old, too new or built for another PyTorch; or a backbone is
+            called as one of MMDetection's classes.
     """
     requirements.check_requirements()
     patches.apply()  # the operators before anything that imports `mmdet.models`
 
+    from mmdet.registry import MODELS
+
     from . import datasets, engine, evaluation, heads, visualization  # noqa: F401 - each registers its classes
+    from .checkpoint.networks import refuse_taken_names
 
     _share()
+    refuse_taken_names(MODELS)
 
 
 def _share() -> None:

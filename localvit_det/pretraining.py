@@ -11,6 +11,7 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 
+from .checkpoint.networks import refuse_taken_names
 from .datasets.synthetic_shapes import CLASSES
 from .datasets.synthetic_shapes_datasets import ShapesDataset
 from .requirements import require
@@ -21,9 +22,11 @@ warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
 
 import mmdet.registry  # noqa: E402
 import mmpretrain.datasets  # noqa: E402, F401 - registers its own LoadImageFromFile, which ours then replaces
-from mmpretrain.registry import DATASETS, TRANSFORMS  # noqa: E402
+from mmpretrain.registry import DATASETS, MODELS, TRANSFORMS  # noqa: E402
 
 __all__ = ["CropObject", "ShapesClassDataset"]
+
+refuse_taken_names(MODELS)
 
 # Ours, whose broken images are skipped and named, unless the row `image_files` of `patches` is left out; MMPretrain has
 # registered MMCV's under the name.

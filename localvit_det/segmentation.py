@@ -5,6 +5,7 @@ It has the synthetic shapes with a class at every pixel.
 
 from pathlib import Path
 
+from .checkpoint.networks import refuse_taken_names
 from .datasets.synthetic_shapes import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES
 from .datasets.synthetic_shapes_datasets import ShapesDataset, make_semantic_maps
 from .requirements import require
@@ -13,9 +14,11 @@ require("mmseg")
 
 import mmdet.registry  # noqa: E402
 from mmseg.datasets import BaseSegDataset  # noqa: E402
-from mmseg.registry import DATASETS, TRANSFORMS  # noqa: E402
+from mmseg.registry import DATASETS, MODELS, TRANSFORMS  # noqa: E402
 
 __all__ = ["ShapesSegDataset"]
+
+refuse_taken_names(MODELS)
 
 # Ours, whose broken images are skipped and named, unless the row `image_files` of `patches` is left out.
 TRANSFORMS.register_module(name="LoadImageFromFile", module=mmdet.registry.TRANSFORMS.get("LoadImageFromFile"))

@@ -13,12 +13,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 from torch import Size, Tensor, nn
 
 from ..backbones.base import LocalViT
 from ..backbones.family import SWIN_RELEASES, SWIN_SIZES, Release, stage_widths
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RequirementError
 from .layouts import rename_keys, split_joint
 
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
@@ -59,6 +59,22 @@ def families() -> list[type[LocalViT]]:
     registries = (MODELS, *MODELS.children.values())  # MMDetection's and its sisters', as far as they are imported
     classes = dict.fromkeys(cls for registry in registries for cls in registry.module_dict.values())
     return [cls for cls in classes if isinstance(cls, type) and issubclass(cls, LocalViT)]
+
+
+def refuse_taken_names(library: Registry) -> None:
+    """Refuse a family under the name of a library's own class, which its configs would build without a word.
+
+    Raises:
+        RequirementError: There is one.
+    """
+    library.import_from_location()  # it registers its classes when one is first looked up
+    for name, cls in MODELS.module_dict.items():  # what every library's configs may name
+        other = library.module_dict.get(name)
+        if isinstance(cls, type) and issubclass(cls, LocalViT) and other not in (None, cls):
+            raise RequirementError(
+                f"The backbone {name} of {cls.__module__} has the name of a class of {other.__module__}, which configs "
+                f"of {library.scope} would build in its place: rename the backbone."
+            )
 
 
 def families_from(network: str) -> list[type[LocalViT]]:

@@ -12,7 +12,8 @@ import torch
 from checkpoint_cases import NANO, OFFICIAL, backbone, refusal
 from conftest import REPOSITORY, lines_logged_by
 from mmdet.registry import MODELS
-from official_layouts import dwnet, openmmlab_twins, twins
+from mmengine.registry import MODELS as ROOT
+from official_layouts import PAIRS, dwnet, openmmlab_twins, twins
 from test_read import remote  # noqa: F401 - a fixture
 
 from localvit.commands.listings import weights
@@ -23,7 +24,7 @@ from localvit_det.checkpoint.loading import load_backbone
 from localvit_det.checkpoint.matching import prepare
 from localvit_det.checkpoint.networks import OfficialFile, families, find_origin, official_file, official_files
 from localvit_det.config import load_config
-from localvit_det.errors import CheckpointError
+from localvit_det.errors import CheckpointError, RequirementError
 from localvit_det.preflight import start
 from localvit_det.preflight.start import check_start
 
@@ -97,6 +98,28 @@ def test_a_layout_from_outside(monkeypatch):
     assert state.keys() == net.state_dict().keys()
     assert report.choice == "network is taken, its only weights"
     assert "its backbone is PoolNet" in refusal(prepare, backbone("ShuffleTransformer"), official)
+
+
+@pytest.mark.parametrize("library", ["mmdet", "mmpretrain", "mmseg"])
+def test_no_family_has_the_name_of_a_class_of_a_library(library, monkeypatch):
+    """A config of MMPretrain or MMSegmentation that says `type="NAME"` builds the library's own."""
+    models = pytest.importorskip(f"{library}.registry").MODELS
+    networks.refuse_taken_names(models)
+    monkeypatch.setitem(ROOT.module_dict, "ResNet", DWNet)
+    with pytest.raises(RequirementError, match=rf"ResNet of localvit_det\S+ has .* class of {library}\..*: rename"):
+        networks.refuse_taken_names(models)
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.__name__)
+def test_layouts_of_official_files_are_written_down(family):
+    """Weights under an official name must arrive under ours; only what the authors' code calls them shows that."""
+    ours = family.__module__.startswith("localvit_det.")
+    if ours and any(release.address for release in vars(family).get("releases", {}).values()):
+        assert family.__name__ in OFFICIAL.keys() & PAIRS.keys(), (
+            f"{family.__name__} has official files: write their layout down in tests/official_layouts.py, from the "
+            "authors' code: a function that makes such a state dict, named in OFFICIAL of tests/checkpoint_cases.py, "
+            "and in PAIRS names that are easily mixed up."
+        )
 
 
 # ---- official files
