@@ -18,13 +18,8 @@ from . import requirements
 
 requirements.check_networks()  # before anything that imports them
 
-from . import backbones, fused, patches  # noqa: E402
+from . import backbones, fused, layers, patches  # noqa: E402
 from .deprecation import add_former_modules  # noqa: E402
-
-_KINDS = (
-    *("DATASETS", "HOOKS", "LOOPS", "METRICS", "MODELS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS", "RUNNERS"),
-    *("TRANSFORMS", "VISBACKENDS", "VISUALIZERS"),
-)
 
 
 def register() -> None:
@@ -47,21 +42,18 @@ def register() -> None:
 
 
 def _share() -> None:
-    """Register our classes in MMEngine's root registries and in MMDetection's.
+    """Register in MMDetection's registries, for `mmdet.NAME`, what is in MMEngine's root: networks and the runner.
 
-    A config of MMSegmentation or MMPretrain looks a name up among its own and in the root, `mmdet.NAME` in
-    MMDetection's alone.
+    All else of ours is in MMDetection's alone, and its names are the user's in the root; see `config.utils.share_with`.
     """
-    import mmdet.registry
-    import mmengine.registry
+    from mmdet.registry import MODELS, RUNNERS
 
-    for kind in _KINDS:
-        root, own = getattr(mmengine.registry, kind), getattr(mmdet.registry, kind)
-        for name, cls in {**root.module_dict, **own.module_dict}.items():
-            if cls.__module__.startswith(f"{__package__}."):
-                for registry in (root, own):
-                    if name not in registry.module_dict:  # in the root LoadImageFromFile stays MMCV's
-                        registry.register_module(name=name, module=cls)
+    for own in (MODELS, RUNNERS):
+        for name, cls in own.root.module_dict.items():
+            if cls.__module__.startswith(f"{__package__}.") and name not in own.module_dict:
+                own.register_module(name=name, module=cls)
+    if "LN2d" not in MODELS.module_dict:  # MMCV looks norms up by name
+        MODELS.register_module(name="LN2d", module=layers.norm.LayerNorm2d)
 
 
 if requirements.has_mmdetection():

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmcv.transforms import BaseTransform
-from mmengine.dataset import BaseDataset
 
 from .checkpoint.networks import refuse_taken_names
 from .datasets.synthetic_shapes import CLASSES
-from .datasets.synthetic_shapes_datasets import ShapesDataset
+from .datasets.synthetic_shapes_datasets import MadeWhenUsed, ShapesDataset
 from .requirements import require
 
 require("mmpretrain")
@@ -35,7 +34,7 @@ TRANSFORMS.register_module(name="LoadImageFromFile", module=LoadImageFromFile, f
 
 
 @DATASETS.register_module()
-class ShapesClassDataset(BaseDataset):
+class ShapesClassDataset(MadeWhenUsed):
     """Every object of the synthetic shapes with its class; `CropObject` cuts it out."""
 
     METAINFO = {"classes": CLASSES}  # noqa: RUF012 - declared so by mmengine

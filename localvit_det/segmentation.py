@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .checkpoint.networks import refuse_taken_names
 from .datasets.synthetic_shapes import BACKGROUND, BACKGROUND_COLOR, CLASSES, PALETTES
-from .datasets.synthetic_shapes_datasets import ShapesDataset, make_semantic_maps
+from .datasets.synthetic_shapes_datasets import MadeWhenUsed, ShapesDataset, make_semantic_maps
 from .requirements import require
 
 require("mmseg")
@@ -25,7 +25,7 @@ TRANSFORMS.register_module(name="LoadImageFromFile", module=mmdet.registry.TRANS
 
 
 @DATASETS.register_module()
-class ShapesSegDataset(BaseSegDataset):
+class ShapesSegDataset(MadeWhenUsed, BaseSegDataset):
     """Synthetic shapes and their background, a class at every pixel; made when first used, as `ShapesDataset`."""
 
     METAINFO = {  # noqa: RUF012 - declared so by mmengine

@@ -58,8 +58,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1,))
 test_evaluator = val_evaluator
-epochs = 20
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs // 2)
+max_epochs = 20
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs // 2)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
@@ -69,7 +69,9 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=epochs, eta_min_ratio=0.01, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True
+    ),
 ]
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=32)

@@ -7,7 +7,7 @@
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -36,12 +36,12 @@ from ..datasets.load_image import ON_BROKEN
 from ..errors import ConfigError, UserError, did_you_mean, raise_all
 from ..requirements import require_named
 from .discovery import discover_data, evaluators_follow
-from .model import leave_out_masks, match_channels, set_classes, set_pretrained
-from .options import read_options, unread_names
-from .pipelines import load_bitmaps, scale_images, set_augmentation, task_of
-from .run import run_config
-from .short_settings import expand_short
-from .utils import SPLITS, find_datasets
+from .model import leave_out_masks, match_channels, set_classes, set_pretrained, unfit_channels
+from .options import OF_LOADING, read_options, unread_names
+from .pipelines import is_crop, load_bitmaps, scale_images, set_augmentation, task_of
+from .run import STARTED, run_config
+from .short_settings import SHORT, expand_short
+from .utils import SPLITS, find_datasets, share_with, value_at, walk
 
 # Where data, schedule and hooks come from for a model out of a file of weights.
 _TASKS = {"mmseg": "semantic segmentation", "mmpretrain": "classification"}  # by scope; a detector says by its pipeline
@@ -82,6 +82,7 @@ def load_config(
     cfg = read_config_file(path, trusted)
     if cfg.get("default_scope"):
         init_default_scope(cfg.default_scope)  # as the runner does: what names of types mean depends on it
+    share_with(cfg.get("default_scope"))
 
     follow_own_root(cfg)
     own_root = data_root_of(cfg) if "data_root" in options else None
@@ -98,6 +99,7 @@ def load_config(
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(f"The options {options} do not fit {path}: {one_line(error)}.") from error
     check_settings(cfg)
+    refuse_pickles(cfg)
     if "data_root" in options:
         set_data_root(cfg, str(options["data_root"]), own_root)
 
@@ -116,6 +118,7 @@ def load_config(
     if cfg.get("pretrained") or cfg.get("warm_start"):
         set_pretrained(cfg)
     add_hooks(cfg)
+    cfg.completed_with = {key: cfg[key] for key in _asked(cfg)}
     return cfg
 
 
@@ -189,11 +192,10 @@ def _completed(values: dict[str, Any], path: Path) -> Config:
 
 
 def check_settings(cfg: Config) -> None:
-    """Check what the top level of a config says about reading data and weights, and refuse pickles among the data.
+    """Check what the top level of a config says about reading data and weights.
 
     Raises:
         ConfigError: A value makes no sense.
-        DataError: A file that MMDetection unpickles by itself is a pickle, without the top-level `allow_pickle`.
     """
     pixel_range_of(cfg.get("pixel_range"))
     for key, choices in (("load_policy", POLICIES), ("broken_images", ON_BROKEN)):
@@ -210,6 +212,14 @@ def check_settings(cfg: Config) -> None:
     share = cfg.get("val_split")
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
         raise ConfigError(f"val_split={share!r} is no share of the images: give a number like 0.1.")
+
+
+def refuse_pickles(cfg: Config) -> None:
+    """Refuse pickles among the data.
+
+    Raises:
+        DataError: A file that MMDetection unpickles by itself is a pickle, without the top-level `allow_pickle`.
+    """
     allowed = cfg.get("allow_pickle") is True
     datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
     read_data_safely(allowed)
@@ -222,12 +232,17 @@ def follow_own_root(cfg: Config) -> None:
 
     A dataset's root that no file of the config has as its `data_root` was given by hand, and stays.
     """
+    for old in _inherited_roots(cfg):
+        set_data_root(cfg, cfg.data_root, old)
+
+
+def _inherited_roots(cfg: Config) -> list[str]:
+    """Return the roots of datasets that are some parent's `data_root`, where the config's own is another one."""
     root = cfg.get("data_root")
     if not isinstance(root, str) or _lie_below(root, _roots(cfg)):
-        return
+        return []
     earlier = {old.rstrip("/") for old in _SETS_ROOT.findall(cfg.text)}  # the parents' text comes first
-    for old in sorted({one.rstrip("/") for one in _roots(cfg)} & earlier):
-        set_data_root(cfg, root, old)
+    return sorted({one.rstrip("/") for one in _roots(cfg)} & earlier)
 
 
 def data_root_of(cfg: Config) -> str | None:
@@ -292,8 +307,7 @@ def add_hooks(cfg: Config) -> None:
     there = {type_name(hook) for hook in hooks}
     if cfg.get("runner_type") == RUNNER:
         ours = Config.fromfile(config_folder() / "_base_/plugin.py", import_custom_modules=False).custom_hooks
-        known, omitted = [hook.type for hook in ours], cfg.get("omit_hooks") or []
-        omitted = [omitted] if isinstance(omitted, str) else omitted
+        known, omitted = [hook.type for hook in ours], _omitted(cfg)
         if wrong := [name for name in omitted if name not in known]:
             raise ConfigError(f"omit_hooks names {wrong[0]}, which is none of {known}{did_you_mean(wrong[0], known)}.")
         # Ours behind the config's own, whose numbers options name.
@@ -304,9 +318,80 @@ def add_hooks(cfg: Config) -> None:
                 raise ConfigError(
                     f"{key} has no effect where omit_hooks leaves out BrokenImagesHook: give one of them."
                 )
-    else:
-        hooks += [{"type": name} for name in ("LoadPolicyHook", "BrokenImagesHook") if name not in there]
     cfg.custom_hooks = hooks
+    add_applying_hooks(cfg)
+
+
+def add_applying_hooks(cfg: Config) -> None:
+    """Add what applies `load_policy`, `broken_images` and others, where it is neither there nor left out."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    known = {*map(type_name, hooks), *_omitted(cfg)}
+    cfg.custom_hooks = hooks + [{"type": name} for name in ("LoadPolicyHook", "BrokenImagesHook") if name not in known]
+
+
+def _omitted(cfg: Config) -> Sequence[str]:
+    names = cfg.get("omit_hooks") or []
+    return [names] if isinstance(names, str) else names
+
+
+def complete_for_runner(values: Config | dict) -> Config:
+    """Return a copy of a config with what a run needs at least; in one that `load_config` has completed all is there.
+
+    Raises:
+        ConfigError: The config asks for what only `load_config` does.
+    """
+    cfg = copy.deepcopy(values) if isinstance(values, Config) else Config(values)
+    share_with(cfg.get("default_scope"))
+    check_settings(cfg)
+    add_applying_hooks(cfg)
+    done = cfg.get("completed_with", cfg if STARTED in cfg else {})  # earlier versions did not note it
+    left = [key for key in _asked(cfg) if done.get(key) != cfg[key]]
+    if "completed_with" not in cfg:
+        left += [f"{place} ({backbone} gives {wanted})" for place, _, wanted, backbone in unfit_channels(cfg)]
+    if left:
+        raise ConfigError(
+            f"The config leaves {', '.join(left)} to `load_config`, which has not completed it: run it with "
+            "`localvit train` or `localvit test` (tools/train.py, tools/test.py of localvit_det), or complete it by "
+            "localvit_det.config.load_config."
+        )
+    return cfg
+
+
+def _asked(cfg: Config) -> list[str]:
+    """Return the names at the top level that ask for what only `load_config` and the options of commands do.
+
+    Configs of MMDetection use some for themselves: a name whose value is where it belongs asks for nothing.
+    """
+    asked = [key for key, neutral in OF_LOADING.items() if cfg.get(key) not in (None, neutral, [], ())]
+    asked = [key for key in asked if key not in _IN_USE or not _IN_USE[key](cfg)]
+    return asked + [key for key in SHORT if cfg.get(key) is not None and not _is_expanded(cfg, key)]
+
+
+def _is_expanded(cfg: Config, short: str) -> bool:
+    try:
+        own, _ = SHORT[short](cfg, cfg[short])
+    except ConfigError:
+        return False
+    return all(value_at(cfg._cfg_dict, key) == value for key, value in own.items())
+
+
+def _has_classes(cfg: Config) -> bool:
+    datasets = [dataset for split in SPLITS for _, dataset in find_datasets(cfg, split)]
+    named = [(dataset.get("metainfo") or {}).get("classes") for dataset in datasets]
+    classes = [cfg.classes] if isinstance(cfg.classes, str) else [*cfg.classes]
+    return all(one is not None and [*one] == classes for one in named)
+
+
+def _starts_from_pretrained(cfg: Config) -> bool:
+    return any(node.get("checkpoint") == cfg.pretrained for _, node in walk(cfg.get("model")))
+
+
+_IN_USE: dict[str, Callable[[Config], bool]] = {
+    "classes": _has_classes,
+    "data_root": lambda cfg: not _inherited_roots(cfg),
+    "image_size": is_crop,
+    "pretrained": _starts_from_pretrained,
+}
 
 
 def one_line(error: BaseException) -> str:

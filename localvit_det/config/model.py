@@ -145,18 +145,22 @@ def match_channels(cfg: Config, typed: Sequence[str] = ()) -> None:
     Args:
         typed: Dotted keys of the options: what they say stays, and preflight reports what does not fit.
     """
+    for place, part, wanted, backbone in unfit_channels(cfg):
+        if place not in typed:
+            print_log(f"{place} follows the backbone {backbone}: {wanted} instead of {part['in_channels']}.", "current")
+            part["in_channels"] = wanted
+
+
+def unfit_channels(cfg: Mapping[str, Any]) -> Iterator[tuple[str, dict, list[int] | int, str]]:
+    """Yield where `in_channels` do not fit the backbone: dotted key, the part, what it needs, the backbone's type."""
     for path, node in walk(cfg.get("model"), "model"):
         channels = known_channels(node.get("backbone"))
         if channels is None:
             continue
         for key, part in readers(node):
             present, wanted = compared_channels(part, channels)
-            place = f"{path}.{key}.in_channels"
-            if wanted is None or place in typed or present == wanted:
-                continue
-            backbone = node["backbone"]["type"]
-            print_log(f"{place} follows the backbone {backbone}: {wanted} instead of {present}.", "current")
-            part["in_channels"] = wanted
+            if wanted is not None and present != wanted:
+                yield f"{path}.{key}.in_channels", part, wanted, node["backbone"]["type"]
 
 
 def readers(node: dict) -> Iterator[tuple[str, dict]]:

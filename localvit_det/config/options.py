@@ -31,15 +31,20 @@ _PATHS = {
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _NUMBER = re.compile(r"[+-]?(?:\d+|(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?|inf)$")
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
+# Settings of ours that `load_config` applies, and nothing else does, each with the value that asks for nothing.
+OF_LOADING = {
+    **dict.fromkeys(("augment", "classes", "data_root", "image_size", "omit_hooks", "pretrained", "val_split")),
+    **{"allow_pickle": True, "crowds_as_objects": False, "draw": False, "warm_start": None, "with_mask": True},
+}
 # Names that something reads, whether or not the config has them.
 _READ = {
     *inspect.signature(Runner.__init__).parameters,
-    *("data_root", "classes", "draw", "broken_images", "max_broken_images", "max_pixels", "sync_bn", "compile"),
-    *("find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline", "pretrained"),
-    *("load_policy", "warm_start", "omit_hooks", "verbose", "val_split", "image_size", "with_mask", "fit_warmup"),
-    *("runner_type", "strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume", "non_finite", "recognized"),
-    *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline", "allow_pickle"),
-    *("crowds_as_objects", "pixel_range", "started_with", "augment"),
+    *OF_LOADING,
+    *("broken_images", "fit_warmup", "load_policy", "max_broken_images", "max_pixels", "non_finite", "pixel_range"),
+    *("completed_with", "recognized", "started_with", "verbose"),
+    *("sync_bn", "compile", "find_unused_parameters", "custom_imports", "vis_backends", "tta_model", "tta_pipeline"),
+    *("runner_type", "strategy", "strategy_wrapper", "model_wrapper_cfg", "auto_resume"),
+    *("activation_checkpointing", "efficient_conv_bn_eval", "test_pipeline"),
 } - {"self", "cfg"}
 _ONLY_EMBEDDED = {"test_pipeline"}  # read from files of weights; in a config it is a name like train_pipeline
 _NOT_INHERITED = (

@@ -63,7 +63,7 @@ def scale_images(cfg: Config, typed: Sequence[str], as_in_tests: bool = False) -
         why = ", the size of the config's tests (image_size=… sets another)"
     else:
         # In MMDetection's own configs this name is that of the size of a crop, which is in use already.
-        if "image_size" not in typed and _is_crop(cfg):
+        if "image_size" not in typed and is_crop(cfg):
             return
         size, why = _read_size(cfg.image_size), ""
     if size is None:
@@ -148,7 +148,7 @@ def _test_size(cfg: Config) -> Size | None:
     return found[0][0] if found else None
 
 
-def _is_crop(cfg: Config) -> bool:
+def is_crop(cfg: Config) -> bool:
     """Whether a training's crops have `image_size` already."""
     try:
         size = _read_size(cfg.image_size)

@@ -29,8 +29,8 @@ _FOR_THE_START = ("pretrained", "warm_start", "load_from", "load_policy", "resum
 # Names that decide nothing of what is computed.
 _WITHOUT_EFFECT = {
     *_FOR_THE_START,
-    *("launcher", "auto_resume", "runner_type", "draw", "experiment_name", "strategy"),
-    *("recognized", "verbose", "visualizer", "vis_backends", "log_level", "custom_imports", "augmentation", STARTED),
+    *("launcher", "auto_resume", "runner_type", "draw", "experiment_name", "strategy", "completed_with", STARTED),
+    *("recognized", "verbose", "visualizer", "vis_backends", "log_level", "custom_imports", "augmentation"),
 }
 OF_TESTS = ("model", "test_dataloader", "test_evaluator", "test_cfg")
 _OF_TRAINING = re.compile(r"(?:frozen_stages|norm_eval|with_cp|recompute_activations)(?:\.|$)")  # in a model

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import mmdet.registry
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import Registry
@@ -13,6 +14,8 @@ from mmengine.registry import Registry
 from ..config_names import type_name
 
 SPLITS = ("train", "val", "test")
+_PACKAGE = __name__.partition(".")[0] + "."
+_OF_RUNS = ("HOOKS", "LOOPS", "METRICS", "MODELS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS", "VISBACKENDS")
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -136,6 +139,21 @@ def registered(registry: Registry, part: Mapping[str, Any] | str) -> type[Any] |
         return kind
     with registry.switch_scope_and_registry(None) as of_scope:
         return of_scope.get(kind)
+
+
+def share_with(scope: str | None) -> None:
+    """Let configs of another scope find what trainings need of ours by the names that it has in MMDetection's.
+
+    It waits until such a config runs: code that is imported before may have the names to itself, also in MMEngine's
+    root, which is the scope of configs without one. Networks and the runner are there from the beginning.
+    """
+    for kind in _OF_RUNS if scope != DATASETS.scope else ():
+        own: Registry = getattr(mmdet.registry, kind)
+        with own.switch_scope_and_registry(scope or own.root.scope) as other:
+            for name, cls in own.module_dict.items():
+                ours = cls.__module__.startswith(_PACKAGE) and own.root.module_dict.get(name) is not cls
+                if ours and name not in other.module_dict:
+                    other.register_module(name=name, module=cls)
 
 
 def default_of(cls: type, argument: str, absent: Any = None) -> Any:

@@ -7,6 +7,7 @@ The dataset makes itself when it is first used, and its maps are made from its a
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from mmdet.registry import DATASETS
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from pycocotools import mask as coco_masks
 
@@ -25,8 +27,20 @@ DEFAULT_ROOT = "data/shapes"  # as in configs/_base_/shapes.py
 _SPLITS = ("train", "val")
 
 
+class MadeWhenUsed(BaseDataset):
+    """Added to a dataset: what it reads is made by its `prepare` where it is absent, whoever runs the config."""
+
+    prepare: Callable[[str | Path], Path]
+
+    def full_init(self) -> None:
+        """Load the data, which may have to be made."""
+        if not os.path.exists(self.ann_file or self.data_prefix["seg_map_path"]):
+            self.prepare(self.data_root)
+        super().full_init()
+
+
 @DATASETS.register_module()
-class ShapesDataset(CocoDataset):
+class ShapesDataset(MadeWhenUsed, CocoDataset):
     """A COCO-format dataset of synthetic shapes that makes itself, at its default place or with consent.
 
     For other classes give `metainfo=dict(classes=…)`, as for any `CocoDataset`.
@@ -61,7 +75,7 @@ class ShapesDataset(CocoDataset):
 
 
 @DATASETS.register_module()
-class ShapesPanopticDataset(CocoPanopticDataset):
+class ShapesPanopticDataset(MadeWhenUsed, CocoPanopticDataset):
     """The synthetic shapes as things, and what is behind them as stuff."""
 
     METAINFO = {  # noqa: RUF012 - declared so by mmengine

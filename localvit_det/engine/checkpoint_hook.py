@@ -14,7 +14,6 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.runner import Runner, save_checkpoint
 
 from ..checkpoint.layouts import weights_in
@@ -271,7 +270,7 @@ def restore_gradients(runner: Runner, gradients: list[dict[str, torch.Tensor]], 
 # ---- the file of a backbone
 
 
-@ROOT_HOOKS.register_module()
+@HOOKS.register_module()
 class BackboneFileHook(Hook):
     """Write the backbone into the work dir at the end of a training, with EMAHook its averaged weights."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmdet.registry import LOOPS
 from mmengine import dist
 from mmengine.hooks import EMAHook
-from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
 from ..config.utils import registered

@@ -16,11 +16,13 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
+from mmengine.runner.runner import ConfigType
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint.baselines import published_weights
 from ..checkpoint.read import load_weights_only
+from ..config.load import complete_for_runner
 from ..config.short_settings import explain_unfit_epochs, fit_warm_up
 from ..config.utils import registered
 from ..errors import NonFiniteError, OutputError, ProcessError, UserError, first_line
@@ -72,6 +74,15 @@ class ReliableRunner(DistributedRunner):
 
     _signals: SignalWatch | None = None
     configured: ConfiguredState | None = None  # optimizer and schedules, before a checkpoint is loaded
+
+    @classmethod
+    def from_cfg(cls, cfg: ConfigType) -> Runner:
+        """Build the runner of a config.
+
+        Raises:
+            ConfigError: It was not completed, and says what only `load_config` does.
+        """
+        return super().from_cfg(complete_for_runner(cfg))
 
     @functools.cached_property
     def _active_hooks(self) -> dict[str, tuple[list[Hook], list[Hook]]]:

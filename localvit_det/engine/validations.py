@@ -13,10 +13,9 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import HOOKS
+from mmdet.registry import HOOKS, LOOPS
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from torch import nn
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,8 +43,6 @@ def built_on(device: torch.device | str | None) -> AbstractContextManager[Any]:
     return nullcontext() if device is None else torch.device(device)
 
 
-# In the root registry: MMCV looks norms up there.
-@MODELS.register_module("LN2d")
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of each position; ``dict(type='LN2d')`` in configs."""
 

@@ -142,7 +142,7 @@ def _built_parts(cfg: Config, train: bool) -> Iterator[Part]:
 
 def _hooks(cfg: Config) -> Iterator[Part]:
     named = [(f"default_hooks.{name}", hook) for name, hook in (cfg.get("default_hooks") or {}).items()]
-    # Without a number: `keep_hooks` may have put others before it.
+    # Without a number: `add_hooks` may have left out others before it.
     for path, hook in [*named, *(("custom_hooks", hook) for hook in cfg.get("custom_hooks") or [])]:
         if isinstance(hook, dict) and "type" not in hook:
             hint = did_you_mean(path, [one for one, _ in named if one != path])

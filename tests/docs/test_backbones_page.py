@@ -116,8 +116,8 @@ from localvit_det.backbones import ShuffleTransformer
 from localvit_det.engine import CurvesHook
 for registries in (root, own):
     assert registries.MODELS.module_dict["ShuffleTransformer"] is ShuffleTransformer
-    assert registries.HOOKS.module_dict["CurvesHook"] is CurvesHook
-    assert registries.RUNNERS.get("ReliableRunner")
+    assert registries.RUNNERS.module_dict["ReliableRunner"]
+assert own.HOOKS.module_dict["CurvesHook"] is CurvesHook and "CurvesHook" not in root.HOOKS.module_dict
 with own.MODELS.switch_scope_and_registry("mmseg") as models:
     assert models.get("mmdet.ShuffleTransformer") is models.get("ShuffleTransformer") is ShuffleTransformer
 print("registered")
