@@ -16,6 +16,11 @@ SLOW = pytest.mark.slow
 # take fp16. BatchNorm keeps the type.
 CASTS = {"DWNet": 7, "DynamicDWNet": 7, "GGTransformer": 12, "IDynamicDWNet": 13, "MSGTransformer": 18}
 CASTS |= {"ShuffleTransformer": 4, "TwinsPCPVT": 34, "TwinsSVT": 20}
+LEFT = (
+    "These operators take maps that are not channels-last, which a GPU copies: {}. What runs before them has left the "
+    "layout, as GroupNorm, a view in another order or a reshape does: use BN or LN2d, or return x.contiguous"
+    "(memory_format=torch.channels_last)."
+)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def test_training_stays_on_the_gpu_in_its_layout(family, options, dtype):
         assert len(backward(outputs)) == len(list(net.parameters()))
     assert [out.device.type for out in outputs] == ["cuda"] * 2
     assert not watch.moves
-    assert not watch.scattered.total()
+    assert not watch.scattered.total(), LEFT.format(+watch.scattered)
 
 
 @pytest.mark.parametrize("family", FEW)
@@ -48,7 +53,7 @@ def test_fused_inference_stays_on_the_gpu(family):
         outputs = net(torch.empty(BATCH, 3, 61, 100))
     assert [out.device.type for out in outputs] == ["cuda"] * 2
     assert not watch.moves
-    assert not watch.scattered.total()
+    assert not watch.scattered.total(), LEFT.format(+watch.scattered)
 
 
 def test_what_waits_is_noticed():

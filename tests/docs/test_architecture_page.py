@@ -69,11 +69,15 @@ def test_example_trains_a_step(example):
 
 def test_tables_and_lists_name_every_family():
     families = {one for one in FAMILIES if MODELS.get(one).__module__.startswith("localvit_det.")}
-    assert set(re.findall(r"^\| `(\w+)` \|(?: [^|\n]+\|){3}$", PAGE, flags=re.MULTILINE)) == families
+    assert set(re.findall(r"^\| `(\w+)` \|(?: [^|\n]+\|){3}$", PAGE, flags=re.MULTILINE)) == families, (
+        "add a row for each new family to the table of docs/architecture.md"
+    )
     readme = (REPOSITORY / "README.md").read_text()
     idea = readme[readme.index("## The idea") :].partition("\n## ")[0]
     papers = {MODELS.get(one).paper[1] for one in families}
-    assert {paper for paper in papers if paper not in idea} == set()
+    assert {paper for paper in papers if paper not in idea} == set(), (
+        'add a link to the paper of each new family to "The idea" in README.md'
+    )
 
 
 def test_shapes_of_the_diagram():

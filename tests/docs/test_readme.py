@@ -27,7 +27,7 @@ PAGES = sorted({*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")} -
 def test_family_stands_on_the_pages(name):
     family = MODELS.get(name)
     sizes = re.findall(rf"^\| `{name}` \| (\w+) \|", ZOO, flags=re.MULTILINE)
-    assert sizes == list(family.arch_settings)
+    assert sizes == list(family.arch_settings), f"add {name} to docs/model_zoo.md: python -m benchmarks.model_zoo"
     assert family.title
     assert family.paper[1].startswith("https://")
     file = family.__module__.rpartition(".")[2]

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from localvit_det.backbones import LocalViT
 from localvit_det.fused import blocks
+from localvit_det.layers import fusible
 
 
 def settle(net: LocalViT) -> LocalViT:
@@ -22,6 +23,11 @@ def settle(net: LocalViT) -> LocalViT:
         for _ in range(2):
             net.train()(torch.randn(2, 3, 96, 80))
     return net.eval()
+
+
+def has_variant(net: LocalViT) -> bool:
+    """Whether all blocks have fused variants; they are optional."""
+    return all(type(block) in fusible._VARIANTS for stage in net.stages for block in stage.blocks)
 
 
 @pytest.mark.parametrize(("shift", "folds"), [(0.4, True), (0.6, False), (None, False)])
@@ -100,6 +106,7 @@ def test_compiles_to_one_graph_for_each_size(family):
 @pytest.mark.parametrize("size", [(224, 64), (203, 75)], ids=str)
 def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
     net = settle(build(family)).double()
+    variant = has_variant(net)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     cuts = []
     original = blocks.cut_into_bands
@@ -109,12 +116,12 @@ def test_bands_of_rows_give_the_same_maps(family, size, monkeypatch):
     with torch.no_grad():
         plain = net(x)
     assert net.fuse() is net
-    assert not norms or sum(isinstance(m, _BatchNorm) for m in net.modules()) < norms
+    assert not (norms and variant) or sum(isinstance(m, _BatchNorm) for m in net.modules()) < norms
     whole = net(x)  # with gradients recorded nothing is cut
     assert not cuts
     with torch.no_grad():
         banded = net(x)
-    assert max(len(c) for c in cuts) > 2
+    assert not variant or max(len(c) for c in cuts) > 2
     for a, b, c in zip(banded, whole, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-9)
@@ -170,6 +177,8 @@ def test_fusing_again_changes_nothing(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fusing_a_part_leaves_the_original_as_it_was(family):
     net = settle(build(family))
+    if not has_variant(net):
+        pytest.skip("its blocks have no fused variant: `fuse()` replaces their parts in place")
     block = net.stages[0].blocks[1]
     state = {name: tensor.clone() for name, tensor in block.state_dict().items()}
     x = block_input(net, torch.randn(1, 32, 9, 12))
