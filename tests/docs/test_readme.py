@@ -130,7 +130,7 @@ def test_files_that_contributors_are_sent_to():
     assert len(set(paths)) > 12
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
     rows = [row for row in re.findall(r"^\| (.+) \| (.+) \|$", text, flags=re.MULTILINE) if "`" in row[1]]
-    assert len(rows) == 7
+    assert len(rows) == 8
     for kind, files in rows:
         assert 1 <= len(re.findall(r"`\w+/[\w/]+\.\w+`", files)) <= 4, kind
     [settings] = [row for kind, row in rows if kind.startswith("setting")]
