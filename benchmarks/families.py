@@ -1,7 +1,7 @@
 """Train every nano config under one budget with several seeds: `python -m benchmarks.families`.
 
 Writes means and ranges to docs/families.md and docs/families.png. Finished trainings are skipped, stopped ones go on;
-`--summary-only` trains nothing.
+`--summary-only` trains nothing; `--names NAME` adds a family's row to the table, and leaves the others and the figure.
 """
 
 from __future__ import annotations
@@ -106,26 +106,30 @@ def read_run(work_dir: Path) -> dict:
     return {**scores, "memory": memory, "environment": record["environment"]}
 
 
-def summary(families: dict[str, list[dict]], parameters: dict[str, int]) -> str:
+def summary(families: dict[str, list[dict]], parameters: dict[str, int], before: str = "") -> str:
     """Return the table and the machines, in Markdown.
 
     Args:
         families: The runs of each backbone.
         parameters: Of each whole detector.
+        before: A page with such a table, whose other rows and machines stay.
     """
-    rows = []
+    table = [line.strip("| ").split(" | ") for line in before.splitlines() if line.startswith("| ")]
+    rows = {row[0]: row for row in table[2:]}  # after head and rule
     for name, runs in families.items():
         scores = []
         for values in ([run[metric] for run in runs] for metric in ("bbox", "segm")):
             scores += [f"{mean(values):.3f}", f"{min(values):.3f} to {max(values):.3f}"]
         shown = f"{name} (MMDetection's, a baseline)" if name in BASELINES else name
         memory = max(run["memory"] for run in runs)
-        rows.append([shown, *scores, f"{memory:.0f}", f"{parameters[name] / 1e6:.2f}M"])
+        rows[shown] = [shown, *scores, f"{memory:.0f}", f"{parameters[name] / 1e6:.2f}M"]
+    ordered = sorted(rows.values(), key=lambda row: (row[0].split(" ")[0] in BASELINES, row[0]))
     environments = [run["environment"] for runs in families.values() for run in runs]
     loads = sorted((environment["load"] for environment in environments), key=float)
     load = f"{loads[0]} to {loads[-1]}"  # differs from run to run; the rest of a line should not
-    machines = "\n".join(f"- {line}" for line in dict.fromkeys(headline({**e, "load": load}) for e in environments))
-    return f"{markdown_table(HEAD, rows)}\n\nMachine and versions:\n\n{machines}"
+    lines = [line for line in before.splitlines() if line.startswith("- ")]
+    lines += [f"- {headline({**environment, 'load': load})}" for environment in environments]
+    return f"{markdown_table(HEAD, ordered)}\n\nMachine and versions:\n\n" + "\n".join(dict.fromkeys(lines))
 
 
 @handle_user_errors
@@ -136,11 +140,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of families.md and families.png")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each family for each")
     parser.add_argument("--epochs", type=int, default=3, help="of each training, %(default)s by default")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="only these backbones, whose rows join the table")
     parser.add_argument("--summary-only", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
     paths = sorted((ROOT / "configs").glob("mask_rcnn_*_nano_shapes.py"))
     configs = {path: load_config(path, budget(args.epochs)) for path in paths}
     check_equal_budgets(configs)
+    if args.names:
+        known = {cfg.model.backbone.type: path for path, cfg in configs.items()}
+        if unknown := sorted(set(args.names) - known.keys()):
+            raise ConfigError(
+                f"--names: no nano config has {', '.join(unknown)}; there are {', '.join(sorted(known))}."
+            )
+        paths = [known[name] for name in args.names]
     folders = {
         (path, seed): args.work_dir.resolve() / path.stem / f"seed_{seed}" for seed in args.seeds for path in paths
     }
@@ -154,10 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(path, configs[path], seed, folders[path, seed])
     runs = {configs[path].model.backbone.type: [read_run(folders[path, seed]) for seed in args.seeds] for path in paths}
     runs = dict(sorted(runs.items(), key=lambda item: (item[0] in BASELINES, item[0])))
-    models = {cfg.model.backbone.type: MODELS.build(cfg.model) for cfg in configs.values()}
+    models = {configs[path].model.backbone.type: MODELS.build(configs[path].model) for path in paths}
     parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
-    text = with_block(page.read_text(encoding="utf-8"), "families", summary(runs, parameters))
+    text = page.read_text(encoding="utf-8")
+    text = with_block(text, "families", summary(runs, parameters, before=text if args.names else ""))
     write_text(args.out / "families.md", text)
+    if args.names:
+        print(f"wrote {args.out / 'families.md'}; the figure is drawn with all families only")
+        return
     metrics = {"box": "bbox", "mask": "segm"}
     series = {
         f"{key} mAP": {name: [run[of] for run in rows] for name, rows in runs.items()} for key, of in metrics.items()

@@ -90,6 +90,28 @@ def test_table_and_image(trained):
     assert (trained / "docs/families.png").stat().st_size > 10_000
 
 
+def test_the_row_of_one_family_joins_the_table(trained, refused):
+    """The others stay, whatever was trained of them; as a new family's, the row goes to its place."""
+    page = (REPOSITORY / "docs/families.md").read_text(encoding="utf-8")
+    [config] = [path for path in CONFIGS if load_config(path).model.backbone.type == "GGTransformer"]
+    for path in CONFIGS:
+        if path != config:
+            (folder_of(trained, path, 0) / "run.json").unlink()
+    rows = compare(trained, "--names", "GGTransformer", "--summary-only").splitlines()
+    changed = [(old, new) for old, new in zip(page.splitlines(), rows, strict=False) if old != new]
+    old, new = changed[0]
+    assert old.startswith("| GGTransformer | ")
+    assert new.startswith("| GGTransformer | 0.440 | 0.400 to 0.480 | ")
+    assert len(rows) == len(page.splitlines()) + 1  # another machine
+    assert not (trained / "docs/families.png").exists()
+    without = page.replace(f"{old}\n", "")
+    runs = [families.read_run(folder_of(trained, config, seed)) for seed in SEEDS]
+    made = families.summary({"GGTransformer": runs}, {"GGTransformer": 3_470_000}, without)
+    assert made.splitlines()[:12] == [line for line in rows if line.startswith("| ")]
+    said = refused(families.main, *arguments_of(trained, "--names", "PoolNet", "--summary-only"))
+    assert "--names: no nano config has PoolNet; there are DWNet, " in said
+
+
 def test_resumed_training_is_one_run(trained):
     folder = folder_of(trained, CONFIGS[0], 0)
     write_log(folder / "20260102_000000", range(5, 9), bbox=0.1, memory=700)

@@ -71,7 +71,7 @@ def rows() -> dict[str, list[str]]:
 
 def test_every_family_has_a_row():
     assert set(rows()) == {*FAMILIES, "PyramidVisionTransformer", "SwinTransformer"}, (
-        "add a row for each new family to docs/families.md: python -m benchmarks.families, or `make families`"
+        "add a row for each new family to docs/families.md: python -m benchmarks.families --names NAME"
     )
     for bbox, bbox_range, segm, segm_range, *_ in rows().values():
         for value, span in ((bbox, bbox_range), (segm, segm_range)):
