@@ -209,5 +209,6 @@ def compared_channels(part: Mapping, channels: Sequence[int]) -> tuple[Any, list
     """Return `in_channels` as it is, and as it has to be, or None where it is not known which maps a part reads."""
     index, present = part.get("in_index", -1), part["in_channels"]  # MMSegmentation's default, and a classifier's
     if isinstance(present, (list, tuple)):
-        return [*present], [channels[i] for i in index] if isinstance(index, (list, tuple)) else [*channels]
+        wanted = [channels[i] for i in index] if isinstance(index, (list, tuple)) else [*channels]
+        return [*present], wanted[::-1] if type_name(part) == "YOLOV3Neck" else wanted  # which counts from the deepest
     return present, channels[index] if isinstance(index, int) else None

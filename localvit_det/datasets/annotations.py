@@ -18,13 +18,12 @@ import numpy as np
 from ..errors import DataError
 from ..files import what_is_there, write_text
 from ..memory import give_back_memory, memory_left
-from .json_stream import STREAMED, Columns, Content, Part, distinct, packed, read_parts, repeated, text_of
+from .json_stream import STREAMED, Columns, Content, Part, distinct, packed, parts_of, read_parts, repeated, text_of
 from .segmentations import FAR, PLAIN, mask_fault
 from .summary import MASKLESS, NO_CATEGORY, NO_IMAGE, OUTSIDE, Annotations, kept_verdict, readable_mask, unscorable
 
 _TIMES = 2  # the size of a large file that reading it takes at most; `benchmarks.scale` measures it
 EDGE_TOLERANCE = 2  # pixels: rounding in annotation tools is no mistake
-_BATCH = 20_000  # elements of a copy that are checked at once
 _WIDEST = 2**50  # pixels of a side that are compared many at a time
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; more is a slip in a size, or an attack
 
@@ -82,18 +81,8 @@ def write_annotations(path: Path, values: dict[str, Any]) -> None:
     write_text(path, text_of(values))
     # What is wrong with it is said where it is read.
     with contextlib.suppress(DataError), _parsing(path), kept_verdict(path) as verdict:
-        verdict.found = _Reader(path).read(_parts_of(values))
+        verdict.found = _Reader(path).read(parts_of(values))
         _kept(path, path.stat().st_mtime_ns, path.stat().st_size)[:] = [verdict.found]
-
-
-def _parts_of(values: dict[str, Any]) -> Iterator[Part]:
-    """Yield content as its file would be read: one odd annotation sends the others of its part the slow way."""
-    for key, value in values.items():
-        streamed = value if isinstance(value, list) and key in STREAMED else []
-        if not streamed:
-            yield Part(key, value, True)
-        for start in range(0, len(streamed), _BATCH):
-            yield Part(key, streamed[start : start + _BATCH], start == 0)
 
 
 def forget_annotations() -> None:

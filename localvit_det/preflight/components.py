@@ -100,9 +100,7 @@ def check_backbone(cfg: Config) -> None:
             continue
         for key, part in parts:
             expected, wanted = compared_channels(part, channels)
-            # YOLOv3's neck counts from the deepest map, so the order does not count.
-            differ = sorted(wanted) != sorted(expected) if isinstance(wanted, list) else wanted != expected
-            if wanted is not None and differ:
+            if wanted is not None and wanted != expected:
                 raise ConfigError(
                     f"{path}.backbone {backbone['type']} gives feature maps with {list(channels)} channels, but "
                     f"{path}.{key}.in_channels is {expected}: set it to {wanted}."

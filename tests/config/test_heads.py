@@ -75,6 +75,23 @@ def test_the_backbone_is_swapped_by_its_own_entry(head):
             assert part.in_channels == list(MODELS.get(family).out_channels_of(cfg.model.backbone)), family
 
 
+def test_a_neck_that_counts_from_the_deepest_map(tmp_path):
+    backbone = "dict(_delete_=True, type='ShuffleTransformer', arch='tiny', out_indices=(1, 2, 3))"
+    (tmp_path / "own.py").write_text(
+        "_base_ = 'mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py'\n"
+        f"custom_imports = dict(imports=['localvit_det'])\nmodel = dict(backbone={backbone})\n"
+    )
+    cfg = load_config(tmp_path / "own.py", data=False)
+    check_backbone(cfg)
+    assert cfg.model.neck.in_channels == [768, 384, 192]
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        assert len(model.neck(model.backbone(torch.zeros(1, 3, 64, 64)))) == 3
+    cfg.model.neck.in_channels = [192, 384, 768]
+    with pytest.raises(ConfigError, match=r"in_channels is \[192, 384, 768\]: set it to \[768, 384, 192\]"):
+        check_backbone(cfg)
+
+
 def test_channels_that_somebody_types_are_kept_and_refused():
     path = REPOSITORY / "configs" / HEADS["mask2former"].format("shuffle")
     cfg = load_config(path, {"model.panoptic_head.in_channels": [64, 192, 384, 768]})

@@ -7,7 +7,7 @@ import coco_folder
 import pytest
 from file_counts import parsed_files
 
-from localvit_det.datasets import annotations
+from localvit_det.datasets import annotations, json_stream
 from localvit_det.datasets.annotations import forget_annotations, read_annotations, summarize
 from localvit_det.datasets.json_stream import Content
 from localvit_det.datasets.normalize import normalized
@@ -59,7 +59,7 @@ def known(path: Path) -> tuple:
 )
 @pytest.mark.parametrize("batch", [1, 3, 20_000])
 def test_copies_are_as_if_all_was_parsed(tmp_path, cache, monkeypatch, extra, batch):
-    monkeypatch.setattr(annotations, "_BATCH", batch)
+    monkeypatch.setattr(json_stream, "_BATCH", batch)
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content_of(extra)))
     content = Content()

@@ -269,6 +269,7 @@ def outcome(change: Callable[[Path], object], root: Path) -> dict:
         loaded = 0
         if not sentences:
             dataset = DATASETS.build(cfg.train_dataloader.dataset)
+            load_image.protect_loading(dataset, cfg)
             loaded = sum(dataset[index]["inputs"].shape[0] == 3 for index in range(len(dataset)))
         reported = list(warnings)
         return {
