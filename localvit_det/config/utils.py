@@ -15,7 +15,10 @@ from ..config_names import type_name
 
 SPLITS = ("train", "val", "test")
 _PACKAGE = __name__.partition(".")[0] + "."
-_OF_RUNS = ("HOOKS", "LOOPS", "METRICS", "MODELS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS", "VISBACKENDS")
+_OF_RUNS = (
+    *("HOOKS", "LOOPS", "METRICS", "MODELS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS", "TRANSFORMS"),
+    "VISBACKENDS",
+)
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
