@@ -1,7 +1,8 @@
 """Local vision transformers as backbones for MMDetection.
 
 Importing this package registers the networks and the runner in MMEngine's registries, everything in MMDetection's, and
-applies `patches`. Where MMDetection is not installed there are the networks, `localvit_det.backbones`, which need PyTorch and MMEngine.
+applies `patches`. Where MMDetection is not installed there are the networks, `localvit_det.backbones`, which need
+PyTorch and MMEngine.
 
 An image enters by `datasets`, passes a network of `backbones`, which is made of `layers`, and leaves as feature maps
 for MMDetection's neck and heads (`heads` has ours). `ops` computes the same as plain PyTorch, faster or in less memory;
